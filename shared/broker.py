@@ -1,0 +1,81 @@
+"""Celery and Redis: wake-ups only. Losing one, or all, costs latency and nothing else."""
+
+from __future__ import annotations
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from shared.settings import Settings
+
+ANALYSIS_QUEUE, WEBHOOK_QUEUE, SWEEP_QUEUE = "analysis", "webhooks", "sweep"
+ANALYZE, DELIVER, SWEEP = "worker.analyze", "worker.deliver", "worker.sweep"
+
+_SOCKET_SECONDS = 2.0
+#: Longer than any task should take; a redelivered wake-up does no harm.
+_VISIBILITY_SECONDS = 900
+#: A wake-up that waited so long has nothing to say: sweeps and idle workers have looked since.
+_WAKE_UP_LIFETIME_SECONDS = 60
+
+_log = structlog.get_logger(__name__)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Return the Celery application of every process, publisher or worker."""
+    app = Celery("distildire", broker=settings.redis_url.get_secret_value(), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],  # never pickle: a message must not be able to run code
+        task_serializer="json",
+        task_ignore_result=True,  # results are rows; a result backend would be a second truth
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=True,  # a killed worker's wake-up comes again
+        worker_prefetch_multiplier=1,  # a busy worker must not sit on wake-ups that an idle one could take
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,  # our own log format
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # jobs go on while Redis is away
+        task_default_queue=ANALYSIS_QUEUE,
+        task_create_missing_queues=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # for ever: jobs are found by SQL meanwhile
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 5,
+            "socket_timeout": _SOCKET_SECONDS,
+            "socket_connect_timeout": _SOCKET_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        visibility_timeout=_VISIBILITY_SECONDS,
+        redis_socket_timeout=_SOCKET_SECONDS,
+        redis_socket_connect_timeout=_SOCKET_SECONDS,
+    )
+    return app
+
+
+class Broker:
+    """The doorbell: tells workers that there is work, and how many bells still hang in Redis."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def wake(self, queue: str, task: str, reference: str | None = None) -> bool:
+        """Publish one wake-up; return whether Redis took it. `reference`, a job's id, is for tracing alone."""
+        try:
+            self._app.send_task(
+                task,
+                kwargs={"reference": reference},
+                queue=queue,  # alone: an undeclared exchange or routing key would drop the message silently
+                expires=_WAKE_UP_LIFETIME_SECONDS,
+                retry=False,  # the sweep makes up for it; the caller must not wait
+            )
+        except (OperationalError, RedisError, OSError) as error:
+            _log.warning("wake_up_not_sent", queue=queue, reference=reference, cause=type(error).__name__)
+            return False
+        return True
+
+    def waiting(self, queue: str) -> int:
+        """Return how many wake-ups wait in `queue`; raise `OperationalError` where Redis is away."""
+        with self._app.connection_for_write() as connection:
+            return int(connection.default_channel.client.llen(queue))

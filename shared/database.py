@@ -1,0 +1,73 @@
+"""Connections to PostgreSQL, with every wait bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from shared.errors import DatabaseUnavailableError
+
+_CONNECT_SECONDS = 3
+_STATEMENT_MS = 15_000
+_LOCK_MS = 5_000
+
+
+class Database:
+    """One process's pool. Make it after a fork, never before: connections do not survive one."""
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self.engine: Engine = create_engine(
+            make_url(url).set(drivername="postgresql+psycopg2"),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=_CONNECT_SECONDS,
+            pool_pre_ping=True,  # a restarted server then costs a reconnect, not a failed request
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                "keepalives_idle": 10,
+                "tcp_user_timeout": 10_000,
+                "application_name": "distildire",
+                "options": f"-c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS} -c timezone=UTC"
+                f" -c idle_in_transaction_session_timeout={_STATEMENT_MS}",
+            },
+        )
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """Yield a session inside one transaction, committed at the end.
+
+        Raises:
+            DatabaseUnavailableError: the server is not there, or went away; nothing was committed that is known of.
+
+        """
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except PoolTimeoutError as error:
+            raise DatabaseUnavailableError from error
+        except DBAPIError as error:
+            if _is_outage(error):
+                raise DatabaseUnavailableError from error
+            raise
+
+    def ping(self) -> None:
+        """Ask the server for anything; raise `DatabaseUnavailableError` where it does not answer."""
+        with self.begin() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+
+def _is_outage(error: DBAPIError) -> bool:
+    """Tell a server that is away from a statement that is wrong, by SQLSTATE class where there is one."""
+    state = getattr(error.orig, "pgcode", None)
+    if state is None:  # libpq itself failed: refused, reset, timed out
+        return error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError")
+    return state[:2] in ("08", "53", "57", "58") or state == "55P03"

@@ -1,0 +1,116 @@
+"""The SQL of webhook deliveries: claim what is due, record each try, list them for their tenant.
+
+A delivery is owned like a job: by the attempt that claimed it, until its lease ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from shared.database import Database
+from shared.errors import LeaseLostError
+from shared.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+
+# At most so many tries of one endpoint at a time: a dead receiver must not hold every sender.
+_CLAIM = text("""
+WITH due AS (
+    SELECT d.id FROM webhook_deliveries d
+    JOIN webhook_endpoints e ON e.id = d.endpoint_id AND e.disabled_at IS NULL
+    WHERE d.state = 'pending' AND d.next_attempt_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now())
+      AND (SELECT count(*) FROM webhook_deliveries other
+           WHERE other.endpoint_id = d.endpoint_id AND other.state = 'pending' AND other.lease_until > now())
+          < :per_endpoint
+    ORDER BY d.next_attempt_at
+    LIMIT 1 FOR UPDATE OF d SKIP LOCKED
+)
+UPDATE webhook_deliveries SET attempt = attempt + 1, lease_until = now() + :lease
+FROM due, webhook_endpoints e
+WHERE webhook_deliveries.id = due.id AND e.id = webhook_deliveries.endpoint_id
+RETURNING webhook_deliveries.id, webhook_deliveries.attempt, webhook_deliveries.endpoint_id,
+          webhook_deliveries.body, e.url, e.secret_encrypted
+""")
+
+
+@dataclass(frozen=True)
+class ClaimedDelivery:
+    """One try that is to be made now."""
+
+    id: UUID
+    attempt: int
+    endpoint_id: UUID
+    body: str
+    url: str
+    secret_encrypted: bytes
+
+    @property
+    def message_id(self) -> str:
+        """The `webhook-id` header, the same for every try."""
+        return f"msg_{self.id.hex}"
+
+
+@dataclass(frozen=True)
+class Try:
+    """What came of a try, for the log."""
+
+    started_at: datetime
+    duration_ms: int
+    status: int | None = None
+    error: str | None = None
+    response_excerpt: str | None = None
+
+
+def claim_due(database: Database, *, lease: timedelta, per_endpoint: int) -> ClaimedDelivery | None:
+    """Take the delivery that has been due for longest; None where none is."""
+    with database.begin() as session:
+        row = session.execute(_CLAIM, {"lease": lease, "per_endpoint": per_endpoint}).one_or_none()
+    return ClaimedDelivery(**row._mapping) if row else None
+
+
+def record_try(
+    session: Session,
+    claimed: ClaimedDelivery,
+    tried: Try,
+    *,
+    state: str,
+    next_attempt_at: datetime | None,
+) -> None:
+    """Log a try and move its delivery to `state` (`pending`, `delivered`, `failed`).
+
+    Raises:
+        LeaseLostError: another sender has tried since; nothing was written.
+
+    """
+    delivery = session.scalars(
+        select(WebhookDelivery)
+        .where(
+            WebhookDelivery.id == claimed.id,
+            WebhookDelivery.attempt == claimed.attempt,
+            WebhookDelivery.state == "pending",
+        )
+        .with_for_update()
+    ).one_or_none()
+    if delivery is None:
+        raise LeaseLostError
+    delivery.state, delivery.next_attempt_at, delivery.lease_until = state, next_attempt_at, None
+    if state != "pending":
+        delivery.finished_at = session.scalar(select(func.now()))
+    session.add(WebhookAttempt(delivery_id=claimed.id, attempt=claimed.attempt, **vars(tried)))
+
+
+def disable_endpoint(session: Session, endpoint_id: UUID, reason: str) -> None:
+    """Send nothing more to an endpoint; what waits for it is given up."""
+    endpoint = session.get(WebhookEndpoint, endpoint_id, with_for_update=True)
+    if endpoint is not None and endpoint.disabled_at is None:
+        endpoint.disabled_at, endpoint.disabled_reason = session.scalar(select(func.now())), reason
+    session.execute(
+        text(
+            "UPDATE webhook_deliveries SET state = 'failed', finished_at = now(), next_attempt_at = NULL, "
+            "lease_until = NULL WHERE endpoint_id = :endpoint AND state = 'pending'"
+        ),
+        {"endpoint": endpoint_id},
+    )

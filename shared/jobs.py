@@ -1,0 +1,132 @@
+"""What a job is: its states, stages and values, without any way of storing them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+class JobState(StrEnum):
+    """`queued → running → succeeded | failed | canceled | expired`; `running → queued` when a lease ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job never changes again."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class Stage(StrEnum):
+    """Where a running job is."""
+
+    FETCHING = "fetching"
+    DECODING = "decoding"
+    DIFFUSING = "diffusing"
+    CLASSIFYING = "classifying"
+    RENDERING = "rendering"
+    STORING = "storing"
+
+
+#: The pictures that a job can ask for, as form fields and artifact names call them.
+PICTURES = ("dire_map", "heatmap", "overlay")
+#: The artifact that is the upload itself.
+SOURCE = "source"
+#: The events that a webhook endpoint can ask for: a job's ways to end.
+EVENT_TYPES = tuple(f"job.{state}" for state in JobState if state.terminal)
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to be written; its image is in the object store already."""
+
+    id: UUID
+    tenant_id: UUID
+    source_key: str
+    source_sha256: str
+    source_bytes: int
+    media_type: str
+    """As sniffed from the first bytes, never as the client names it."""
+    pictures: tuple[str, ...] = PICTURES
+    model: str | None = None
+    """The card asked for by name; None: whatever the workers serve."""
+    priority: int = 0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """The client's own words, given back untouched."""
+
+
+@dataclass(frozen=True)
+class ClaimedJob:
+    """A job as its worker holds it; `(id, attempt)` is the fence of everything the worker writes."""
+
+    id: UUID
+    tenant_id: UUID
+    attempt: int
+    alone: bool
+    """A worker died with this job before: it must not share a batch."""
+    source_key: str
+    source_sha256: str
+    pictures: tuple[str, ...]
+    deadline_at: datetime
+
+    @property
+    def fence(self) -> tuple[UUID, int]:
+        """What identifies this attempt."""
+        return self.id, self.attempt
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored picture of a result."""
+
+    key: str
+    bytes: int
+    sha256: str
+    media_type: str = "image/png"
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights gave a verdict."""
+
+    name: str
+    weights_sha256: str
+    demonstration: bool
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """A verdict and all that explains it."""
+
+    prediction: str
+    """`REAL` or `FAKE`."""
+    confidence: float
+    """Probability of the prediction, in [0, 1]."""
+    probability_fake: float
+    threshold: float
+    """`probability_fake >= threshold` means FAKE."""
+    processing_time: float
+    """Seconds from claim to the last byte stored."""
+    width: int
+    """Of the oriented image, pixels."""
+    height: int
+    analyzed_region: dict[str, int]
+    """`x, y, width, height` of the rectangle that the network saw, in pixels of the oriented image."""
+    media_type: str
+    model: ModelIdentity
+    timings: dict[str, float]
+    """Seconds in each stage."""
+    caveats: tuple[str, ...]
+    feature_mean: bytes
+    """Channel mean of the feature map, float32 little-endian, row by row."""
+    feature_height: int
+    feature_width: int
+    artifacts: dict[str, Artifact] = field(default_factory=dict)

@@ -1,0 +1,78 @@
+"""API keys: made once, shown once, kept as a keyed hash."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from shared.crypto import Vault
+from shared.tables import ApiKey, Tenant
+
+#: Lets scanners of source code recognise a leaked key.
+KEY_PREFIX = "dd_"
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request."""
+
+    tenant_id: UUID
+    priority: int
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key at its only moment in the clear."""
+
+    id: UUID
+    key: str
+
+
+def create_key(session: Session, vault: Vault, *, tenant: str, name: str = "default", priority: int = 0) -> NewKey:
+    """Make a key of 256 random bits for `tenant`, which is made where it does not exist.
+
+    Jobs that are submitted with a key of higher `priority` are taken first, whoever waits.
+    """
+    session.execute(insert(Tenant).values(name=tenant).on_conflict_do_nothing(index_elements=["name"]))
+    tenant_id = session.scalars(select(Tenant.id).where(Tenant.name == tenant)).one()
+    key = KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+    row = ApiKey(tenant_id=tenant_id, name=name, hash=vault.keyed_hash(key), hint=key[-4:], priority=priority)
+    session.add(row)
+    session.flush()
+    return NewKey(row.id, key)
+
+
+def authenticate(session: Session, vault: Vault, key: str) -> Caller | None:
+    """Return whose key this is; None for an unknown or revoked one.
+
+    The look-up compares keyed hashes inside an index: what its time could tell says nothing about a key.
+    """
+    found = session.execute(
+        select(ApiKey.tenant_id, ApiKey.priority).where(
+            ApiKey.hash == vault.keyed_hash(key), ApiKey.revoked_at.is_(None)
+        )
+    ).one_or_none()
+    return Caller(found.tenant_id, found.priority) if found else None
+
+
+def list_keys(session: Session) -> list[tuple[ApiKey, str]]:
+    """Return every key's row with its tenant's name, oldest first."""
+    rows = session.execute(select(ApiKey, Tenant.name).join(Tenant).order_by(ApiKey.created_at))
+    return [(key, tenant) for key, tenant in rows]
+
+
+def revoke_key(session: Session, key_id: UUID) -> bool:
+    """End a key at once; return whether there was such a living key."""
+    ended = session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+        .returning(ApiKey.id)
+    )
+    return ended.one_or_none() is not None

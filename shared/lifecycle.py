@@ -1,0 +1,283 @@
+"""The life of a job: every statement that moves one, and nothing else.
+
+The truth is here, in PostgreSQL. A job is owned by the attempt that claimed it, for as long as its lease is
+extended; whatever is written for a job is fenced by `(id, attempt, state = 'running')`, so an attempt that lost
+its lease writes nothing. A job ends once: result, terminal state and the webhooks to send are one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from shared.database import Database
+from shared.errors import ErrorCode, JobError, LeaseLostError
+from shared.jobs import ClaimedJob, JobResult, JobState, NewJob, Stage
+from shared.presenter import present_job, timestamp
+from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint
+
+#: Held while one process sweeps, so that two never do the same work. Any constant of the project's own.
+_SWEEP_LOCK = 0x44697265
+#: A sweep ends so many jobs in one transaction at most; the next takes the rest.
+_SWEEP_BATCH = 500
+
+# One candidate a tenant (its most urgent, then oldest), then the tenant with the fewest running jobs among
+# the most urgent. SKIP LOCKED: two workers that look at the same moment get different jobs, and neither waits.
+_CLAIM = text("""
+WITH busy AS (
+    SELECT tenant_id, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY tenant_id
+), heads AS MATERIALIZED (
+    SELECT head.id, head.priority, head.created_at, coalesce(busy.running, 0) AS running
+    FROM tenants
+    CROSS JOIN LATERAL (
+        SELECT id, priority, created_at FROM jobs
+        WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now() AND (model IS NULL OR model = :model)
+        ORDER BY priority DESC, created_at, id
+        LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS head
+    LEFT JOIN busy ON busy.tenant_id = tenants.id
+)
+UPDATE jobs
+SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker,
+    lease_until = now() + :lease, started_at = coalesce(started_at, now())
+WHERE id = (SELECT id FROM heads ORDER BY priority DESC, running, created_at, id LIMIT 1) AND state = 'queued'
+RETURNING id, tenant_id, attempt, deaths > 0 AS alone, source_key, source_sha256, pictures, deadline_at
+""")
+
+_HEARTBEAT = text("""
+UPDATE jobs SET lease_until = now() + :lease, stage = beat.stage
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[])) AS beat(id, attempt, stage)
+WHERE jobs.id = beat.id AND jobs.attempt = beat.attempt AND jobs.state = 'running'
+RETURNING jobs.id, jobs.attempt
+""")
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What one sweep found."""
+
+    released: int = 0
+    """Jobs whose lease had ended, back in the queue."""
+    exhausted: int = 0
+    """Jobs whose worker died too often, failed."""
+    expired: int = 0
+    """Jobs past their deadline."""
+    queued: int = 0
+    """Jobs that wait now."""
+
+
+def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
+    """Write an accepted job; it exists for workers when the caller's transaction commits."""
+    job = Job(
+        id=new.id,
+        tenant_id=new.tenant_id,
+        deadline_at=func.now() + deadline,
+        priority=new.priority,
+        model=new.model,
+        pictures=list(new.pictures),
+        client_metadata=new.metadata,
+        source_key=new.source_key,
+        source_sha256=new.source_sha256,
+        source_bytes=new.source_bytes,
+        media_type=new.media_type,
+    )
+    session.add(job)
+    session.flush()
+    session.refresh(job)
+    return job
+
+
+def claim(database: Database, *, worker: str, model: str, lease: timedelta) -> ClaimedJob | None:
+    """Take the next job: priority, then fairness between tenants, then age. None where nothing waits.
+
+    The attempt is committed before this returns, so before any byte of the image is touched.
+    """
+    with database.begin() as session:
+        row = session.execute(_CLAIM, {"worker": worker, "model": model, "lease": lease}).one_or_none()
+    if row is None:
+        return None
+    return ClaimedJob(**{**row._mapping, "pictures": tuple(row.pictures)})
+
+
+def heartbeat(
+    database: Database, stages: Mapping[tuple[UUID, int], Stage], *, lease: timedelta
+) -> set[tuple[UUID, int]]:
+    """Extend the leases of these attempts and note their stages; return those that are still owned.
+
+    An attempt that is missing from the answer was canceled, expired or given to another worker.
+    """
+    if not stages:
+        return set()
+    fences = list(stages)
+    beat = {
+        "ids": [str(job_id) for job_id, _ in fences],
+        "attempts": [attempt for _, attempt in fences],
+        "stages": [str(stages[fence]) for fence in fences],
+        "lease": lease,
+    }
+    with database.begin() as session:
+        session.execute(text("SET LOCAL synchronous_commit = off"))  # a lost heartbeat is only an earlier lease
+        return {(row.id, row.attempt) for row in session.execute(_HEARTBEAT, beat)}
+
+
+def succeed(database: Database, job_id: UUID, attempt: int, result: JobResult) -> None:
+    """End a job with its verdict.
+
+    Raises:
+        LeaseLostError: the job is no longer this attempt's; nothing was written.
+
+    """
+    with database.begin() as session:
+        job = _owned(session, job_id, attempt)
+        row = _result_row(job, result)
+        session.add(row)
+        _end(session, job, JobState.SUCCEEDED, result=row)
+
+
+def fail(database: Database, job_id: UUID, attempt: int, error: JobError) -> None:
+    """End a job with its error; raise `LeaseLostError` as `succeed` does."""
+    with database.begin() as session:
+        _end(session, _owned(session, job_id, attempt), JobState.FAILED, error=error)
+
+
+def give_back(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
+    """Queue jobs again that this worker holds and will not finish; nothing counts against them."""
+    with database.begin() as session:
+        for job_id, attempt in fences:
+            session.execute(
+                update(Job)
+                .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+                .values(state=JobState.QUEUED, stage=None, lease_until=None, worker=None)
+            )
+
+
+def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
+    """Cancel a job that has not ended, at once; one that has ended stays as it is. None: the tenant has no such job.
+
+    A running attempt learns of it at its next heartbeat, and its writes are refused.
+    """
+    job = session.scalars(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()).one_or_none()
+    if job is not None and not JobState(job.state).terminal:
+        _end(session, job, JobState.CANCELED)
+    return job
+
+
+def sweep(database: Database, *, max_attempts: int) -> SweepReport | None:
+    """End what is overdue and queue again what its worker dropped. None: another process is at it."""
+    with database.begin() as session:
+        if not session.scalar(select(func.pg_try_advisory_xact_lock(_SWEEP_LOCK))):
+            return None
+        expired = _expire_overdue(session)
+        released, exhausted = _release_dropped(session, max_attempts)
+        queued = session.scalar(select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED)) or 0
+        return SweepReport(released, exhausted, expired, queued)
+
+
+def _expire_overdue(session: Session) -> int:
+    overdue = (
+        select(Job)
+        .where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]), Job.deadline_at <= func.now())
+        .limit(_SWEEP_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    jobs = session.scalars(overdue).all()
+    for job in jobs:
+        _end(session, job, JobState.EXPIRED, error=JobError(ErrorCode.DEADLINE_EXCEEDED))
+    return len(jobs)
+
+
+def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
+    dropped = (
+        select(Job)
+        .where(Job.state == JobState.RUNNING, Job.lease_until < func.now())
+        .limit(_SWEEP_BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    released = exhausted = 0
+    for job in session.scalars(dropped).all():
+        job.deaths += 1
+        if job.deaths >= max_attempts:
+            _end(session, job, JobState.FAILED, error=JobError(ErrorCode.ATTEMPTS_EXHAUSTED))
+            exhausted += 1
+        else:
+            job.state, job.stage, job.worker, job.lease_until = JobState.QUEUED, None, None, None
+            released += 1
+    return released, exhausted
+
+
+def _owned(session: Session, job_id: UUID, attempt: int) -> Job:
+    """Lock the job for the attempt that owns it: the fence of every late write."""
+    job = session.scalars(
+        select(Job)
+        .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+        .with_for_update()
+    ).one_or_none()
+    if job is None:
+        raise LeaseLostError
+    return job
+
+
+def _end(
+    session: Session, job: Job, state: JobState, *, result: Result | None = None, error: JobError | None = None
+) -> None:
+    """Make `job`, locked and not terminal, terminal; write the webhooks that tell of it. The only way to end a job."""
+    now = session.scalar(select(func.now()))
+    job.state, job.finished_at = state, now
+    job.stage = job.lease_until = None
+    if error is not None:
+        job.error_code, job.error_message, job.error_retryable = error.code, error.message, error.retryable
+    session.flush()
+    _tell(session, job, result)
+
+
+def _tell(session: Session, job: Job, result: Result | None) -> None:
+    event_type = f"job.{job.state}"
+    endpoints = session.scalars(
+        select(WebhookEndpoint.id).where(
+            WebhookEndpoint.tenant_id == job.tenant_id,
+            WebhookEndpoint.disabled_at.is_(None),
+            WebhookEndpoint.event_types.any_() == event_type,
+        )
+    ).all()
+    if not endpoints:
+        return
+    body = _event(event_type, job, result)
+    session.add_all(
+        WebhookDelivery(
+            tenant_id=job.tenant_id, endpoint_id=endpoint_id, job_id=job.id, event_type=event_type, body=body
+        )
+        for endpoint_id in endpoints
+    )
+
+
+def _event(event_type: str, job: Job, result: Result | None) -> str:
+    """Return a message's body: these very characters are signed and sent, at each try the same."""
+    event = {
+        "type": event_type,
+        "timestamp": timestamp(job.finished_at or datetime.now(UTC)),
+        "data": present_job(job, result),
+    }
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+
+
+def _result_row(job: Job, result: JobResult) -> Result:
+    values: dict[str, Any] = {
+        name: value for name, value in vars(result).items() if name not in ("model", "artifacts", "caveats")
+    }
+    return Result(
+        job_id=job.id,
+        attempt=job.attempt,
+        caveats=list(result.caveats),
+        model_name=result.model.name,
+        weights_sha256=result.model.weights_sha256,
+        demonstration=result.model.demonstration,
+        artifacts={name: asdict(artifact) for name, artifact in result.artifacts.items()},
+        **values,
+    )

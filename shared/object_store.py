@@ -1,0 +1,117 @@
+"""The object store over `minio`: uploads and pictures by key, every wait bounded, our errors only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from io import BytesIO
+from typing import BinaryIO
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from shared.errors import ObjectMissingError, StoreUnavailableError
+from shared.jobs import Artifact
+from shared.settings import Settings
+
+_CONNECT_SECONDS, _READ_SECONDS, _RETRIES = 2.0, 5.0, 1
+_CHUNK = 64 * 1024
+LINK_LIFETIME = timedelta(minutes=5)
+_MISSING = {"NoSuchKey", "NoSuchObject"}
+
+
+def source_key(tenant_id: UUID, job_id: UUID) -> str:
+    """Return where an upload lies."""
+    return f"{tenant_id}/{job_id}/source"
+
+
+def artifact_key(tenant_id: UUID, job_id: UUID, attempt: int, name: str) -> str:
+    """Return where a picture lies; an attempt never writes over another's."""
+    return f"{tenant_id}/{job_id}/{attempt}/{name}.png"
+
+
+class ObjectStore:
+    """One bucket."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bucket = settings.s3_bucket
+        self._client = _client(settings, settings.s3_endpoint)
+        self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint)
+
+    def put(self, key: str, data: BinaryIO, size: int, media_type: str) -> None:
+        """Store `size` bytes of `data` under `key`; raise `StoreUnavailableError` where that is not certain."""
+        with _translated(key):
+            self._client.put_object(self._bucket, key, data, size, content_type=media_type)
+
+    def put_artifact(self, key: str, png: bytes) -> Artifact:
+        """Store a picture and return what its result says of it."""
+        self.put(key, BytesIO(png), len(png), "image/png")
+        return Artifact(key, len(png), hashlib.sha256(png).hexdigest())
+
+    def get(self, key: str) -> bytes:
+        """Return a whole object; raise `ObjectMissingError` or `StoreUnavailableError`."""
+        return b"".join(self.stream(key))
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yield an object in chunks; the first is read before this returns, so that errors come at once."""
+        with _translated(key):
+            response = self._client.get_object(self._bucket, key)
+        return self._chunks(key, response)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        with _translated(key):
+            self._client.remove_object(self._bucket, key)
+
+    def link(self, key: str) -> str:
+        """Return a presigned GET of five minutes, signed for the host by which browsers reach the store."""
+        return self._public.presigned_get_object(self._bucket, key, expires=LINK_LIFETIME)
+
+    def ping(self) -> None:
+        """Ask for the bucket; raise `StoreUnavailableError` where the store or the bucket is not there."""
+        with _translated(self._bucket):
+            if not self._client.bucket_exists(self._bucket):
+                msg = f"The object store has no bucket {self._bucket!r}. Create it."
+                raise StoreUnavailableError(msg)
+
+    def _chunks(self, key: str, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        try:
+            with _translated(key):
+                yield from response.stream(_CHUNK)
+        finally:
+            response.close()
+            response.release_conn()
+
+
+def _client(settings: Settings, endpoint: str) -> Minio:
+    parts = urlsplit(endpoint)
+    return Minio(
+        parts.netloc,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        secure=parts.scheme == "https",
+        region=settings.s3_region,  # known: otherwise the first signature costs a request, even of the public host
+        http_client=urllib3.PoolManager(
+            maxsize=64,
+            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+            retries=urllib3.Retry(total=_RETRIES, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504]),
+        ),
+    )
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        yield
+    except S3Error as error:
+        if error.code in _MISSING:
+            msg = f"The store has no object {key!r}."
+            raise ObjectMissingError(msg) from error
+        raise StoreUnavailableError from error
+    except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise StoreUnavailableError from error

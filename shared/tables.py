@@ -1,0 +1,200 @@
+"""The database's tables. Times are the database's own clock; states move only in `shared/lifecycle.py`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    desc,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from shared.jobs import JobState
+
+_STATES = ", ".join(f"'{state}'" for state in JobState)
+_QUEUED, _RUNNING = text("state = 'queued'"), text("state = 'running'")
+
+
+class Base(DeclarativeBase):
+    """The metadata that Alembic compares with the database."""
+
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads it from the class
+        str: Text,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+        bytes: LargeBinary,
+    }
+
+
+class Tenant(Base):
+    """A platform, or a part of one, that sees only its own jobs."""
+
+    __tablename__ = "tenants"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """A tenant's key. Only its keyed hash is here."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    hash: Mapped[bytes] = mapped_column(unique=True)
+    hint: Mapped[str]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    """An accepted image and where it stands."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_STATES})", name="jobs_state"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="jobs_lease_only_while_running"),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (state NOT IN ('queued', 'running'))", name="jobs_finished_only_when_terminal"
+        ),
+        Index("jobs_claim", "tenant_id", desc("priority"), "created_at", "id", postgresql_where=_QUEUED),
+        # Not on lease_until: a heartbeat then touches no index and stays a heap-only update.
+        Index("jobs_running", "tenant_id", postgresql_where=_RUNNING),
+        Index("jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
+        Index("jobs_list", "tenant_id", desc("created_at"), desc("id")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    state: Mapped[str] = mapped_column(server_default=JobState.QUEUED)
+    stage: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    deaths: Mapped[int] = mapped_column(server_default="0")
+    worker: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deadline_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    model: Mapped[str | None]
+    pictures: Mapped[list[str]]
+    client_metadata: Mapped[dict[str, Any]] = mapped_column("metadata")
+    source_key: Mapped[str]
+    source_sha256: Mapped[str]
+    source_bytes: Mapped[int] = mapped_column(BigInteger)
+    media_type: Mapped[str]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_retryable: Mapped[bool | None]
+
+    result: Mapped[Result | None] = relationship(back_populates="job", lazy="raise")
+
+
+class Result(Base):
+    """A succeeded job's verdict: written once, in the transaction that ends the job."""
+
+    __tablename__ = "results"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int]
+    prediction: Mapped[str]
+    confidence: Mapped[float]
+    probability_fake: Mapped[float]
+    threshold: Mapped[float]
+    processing_time: Mapped[float]
+    width: Mapped[int]
+    height: Mapped[int]
+    analyzed_region: Mapped[dict[str, Any]]
+    media_type: Mapped[str]
+    model_name: Mapped[str]
+    weights_sha256: Mapped[str]
+    demonstration: Mapped[bool]
+    timings: Mapped[dict[str, Any]]
+    caveats: Mapped[list[str]]
+    feature_mean: Mapped[bytes]
+    feature_height: Mapped[int] = mapped_column(SmallInteger)
+    feature_width: Mapped[int] = mapped_column(SmallInteger)
+    artifacts: Mapped[dict[str, Any]]
+
+    job: Mapped[Job] = relationship(back_populates="result", lazy="raise")
+
+
+class WebhookEndpoint(Base):
+    """Where a tenant wants to be told how its jobs ended."""
+
+    __tablename__ = "webhook_endpoints"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    url: Mapped[str]
+    event_types: Mapped[list[str]]
+    secret_encrypted: Mapped[bytes]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[str | None]
+
+
+class WebhookDelivery(Base):
+    """One message to one endpoint: written with the outcome it tells of, sent until it is received or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="webhook_deliveries_state"),
+        Index("webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
+        Index("webhook_deliveries_list", "tenant_id", desc("created_at"), desc("id")),
+        Index("webhook_deliveries_once", "job_id", "endpoint_id", "event_type", unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), index=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    event_type: Mapped[str]
+    body: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="pending")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+    @property
+    def message_id(self) -> str:
+        """The `webhook-id` header: the same for every try, so that a receiver can drop doubles."""
+        return f"msg_{self.id.hex}"
+
+
+class WebhookAttempt(Base):
+    """One try of a delivery, for the log that the tenant reads."""
+
+    __tablename__ = "webhook_attempts"
+
+    delivery_id: Mapped[UUID] = mapped_column(
+        ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True
+    )
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime]
+    duration_ms: Mapped[int]
+    status: Mapped[int | None]
+    error: Mapped[str | None]
+    response_excerpt: Mapped[str | None]
