@@ -1,0 +1,61 @@
+# Everything runs from a fresh clone: each target first makes .venv from the lock if it is missing or stale.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test test-slow test-all check fix bench lock
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The first Python on the path that is new enough; name another with `make PYTHON=…`.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## Make .venv from the hashed lock and install the project into it
+
+# Hashes are checked for everything; the project itself builds with the locked setuptools.
+$(STAMP): requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## Start everything here, analyse photographs and generated images, print verdicts
+	$(BIN)/distildire demo
+
+up: setup  ## Start the whole service on this machine; Ctrl-C stops it
+	$(BIN)/distildire up
+
+# One thread for each process: the tests start several, and they share the cores.
+test test-slow: export OMP_NUM_THREADS := 1
+
+test: setup  ## Run the tests, on real servers and processes (minutes)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup  ## Run the tests marked slow
+	$(BIN)/pytest -m slow
+
+test-all: test test-slow  ## Run every test
+
+check: setup  ## Lint, format check, types, import rules, deployment files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/hadolint deploy/docker/api.Dockerfile deploy/docker/worker.Dockerfile
+
+fix: setup  ## Repair what the linter and the formatter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## Measure the model and the service on this machine
+	$(BIN)/distildire bench
+
+lock: setup  ## Write requirements.txt anew from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --extra dev --output-file requirements.txt pyproject.toml
