@@ -1,0 +1,119 @@
+"""The spaced diffusion: the first-step noise of DistilDIRE, and DDIM inversion and reconstruction of DIRE.
+
+Symbols as in DDIM (Song et al. 2021): alpha_bar is the remaining share of signal, x0 the clean image, eps the noise.
+All arithmetic is float32, whatever the precision of the network.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""The U-Net: (x (B, 3, S, S), original step index (B,)) -> (B, 3 or 6, S, S), of which channels 0 to 2 are eps."""
+
+
+class DiffusionConfig(BaseModel):
+    """The noise schedule and its spacing; `ddimN` keeps N steps at one integer distance, beginning with step 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: PositiveInt = 1000
+    noise_schedule: Literal["linear"] = "linear"
+    timestep_respacing: str = "ddim20"
+    clip_denoised: bool = True
+
+    @model_validator(mode="after")
+    def _spacing_exists(self) -> DiffusionConfig:
+        spaced_steps(self.steps, self.timestep_respacing)
+        return self
+
+
+def linear_alpha_bars(steps: int) -> NDArray[np.float64]:
+    """Return alpha_bar of every unspaced step, (steps,), for betas linear from 0.0001 to 0.02 (DDPM), of 1000 steps."""
+    scale = 1000 / steps
+    betas = np.linspace(scale * 0.0001, scale * 0.02, steps, dtype=np.float64)
+    return (1.0 - betas).cumprod()
+
+
+def spaced_steps(steps: int, respacing: str) -> tuple[int, ...]:
+    """Return the original indices of the kept steps, ascending.
+
+    Raises:
+        ValueError: `respacing` is not `ddimN`, or no integer distance leaves exactly N of the steps.
+    """
+    match = re.fullmatch(r"ddim([1-9]\d*)", respacing)
+    if match is None:
+        raise ValueError(f"timestep_respacing must be ddimN, such as ddim20, not {respacing!r}")
+    wanted = int(match[1])
+    for distance in range(1, steps + 1):
+        kept = range(0, steps, distance)
+        if len(kept) == wanted:
+            return tuple(kept)
+    raise ValueError(f"no integer distance leaves {wanted} of {steps} steps")
+
+
+class SpacedDiffusion:
+    """A diffusion over the kept steps 0 ... N-1, each with its original index and alpha_bar."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        self.clip_denoised = config.clip_denoised
+        self.steps: Sequence[int] = spaced_steps(config.steps, config.timestep_respacing)
+        self.alpha_bars: Sequence[float] = linear_alpha_bars(config.steps)[list(self.steps)].tolist()
+
+    def first_step_eps(self, unet: Denoiser, x: Tensor) -> Tensor:
+        """Return DistilDIRE's noise map: eps at t = 0, (B, 3, S, S) float32, for images x in [-1, 1]."""
+        return self._predict(unet, x, 0)[1]
+
+    def invert(self, unet: Denoiser, x: Tensor) -> Tensor:
+        """Carry images up to noise by the deterministic DDIM: (B, 3, S, S) -> the latent, the same shape, float32."""
+        # Beyond the last step nothing of the image remains: alpha_bar = 0, as the published code defines it.
+        for index, alpha_bar in enumerate([*self.alpha_bars[1:], 0.0]):
+            x = self._move(unet, x, index, alpha_bar)
+        return x
+
+    def sample(self, unet: Denoiser, latent: Tensor) -> Tensor:
+        """Carry noise down to images by the deterministic DDIM: (B, 3, S, S) -> the same shape, float32."""
+        x = latent
+        for index, alpha_bar in reversed(list(enumerate([1.0, *self.alpha_bars[:-1]]))):
+            x = self._move(unet, x, index, alpha_bar)
+        return x
+
+    def reconstruct(self, unet: Denoiser, x: Tensor) -> Tensor:
+        """Return DIRE's reconstruction of x: inversion, then sampling; twice as many network passes as steps."""
+        return self.sample(unet, self.invert(unet, x))
+
+    def _move(self, unet: Denoiser, x: Tensor, index: int, alpha_bar: float) -> Tensor:
+        """One DDIM step with eta = 0 (DDIM, equation 12) from step `index` to where alpha_bar is as given."""
+        x0, eps = self._predict(unet, x, index)
+        return math.sqrt(alpha_bar) * x0 + math.sqrt(1 - alpha_bar) * eps
+
+    def _predict(self, unet: Denoiser, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """Return (x0, eps) at a kept step, from x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (DDPM, equation 4).
+
+        Clipping x0 to [-1, 1] changes eps too. The published code finds the clipped eps as (x / sqrt(alpha_bar) - x0) /
+        spread, two nearly equal numbers at t = 0; bounding eps itself is the same without the cancellation.
+        """
+        x = x.float()
+        t = torch.full((x.shape[0],), self.steps[index], dtype=torch.long, device=x.device)
+        eps = unet(x, t)[:, :3].float()
+        centre = x / math.sqrt(self.alpha_bars[index])
+        spread = math.sqrt(1 / self.alpha_bars[index] - 1)
+        x0 = centre - spread * eps
+        if self.clip_denoised:
+            x0 = x0.clamp(-1, 1)
+            eps = eps.clamp((centre - 1) / spread, (centre + 1) / spread)
+        return x0, eps
+
+
+def dire(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return |x - reconstruction| as the published DIRE stores it: [0, 2] scaled to 0 ... 255, cut off to uint8."""
+    return ((x - reconstruction).abs() * (255 / 2)).clamp(0, 255).to(torch.uint8)

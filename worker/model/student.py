@@ -1,0 +1,104 @@
+"""The DistilDIRE student: a torchvision backbone that reads the image and its first-step noise, six channels."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import takewhile
+
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torchvision import models
+from torchvision.models import get_model, list_models  # type: ignore[attr-defined]  # a star import exports them
+
+INPUT_CHANNELS = 6
+HEAD_NAMES = frozenset({"avgpool", "fc", "classifier", "head", "heads"})
+"""What torchvision's classifiers call the layers after the feature map."""
+
+
+class StudentConfig(BaseModel):
+    """A torchvision classifier's name, and the side to which image and noise are enlarged before it, if at all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str
+    input_size: PositiveInt | None = None
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """What the student says of a batch: `logit` (B, 1) of "fake", and `feature` (B, C, h, w), both float32."""
+
+    logit: Tensor
+    feature: Tensor
+
+
+class Student(nn.Module):
+    """Backbone without pooling and classifier, then a linear head on the mean feature. Random initialisation.
+
+    Raises:
+        ValueError: torchvision has no such classifier, or it has no feature map (B, C, h, w).
+    """
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.input_size = config.input_size
+        self.student_backbone = _backbone(config.backbone)
+        channels = _feature_channels(config.backbone, self.student_backbone)
+        self.student_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
+
+    def forward(self, x: Tensor, eps: Tensor) -> StudentOutput:
+        """Classify images x in [-1, 1] with their noise maps eps; both (B, 3, S, S), float32."""
+        pair = torch.cat([x, eps], dim=1).contiguous(memory_format=torch.channels_last)
+        if self.input_size is not None:
+            pair = F.interpolate(pair, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)
+        feature = self.student_backbone(pair)
+        return StudentOutput(logit=self.student_head(feature), feature=feature)
+
+
+def _backbone(name: str) -> nn.Sequential:
+    """Build a classifier up to its feature map, keeping the names of its layers, with a six-channel first layer."""
+    if name not in list_models(models):
+        raise ValueError(f"torchvision has no image classifier named {name!r}")
+    classifier = get_model(name, weights=None)
+    layers = takewhile(lambda child: child[0] not in HEAD_NAMES, classifier.named_children())
+    backbone = nn.Sequential(OrderedDict(layers))
+    _widen_first_convolution(name, backbone)
+    return backbone
+
+
+def _widen_first_convolution(name: str, backbone: nn.Module) -> None:
+    """Replace the convolution that reads RGB by one that reads RGB and noise."""
+    for path, layer in backbone.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:
+            wide = nn.Conv2d(
+                INPUT_CHANNELS,
+                layer.out_channels,
+                kernel_size=layer.kernel_size,  # type: ignore[arg-type]  # Conv2d's own attributes are typed loosely
+                stride=layer.stride,  # type: ignore[arg-type]
+                padding=layer.padding,  # type: ignore[arg-type]
+                bias=layer.bias is not None,
+            )
+            backbone.set_submodule(path, wide)
+            return
+    raise ValueError(f"{name} has no convolution that reads three channels")
+
+
+@torch.no_grad()
+def _feature_channels(name: str, backbone: nn.Module) -> int:
+    """Count the channels of the feature map by running the backbone once, on whatever device it was built."""
+    parameter = next(backbone.parameters())
+    probe = torch.zeros(1, INPUT_CHANNELS, 128, 128, device=parameter.device)
+    was_training = backbone.training
+    backbone.eval()  # batch normalisation must not learn from the probe
+    try:
+        feature = backbone(probe)
+    except (AssertionError, RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} cannot be cut after its feature map: {error}") from error
+    finally:
+        backbone.train(was_training)
+    if not isinstance(feature, Tensor) or feature.ndim != 4:
+        raise ValueError(f"{name} has no feature map of shape (B, C, h, w)")
+    return int(feature.shape[1])
