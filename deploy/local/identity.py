@@ -1,0 +1,76 @@
+"""Which process is meant: a process id together with the moment it began, since ids are used again.
+
+Linux only: `/proc` tells the start time, and a pidfd makes sure that a signal reaches that process or none.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """One process, alive or not, that no other process can be taken for."""
+
+    pid: int
+    started: str  # the boot's id and the start in clock ticks since then
+
+    @classmethod
+    def of(cls, pid: int) -> Self | None:
+        """Return the identity of the living process `pid`, or None if there is none (a zombie counts as none)."""
+        started = _start_of(pid)
+        return None if started is None else cls(pid, started)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs."""
+        return _start_of(self.pid) == self.started
+
+    def end(self, number: signal.Signals, seconds: float) -> None:
+        """Send the signal `number`; kill the process and its session's group if it still runs after `seconds`."""
+        try:
+            handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if not self.alive:  # the id belongs to somebody else by now
+                return
+            signal.pidfd_send_signal(handle, number)
+            if not _ended(handle, seconds):
+                self._kill(handle)
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(handle)
+
+    def _kill(self, handle: int) -> None:
+        """Kill at once: the whole group where the process leads one, as all that the stack starts do."""
+        if os.getpgid(self.pid) == self.pid:
+            os.killpg(self.pid, signal.SIGKILL)
+        else:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        _ended(handle, seconds=10)
+
+
+def _ended(handle: int, seconds: float) -> bool:
+    """Wait until the process behind the pidfd `handle` has ended; False if `seconds` pass first."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _start_of(pid: int) -> str | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything, parentheses too
+    state, start_ticks = fields[0], fields[19]
+    return None if state in "ZX" else f"{_BOOT_ID.read_text().strip()}:{start_ticks}"

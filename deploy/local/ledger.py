@@ -1,0 +1,97 @@
+"""What the stack of a data directory has started, so that a later command can tell its processes from others."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Self
+
+from deploy.local.credentials import write_private
+from deploy.local.identity import ProcessIdentity
+from deploy.local.processes import StackError
+
+_LEDGER = "processes.json"
+_LEFTOVER_SECONDS = 15  # processes whose parent was killed are ending by themselves; this is how long they may take
+
+
+class DataDirInUseError(StackError):
+    """Another process owns the stack of this data directory."""
+
+
+class Ledger:
+    """The identities of the started processes by name, in `processes.json`, in the order of their start."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / _LEDGER
+
+    def read(self) -> dict[str, ProcessIdentity]:
+        """All that was recorded and not forgotten; each may have ended since."""
+        if not self._path.exists():
+            return {}
+        return {name: ProcessIdentity(**fields) for name, fields in json.loads(self._path.read_text()).items()}
+
+    def record(self, name: str, identity: ProcessIdentity) -> None:
+        """Remember that `name` was started as `identity`."""
+        others = {key: value for key, value in self.read().items() if key != name}
+        self._write(others | {name: identity})
+
+    def forget(self, name: str) -> None:
+        """Forget `name`: it was stopped."""
+        self._write({key: value for key, value in self.read().items() if key != name})
+
+    def end_leftovers(self) -> list[str]:
+        """End what an owner that was killed left running, last started first; return the names of those.
+
+        Only call this while holding the data directory's lock.
+        """
+        alive = {name: identity for name, identity in self.read().items() if identity.alive}
+        for identity in reversed(alive.values()):
+            identity.end(signal.SIGTERM, _LEFTOVER_SECONDS)
+        self._write({})
+        return list(alive)
+
+    def _write(self, identities: dict[str, ProcessIdentity]) -> None:
+        content = {name: {"pid": each.pid, "started": each.started} for name, each in identities.items()}
+        write_private(self._path, json.dumps(content, indent=2) + "\n")
+
+
+class FileLock:
+    """A lock that the kernel lets go of when its holder ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._descriptor is not None
+
+    def acquire(self, *, wait: bool = False) -> None:
+        """Take the lock; raise `DataDirInUseError` if another process has it, unless told to `wait` for it."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise DataDirInUseError(f"{self._path.parent} is in use by another process.") from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go; harmless when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        self.acquire(wait=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

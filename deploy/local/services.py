@@ -1,0 +1,146 @@
+"""PostgreSQL, Valkey and an S3 server from pip packages, on free loopback ports, for one machine and for tests.
+
+Nothing else of the product knows of these: it gets the same URLs and keys that production sets to real servers.
+A data directory holds `postgres/`, `valkey/`, `s3/`, `logs/`, `credentials.json` (ports and passwords, kept) and
+`processes.json`; it belongs to one owner at a time, who holds `owner.lock`. If the owner is killed, the kernel
+ends its servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from deploy.local.credentials import Credentials, is_free, load_credentials, move_port
+from deploy.local.ledger import FileLock, Ledger
+from deploy.local.postgres import PostgresServer, postgres_url
+from deploy.local.processes import ChildProcess, ProcessEndedError
+from deploy.local.servers import BUCKET, S3Server, Server, ValkeyServer, valkey_url
+
+_READY_SECONDS = 60
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class ServiceUrls:
+    """How to reach the three servers."""
+
+    database_url: str  # postgresql://user:password@127.0.0.1:port/distildire
+    redis_url: str  # redis://:password@127.0.0.1:port/0
+    s3_endpoint: str  # http://127.0.0.1:port
+    s3_access_key: str
+    s3_secret_key: str
+    s3_bucket: str
+
+
+class LocalServices:
+    """The three servers of one data directory."""
+
+    def __init__(self, data_dir: Path, postgres_prefix: Sequence[str] | None = None) -> None:
+        """`postgres_prefix` replaces what drops root's rights for PostgreSQL (found by itself if None)."""
+        self._data_dir = data_dir.resolve()
+        logs = self._data_dir / "logs"
+        self._servers: tuple[Server, ...] = (
+            PostgresServer(self._data_dir, logs / "postgres.log", postgres_prefix),
+            ValkeyServer(self._data_dir, logs / "valkey.log"),
+            S3Server(self._data_dir, logs / "s3.log"),
+        )
+        self._lock = FileLock(self._data_dir / "owner.lock")
+        self._ledger = Ledger(self._data_dir)
+        self._credentials: Credentials | None = None
+        self.children: dict[str, ChildProcess] = {}
+
+    def claim(self) -> Credentials:
+        """Become the owner of the data directory, ending what a killed owner left; return its credentials.
+
+        Raises:
+            DataDirInUseError: it has a living owner.
+        """
+        if self._credentials is None:
+            self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._ledger.end_leftovers()
+            self._credentials = load_credentials(self._data_dir)
+        return self._credentials
+
+    def start(self) -> ServiceUrls:
+        """Start those servers that do not run, wait until each answers, and return how to reach them.
+
+        Call it from the main thread: the servers end with the thread that started them.
+
+        Raises:
+            DataDirInUseError: another process owns the data directory.
+            StackError: a server ended or did not answer; the message has the last lines of its log.
+        """
+        self.claim()
+        missing = [server for server in self._servers if not self.is_running(server.name)]
+        try:
+            for server in missing:
+                self._spawn(server)
+            for server in missing:
+                self._await(server)
+        except BaseException:
+            for server in missing:
+                self._stop(server.name)
+            raise
+        return self.urls
+
+    def stop(self) -> None:
+        """Stop the servers cleanly and let go of the data directory; harmless when nothing runs."""
+        for server in reversed(self._servers):
+            self._stop(server.name)
+        self._credentials = None
+        self._lock.release()
+
+    def is_running(self, name: str) -> bool:
+        """Whether the server `name` was started and has not ended."""
+        return name in self.children and self.children[name].running
+
+    @property
+    def urls(self) -> ServiceUrls:
+        """How to reach the servers."""
+        credentials = self.claim()
+        return ServiceUrls(
+            database_url=postgres_url(credentials),
+            redis_url=valkey_url(credentials),
+            s3_endpoint=f"http://127.0.0.1:{credentials.ports['s3']}",
+            s3_access_key=credentials.s3_access_key,
+            s3_secret_key=credentials.s3_secret_key,
+            s3_bucket=BUCKET,
+        )
+
+    def _spawn(self, server: Server) -> None:
+        credentials = self.claim()
+        if not is_free(credentials.ports[server.name]):  # somebody took it while the server was down
+            credentials = move_port(credentials, server.name, self._data_dir)
+            self._credentials = credentials
+        server.prepare(credentials)
+        child = ChildProcess(server.program(credentials))
+        self.children[server.name] = child
+        self._ledger.record(server.name, child.identity)
+
+    def _await(self, server: Server) -> None:
+        """Wait for the server; try again if it ended at once, since its port can be lost between look and use."""
+        for last in (*(False,) * (_TRIES - 1), True):
+            try:
+                self.children[server.name].wait_until(lambda: server.is_ready(self.claim()), _READY_SECONDS)
+            except ProcessEndedError:
+                if last:
+                    raise
+                self._spawn(server)
+            else:
+                return
+
+    def _stop(self, name: str) -> None:
+        child = self.children.pop(name, None)
+        if child is not None:
+            child.stop()
+            self._ledger.forget(name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
