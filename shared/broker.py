@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import Redis
 from redis.exceptions import RedisError
 
 from shared.settings import Settings
@@ -78,4 +79,5 @@ class Broker:
     def waiting(self, queue: str) -> int:
         """Return how many wake-ups wait in `queue`; raise `OperationalError` where Redis is away."""
         with self._app.connection_for_write() as connection:
-            return int(connection.default_channel.client.llen(queue))
+            client: Redis = connection.default_channel.client  # type: ignore[attr-defined]  # of the Redis transport only
+            return int(client.llen(queue))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import LargeBinary, Uuid, func, select, text
 from sqlalchemy.orm import Session
 
 from shared.database import Database
@@ -33,7 +33,7 @@ FROM due, webhook_endpoints e
 WHERE webhook_deliveries.id = due.id AND e.id = webhook_deliveries.endpoint_id
 RETURNING webhook_deliveries.id, webhook_deliveries.attempt, webhook_deliveries.endpoint_id,
           webhook_deliveries.body, e.url, e.secret_encrypted
-""")
+""").columns(id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def claim_due(database: Database, *, lease: timedelta, per_endpoint: int) -> Cla
     """Take the delivery that has been due for longest; None where none is."""
     with database.begin() as session:
         row = session.execute(_CLAIM, {"lease": lease, "per_endpoint": per_endpoint}).one_or_none()
-    return ClaimedDelivery(**row._mapping) if row else None
+    return ClaimedDelivery(*row) if row else None
 
 
 def record_try(

@@ -38,7 +38,7 @@ class ErrorCode(StrEnum):
 #: What is said where the place that failed has nothing more exact to say. Each ends with the remedy.
 _DEFAULT_MESSAGES = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: "The file is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF image. Convert it.",
-    ErrorCode.CORRUPT_IMAGE: "The image cannot be decoded: it is damaged or incomplete. Upload it again from its source.",
+    ErrorCode.CORRUPT_IMAGE: "The image cannot be decoded: it is damaged or incomplete. Upload it again.",
     ErrorCode.IMAGE_TOO_LARGE: "The image has more bytes, pixels or a longer side than is accepted. Scale it down.",
     ErrorCode.DECOMPRESSION_BOMB: "The file would unpack to far more than an image of its size should. It was refused.",
     ErrorCode.DECODE_CRASHED: "The decoder crashed or ran past its limits on this file. Re-encode the image.",
@@ -47,7 +47,7 @@ _DEFAULT_MESSAGES = {
     ErrorCode.OUT_OF_MEMORY: "The image needed more memory than a job may use. Scale it down.",
     ErrorCode.MODEL_UNAVAILABLE: "The model asked for is not served here. Ask the operator, or leave `model` out.",
     ErrorCode.DEADLINE_EXCEEDED: "The job was not finished before its deadline. Submit it again.",
-    ErrorCode.ATTEMPTS_EXHAUSTED: "The worker died each time it ran this job. Tell the operator; do not submit it again.",
+    ErrorCode.ATTEMPTS_EXHAUSTED: "The worker died each time it ran this job. Tell the operator.",
     ErrorCode.INTERNAL: "An unexpected error in the service. Submit it again; tell the operator if it stays.",
 }
 

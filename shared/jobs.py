@@ -74,7 +74,7 @@ class ClaimedJob:
     """A worker died with this job before: it must not share a batch."""
     source_key: str
     source_sha256: str
-    pictures: tuple[str, ...]
+    pictures: list[str]
     deadline_at: datetime
 
     @property

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Uuid, func, select, text, update
 from sqlalchemy.orm import Session
 
 from shared.database import Database
@@ -49,14 +49,14 @@ SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :work
     lease_until = now() + :lease, started_at = coalesce(started_at, now())
 WHERE id = (SELECT id FROM heads ORDER BY priority DESC, running, created_at, id LIMIT 1) AND state = 'queued'
 RETURNING id, tenant_id, attempt, deaths > 0 AS alone, source_key, source_sha256, pictures, deadline_at
-""")
+""").columns(id=Uuid, tenant_id=Uuid)
 
 _HEARTBEAT = text("""
 UPDATE jobs SET lease_until = now() + :lease, stage = beat.stage
 FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[])) AS beat(id, attempt, stage)
 WHERE jobs.id = beat.id AND jobs.attempt = beat.attempt AND jobs.state = 'running'
 RETURNING jobs.id, jobs.attempt
-""")
+""").columns(id=Uuid)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def claim(database: Database, *, worker: str, model: str, lease: timedelta) -> C
         row = session.execute(_CLAIM, {"worker": worker, "model": model, "lease": lease}).one_or_none()
     if row is None:
         return None
-    return ClaimedJob(**{**row._mapping, "pictures": tuple(row.pictures)})
+    return ClaimedJob(*row)
 
 
 def heartbeat(
@@ -163,7 +163,8 @@ def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
 
     A running attempt learns of it at its next heartbeat, and its writes are refused.
     """
-    job = session.scalars(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()).one_or_none()
+    owned = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()
+    job = session.scalars(owned).one_or_none()
     if job is not None and not JobState(job.state).terminal:
         _end(session, job, JobState.CANCELED)
     return job
@@ -215,9 +216,7 @@ def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
 def _owned(session: Session, job_id: UUID, attempt: int) -> Job:
     """Lock the job for the attempt that owns it: the fence of every late write."""
     job = session.scalars(
-        select(Job)
-        .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
-        .with_for_update()
+        select(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING).with_for_update()
     ).one_or_none()
     if job is None:
         raise LeaseLostError

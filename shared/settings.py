@@ -73,7 +73,9 @@ class Settings(BaseSettings):
         description="Comma-separated `host:port`, addresses or CIDRs that webhooks may reach although private.",
     )
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="The least level logged.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="The least level logged."
+    )
 
     @field_validator("egress_allow", mode="before")
     @classmethod
@@ -100,7 +102,7 @@ class Settings(BaseSettings):
         """Read the environment and the secrets folder; report all that is missing or wrong at once."""
         folder = Path(os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR))
         try:
-            return cls(_secrets_dir=folder if folder.is_dir() else None)  # type: ignore[call-arg]  # values come from outside
+            return cls(_secrets_dir=folder if folder.is_dir() else None)
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None  # the cause repeats the values, secrets among them
 

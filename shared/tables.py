@@ -189,9 +189,7 @@ class WebhookAttempt(Base):
 
     __tablename__ = "webhook_attempts"
 
-    delivery_id: Mapped[UUID] = mapped_column(
-        ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True
-    )
+    delivery_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     started_at: Mapped[datetime]
     duration_ms: Mapped[int]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.services import LocalServices, ServiceUrls
+from tests.databases import fresh_database, migrated_template
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,15 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceUrls]:
     data_dir: Path = tmp_path_factory.mktemp("services")
     with LocalServices(data_dir) as local:
         yield local.start()
+
+
+@pytest.fixture(scope="session")
+def migrated_database(services: ServiceUrls) -> str:
+    """The name of a database with every migration applied: a template to copy, never to connect to."""
+    return migrated_template(services.database_url)
+
+
+@pytest.fixture
+def empty_database(services: ServiceUrls, migrated_database: str) -> str:
+    """The URL of a database of the test's own, migrated and without rows."""
+    return fresh_database(services.database_url, migrated_database)

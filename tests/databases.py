@@ -1,0 +1,27 @@
+"""Databases for tests: empty ones, made fast from a migrated template."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from sqlalchemy import create_engine, make_url, text
+
+from migrations.upgrade import upgrade
+
+
+def fresh_database(server_url: str, template: str = "template1") -> str:
+    """Create a database of its own on the server behind `server_url`; return its URL."""
+    url = make_url(server_url).set(drivername="postgresql+psycopg2")
+    name = f"test_{uuid4().hex}"
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'))
+    engine.dispose()
+    return url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+
+
+def migrated_template(server_url: str) -> str:
+    """Create a database with all migrations applied; return its name, to be a template of others."""
+    url = fresh_database(server_url)
+    upgrade(url)
+    return str(make_url(url).database)

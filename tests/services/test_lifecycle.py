@@ -1,0 +1,239 @@
+"""The life of a job, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from shared import lifecycle
+from shared.crypto import Vault
+from shared.database import Database
+from shared.endpoints import create_endpoint
+from shared.errors import ErrorCode, JobError, LeaseLostError
+from shared.jobs import EVENT_TYPES, Artifact, ClaimedJob, JobResult, JobState, ModelIdentity, NewJob, Stage
+from shared.tables import Job, Result, Tenant, WebhookDelivery
+
+LEASE = timedelta(seconds=30)
+DEADLINE = timedelta(hours=1)
+VAULT = Vault("a secret key for tests, 32 chars at least")
+
+RESULT = JobResult(
+    prediction="FAKE",
+    confidence=0.9,
+    probability_fake=0.9,
+    threshold=0.5,
+    processing_time=1.5,
+    width=640,
+    height=480,
+    analyzed_region={"x": 80, "y": 0, "width": 480, "height": 480},
+    media_type="image/jpeg",
+    model=ModelIdentity("M", "ab" * 32, demonstration=True),
+    timings={"decoding": 0.1},
+    caveats=("Transparency was dropped.",),
+    feature_mean=b"\0" * 16,
+    feature_height=2,
+    feature_width=2,
+    artifacts={"heatmap": Artifact("t/j/1/heatmap.png", 10, "cd" * 32)},
+)
+
+
+@pytest.fixture
+def database(empty_database: str) -> Iterator[Database]:
+    database = Database(empty_database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tenant(database: Database) -> UUID:
+    return add_tenant(database, "a")
+
+
+def add_tenant(database: Database, name: str) -> UUID:
+    with database.begin() as session:
+        row = Tenant(name=name)
+        session.add(row)
+    return row.id
+
+
+def add_job(database: Database, tenant: UUID, *, priority: int = 0, model: str | None = None) -> UUID:
+    job_id = uuid4()
+    new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", priority=priority, model=model)
+    with database.begin() as session:
+        lifecycle.create(session, new, deadline=DEADLINE)
+    return job_id
+
+
+def claim(database: Database, model: str = "M") -> ClaimedJob | None:
+    return lifecycle.claim(database, worker="w", model=model, lease=LEASE)
+
+
+def claimed(database: Database) -> ClaimedJob:
+    job = claim(database)
+    assert job is not None
+    return job
+
+
+def read(database: Database, job_id: UUID) -> Job:
+    with database.begin() as session:
+        return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+
+def end_lease(database: Database, job_id: UUID) -> None:
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=func.now() - timedelta(seconds=1)))
+
+
+def test_a_claim_owns_the_job_before_it_returns(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    job = claimed(database)
+    row = read(database, job_id)
+    assert (job.id, job.attempt, job.alone) == (job_id, 1, False)
+    assert (row.state, row.stage, row.attempt, row.worker) == ("running", "fetching", 1, "w")
+    assert claim(database) is None
+
+
+def test_priority_goes_before_fairness_and_fairness_before_age(database: Database, tenant: UUID) -> None:
+    first = add_job(database, tenant)
+    second = add_job(database, tenant)
+    other = add_job(database, add_tenant(database, "b"))
+    urgent = add_job(database, tenant, priority=5)
+    taken = [claimed(database).id for _ in range(4)]
+    # The urgent one; then the tenant that has nothing running; then by age.
+    assert taken == [urgent, other, first, second]
+
+
+def test_a_job_for_another_model_is_left_alone(database: Database, tenant: UUID) -> None:
+    add_job(database, tenant, model="other")
+    assert claim(database, "M") is None
+    assert claim(database, "other") is not None
+
+
+def test_claims_at_the_same_moment_take_each_job_once(database: Database, tenant: UUID) -> None:
+    jobs = {add_job(database, tenant) for _ in range(30)}
+    with ThreadPoolExecutor(8) as pool:
+        taken = [job.id for job in pool.map(lambda _: claim(database), range(40)) if job]
+    assert sorted(taken) == sorted(jobs)
+
+
+def test_success_is_one_transaction_with_its_webhook(database: Database, tenant: UUID) -> None:
+    with database.begin() as session:
+        create_endpoint(session, VAULT, tenant, "https://example.org/all", EVENT_TYPES)
+        create_endpoint(session, VAULT, tenant, "https://example.org/failures", ["job.failed"])
+    job_id = add_job(database, tenant)
+    lifecycle.succeed(database, job_id, claimed(database).attempt, RESULT)
+    with database.begin() as session:
+        row = session.get_one(Job, job_id)
+        result = session.get_one(Result, job_id)
+        delivery = session.scalars(select(WebhookDelivery)).one()
+    assert (row.state, row.stage, row.lease_until) == ("succeeded", None, None)
+    assert row.finished_at is not None
+    assert (result.prediction, result.model_name, result.demonstration) == ("FAKE", "M", True)
+    event = json.loads(delivery.body)
+    assert event["type"] == "job.succeeded"
+    assert event["data"]["result"]["probability_fake"] == 0.9
+    assert event["data"]["artifacts"]["heatmap"]["sha256"] == "cd" * 32
+    assert "key" not in event["data"]["artifacts"]["heatmap"]
+
+
+def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    stale = claimed(database)
+    end_lease(database, job_id)
+    lifecycle.sweep(database, max_attempts=3)
+    current = claimed(database)
+    with pytest.raises(LeaseLostError):
+        lifecycle.succeed(database, job_id, stale.attempt, RESULT)
+    with pytest.raises(LeaseLostError):
+        lifecycle.fail(database, job_id, stale.attempt, JobError(ErrorCode.INTERNAL))
+    assert lifecycle.heartbeat(database, {stale.fence: Stage.STORING}, lease=LEASE) == set()
+    with database.begin() as session:
+        assert session.get(Result, job_id) is None
+    lifecycle.succeed(database, job_id, current.attempt, RESULT)
+    assert read(database, job_id).state == "succeeded"
+
+
+def test_a_heartbeat_extends_what_is_owned_and_tells_what_is_not(database: Database, tenant: UUID) -> None:
+    kept, lost = add_job(database, tenant), add_job(database, tenant)
+    fences = {job.id: job.fence for job in (claimed(database), claimed(database))}
+    with database.begin() as session:
+        lifecycle.cancel(session, tenant, lost)
+    end_lease(database, kept)
+    stages = {fences[kept]: Stage.DIFFUSING, fences[lost]: Stage.DIFFUSING}
+    assert lifecycle.heartbeat(database, stages, lease=LEASE) == {fences[kept]}
+    row = read(database, kept)
+    assert row.stage == "diffusing"
+    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
+
+
+def test_a_dead_workers_job_runs_alone_and_three_deaths_end_it(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    for deaths in (1, 2):
+        assert claimed(database).alone == (deaths > 1)
+        end_lease(database, job_id)
+        report = lifecycle.sweep(database, max_attempts=3)
+        assert report is not None
+        assert (report.released, report.queued) == (1, 1)
+    claimed(database)
+    end_lease(database, job_id)
+    lifecycle.sweep(database, max_attempts=3)
+    row = read(database, job_id)
+    assert (row.state, row.error_code, row.error_retryable) == ("failed", "attempts_exhausted", False)
+
+
+def test_a_job_given_back_has_no_death_counted(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    lifecycle.give_back(database, [claimed(database).fence])
+    row = read(database, job_id)
+    assert (row.state, row.deaths, row.lease_until) == ("queued", 0, None)
+    again = claimed(database)
+    assert (again.attempt, again.alone) == (2, False)
+
+
+def test_a_job_past_its_deadline_expires_whether_it_waits_or_runs(database: Database, tenant: UUID) -> None:
+    running = add_job(database, tenant)
+    claimed(database)
+    waiting = add_job(database, tenant)
+    with database.begin() as session:
+        session.execute(update(Job).values(deadline_at=func.now() - timedelta(seconds=1)))
+    assert claim(database) is None
+    report = lifecycle.sweep(database, max_attempts=3)
+    assert report is not None
+    assert report.expired == 2
+    for job_id in (running, waiting):
+        row = read(database, job_id)
+        assert (row.state, row.error_code) == ("expired", "deadline_exceeded")
+
+
+def test_terminal_states_never_change(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    attempt = claimed(database).attempt
+    lifecycle.fail(database, job_id, attempt, JobError(ErrorCode.CORRUPT_IMAGE))
+    finished_at = read(database, job_id).finished_at
+    with database.begin() as session:
+        lifecycle.cancel(session, tenant, job_id)
+    with pytest.raises(LeaseLostError):
+        lifecycle.succeed(database, job_id, attempt, RESULT)
+    lifecycle.give_back(database, [(job_id, attempt)])
+    row = read(database, job_id)
+    assert (row.state, row.error_code, row.finished_at) == ("failed", "corrupt_image", finished_at)
+
+
+def test_cancel_is_the_owners_alone(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    with database.begin() as session:
+        assert lifecycle.cancel(session, add_tenant(database, "b"), job_id) is None
+    assert read(database, job_id).state == JobState.QUEUED
+
+
+def test_one_process_sweeps_at_a_time(database: Database, tenant: UUID) -> None:
+    with database.begin() as session:
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lifecycle._SWEEP_LOCK})
+        assert lifecycle.sweep(database, max_attempts=3) is None
+    assert lifecycle.sweep(database, max_attempts=3) is not None
