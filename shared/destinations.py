@@ -1,0 +1,269 @@
+"""Which URLs may be called from here: the pure half of the egress guard, without a look-up or a connection.
+
+A tenant chooses the URLs of webhooks, so each is treated as an attack on what this machine can reach. Every address
+that is not plainly public is refused, unless the operator allows it in `DISTILDIRE_EGRESS_ALLOW`. `worker/egress.py`
+is the other half: it looks names up, passes what it found through `admit`, and connects to exactly these addresses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NoReturn, Self
+
+import httpx
+
+from shared.errors import DistildireError
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65_535
+_LONGEST_URL = 2_000
+#: A host name in ASCII: labels of at most 63 characters, at most 253 in all. Underscores occur in container names.
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
+#: A last label that resolvers take for a number, so that the whole name is read as an IPv4 address.
+_NUMERIC_END = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
+
+
+class EgressCode(StrEnum):
+    """The closed list of reasons for which a URL was not called, or did not answer."""
+
+    INVALID_URL = "invalid_url"
+    SCHEME_NOT_ALLOWED = "scheme_not_allowed"
+    CREDENTIALS_IN_URL = "credentials_in_url"
+    ODD_ADDRESS = "odd_address"
+    ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    HTTPS_REQUIRED = "https_required"
+    NAME_NOT_FOUND = "name_not_found"
+    NAME_TIMEOUT = "name_timeout"
+    CONNECT_FAILED = "connect_failed"
+    TLS_FAILED = "tls_failed"
+    TIMEOUT = "timeout"
+    CONNECTION_LOST = "connection_lost"
+    BAD_RESPONSE = "bad_response"
+
+
+class EgressError(DistildireError):
+    """The URL was not called, or did not answer."""
+
+    def __init__(self, code: EgressCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class EgressRefused(EgressError):
+    """The URL may not be called from here. Nothing was sent."""
+
+
+class _Kind(StrEnum):
+    """Why an address is not public, in words that end the sentence "it is …"."""
+
+    METADATA = "a cloud's metadata or control service"
+    LOOPBACK = "a loopback address, that is, the service's own machine"
+    UNSPECIFIED = 'an address of "this network", which reaches the service\'s own machine'
+    LINK_LOCAL = "a link-local address"
+    PRIVATE = "a private address"
+    SHARED = "an address of a carrier's or an overlay network"
+    EMBEDDED = "an IPv6 address that stands for another address (mapped, translated or tunnelled)"
+    MULTICAST = "a multicast address"
+    RESERVED = "an address reserved for documentation, tests or protocols"
+
+
+#: The kinds that an allowed CIDR opens. All else that is denied opens by its exact address only: nobody who allows
+#: 0.0.0.0/0 or fc00::/7 means the machine itself or the credentials of its cloud.
+_OPENED_BY_NETWORK = frozenset({_Kind.PRIVATE, _Kind.SHARED, _Kind.RESERVED})
+
+#: The first match decides. Sources: the IANA special-purpose registries for IPv4 and IPv6 (RFC 6890) and the clouds'
+#: own documentation. `ipaddress.is_global` is not used: it calls several of these global, and changes with Python.
+_DENIED: tuple[tuple[IPNetwork, _Kind], ...] = tuple(
+    (ip_network(network), kind)
+    for kind, networks in (
+        # AWS and most others, ECS, EKS; Azure; Alibaba; Oracle.
+        (_Kind.METADATA, "169.254.169.254 169.254.170.2 169.254.170.23 168.63.129.16 100.100.100.200 192.0.0.192"),
+        # AWS, EKS, Google, Scaleway.
+        (_Kind.METADATA, "fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:42::42"),
+        (_Kind.LOOPBACK, "127.0.0.0/8 ::1"),
+        (_Kind.UNSPECIFIED, "0.0.0.0/8 ::"),
+        (_Kind.LINK_LOCAL, "169.254.0.0/16 fe80::/10"),
+        # Unique local and the older site-local addresses are IPv6's private ones.
+        (_Kind.PRIVATE, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7 fec0::/10"),
+        (_Kind.SHARED, "100.64.0.0/10"),
+        # Compatible, mapped, translated (RFC 2765), NAT64 (two prefixes), Teredo, 6to4 and its IPv4 relays.
+        (_Kind.EMBEDDED, "::/96 ::ffff:0:0/96 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48"),
+        (_Kind.EMBEDDED, "2001::/32 2002::/16 192.88.99.0/24"),
+        (_Kind.MULTICAST, "224.0.0.0/4 ff00::/8"),
+        (_Kind.RESERVED, "192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.175.48.0/24"),
+        (_Kind.RESERVED, "198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4"),
+        (_Kind.RESERVED, "2001::/23 2001:db8::/32 2620:4f:8000::/48 3fff::/20"),
+        # What is left of IPv6 outside 2000::/3, the only part from which public addresses are given out.
+        (_Kind.RESERVED, "::/3 4000::/2 8000::/1"),
+    )
+    for network in networks.split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A URL taken apart once; what is checked and what is sent are both made from these parts."""
+
+    scheme: str
+    host: str
+    """In ASCII and lower case, without brackets and without the root's full stop."""
+    port: int
+    target: str
+    """Path and query, percent-encoded."""
+    address: IPAddress | None
+    """The host, where it is an address; None where it is a name."""
+
+    @property
+    def authority(self) -> str:
+        """The value of the `Host` header: brackets around IPv6, and a port unless it is the scheme's own."""
+        host = f"[{self.host}]" if isinstance(self.address, IPv6Address) else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def is_localhost(self) -> bool:
+        """Whether the name is reserved for the machine itself (RFC 6761)."""
+        return self.host == "localhost" or self.host.endswith(".localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """What may be called although it is not public, and by plain `http`.
+
+    - `10.1.2.3`, `fd00::7`: this address on every port; `10.1.2.3:9000`, `[fd00::7]:9000`: on one port.
+    - `10.0.0.0/8`: every private, shared or reserved address in it. It never opens loopback, link-local, metadata
+      or embedded addresses, which open by their exact address only.
+    - `receiver.internal:8080`: this name on this port, at the addresses that a CIDR could open; `localhost` and
+      names under it also at loopback. A name never opens metadata: others may control what it resolves to.
+    """
+
+    addresses: frozenset[tuple[IPAddress, int | None]] = frozenset()
+    networks: tuple[IPNetwork, ...] = ()
+    names: frozenset[tuple[str, int]] = frozenset()
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> Self:
+        """Read the entries of `DISTILDIRE_EGRESS_ALLOW`; raise `ValueError` that names the first malformed one."""
+        parsed = [_parse_entry(entry.strip().lower()) for entry in entries]
+        return cls(
+            addresses=frozenset((host, port) for host, port in parsed if isinstance(host, IPAddress)),
+            networks=tuple(host for host, _ in parsed if isinstance(host, IPNetwork)),
+            names=frozenset((host, port) for host, port in parsed if isinstance(host, str) and port is not None),
+        )
+
+    def opens(self, destination: Destination, address: IPAddress) -> bool:
+        """Whether the operator allows this destination at this address."""
+        if {(address, None), (address, destination.port)} & self.addresses:
+            return True
+        kind = _kind(address)
+        by_network = kind is None or kind in _OPENED_BY_NETWORK
+        if (destination.host, destination.port) in self.names:
+            return by_network or (kind is _Kind.LOOPBACK and destination.is_localhost)
+        return by_network and any(address in network for network in self.networks)
+
+
+def parse(url: str) -> Destination:
+    """Take a URL apart; raise `EgressRefused` for what may never be called, whatever it resolves to.
+
+    Refused: schemes other than http and https, user names and passwords, and IPv4 addresses in any form but four
+    decimal numbers (`2130706433`, `0x7f.1`, `0177.0.0.1`, `127.1`: resolvers and parsers disagree on what these mean).
+    """
+    if len(url) > _LONGEST_URL:
+        _refuse(EgressCode.INVALID_URL, f"The URL is longer than {_LONGEST_URL} characters.")
+    try:
+        parts = httpx.URL(url)
+        raw_host = parts.raw_host.decode("ascii")
+    except (httpx.InvalidURL, UnicodeError):  # idna's errors are UnicodeErrors
+        _refuse(EgressCode.INVALID_URL, "The URL cannot be read. Write it as https://host/path.")
+    if parts.scheme not in _DEFAULT_PORTS:
+        _refuse(EgressCode.SCHEME_NOT_ALLOWED, "Only https:// and http:// URLs can be called.")
+    if "@" in re.split(r"[/?#]", url.partition("//")[2])[0]:
+        _refuse(EgressCode.CREDENTIALS_IN_URL, "The URL may not contain a user name or a password.")
+    port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    if not 1 <= port <= _LAST_PORT:
+        _refuse(EgressCode.INVALID_URL, f"The URL's port must be 1 to {_LAST_PORT}.")
+    host = raw_host.lower().removesuffix(".")
+    return Destination(
+        scheme=parts.scheme, host=host, port=port, target=parts.raw_path.decode("ascii"), address=_literal(host)
+    )
+
+
+def admit(destination: Destination, addresses: Sequence[IPAddress], allow: AllowList) -> tuple[IPAddress, ...]:
+    """Return the addresses to which may be connected; raise `EgressRefused` if any of `addresses` is denied.
+
+    One denied address refuses the destination: a name that mixes public and inner addresses is not to be trusted.
+    """
+    if destination.is_localhost:
+        # Where only one of 127.0.0.1 and ::1 is allowed, `localhost` means that one.
+        addresses = [address for address in addresses if allow.opens(destination, address)] or addresses
+    for address in addresses:
+        if allow.opens(destination, address):
+            continue
+        if (kind := _kind(address)) is not None:
+            _refuse(
+                EgressCode.ADDRESS_NOT_ALLOWED,
+                f"{destination.host} may not be called: it is {kind}. Only public addresses are called, "
+                "and those that the operator allows in DISTILDIRE_EGRESS_ALLOW.",
+            )
+        if destination.scheme != "https":
+            _refuse(
+                EgressCode.HTTPS_REQUIRED,
+                f"{destination.host} must be called by https://. Plain http:// is only for receivers that the "
+                "operator allows in DISTILDIRE_EGRESS_ALLOW.",
+            )
+    return tuple(addresses)
+
+
+def _kind(address: IPAddress) -> _Kind | None:
+    """Say why an address is not public; None if it is."""
+    return next((kind for network, kind in _DENIED if address in network), None)
+
+
+def _literal(host: str) -> IPAddress | None:
+    """Return the address that a host is written as, None for a name; raise `EgressRefused` for anything else."""
+    if ":" in host:
+        return _ipv6(host)
+    if _NUMERIC_END.fullmatch(host):
+        try:
+            return IPv4Address(host)
+        except ValueError:
+            _refuse(EgressCode.ODD_ADDRESS, "Write the URL's address as four decimal numbers, like 192.0.2.1.")
+    if not _NAME.fullmatch(host):
+        _refuse(EgressCode.INVALID_URL, "The URL's host is neither a name nor an address.")
+    return None
+
+
+def _ipv6(host: str) -> IPv6Address:
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        _refuse(EgressCode.INVALID_URL, "The URL's host is not an IPv6 address.")
+    if address.scope_id is not None:
+        _refuse(EgressCode.ODD_ADDRESS, "The URL's address may not name a network interface.")
+    return address
+
+
+def _parse_entry(entry: str) -> tuple[IPAddress | IPNetwork | str, int | None]:
+    """Read one entry of the allow-list: an address, a network, or either an address or a name with a port."""
+    try:
+        if "/" in entry:
+            return ip_network(entry), None
+        if "]" not in entry and (entry.count(":") > 1 or ":" not in entry):
+            return ip_address(entry), None
+        host, _, port = entry.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if int(port) in range(1, _LAST_PORT + 1):
+            return _literal(host) or host, int(port)
+    except (ValueError, EgressRefused):
+        pass  # said below, in the same words for each
+    raise ValueError(f"{entry!r} in DISTILDIRE_EGRESS_ALLOW is not a host:port, an address or a CIDR")
+
+
+def _refuse(code: EgressCode, message: str) -> NoReturn:
+    raise EgressRefused(code, message)

@@ -1,0 +1,65 @@
+"""Signatures of webhooks, as Standard Webhooks 1.0 defines them (https://www.standardwebhooks.com)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import secrets
+from datetime import datetime
+
+from shared.errors import DistildireError
+
+SECRET_PREFIX = "whsec_"  # noqa: S105  # the public beginning of every secret
+#: The specification allows keys of 24 to 64 bytes; 32 is the length of the digest.
+_NEW_SECRET_BYTES = 32
+_SECRET_BYTES = range(24, 65)
+
+
+class SigningError(DistildireError):
+    """The webhook cannot be signed: its secret, id or timestamp is malformed."""
+
+
+def new_secret() -> str:
+    """Return a new signing secret: `whsec_` and the base64 of 32 random bytes."""
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_NEW_SECRET_BYTES)).decode()
+
+
+def sign(secret: str, message_id: str, timestamp: datetime, body: bytes) -> str:
+    """Return the value of `webhook-signature`: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
+
+    `timestamp` must know its time zone and counts in whole seconds. `body` is signed byte for byte as it is sent.
+    Raises `SigningError` for a malformed secret, for an id with a full stop and for a timestamp without a zone.
+    """
+    if "." in message_id:
+        raise SigningError("A message id may not contain a full stop, which separates the parts that are signed.")
+    content = f"{message_id}.{_seconds(timestamp)}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(_key(secret), content, "sha256")).decode()
+
+
+def signed_headers(secret: str, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
+    """Return the three headers of a signed webhook; arguments and errors are those of `sign`."""
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(_seconds(timestamp)),
+        "webhook-signature": sign(secret, message_id, timestamp, body),
+    }
+
+
+def _seconds(timestamp: datetime) -> int:
+    if timestamp.utcoffset() is None:
+        raise SigningError("A webhook's timestamp must know its time zone.")
+    return int(timestamp.timestamp())
+
+
+def _key(secret: str) -> bytes:
+    """Decode a secret to the bytes that key the HMAC; no message repeats any part of the secret."""
+    if not secret.startswith(SECRET_PREFIX):
+        raise SigningError(f"A signing secret must begin with {SECRET_PREFIX}")
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        raise SigningError(f"A signing secret must be base64 after {SECRET_PREFIX}") from None
+    if len(key) not in _SECRET_BYTES:
+        raise SigningError("A signing secret must hold 24 to 64 bytes.")
+    return key

@@ -1,0 +1,72 @@
+"""The decision after each try, as a table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from shared.webhook_schedule import DELAYS, Decision, Delivered, Disable, Failed, Retry, decide
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+def after(**wait: float) -> Retry:
+    return Retry(at=NOW + timedelta(**wait))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "status", "expected"),
+    [
+        (1, 200, Delivered()),
+        (1, 204, Delivered()),
+        (1, 299, Delivered()),
+        (10, 202, Delivered()),
+        (1, 410, Disable()),
+        (10, 410, Disable()),
+        (1, None, after(seconds=5)),
+        (1, 199, after(seconds=5)),
+        (1, 300, after(seconds=5)),
+        (1, 301, after(seconds=5)),
+        (1, 400, after(seconds=5)),
+        (1, 404, after(seconds=5)),
+        (1, 500, after(seconds=5)),
+        (2, 500, after(minutes=5)),
+        (3, 500, after(minutes=30)),
+        (4, 500, after(hours=2)),
+        (5, 500, after(hours=5)),
+        (6, 500, after(hours=10)),
+        (7, 500, after(hours=14)),
+        (8, 500, after(hours=20)),
+        (9, 500, after(hours=24)),
+        (10, 500, Failed()),
+        (10, None, Failed()),
+        (11, 500, Failed()),
+        (11, 200, Delivered()),
+    ],
+)
+def test_what_follows_a_try(attempt: int, status: int | None, expected: Decision) -> None:
+    assert decide(attempt, status, NOW, 0.0) == expected
+
+
+def test_jitter_spreads_tries_and_never_hastens_them() -> None:
+    waits = []
+    for chance in (0.0, 0.25, 0.5, 0.999):
+        decision = decide(3, 503, NOW, chance)
+        assert isinstance(decision, Retry)
+        waits.append(decision.at - NOW)
+    assert waits == sorted(waits)
+    assert len(set(waits)) == len(waits)
+    assert timedelta(minutes=30) <= waits[0]
+    assert waits[-1] <= timedelta(minutes=33)
+
+
+@pytest.mark.parametrize("attempt", [-1, 0])
+def test_an_attempt_before_the_first_is_a_fault(attempt: int) -> None:
+    with pytest.raises(ValueError, match="attempt"):
+        decide(attempt, 500, NOW, 0.0)
+
+
+def test_the_schedule_has_ten_tries() -> None:
+    assert len(DELAYS) == 10
+    assert DELAYS[0] == timedelta(0)

@@ -1,0 +1,259 @@
+"""The egress guard: the only way by which this service calls a URL that a tenant chose.
+
+`shared/destinations.py` judges URLs and addresses. This module looks names up, once, and connects to the very addresses
+that were judged, so that a name which changes its mind between the two (DNS rebinding) gains nothing. TLS is verified
+against the original name. Redirects are not followed, proxies of the environment are not used, content encodings are
+not unpacked, and one deadline covers look-up, connection, request and answer, however slowly these drip.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv6Address, ip_address
+
+import httpcore
+import httpx
+
+from shared.destinations import AllowList, Destination, EgressCode, EgressError, IPAddress, admit, parse
+
+#: So much of an answer is read and kept; then the connection is closed.
+EXCERPT_BYTES = 2_048
+_RESOLVE_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
+
+Resolver = Callable[[str, int], Sequence[IPAddress]]
+
+
+class EgressFailed(EgressError):
+    """The URL may be called, but did not answer as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A destination that may be called, and the only addresses at which."""
+
+    destination: Destination
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EgressResponse:
+    """What the receiver answered."""
+
+    status: int
+    body_excerpt: str
+    """At most `EXCERPT_BYTES` of the body, as UTF-8; what is not UTF-8, and NUL, is replaced."""
+
+
+def system_resolver(host: str, port: int) -> list[IPAddress]:
+    """Look a name up as the operating system does; raises `OSError` if it has no address."""
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ip_address(sockaddr[0]) for _, _, _, _, sockaddr in answers]
+
+
+class Egress:
+    """Calls URLs that strangers chose. Safe for use by several threads; keeps no connection open."""
+
+    def __init__(self, allow: Sequence[str] = (), resolver: Resolver = system_resolver) -> None:
+        """Take the entries of `DISTILDIRE_EGRESS_ALLOW`; raise `ValueError` for a malformed one."""
+        self._allow = AllowList.parse(allow)
+        self._resolver = resolver
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Verify receivers by the bundled authorities, or by those of `SSL_CERT_FILE` or `SSL_CERT_DIR`."""
+        return httpx.create_ssl_context()
+
+    def check(self, url: str, timeout: float = _RESOLVE_SECONDS) -> Target:
+        """Look a URL up and judge it, within `timeout` seconds.
+
+        Raises `EgressRefused` if it may not be called, `EgressFailed` if its name cannot be looked up.
+        """
+        destination = parse(url)
+        if destination.address is not None:
+            addresses: Sequence[IPAddress] = (destination.address,)
+        else:
+            addresses = self._resolve(destination, min(timeout, _RESOLVE_SECONDS))
+        return Target(destination, admit(destination, addresses, self._allow))
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> EgressResponse:
+        """Post `body` and return the answer, whatever its status; all of it within `timeout` seconds.
+
+        Raises `EgressRefused` if the URL may not be called, `EgressFailed` if no whole answer came in time.
+        """
+        deadline = time.monotonic() + timeout
+        target = self.check(url, timeout)
+        destination = target.destination
+        origin = httpcore.Origin(destination.scheme.encode(), destination.host.encode(), destination.port)
+        backend = _PinnedBackend(target.addresses, deadline)
+        try:
+            with (
+                httpcore.HTTPConnection(origin, ssl_context=self._tls, network_backend=backend) as connection,
+                connection.stream(
+                    "POST",
+                    httpcore.URL(
+                        scheme=origin.scheme, host=origin.host, port=origin.port, target=destination.target.encode()
+                    ),
+                    headers=[("Host", destination.authority), ("Connection", "close"), *headers.items()],
+                    content=body,
+                ) as response,
+            ):
+                return EgressResponse(response.status, _excerpt(response.iter_stream()))
+        except tuple(_FAILURES) as error:
+            code, message = next(said for kind, said in _FAILURES.items() if isinstance(error, kind))
+            raise EgressFailed(code, message) from error
+
+    def _resolve(self, destination: Destination, timeout: float) -> Sequence[IPAddress]:
+        # getaddrinfo takes no time limit, so it runs in a thread that is left behind when it takes too long. That
+        # thread ends by the system resolver's own limit of some seconds, so they do not pile up without bound.
+        answer: Future[Sequence[IPAddress]] = Future()
+        look_up = threading.Thread(target=_answer, args=(answer, self._resolver, destination), daemon=True)
+        look_up.start()
+        try:
+            addresses = answer.result(timeout)
+        except TimeoutError as error:
+            raise EgressFailed(EgressCode.NAME_TIMEOUT, "Looking up the host's name took too long.") from error
+        except OSError as error:
+            raise EgressFailed(EgressCode.NAME_NOT_FOUND, "The host's name was not found.") from error
+        if not addresses:
+            raise EgressFailed(EgressCode.NAME_NOT_FOUND, "The host's name has no address.")
+        return addresses
+
+
+def _answer(answer: Future[Sequence[IPAddress]], resolver: Resolver, destination: Destination) -> None:
+    try:
+        answer.set_result(resolver(destination.host, destination.port))
+    except Exception as error:  # noqa: BLE001  # whatever it is belongs to the thread that waits for the answer
+        answer.set_exception(error)
+
+
+def _excerpt(chunks: Iterable[bytes]) -> str:
+    """Read the beginning of a body; the rest is never asked for."""
+    kept = bytearray()
+    for chunk in chunks:
+        kept += chunk
+        if len(kept) >= EXCERPT_BYTES:
+            break
+    # PostgreSQL's text holds every character but NUL.
+    return kept[:EXCERPT_BYTES].decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+#: The end of httpcore's errors: a stable code and plain words for each. The first that matches counts.
+_FAILURES: dict[type[Exception], tuple[EgressCode, str]] = {
+    httpcore.TimeoutException: (EgressCode.TIMEOUT, "The receiver did not answer in time."),
+    ssl.SSLError: (EgressCode.TLS_FAILED, "The receiver's TLS certificate is not valid for it, or TLS failed."),
+    httpcore.ConnectError: (EgressCode.CONNECT_FAILED, "The receiver did not accept the connection."),
+    httpcore.NetworkError: (EgressCode.CONNECTION_LOST, "The receiver closed the connection before its answer."),
+    httpcore.ProtocolError: (EgressCode.BAD_RESPONSE, "The receiver's answer is not HTTP/1.1, or was cut off."),
+}
+
+
+class _PinnedBackend(httpcore.NetworkBackend):
+    """Connects to the addresses that were checked, and never looks at the host's name again."""
+
+    def __init__(self, addresses: Sequence[IPAddress], deadline: float) -> None:
+        self._addresses = addresses
+        self._deadline = deadline
+
+    def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002  # checked already; connecting by name would look it up anew
+        port: int,
+        timeout: float | None = None,  # noqa: ARG002  # the deadline rules
+        local_address: str | None = None,  # noqa: ARG002
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address that accepts."""
+        failure: OSError = OSError("no address")
+        for address in self._addresses:
+            try:
+                return _DeadlineStream(_connect(address, port, self._deadline), self._deadline)
+            except OSError as error:
+                failure = error
+        if isinstance(failure, TimeoutError):
+            raise httpcore.ConnectTimeout from failure
+        raise httpcore.ConnectError from failure
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection on which each single wait ends with the deadline of the whole call."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self._connection = connection
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002  # the deadline rules
+        try:
+            self._connection.settimeout(_remaining(self._deadline))
+            return self._connection.recv(max_bytes)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout from error
+        except OSError as error:
+            raise httpcore.ReadError from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        unsent = memoryview(buffer)
+        try:
+            while unsent:
+                self._connection.settimeout(_remaining(self._deadline))
+                unsent = unsent[self._connection.send(unsent) :]
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout from error
+        except OSError as error:
+            raise httpcore.WriteError from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> httpcore.NetworkStream:
+        try:
+            self._connection.settimeout(_remaining(self._deadline))
+            secured = ssl_context.wrap_socket(self._connection, server_hostname=server_hostname)
+        except TimeoutError as error:
+            self.close()
+            raise httpcore.ConnectTimeout from error
+        except ssl.SSLError:
+            self.close()
+            raise
+        except OSError as error:
+            self.close()
+            raise httpcore.ConnectError from error
+        return _DeadlineStream(secured, self._deadline)
+
+    def get_extra_info(self, info: str) -> object:  # noqa: ARG002
+        """Tell nothing: the connection is used once, and ALPN offers nothing but HTTP/1.1."""
+        return None
+
+
+def _connect(address: IPAddress, port: int, deadline: float) -> socket.socket:
+    family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(min(_CONNECT_SECONDS, _remaining(deadline)))
+        connection.connect((str(address), port))
+        # Head and body are sent apart; without this the body waits for the receiver's delayed acknowledgement.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _remaining(deadline: float) -> float:
+    """Return the seconds left; raise `TimeoutError` if there are none, since a timeout of 0 means another mode."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
