@@ -1,0 +1,207 @@
+"""What a file says that it is: the checks on its first bytes, made before anything decodes it.
+
+The API makes them on the upload and the decoder makes them again. They only read; nothing here unpacks a byte.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared.errors import ErrorCode, JobError
+
+#: As many bytes of a file as `sniff` and most of `check_header` need.
+HEAD_BYTES = 65_536
+
+_BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+#: Beyond the limit of pixels, a file with fewer bytes than one for so many pixels was made to exhaust its reader.
+_BOMB_PIXELS_PER_BYTE = 1000
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """The largest image that is accepted."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 40_000_000
+    max_aspect_ratio: int = 32
+
+
+def sniff(head: bytes) -> str | None:
+    """The media type of the accepted image that begins with `head`, or None.
+
+    Only the content decides. A file that begins as an image is that image, whatever else it may also be.
+    """
+    for media_type, begins in _SIGNATURES.items():
+        if begins(head):
+            return media_type
+    return None
+
+
+def check_header(head: bytes, byte_count: int, limits: ImageLimits) -> str:
+    """The media type of a file of `byte_count` bytes that begins with `head`.
+
+    Raises JobError: unsupported_media_type, image_too_large or decompression_bomb. The size is known from the head for
+    JPEG, PNG, GIF, BMP and WebP; that of TIFF and AVIF is checked by the decoder.
+    """
+    if byte_count > limits.max_bytes:
+        raise JobError(
+            ErrorCode.IMAGE_TOO_LARGE,
+            f"The file has {byte_count:,} bytes; {limits.max_bytes:,} are accepted. Scale it down.",
+        )
+    if not head:
+        raise JobError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The file is empty. Upload an image.")
+    media_type = sniff(head)
+    if media_type is None:
+        raise JobError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+    size = claimed_size(head)
+    if size is not None:
+        check_size(*size, byte_count, limits)
+    return media_type
+
+
+def check_size(width: int, height: int, byte_count: int, limits: ImageLimits) -> None:
+    """Refuse an image of width × height pixels in a file of `byte_count` bytes that is beyond the limits.
+
+    Raises JobError: corrupt_image for no pixels at all; for too many decompression_bomb where the file has less than a
+    byte for 1,000 of them, else image_too_large; image_too_large for too long a side.
+    """
+    if width <= 0 or height <= 0:
+        raise JobError(
+            ErrorCode.CORRUPT_IMAGE, "The image says that it has no pixels. Upload it again from its source."
+        )
+    pixels = width * height
+    if pixels > limits.max_pixels:
+        bomb = pixels > byte_count * _BOMB_PIXELS_PER_BYTE
+        raise JobError(
+            ErrorCode.DECOMPRESSION_BOMB if bomb else ErrorCode.IMAGE_TOO_LARGE,
+            f"The image says that it has {width:,} × {height:,} pixels, in {byte_count:,} bytes; "
+            f"{limits.max_pixels:,} pixels are accepted. Scale it down.",
+        )
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+        raise JobError(
+            ErrorCode.IMAGE_TOO_LARGE,
+            f"The image has {width:,} × {height:,} pixels; "
+            f"a side may be {limits.max_aspect_ratio} times the other. Crop it.",
+        )
+
+
+def claimed_size(head: bytes) -> tuple[int, int] | None:
+    """(width, height) as the file's header has it; None where `head` does not reach so far, or the format hides it."""
+    media_type = sniff(head)
+    if media_type is None:
+        return None
+    try:
+        return _SIZES[media_type](head)
+    except (struct.error, IndexError):  # the head ends before the size does
+        return None
+
+
+def _is_jpeg(head: bytes) -> bool:
+    return head.startswith(b"\xff\xd8\xff")
+
+
+def _is_png(head: bytes) -> bool:
+    return head.startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def _is_gif(head: bytes) -> bool:
+    return head.startswith((b"GIF87a", b"GIF89a"))
+
+
+def _is_webp(head: bytes) -> bool:
+    return head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+
+
+def _is_bmp(head: bytes) -> bool:
+    return head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES
+
+
+def _is_tiff(head: bytes) -> bool:
+    return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+
+
+def _is_avif(head: bytes) -> bool:
+    if head[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(head[:4], "big"), 256)
+    brands = {head[start : start + 4] for start in (8, *range(16, end, 4))}
+    return not brands.isdisjoint(_AVIF_BRANDS)
+
+
+_SIGNATURES: dict[str, Callable[[bytes], bool]] = {
+    "image/jpeg": _is_jpeg,
+    "image/png": _is_png,
+    "image/webp": _is_webp,
+    "image/gif": _is_gif,
+    "image/bmp": _is_bmp,
+    "image/tiff": _is_tiff,
+    "image/avif": _is_avif,
+}
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Walk the segments up to the first frame header (ITU T.81, B.1 and B.2)."""
+    at = 2
+    while head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker == 0xFF:  # padding before a marker
+            at += 1
+        elif marker in _JPEG_WITHOUT_LENGTH:
+            at += 2
+        elif marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", head, at + 5)
+            return width, height
+        else:
+            at += 2 + struct.unpack_from(">H", head, at + 2)[0]
+    return None
+
+
+def _png_size(head: bytes) -> tuple[int, int] | None:
+    width, height = struct.unpack_from(">II", head, 16)
+    return width, height
+
+
+def _gif_size(head: bytes) -> tuple[int, int] | None:
+    width, height = struct.unpack_from("<HH", head, 6)
+    return width, height
+
+
+def _bmp_size(head: bytes) -> tuple[int, int] | None:
+    if head[14] == 12:
+        width, height = struct.unpack_from("<HH", head, 18)
+    else:
+        width, height = struct.unpack_from("<ii", head, 18)
+    return width, abs(height)  # a negative height is an image stored from the top down
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """The canvas of an extended file, else of the one frame (RFC 9649, section 2)."""
+    if head[12:16] == b"VP8X":
+        low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", head, 24)
+        return (high_width << 16 | low_width) + 1, (high_height << 16 | low_height) + 1
+    if head[12:16] == b"VP8L":
+        (bits,) = struct.unpack_from("<I", head, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", head, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _hidden(_head: bytes) -> tuple[int, int] | None:
+    return None
+
+
+_SIZES: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
+    "image/jpeg": _jpeg_size,
+    "image/png": _png_size,
+    "image/webp": _webp_size,
+    "image/gif": _gif_size,
+    "image/bmp": _bmp_size,
+    "image/tiff": _hidden,
+    "image/avif": _hidden,
+}
