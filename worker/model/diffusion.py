@@ -7,34 +7,17 @@ All arithmetic is float32, whatever the precision of the network.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 from torch import Tensor
+
+from worker.model.config import DiffusionConfig
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """The U-Net: (x (B, 3, S, S), original step index (B,)) -> (B, 3 or 6, S, S), of which channels 0 to 2 are eps."""
-
-
-class DiffusionConfig(BaseModel):
-    """The noise schedule and its spacing; `ddimN` keeps N steps at one integer distance, beginning with step 0."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    steps: PositiveInt = 1000
-    noise_schedule: Literal["linear"] = "linear"
-    timestep_respacing: str = "ddim20"
-    clip_denoised: bool = True
-
-    @model_validator(mode="after")
-    def _spacing_exists(self) -> DiffusionConfig:
-        spaced_steps(self.steps, self.timestep_respacing)
-        return self
 
 
 def linear_alpha_bars(steps: int) -> NDArray[np.float64]:
@@ -44,29 +27,12 @@ def linear_alpha_bars(steps: int) -> NDArray[np.float64]:
     return (1.0 - betas).cumprod()
 
 
-def spaced_steps(steps: int, respacing: str) -> tuple[int, ...]:
-    """Return the original indices of the kept steps, ascending.
-
-    Raises:
-        ValueError: `respacing` is not `ddimN`, or no integer distance leaves exactly N of the steps.
-    """
-    match = re.fullmatch(r"ddim([1-9]\d*)", respacing)
-    if match is None:
-        raise ValueError(f"timestep_respacing must be ddimN, such as ddim20, not {respacing!r}")
-    wanted = int(match[1])
-    for distance in range(1, steps + 1):
-        kept = range(0, steps, distance)
-        if len(kept) == wanted:
-            return tuple(kept)
-    raise ValueError(f"no integer distance leaves {wanted} of {steps} steps")
-
-
 class SpacedDiffusion:
     """A diffusion over the kept steps 0 ... N-1, each with its original index and alpha_bar."""
 
     def __init__(self, config: DiffusionConfig) -> None:
         self.clip_denoised = config.clip_denoised
-        self.steps: Sequence[int] = spaced_steps(config.steps, config.timestep_respacing)
+        self.steps: Sequence[int] = config.kept_steps()
         self.alpha_bars: Sequence[float] = linear_alpha_bars(config.steps)[list(self.steps)].tolist()
 
     def first_step_eps(self, unet: Denoiser, x: Tensor) -> Tensor:
@@ -80,10 +46,14 @@ class SpacedDiffusion:
             x = self._move(unet, x, index, alpha_bar)
         return x
 
-    def sample(self, unet: Denoiser, latent: Tensor) -> Tensor:
-        """Carry noise down to images by the deterministic DDIM: (B, 3, S, S) -> the same shape, float32."""
+    def sample(self, unet: Denoiser, latent: Tensor, start: int | None = None) -> Tensor:
+        """Carry noise down to images by the deterministic DDIM: (B, 3, S, S) -> the same shape, float32.
+
+        `start` is the kept step that the latent is at; by default the last one.
+        """
+        targets = [1.0, *self.alpha_bars[:-1]][: None if start is None else start + 1]
         x = latent
-        for index, alpha_bar in reversed(list(enumerate([1.0, *self.alpha_bars[:-1]]))):
+        for index, alpha_bar in reversed(list(enumerate(targets))):
             x = self._move(unet, x, index, alpha_bar)
         return x
 

@@ -7,24 +7,16 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 from torchvision import models
 from torchvision.models import get_model, list_models  # type: ignore[attr-defined]  # a star import exports them
 
+from worker.model.config import StudentConfig
+
 INPUT_CHANNELS = 6
 HEAD_NAMES = frozenset({"avgpool", "fc", "classifier", "head", "heads"})
 """What torchvision's classifiers call the layers after the feature map."""
-
-
-class StudentConfig(BaseModel):
-    """A torchvision classifier's name, and the side to which image and noise are enlarged before it, if at all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    backbone: str
-    input_size: PositiveInt | None = None
 
 
 @dataclass(frozen=True)

@@ -7,50 +7,16 @@ Shapes are written (B, C, H, W); everything runs in the `channels_last` memory f
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-NORM_GROUPS = 32
+from worker.model.config import NORM_GROUPS, UnetConfig
+
 Resample = Literal["up", "down"]
 _Layer = TypeVar("_Layer", nn.Conv1d, nn.Conv2d)
-
-
-class UnetConfig(BaseModel):
-    """Architecture of one ADM, with the names of its published command line.
-
-    Exactly one of `num_head_channels` and `num_heads` is given. `attention_resolutions` are the sides of the
-    feature maps that have attention. With `learn_sigma` the network has 6 output channels, of which 3 are the noise.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    num_channels: Annotated[int, Field(gt=0, multiple_of=NORM_GROUPS)]
-    num_res_blocks: PositiveInt
-    channel_mult: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    attention_resolutions: tuple[PositiveInt, ...] = ()
-    num_head_channels: PositiveInt | None = None
-    num_heads: PositiveInt | None = None
-    resblock_updown: bool = True
-    use_scale_shift_norm: bool = True
-    learn_sigma: bool = True
-
-    @model_validator(mode="after")
-    def _heads_are_defined_once(self) -> Self:
-        if (self.num_head_channels is None) == (self.num_heads is None):
-            raise ValueError("give exactly one of num_head_channels and num_heads")
-        for multiple in self.channel_mult:
-            width, divisor = multiple * self.num_channels, self.num_head_channels or self.num_heads or 1
-            if width % divisor:
-                raise ValueError(f"{width} channels do not divide into attention heads by {divisor}")
-        return self
-
-    def heads(self, channels: int) -> int:
-        """Return the number of attention heads of a layer with so many channels."""
-        return self.num_heads or channels // (self.num_head_channels or channels)
 
 
 class AdmUnet(nn.Module):

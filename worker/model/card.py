@@ -1,0 +1,118 @@
+"""Model cards: reading them, and finding them and their weights in the folders where models lie.
+
+A card is a TOML file in `DISTILDIRE_MODELS_DIR` or in the package. A card of the operator's goes before a bundled one
+of the same name: so a threshold can be calibrated without touching the package.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from shared.errors import DistildireError
+from worker.model.config import ModelCard, WeightsFile
+
+BUNDLED = Path(__file__).parent / "cards"
+MODELS_DIR_VARIABLE = "DISTILDIRE_MODELS_DIR"
+
+_log = logging.getLogger(__name__)
+
+
+class ModelError(DistildireError):
+    """The model cannot be used."""
+
+
+@dataclass(frozen=True)
+class InstalledCard:
+    """A card, the file that it was read from, and the folders in which its weights are looked for, in that order."""
+
+    card: ModelCard
+    path: Path
+    folders: tuple[Path, ...]
+
+    def locate(self, file: WeightsFile) -> Path:
+        """Return the weights' path.
+
+        Raises:
+            ModelError: the file is in none of the folders.
+        """
+        for folder in self.folders:
+            if (folder / file.weights).is_file():
+                return folder / file.weights
+        sources = f"download it from {' or '.join(file.urls)}" if file.urls else "obtain it from the model's author"
+        places = " nor in ".join(str(folder) for folder in self.folders)
+        raise ModelError(
+            f"{self.card.name}: the weights {file.weights} are not in {places}. To use this model, {sources}, put it "
+            f"into a folder of your own and set {MODELS_DIR_VARIABLE} to that folder."
+        )
+
+
+def list_cards(models_dir: Path | None = None) -> list[InstalledCard]:
+    """Return the usable cards, sorted by name; a card that cannot be read is logged as a warning and left out.
+
+    `models_dir` is by default the folder that `DISTILDIRE_MODELS_DIR` names, if it does.
+    """
+    cards, problems = _scan(models_dir)
+    for problem in problems:
+        _log.warning("%s", problem)
+    return sorted(cards.values(), key=lambda installed: installed.card.name)
+
+
+def find_card(name: str, models_dir: Path | None = None) -> InstalledCard:
+    """Return the card of that name.
+
+    Raises:
+        ModelError: there is none; the message names those that there are and the cards that cannot be read.
+    """
+    cards, problems = _scan(models_dir)
+    if name in cards:
+        return cards[name]
+    known = ", ".join(sorted(cards)) or "none"
+    unreadable = "".join(f"\nAlso: {problem}" for problem in problems)
+    raise ModelError(
+        f"There is no model named {name!r}. Installed: {known}. Put its card (a .toml file) into the folder that "
+        f"{MODELS_DIR_VARIABLE} names, or ask for one of those.{unreadable}"
+    )
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read one card.
+
+    Raises:
+        ModelError: the file is no TOML, or fields are missing, wrong or unknown; all of them are named.
+    """
+    try:
+        return ModelCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise ModelError(f"The model card {path} is wrong: {faults}. Correct these fields.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ModelError(f"The model card {path} cannot be read: {error}. Correct or remove it.") from error
+
+
+def _scan(models_dir: Path | None) -> tuple[dict[str, InstalledCard], list[str]]:
+    """Read all cards: (the first of each name, why others are not usable)."""
+    cards: dict[str, InstalledCard] = {}
+    problems = []
+    folders = _folders(models_dir)
+    for folder in folders:
+        for path in sorted(folder.glob("*.toml")):
+            try:
+                card = read_card(path)
+            except ModelError as error:
+                problems.append(error.message)
+                continue
+            previous = cards.setdefault(card.name, InstalledCard(card, path, folders))
+            if previous.path.parent == folder and previous.path != path:
+                problems.append(f"The model card {path} repeats the name {card.name} of {previous.path}: rename one.")
+    return cards, problems
+
+
+def _folders(models_dir: Path | None) -> tuple[Path, ...]:
+    named = models_dir or os.environ.get(MODELS_DIR_VARIABLE)
+    return (Path(named), BUNDLED) if named else (BUNDLED,)

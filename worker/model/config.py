@@ -1,0 +1,141 @@
+"""What a model is, as data: the sections of a model card. Free of torch, so that cards can be read without it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+NORM_GROUPS = 32
+"""Groups of every normalisation in ADM."""
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UnetConfig(_Section):
+    """Architecture of one ADM, with the names of its published command line.
+
+    Exactly one of `num_head_channels` and `num_heads` is given. `attention_resolutions` are the sides of the
+    feature maps that have attention. With `learn_sigma` the network has 6 output channels, of which 3 are the noise.
+    """
+
+    num_channels: Annotated[int, Field(gt=0, multiple_of=NORM_GROUPS)]
+    num_res_blocks: PositiveInt
+    channel_mult: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    attention_resolutions: tuple[PositiveInt, ...] = ()
+    num_head_channels: PositiveInt | None = None
+    num_heads: PositiveInt | None = None
+    resblock_updown: bool = True
+    use_scale_shift_norm: bool = True
+    learn_sigma: bool = True
+
+    @model_validator(mode="after")
+    def _heads_are_defined_once(self) -> Self:
+        if (self.num_head_channels is None) == (self.num_heads is None):
+            raise ValueError("give exactly one of num_head_channels and num_heads")
+        divisor = self.num_head_channels or self.num_heads or 1
+        for multiple in self.channel_mult:
+            if multiple * self.num_channels % divisor:
+                raise ValueError(f"{multiple * self.num_channels} channels do not divide into heads by {divisor}")
+        return self
+
+    def heads(self, channels: int) -> int:
+        """Return the number of attention heads of a layer with so many channels."""
+        return self.num_heads or channels // (self.num_head_channels or channels)
+
+
+class DiffusionConfig(_Section):
+    """The noise schedule and its spacing; `ddimN` keeps N steps at one integer distance, beginning with step 0."""
+
+    steps: PositiveInt = 1000
+    noise_schedule: Literal["linear"] = "linear"
+    timestep_respacing: str = "ddim20"
+    clip_denoised: bool = True
+
+    @model_validator(mode="after")
+    def _spacing_exists(self) -> Self:
+        self.kept_steps()
+        return self
+
+    def kept_steps(self) -> tuple[int, ...]:
+        """Return the original indices of the kept steps, ascending.
+
+        Raises:
+            ValueError: `timestep_respacing` is not `ddimN`, or no integer distance leaves exactly N of the steps.
+        """
+        match = re.fullmatch(r"ddim([1-9]\d*)", self.timestep_respacing)
+        if match is None:
+            raise ValueError(f"timestep_respacing must be ddimN, such as ddim20, not {self.timestep_respacing!r}")
+        wanted = int(match[1])
+        for distance in range(1, self.steps + 1):
+            kept = range(0, self.steps, distance)
+            if len(kept) == wanted:
+                return tuple(kept)
+        raise ValueError(f"no integer distance leaves {wanted} of {self.steps} steps")
+
+
+class StudentConfig(_Section):
+    """A torchvision classifier's name, and the side to which image and noise are enlarged before it, if at all."""
+
+    backbone: str
+    input_size: PositiveInt | None = None
+
+
+class WeightsFile(_Section):
+    """Where a network's weights lie, relative to the models folder or the card, and what they must be."""
+
+    weights: str
+    urls: tuple[str, ...] = ()
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+
+    @field_validator("weights")
+    @classmethod
+    def _stays_in_the_folder(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError("must be a path below the models folder")
+        if path.suffix not in WEIGHT_SUFFIXES:
+            raise ValueError(f"must end in one of {', '.join(WEIGHT_SUFFIXES)}")
+        return value
+
+
+class AdmSection(UnetConfig, WeightsFile):
+    """`[adm]`: the architecture of the U-Net and its weights."""
+
+
+class StudentSection(StudentConfig, WeightsFile):
+    """`[student]`: the student's backbone and its weights."""
+
+
+class ModelCard(_Section):
+    """One model: what it is called, may be used for, consists of and was made from.
+
+    `threshold`: an image whose probability of being fake reaches it is called FAKE. `image_size`: the side in pixels of
+    what the networks see. `demonstration`: every result says that this is no detector to rely on. `notice`: a sentence
+    shown with every result. `provenance`: free text about data, training and evaluation, by headline.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    license: str
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    image_size: PositiveInt
+    demonstration: bool = False
+    notice: str | None = None
+    adm: AdmSection
+    diffusion: DiffusionConfig = DiffusionConfig()
+    student: StudentSection
+    provenance: dict[str, str | int | float] = {}
+
+    @model_validator(mode="after")
+    def _sides_halve(self) -> Self:
+        halvings = len(self.adm.channel_mult) - 1
+        if self.image_size % 2**halvings:
+            raise ValueError(f"image_size {self.image_size} cannot be halved {halvings} times, as channel_mult asks")
+        return self

@@ -1,0 +1,143 @@
+"""The detector: preprocessing, first-step noise, classification, and the analysis of one file as a whole."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shared.pictures import dire_map_png, heatmap_scores
+from worker.imaging import ImageLimits, decode, preprocess
+from worker.model.config import ModelCard
+from worker.model.diffusion import SpacedDiffusion
+from worker.model.student import Student, StudentOutput
+from worker.model.unet import AdmUnet
+from worker.model.verdict import verdict
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the networks say of a batch, float32, in CPU memory.
+
+    `eps` (B, 3, S, S): first-step noise; `logit` (B, 1) of "fake"; `feature` (B, C, h, w): the student's feature map.
+    """
+
+    eps: Tensor
+    logit: Tensor
+    feature: Tensor
+
+
+class Dimensions(TypedDict):
+    """Of the image as people see it, after EXIF orientation, in pixels."""
+
+    width: int
+    height: int
+
+
+class Analysis(TypedDict):
+    """The result of `Detector.analyze`; `heatmap_scores` is height rows of width numbers in [0, 1]."""
+
+    prediction: str
+    confidence: float
+    processing_time: float
+    dimensions: Dimensions
+    heatmap_scores: list[list[float]]
+    visualization_path: NotRequired[str]
+
+
+class Detector:
+    """A loaded model on its device; made by `load_model`.
+
+    One thread at a time may call it: it owns the device.
+    """
+
+    def __init__(
+        self, card: ModelCard, diffusion: SpacedDiffusion, unet: AdmUnet, student: Student, *, weights_sha256: str
+    ) -> None:
+        self.card = card
+        self.weights_sha256 = weights_sha256
+        self.device = next(student.parameters()).device
+        self.dtype = unet.dtype
+        self._diffusion = diffusion
+        self._unet = unet
+        self._student = student
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return the square that the networks see of an image: (3, S, S), float32 in [-1, 1], in CPU memory."""
+        return torch.from_numpy(preprocess(image.convert("RGB"), self.card.image_size))
+
+    @torch.inference_mode()
+    def noise_map(self, x: Tensor) -> Tensor:
+        """Return the first-step noise eps at t = 0 of images x: (B, 3, S, S) in [-1, 1] -> the same shape, float32."""
+        return self._diffusion.first_step_eps(self._unet, self._batch(x))
+
+    @torch.inference_mode()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return DIRE's reconstruction of images x, by DDIM inversion and sampling: (B, 3, S, S) float32.
+
+        Takes two passes of the U-Net for each kept step of the diffusion: 40 times as long as `noise_map`.
+        """
+        return self._diffusion.reconstruct(self._unet, self._batch(x))
+
+    @torch.inference_mode()
+    def classify(self, x: Tensor, eps: Tensor) -> StudentOutput:
+        """Return logit (B, 1) and feature (B, C, h, w), float32, of images and their noise maps, both (B, 3, S, S)."""
+        output: StudentOutput = self._student(self._batch(x), self._batch(eps))
+        return output
+
+    def detect(self, x: Tensor) -> Detection:
+        """Run both networks on a batch of images x: (B, 3, S, S) in [-1, 1], float32, on any device."""
+        eps = self.noise_map(x)
+        output = self.classify(x, eps)
+        return Detection(eps.cpu(), output.logit.cpu(), output.feature.cpu())
+
+    def warm_up(self, batch_size: int) -> None:
+        """Run once on a full batch, so that no job pays for memory and kernels that the first pass sets up."""
+        side = self.card.image_size
+        self.detect(torch.zeros(batch_size, 3, side, side))
+
+    def analyze(self, media_path: str | Path, generate_visualizations: bool = False) -> Analysis:
+        """Analyse one image file.
+
+        Args:
+            media_path: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
+            generate_visualizations: write the DIRE map to a temporary PNG, which the caller removes.
+
+        Raises:
+            JobError: the file is no image that is accepted; `code` says why.
+        """
+        start = time.perf_counter()
+        image = decode(Path(media_path), ImageLimits()).image
+        detection = self.detect(self.preprocess(image)[None])
+        called = verdict(detection.logit.item(), self.card.threshold)
+        mean = detection.feature[0].mean(dim=0).numpy()
+        result = Analysis(
+            prediction=called.prediction,
+            confidence=called.confidence,
+            processing_time=0.0,
+            dimensions=Dimensions(width=image.width, height=image.height),
+            heatmap_scores=heatmap_scores(mean, image.width, image.height).tolist(),
+        )
+        if generate_visualizations:
+            result["visualization_path"] = str(_write_dire_map(detection.eps[0]))
+        result["processing_time"] = time.perf_counter() - start
+        return result
+
+    def _batch(self, x: Tensor) -> Tensor:
+        """Check a batch's shape and bring it to the device as float32."""
+        side = self.card.image_size
+        if x.ndim != 4 or x.shape[1:] != (3, side, side):
+            raise ValueError(f"{self.card.name} takes (B, 3, {side}, {side}), not {tuple(x.shape)}")
+        return x.to(self.device, torch.float32)
+
+
+def _write_dire_map(eps: Tensor) -> Path:
+    with tempfile.NamedTemporaryFile(prefix="dire_map_", suffix=".png", delete=False) as file:
+        file.write(dire_map_png(eps.numpy()))
+    return Path(file.name)

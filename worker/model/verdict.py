@@ -1,0 +1,37 @@
+"""From the student's number to a verdict: evidence, not proof."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`probability_fake` in [0, 1], and `confidence`, the probability of the class that was called."""
+
+    prediction: Literal["REAL", "FAKE"]
+    confidence: float
+    probability_fake: float
+
+
+def verdict(logit: float, threshold: float) -> Verdict:
+    """Call an image FAKE if sigmoid(logit) reaches the threshold.
+
+    Raises:
+        ValueError: the logit is not finite, so nothing can be said (NaN would otherwise be called REAL).
+    """
+    if not math.isfinite(logit):
+        raise ValueError(f"the student's logit is {logit}: its weights or the precision do not suit it")
+    probability = _sigmoid(logit)
+    if probability >= threshold:
+        return Verdict("FAKE", probability, probability)
+    return Verdict("REAL", 1 - probability, probability)
+
+
+def _sigmoid(logit: float) -> float:
+    """Without overflow at either end."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    return math.exp(logit) / (1 + math.exp(logit))

@@ -1,0 +1,114 @@
+"""Weights: checking a file against its card, reading it without running code, and giving it to a network strictly.
+
+Digests are computed at every load (about a second for each gigabyte of SHA-256, three for MD5): a cached answer could
+not see a file that changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from worker.model.card import ModelError
+from worker.model.config import WeightsFile
+
+ALGORITHMS: tuple[Literal["sha256", "md5"], ...] = ("sha256", "md5")
+_AGAIN = "Fetch the file again from where the model is published"
+
+
+def digest(path: Path, algorithm: Literal["sha256", "md5"]) -> str:
+    """Return the file's digest in lower-case hexadecimal. MD5 only recognises a published file; it proves no origin."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def check_digests(path: Path, stated: WeightsFile) -> None:
+    """Compare the file with every digest that its card states.
+
+    Raises:
+        ModelError: one differs.
+    """
+    for algorithm in ALGORITHMS:
+        expected = stated.sha256 if algorithm == "sha256" else stated.md5
+        if expected and (actual := digest(path, algorithm)) != expected:
+            raise ModelError(
+                f"{path} is not the file that its card describes: its {algorithm} is {actual}, but the card says "
+                f"{expected}. It is incomplete or was altered. {_AGAIN}, or correct the card if it is out of date."
+            )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors`, `.pt` or `.pth` file into CPU memory, by parameter name.
+
+    Understood are a plain state dict, one under the key `model`, and names that all begin with `module.`. Pickles are
+    read with `weights_only`: nothing in them is executed.
+
+    Raises:
+        ModelError: the file is damaged, or holds something other than tensors.
+    """
+    try:
+        content: object = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
+        raise ModelError(f"{path} cannot be read as weights: {_reason(error)}. {_AGAIN}.") from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not content:
+        raise ModelError(f"{path} holds no state dict. {_AGAIN}, or export the network's state_dict() into it.")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ModelError(f"{path}: {name!r} is no tensor. Export the network's state_dict() alone.")
+    return _without_wrapper(content)
+
+
+def assign_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Make the tensors read from `path` the parameters of a network built on the meta device, as float32.
+
+    Raises:
+        ModelError: a tensor is missing, unknown, of another shape or not of numbers; the first of them is named.
+    """
+    expected = network.state_dict()
+    faults = [f"{name} is missing" for name in expected if name not in state]
+    faults += [f"{name} is unknown to the architecture" for name in state if name not in expected]
+    faults += [
+        f"{name} has the shape {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    faults += [
+        f"{name} holds {state[name].dtype} instead of {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in state and state[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else ""
+        raise ModelError(
+            f"{path} does not fit the architecture in its card: {faults[0]}{more}. Correct the card's sections [adm] "
+            "and [student], or put the file that the card was written for in its place."
+        )
+    # Published weights may be half precision; statistics and the last layer are float32 in every precision.
+    network.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
+
+
+def _reason(error: Exception) -> str:
+    """Return one sentence; torch's own about refused pickles is a page of advice to switch the refusal off."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or holds more than tensors, which is refused because it could run code"
+    return str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
+
+
+def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo the prefix that DistributedDataParallel leaves."""
+    if all(name.startswith("module.") for name in state):
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return dict(state)
