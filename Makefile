@@ -18,6 +18,7 @@ setup: $(STAMP)  ## Make .venv from the hashed lock and install the project into
 # Hashes are checked for everything; the project itself builds with the locked setuptools.
 $(STAMP): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Installing into $(VENV): a few gigabytes (torch), about two minutes ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -55,7 +56,14 @@ fix: setup  ## Repair what the linter and the formatter can
 bench: setup  ## Measure the model and the service on this machine
 	$(BIN)/distildire bench
 
-lock: setup  ## Write requirements.txt anew from pyproject.toml
+# One lock for people and CI, one for each image; the images' locks may not differ from the first.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
+	--custom-compile-command "make lock"
+
+lock: setup  ## Write the locks anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-annotate --python-version 3.11 \
-		--custom-compile-command "make lock" --extra dev --output-file requirements.txt pyproject.toml
+	$(COMPILE) --upgrade --extra dev --output-file requirements.txt pyproject.toml
+	for image in api worker; do \
+		echo setuptools | $(COMPILE) --constraint requirements.txt --extra $$image \
+			--output-file deploy/docker/$$image.txt pyproject.toml - || exit 1; \
+	done

@@ -1,0 +1,29 @@
+#!/bin/sh
+# Writes .env beside docker-compose.yml: a profile (cpu or gpu) and new random passwords.
+# Usage: deploy/docker/make-env.sh [cpu|gpu]
+set -eu
+
+profile=${1:-cpu}
+file=$(dirname "$0")/../../.env
+case $profile in
+  cpu | gpu) ;;
+  *) echo "usage: $0 [cpu|gpu]" >&2; exit 2 ;;
+esac
+if [ -e "$file" ]; then
+  echo "$file is there already: its passwords belong to the data volumes. Move it away first." >&2
+  exit 1
+fi
+
+# Hexadecimal, so that a password needs no escaping inside a URL.
+random() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
+
+umask 077
+cat > "$file" <<END
+COMPOSE_PROFILES=$profile
+POSTGRES_PASSWORD=$(random 24)
+REDIS_PASSWORD=$(random 24)
+S3_ACCESS_KEY=$(random 10)
+S3_SECRET_KEY=$(random 24)
+DISTILDIRE_SECRET_KEY=$(random 32)
+END
+echo "Wrote $file (profile $profile). Keep it: whoever loses DISTILDIRE_SECRET_KEY loses every API key."

@@ -1,0 +1,24 @@
+# The analysis worker with torch. The CUDA libraries come with torch's own wheels, so the base needs none; the driver
+# comes from the host. The same image runs on the CPU. Build it from the repository's root.
+ARG PYTHON=3.11.14-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/distildire
+ENV PATH=/opt/distildire/bin:$PATH
+WORKDIR /src
+# The lock first: a change of the code then does not install every dependency again.
+COPY deploy/docker/worker.txt ./
+RUN pip install --require-hashes --requirement worker.txt
+COPY . .
+RUN pip install --no-deps --no-build-isolation .
+
+FROM python:${PYTHON}
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin distildire
+COPY --from=build /opt/distildire /opt/distildire
+ENV PATH=/opt/distildire/bin:$PATH \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1
+USER 10001
+WORKDIR /opt/distildire
+CMD ["celery", "--app", "worker.tasks", "worker", "--pool", "threads", "--queues", "analysis"]

@@ -1,0 +1,149 @@
+"""What is deployed: the locks, the images and the compose file hold what they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+LOCKS = {
+    "dev": ROOT / "requirements.txt",
+    "api": ROOT / "deploy/docker/api.txt",
+    "worker": ROOT / "deploy/docker/worker.txt",
+}
+ONE_SHOT = {"store-volume", "bucket", "migrate"}
+SECRET_VARIABLES = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "DISTILDIRE_SECRET_KEY"}
+
+
+def pins(lock: Path) -> dict[str, set[str]]:
+    """The versions that a lock allows, by package (more than one where Python versions differ)."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", lock.read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
+def requirements(extra: str) -> list[Requirement]:
+    """The project's direct requirements with `extra`, those of the extras that it names included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pending, direct = [Requirement(f"distildire[{extra}]")], []
+    direct += [Requirement(line) for line in project["dependencies"]]
+    while pending:
+        for name in pending.pop().extras:
+            for line in project["optional-dependencies"][name]:
+                requirement = Requirement(line)
+                (pending if requirement.name == "distildire" else direct).append(requirement)
+    return direct
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    found: dict[str, dict[str, Any]] = compose["services"]
+    return found
+
+
+@pytest.mark.parametrize("extra", LOCKS)
+def test_lock_holds_every_requirement_of_the_project(extra: str) -> None:
+    locked = pins(LOCKS[extra])
+    stale = [
+        str(requirement)
+        for requirement in requirements(extra)
+        if not any(requirement.specifier.contains(v) for v in locked.get(requirement.name.lower(), ()))
+    ]
+    assert not stale, "run `make lock`"
+
+
+@pytest.mark.parametrize("extra", LOCKS)
+def test_lock_has_hashes_for_everything_and_names_no_index(extra: str) -> None:
+    text = LOCKS[extra].read_text()
+    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert not re.search(r"://|^-", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("image", ["api", "worker"])
+def test_images_run_the_versions_that_the_tests_ran(image: str) -> None:
+    tested = pins(LOCKS["dev"])
+    assert {name: versions for name, versions in pins(LOCKS[image]).items() if versions - tested.get(name, set())} == {}
+
+
+def test_web_image_has_no_torch() -> None:
+    assert not {name for name in pins(LOCKS["api"]) if name.startswith(("torch", "nvidia", "triton", "cuda"))}
+
+
+def test_every_container_is_contained(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+
+
+def test_only_the_job_that_hands_over_a_volume_is_root(services: dict[str, dict[str, Any]]) -> None:
+    ours = {name for name, service in services.items() if "build" in service}
+    for name in services.keys() - ours - {"store-volume"}:
+        assert services[name]["user"].split(":")[0] not in {"0", "root"}, name
+    for service in (services[name] for name in ours):
+        assert re.search(r"^USER 10001$", (ROOT / service["build"]["dockerfile"]).read_text(), re.MULTILINE)
+
+
+def test_images_are_pinned(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert re.search(r":(RELEASE\.)?\d+[.-]\d+", service["image"]), name
+    for dockerfile in (ROOT / "deploy/docker").glob("*.Dockerfile"):
+        assert re.search(r"^ARG PYTHON=3\.\d+\.\d+-slim", dockerfile.read_text(), re.MULTILINE), dockerfile
+
+
+def test_ports_are_bound_to_loopback(services: dict[str, dict[str, Any]]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_hostile_images_are_decoded_without_a_way_to_the_internet(services: dict[str, dict[str, Any]]) -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert compose["networks"]["inside"]["internal"]
+    for name in ("worker-cpu", "worker-gpu", "postgres", "redis", "beat"):
+        assert services[name]["networks"] == ["inside"], name
+
+
+def test_services_restart_and_jobs_run_once(services: dict[str, dict[str, Any]]) -> None:
+    restarted = {name for name, service in services.items() if service["restart"] == "unless-stopped"}
+    assert restarted == services.keys() - ONE_SHOT
+
+
+def test_compose_file_holds_no_secret() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    given = set(re.findall(r"\$\{([A-Z0-9_]+):\?", text))
+    assert given == SECRET_VARIABLES
+    assert not re.search(r"(PASSWORD|SECRET_KEY|ACCESS_KEY): [^$*\s]", text)
+
+
+def test_env_file_is_made_once_private_and_complete(tmp_path: Path) -> None:
+    script = tmp_path / "deploy/docker/make-env.sh"
+    script.parent.mkdir(parents=True)
+    script.write_bytes((ROOT / "deploy/docker/make-env.sh").read_bytes())
+    subprocess.run(["sh", script, "gpu"], check=True, capture_output=True)
+    env = tmp_path / ".env"
+    values = dict(line.split("=", 1) for line in env.read_text().splitlines())
+    assert values.pop("COMPOSE_PROFILES") == "gpu"
+    assert values.keys() == SECRET_VARIABLES
+    assert all(re.fullmatch(r"[0-9a-f]{20,64}", value) for value in values.values())
+    assert len(set(values.values())) == len(values)
+    assert env.stat().st_mode & 0o777 == 0o600
+    again = subprocess.run(["sh", script, "cpu"], check=False, capture_output=True)
+    assert again.returncode == 1
+    assert "gpu" in env.read_text()
+
+
+def test_scripts_can_be_executed() -> None:
+    assert all(os.access(ROOT / script, os.X_OK) for script in (".ci/run", "deploy/docker/make-env.sh"))
