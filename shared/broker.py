@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.pools import connections, producers
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -60,24 +61,32 @@ class Broker:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        # Workers try for ever to reach Redis; who publishes tries once: 6 s became 1 ms with Redis away.
+        self._connection = app.connection_for_write(transport_options={"max_retries": 0})
 
     def wake(self, queue: str, task: str, reference: str | None = None) -> bool:
         """Publish one wake-up; return whether Redis took it. `reference`, a job's id, is for tracing alone."""
         try:
-            self._app.send_task(
-                task,
-                kwargs={"reference": reference},
-                queue=queue,  # alone: an undeclared exchange or routing key would drop the message silently
-                expires=_WAKE_UP_LIFETIME_SECONDS,
-                retry=False,  # the sweep makes up for it; the caller must not wait
-            )
+            with producers[self._connection].acquire(block=True, timeout=_SOCKET_SECONDS) as producer:
+                self._app.send_task(
+                    task,
+                    kwargs={"reference": reference},
+                    producer=producer,
+                    queue=queue,  # alone: an undeclared exchange or routing key would drop the message silently
+                    expires=_WAKE_UP_LIFETIME_SECONDS,
+                    retry=False,  # the sweep makes up for it; the caller must not wait
+                )
         except (OperationalError, RedisError, OSError) as error:
             _log.warning("wake_up_not_sent", queue=queue, reference=reference, cause=type(error).__name__)
             return False
         return True
 
-    def waiting(self, queue: str) -> int:
-        """Return how many wake-ups wait in `queue`; raise `OperationalError` where Redis is away."""
-        with self._app.connection_for_write() as connection:
-            client: Redis = connection.default_channel.client  # type: ignore[attr-defined]  # of the Redis transport only
-            return int(client.llen(queue))
+    def waiting(self, queue: str) -> int | None:
+        """Return how many wake-ups wait in `queue`; None where Redis does not answer."""
+        try:
+            with connections[self._connection].acquire(block=True, timeout=_SOCKET_SECONDS) as connection:
+                client: Redis = connection.default_channel.client
+                return int(client.llen(queue))
+        except (OperationalError, RedisError, OSError) as error:
+            _log.warning("redis_not_answering", queue=queue, cause=type(error).__name__)
+            return None
