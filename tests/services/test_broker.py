@@ -24,7 +24,9 @@ def test_a_wake_up_is_json_with_a_lifetime_and_the_jobs_id_alone(services: Servi
     bell = broker(services, services.redis_url)
     assert bell.wake(queue, ANALYZE, "the-id")
     assert bell.waiting(queue) == 1
-    message = json.loads(Redis.from_url(services.redis_url).lpop(queue) or "{}")
+    raw = Redis.from_url(services.redis_url).lpop(queue)
+    assert isinstance(raw, bytes)
+    message = json.loads(raw)
     assert message["content-type"] == "application/json"
     assert message["headers"]["task"] == "worker.analyze"
     assert message["headers"]["expires"]
