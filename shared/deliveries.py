@@ -15,16 +15,21 @@ from sqlalchemy.orm import Session
 from shared.database import Database
 from shared.errors import LeaseLostError
 from shared.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.webhook_schedule import Decision, Delivered, Disable, Retry
+
+# Claims take turns, or two at once could both see the last free place of an endpoint.
+_TURN = text("SELECT pg_advisory_xact_lock(1147498341)")
 
 # At most so many tries of one endpoint at a time: a dead receiver must not hold every sender.
 _CLAIM = text("""
-WITH due AS (
+WITH busy AS (
+    SELECT endpoint_id FROM webhook_deliveries WHERE lease_until > now()
+    GROUP BY endpoint_id HAVING count(*) >= :per_endpoint
+), due AS (
     SELECT d.id FROM webhook_deliveries d
     JOIN webhook_endpoints e ON e.id = d.endpoint_id AND e.disabled_at IS NULL
     WHERE d.state = 'pending' AND d.next_attempt_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now())
-      AND (SELECT count(*) FROM webhook_deliveries other
-           WHERE other.endpoint_id = d.endpoint_id AND other.state = 'pending' AND other.lease_until > now())
-          < :per_endpoint
+      AND d.endpoint_id NOT IN (SELECT endpoint_id FROM busy)
     ORDER BY d.next_attempt_at
     LIMIT 1 FOR UPDATE OF d SKIP LOCKED
 )
@@ -67,24 +72,20 @@ class Try:
 def claim_due(database: Database, *, lease: timedelta, per_endpoint: int) -> ClaimedDelivery | None:
     """Take the delivery that has been due for longest; None where none is."""
     with database.begin() as session:
+        session.execute(_TURN)
         row = session.execute(_CLAIM, {"lease": lease, "per_endpoint": per_endpoint}).one_or_none()
     return ClaimedDelivery(*row) if row else None
 
 
-def record_try(
-    session: Session,
-    claimed: ClaimedDelivery,
-    tried: Try,
-    *,
-    state: str,
-    next_attempt_at: datetime | None,
-) -> None:
-    """Log a try and move its delivery to `state` (`pending`, `delivered`, `failed`).
+def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision: Decision) -> None:
+    """Log a try and do with its delivery, and with its endpoint, what was decided.
 
     Raises:
-        LeaseLostError: another sender has tried since; nothing was written.
+        LeaseLostError: another sender has tried since, or the endpoint was disabled; nothing was written.
 
     """
+    if isinstance(decision, Disable):
+        _lock_endpoint(session, claimed.endpoint_id)  # before the delivery: who disables locks in this order
     delivery = session.scalars(
         select(WebhookDelivery)
         .where(
@@ -96,15 +97,20 @@ def record_try(
     ).one_or_none()
     if delivery is None:
         raise LeaseLostError
-    delivery.state, delivery.next_attempt_at, delivery.lease_until = state, next_attempt_at, None
-    if state != "pending":
+    delivery.lease_until = None
+    delivery.next_attempt_at = decision.at if isinstance(decision, Retry) else None
+    if not isinstance(decision, Retry):
+        delivery.state = "delivered" if isinstance(decision, Delivered) else "failed"
         delivery.finished_at = session.scalar(select(func.now()))
     session.add(WebhookAttempt(delivery_id=claimed.id, attempt=claimed.attempt, **vars(tried)))
+    session.flush()
+    if isinstance(decision, Disable):
+        disable_endpoint(session, claimed.endpoint_id, "The receiver answered 410 Gone.")
 
 
 def disable_endpoint(session: Session, endpoint_id: UUID, reason: str) -> None:
     """Send nothing more to an endpoint; what waits for it is given up."""
-    endpoint = session.get(WebhookEndpoint, endpoint_id, with_for_update=True)
+    endpoint = _lock_endpoint(session, endpoint_id)
     if endpoint is not None and endpoint.disabled_at is None:
         endpoint.disabled_at, endpoint.disabled_reason = session.scalar(select(func.now())), reason
     session.execute(
@@ -114,3 +120,7 @@ def disable_endpoint(session: Session, endpoint_id: UUID, reason: str) -> None:
         ),
         {"endpoint": endpoint_id},
     )
+
+
+def _lock_endpoint(session: Session, endpoint_id: UUID) -> WebhookEndpoint | None:
+    return session.get(WebhookEndpoint, endpoint_id, with_for_update={"key_share": True}, populate_existing=True)

@@ -239,11 +239,13 @@ def _end(
 def _tell(session: Session, job: Job, result: Result | None) -> None:
     event_type = f"job.{job.state}"
     endpoints = session.scalars(
-        select(WebhookEndpoint.id).where(
+        select(WebhookEndpoint.id)
+        .where(
             WebhookEndpoint.tenant_id == job.tenant_id,
             WebhookEndpoint.disabled_at.is_(None),
             WebhookEndpoint.event_types.any_() == event_type,
         )
+        .with_for_update(read=True)  # waits for one that is being disabled, or its last webhook would stay pending
     ).all()
     if not endpoints:
         return

@@ -161,6 +161,8 @@ class WebhookDelivery(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="webhook_deliveries_state"),
         Index("webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
+        # Few rows: what is being sent right now. Each claim counts these by endpoint.
+        Index("webhook_deliveries_in_flight", "endpoint_id", postgresql_where=text("lease_until IS NOT NULL")),
         Index("webhook_deliveries_list", "tenant_id", desc("created_at"), desc("id")),
         Index("webhook_deliveries_once", "job_id", "endpoint_id", "event_type", unique=True),
     )

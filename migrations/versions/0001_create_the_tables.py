@@ -160,6 +160,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'pending'"),
     )
     op.create_index(
+        "webhook_deliveries_in_flight",
+        "webhook_deliveries",
+        ["endpoint_id"],
+        unique=False,
+        postgresql_where=sa.text("lease_until IS NOT NULL"),
+    )
+    op.create_index(
         "webhook_deliveries_list",
         "webhook_deliveries",
         ["tenant_id", sa.literal_column("created_at DESC"), sa.literal_column("id DESC")],
@@ -186,6 +193,11 @@ def downgrade() -> None:
     op.drop_table("webhook_attempts")
     op.drop_index("webhook_deliveries_once", table_name="webhook_deliveries")
     op.drop_index("webhook_deliveries_list", table_name="webhook_deliveries")
+    op.drop_index(
+        "webhook_deliveries_in_flight",
+        table_name="webhook_deliveries",
+        postgresql_where=sa.text("lease_until IS NOT NULL"),
+    )
     op.drop_index(
         "webhook_deliveries_due", table_name="webhook_deliveries", postgresql_where=sa.text("state = 'pending'")
     )
