@@ -1,0 +1,416 @@
+"""Webhooks on their way: a real PostgreSQL, real receivers, the published verifier."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+import structlog
+from sqlalchemy import func, select, text, update
+from standardwebhooks import Webhook
+
+from shared import lifecycle
+from shared.crypto import Vault
+from shared.database import Database
+from shared.deliveries import ClaimedDelivery, Try, claim_due, disable_endpoint, record_try
+from shared.endpoints import create_endpoint
+from shared.errors import LeaseLostError
+from shared.jobs import NewJob
+from shared.tables import Tenant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.webhook_schedule import DELAYS, Delivered, Disable
+from tests.receivers import Receiver, running_receiver
+from worker.delivery import Courier
+from worker.egress import Egress
+
+VAULT = Vault("a secret key for tests, 32 chars at least")
+LEASE = timedelta(seconds=30)
+
+
+@pytest.fixture
+def database(empty_database: str) -> Iterator[Database]:
+    database = Database(empty_database, pool_size=40)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tenant(database: Database) -> UUID:
+    with database.begin() as session:
+        row = Tenant(name="a")
+        session.add(row)
+    return row.id
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as running:
+        yield running
+
+
+@pytest.fixture
+def courier(database: Database) -> Iterator[Courier]:
+    courier = Courier(database, Egress(["127.0.0.1"]), VAULT)
+    yield courier
+    courier.close()
+
+
+def add_endpoint(database: Database, tenant: UUID, url: str) -> tuple[UUID, str]:
+    with database.begin() as session:
+        endpoint, secret = create_endpoint(session, VAULT, tenant, url, ["job.canceled"])
+    return endpoint.id, secret
+
+
+def end_jobs(database: Database, tenant: UUID, count: int = 1) -> None:
+    """End so many jobs, each of which then tells every endpoint of the tenant."""
+    for _ in range(count):
+        job_id = uuid4()
+        with database.begin() as session:
+            new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", metadata={"naïve": "✓"})
+            lifecycle.create(session, new, deadline=timedelta(hours=1))
+            lifecycle.cancel(session, tenant, job_id)
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.01)
+
+
+def states(database: Database, endpoint: UUID) -> Counter[str]:
+    with database.begin() as session:
+        return Counter(
+            session.scalars(select(WebhookDelivery.state).where(WebhookDelivery.endpoint_id == endpoint)).all()
+        )
+
+
+def only_delivery(database: Database) -> WebhookDelivery:
+    with database.begin() as session:
+        return session.scalars(select(WebhookDelivery)).one()
+
+
+def attempts(database: Database) -> list[WebhookAttempt]:
+    with database.begin() as session:
+        return list(session.scalars(select(WebhookAttempt).order_by(WebhookAttempt.attempt)).all())
+
+
+def now_due(database: Database) -> None:
+    with database.begin() as session:
+        session.execute(update(WebhookDelivery).values(next_attempt_at=func.now()))
+
+
+def tried(courier: Courier, database: Database, count: int = 1) -> list[WebhookAttempt]:
+    """Deliver what is due; return the log once it has `count` lines."""
+    courier.deliver_due()
+    until(lambda: len(attempts(database)) == count)
+    return attempts(database)
+
+
+def claim(database: Database, *, lease: timedelta = LEASE, per_endpoint: int = 4) -> ClaimedDelivery | None:
+    return claim_due(database, lease=lease, per_endpoint=per_endpoint)
+
+
+def test_a_webhook_arrives_once_and_the_published_verifier_accepts_it(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    endpoint, secret = add_endpoint(database, tenant, receiver.url("/200?token=t"))
+    end_jobs(database, tenant)
+    courier.deliver_due()
+    until(lambda: states(database, endpoint) == {"delivered": 1})
+    (request,) = receiver.received
+    assert Webhook(secret).verify(request.body, request.headers)["type"] == "job.canceled"
+    assert request.body.decode() == only_delivery(database).body
+    assert json.loads(request.body)["data"]["metadata"] == {"naïve": "✓"}
+    assert request.headers["content-type"] == "application/json"
+    (attempt,) = attempts(database)
+    assert (attempt.attempt, attempt.status, attempt.error, attempt.response_excerpt) == (1, 200, None, "answer 200")
+    assert 0 <= attempt.duration_ms < 10_000
+    assert abs(attempt.started_at - datetime.now(UTC)) < timedelta(minutes=1)
+    delivery = only_delivery(database)
+    assert (delivery.next_attempt_at, delivery.lease_until) == (None, None)
+    assert delivery.finished_at is not None
+
+
+@pytest.mark.parametrize(("path", "status"), [("/500", 500), ("/404", 404), ("/redirect", 302)])
+def test_a_failed_try_is_logged_and_made_again_after_five_seconds(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier, path: str, status: int
+) -> None:
+    add_endpoint(database, tenant, receiver.url(path))
+    end_jobs(database, tenant)
+    (attempt,) = tried(courier, database)
+    assert (attempt.status, attempt.error) == (status, None)
+    with database.begin() as session:
+        now = session.scalars(select(func.now())).one()
+        again = session.scalars(select(WebhookDelivery.next_attempt_at)).one()
+    assert again is not None
+    assert timedelta(seconds=3) < again - now <= timedelta(seconds=5.5)
+    assert only_delivery(database).state == "pending"
+    courier.close()
+    assert [request.path for request in receiver.received] == [path]
+
+
+def test_every_try_has_the_same_id_and_its_own_time(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    _, secret = add_endpoint(database, tenant, receiver.url("/500"))
+    end_jobs(database, tenant)
+    tried(courier, database)
+    until(lambda: int(receiver.received[0].headers["webhook-timestamp"]) < int(time.time()))
+    now_due(database)
+    tried(courier, database, 2)
+    first, second = receiver.received
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert int(first.headers["webhook-timestamp"]) < int(second.headers["webhook-timestamp"])
+    assert first.body == second.body
+    Webhook(secret).verify(second.body, second.headers)
+
+
+def test_the_last_try_gives_up(database: Database, tenant: UUID, receiver: Receiver, courier: Courier) -> None:
+    endpoint, _ = add_endpoint(database, tenant, receiver.url("/503"))
+    end_jobs(database, tenant)
+    for count in range(1, len(DELAYS) + 1):
+        assert states(database, endpoint) == {"pending": 1}
+        now_due(database)
+        tried(courier, database, count)
+    until(lambda: states(database, endpoint) == {"failed": 1})
+    assert len(receiver.received) == len(DELAYS)
+
+
+def test_410_disables_the_endpoint_and_gives_up_what_waits_for_it(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=1)
+    gone, _ = add_endpoint(database, tenant, receiver.url("/410"))
+    alive, _ = add_endpoint(database, tenant, receiver.url("/200"))
+    end_jobs(database, tenant, 5)
+    courier.deliver_due()
+    until(lambda: states(database, alive) == {"delivered": 5})
+    courier.close()
+    assert states(database, gone) == {"failed": 5}
+    assert [request.path for request in receiver.received].count("/410") == 1
+    end_jobs(database, tenant)
+    assert states(database, gone) == {"failed": 5}
+    with database.begin() as session:
+        endpoint = session.get_one(WebhookEndpoint, gone)
+    assert endpoint.disabled_at is not None
+    assert endpoint.disabled_reason == "The receiver answered 410 Gone."
+
+
+def test_many_at_once_that_answer_410_do_not_block_each_other(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    gone, _ = add_endpoint(database, tenant, receiver.url("/410"))
+    end_jobs(database, tenant, 12)
+    claimed = [one for _ in range(12) if (one := claim(database, per_endpoint=12)) is not None]
+    barrier = threading.Barrier(12)
+
+    def record(one: ClaimedDelivery) -> bool:
+        barrier.wait()
+        try:
+            with database.begin() as session:
+                record_try(session, one, Try(datetime.now(UTC), 1, status=410), Disable())
+        except LeaseLostError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as pool:
+        written = list(pool.map(record, claimed))
+    assert written.count(True) == 1
+    assert states(database, gone) == {"failed": 12}
+
+
+def test_a_hanging_receiver_holds_its_own_few_senders_only(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=6, per_endpoint=4)
+    with running_receiver() as hanging:
+        hung, _ = add_endpoint(database, tenant, hanging.url("/hang"))
+        prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
+        end_jobs(database, tenant, 20)
+        courier.deliver_due()
+        until(lambda: states(database, prompt) == {"delivered": 20})
+        assert states(database, hung) == {"pending": 20}
+        assert hanging.most_at_once == 4
+        hanging.released.set()
+    courier.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "code"), [("/hang", "timeout"), ("/drip-body", "timeout"), ("/close", "bad_response")]
+)
+def test_a_receiver_without_an_answer_is_logged_with_the_reason(
+    database: Database,
+    tenant: UUID,
+    receiver: Receiver,
+    courier: Courier,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    code: str,
+) -> None:
+    monkeypatch.setattr("worker.delivery._TRY_SECONDS", 0.5)
+    add_endpoint(database, tenant, receiver.url(path))
+    end_jobs(database, tenant)
+    (attempt,) = tried(courier, database)
+    assert (attempt.status, attempt.error, attempt.response_excerpt) == (None, code, None)
+    assert only_delivery(database).state == "pending"
+
+
+def test_of_a_gigabyte_in_answer_two_kilobytes_are_kept(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    add_endpoint(database, tenant, receiver.url("/gigabyte"))
+    end_jobs(database, tenant)
+    (attempt,) = tried(courier, database)
+    assert (attempt.status, attempt.response_excerpt) == (200, "x" * 2048)
+
+
+def test_an_answer_with_nul_bytes_can_be_stored(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    add_endpoint(database, tenant, receiver.url("/nul"))
+    end_jobs(database, tenant)
+    (attempt,) = tried(courier, database)
+    assert attempt.response_excerpt == "a�b�c"
+
+
+def test_an_inner_receiver_that_is_not_allowed_gets_nothing(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    courier = Courier(database, Egress(["10.0.0.0/8"]), VAULT)
+    add_endpoint(database, tenant, receiver.url("/200"))
+    end_jobs(database, tenant)
+    (attempt,) = tried(courier, database)
+    courier.close()
+    assert attempt.error == "address_not_allowed"
+    assert receiver.received == []
+
+
+def test_each_webhook_is_sent_once_however_often_and_from_wherever_it_is_asked_for(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    couriers = [Courier(database, Egress(["127.0.0.1"]), VAULT, senders=8, per_endpoint=8) for _ in range(2)]
+    endpoint, _ = add_endpoint(database, tenant, receiver.url("/200"))
+    end_jobs(database, tenant, 60)
+    with ThreadPoolExecutor(8) as callers:
+        for courier in couriers * 20:
+            callers.submit(courier.deliver_due)
+    until(lambda: states(database, endpoint) == {"delivered": 60})
+    for courier in couriers:
+        courier.close()
+    ids = [request.headers["webhook-id"] for request in receiver.received]
+    assert len(ids) == len(set(ids)) == 60
+
+
+def test_two_claims_at_once_do_not_share_the_last_place_of_an_endpoint(database: Database, tenant: UUID) -> None:
+    add_endpoint(database, tenant, "https://receiver.test/")
+    end_jobs(database, tenant, 30)
+    barrier = threading.Barrier(10)
+
+    def claim_together(_: int) -> ClaimedDelivery | None:
+        barrier.wait()
+        return claim(database, per_endpoint=3)
+
+    with ThreadPoolExecutor(10) as pool:
+        claimed = [one for one in pool.map(claim_together, range(10)) if one is not None]
+    assert len({one.id for one in claimed}) == len(claimed) == 3
+
+
+def test_a_sender_that_lost_its_lease_writes_nothing(database: Database, tenant: UUID) -> None:
+    endpoint, _ = add_endpoint(database, tenant, "https://receiver.test/")
+    end_jobs(database, tenant)
+    slow = claim(database, lease=timedelta(0))
+    second = claim(database)
+    assert slow is not None
+    assert second is not None
+    assert (slow.id, slow.attempt, second.attempt) == (second.id, 1, 2)
+    with pytest.raises(LeaseLostError), database.begin() as session:
+        record_try(session, slow, Try(datetime.now(UTC), 1, status=200), Delivered())
+    assert states(database, endpoint) == {"pending": 1}
+    assert attempts(database) == []
+
+
+def test_what_a_dead_sender_had_claimed_is_sent_when_its_lease_ends(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    endpoint, _ = add_endpoint(database, tenant, receiver.url("/200"))
+    end_jobs(database, tenant)
+    assert claim(database) is not None
+    assert claim(database) is None
+    with database.begin() as session:
+        session.execute(update(WebhookDelivery).values(lease_until=func.now() - timedelta(seconds=1)))
+    (attempt,) = tried(courier, database)
+    assert attempt.attempt == 2
+    assert states(database, endpoint) == {"delivered": 1}
+
+
+def test_a_secret_that_cannot_be_read_is_a_failed_try_and_sends_nothing(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    courier = Courier(database, Egress(["127.0.0.1"]), Vault("another secret key for tests, 32 chars"))
+    add_endpoint(database, tenant, receiver.url("/200"))
+    end_jobs(database, tenant)
+    (attempt,) = tried(courier, database)
+    courier.close()
+    assert attempt.error == "signing_failed"
+    assert receiver.received == []
+
+
+def test_neither_the_log_nor_the_database_shows_a_secret_or_a_path(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    _, secret = add_endpoint(database, tenant, receiver.url("/200?token=abcdef"))
+    end_jobs(database, tenant)
+    with structlog.testing.capture_logs() as records:
+        tried(courier, database)
+        until(lambda: any(record["event"] == "webhook_tried" for record in records))
+    assert secret.removeprefix("whsec_") not in str(records)
+    assert "abcdef" not in str(records)
+    with database.begin() as session:
+        rows = session.execute(text("SELECT row_to_json(e)::text FROM webhook_endpoints e")).scalars().all()
+    assert secret.removeprefix("whsec_") not in str(rows)
+
+
+def test_close_waits_for_what_is_under_way_and_begins_no_more(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=1)
+    endpoint, _ = add_endpoint(database, tenant, receiver.url("/hang"))
+    end_jobs(database, tenant, 2)
+    courier.deliver_due()
+    until(lambda: receiver.most_at_once == 1)
+    closing = threading.Thread(target=courier.close)
+    closing.start()
+    receiver.released.set()
+    closing.join(10)
+    assert len(attempts(database)) == 1
+    courier.deliver_due()
+    assert len(receiver.received) == 1
+    assert states(database, endpoint) == {"pending": 2}
+
+
+def test_a_job_that_ends_while_its_endpoint_is_disabled_writes_no_webhook_for_it(
+    database: Database, tenant: UUID
+) -> None:
+    endpoint, _ = add_endpoint(database, tenant, "https://receiver.test/")
+    with ThreadPoolExecutor(1) as pool:
+        with database.begin() as session:
+            disable_endpoint(session, endpoint, "Gone.")
+            ending = pool.submit(end_jobs, database, tenant)
+            until(lambda: ending.done() or _someone_waits_for_a_lock(database))
+        ending.result()
+    assert states(database, endpoint) == {}
+
+
+def _someone_waits_for_a_lock(database: Database) -> bool:
+    with database.begin() as session:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(session.scalar(text(waiting)))
