@@ -1,0 +1,110 @@
+"""The product's own four processes, as the stack on one machine runs them.
+
+Their settings go by the environment: a command line could be read by every user of the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from deploy.local.processes import Program
+
+HOST = "127.0.0.1"
+_API_THREADS = 8  # requests wait for PostgreSQL and the store, hardly for the processor
+_WEBHOOK_THREADS = 8  # deliveries wait for receivers
+_READYZ_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """A program, and how one sees that it does its work."""
+
+    program: Program
+    ready_file: Path | None = None  # appears when the process is ready; None: /readyz is asked
+    url: str = ""
+
+    @property
+    def name(self) -> str:
+        """The key of the process in stack.json."""
+        return self.program.name
+
+    def prepare(self) -> None:
+        """Forget what an earlier process left."""
+        if self.ready_file is not None:
+            self.ready_file.parent.mkdir(parents=True, exist_ok=True)
+            self.ready_file.unlink(missing_ok=True)
+
+    def is_ready(self) -> bool:
+        """Whether the process does its work now."""
+        if self.ready_file is not None:
+            return self.ready_file.exists()
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=_READYZ_SECONDS, trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+
+def product_parts(data_dir: Path, port: int, settings: Mapping[str, str], slots: int) -> tuple[Part, ...]:
+    """The API, the two workers and the scheduler, in the order of their start."""
+    return (
+        _api(data_dir, port, settings),
+        _worker("analysis_worker", "analysis", slots, data_dir, settings),
+        _worker("webhook_worker", "webhooks,sweep", _WEBHOOK_THREADS, data_dir, settings),
+        _beat(data_dir, settings),
+    )
+
+
+def _api(data_dir: Path, port: int, settings: Mapping[str, str]) -> Part:
+    metrics = data_dir / "run" / "metrics"
+    metrics.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-m", "gunicorn", "api.wsgi:app", "--bind", f"{HOST}:{port}"]
+    command += ["--workers", str(min(4, os.cpu_count() or 1)), "--worker-class", "gthread"]
+    command += ["--threads", str(_API_THREADS), "--graceful-timeout", "10", "--no-control-socket"]
+    program = Program(
+        name="api",
+        command=command,
+        log=data_dir / "logs" / "api.log",
+        environment={**settings, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+        death_signal=signal.SIGQUIT,  # ends its workers at once
+    )
+    return Part(program, url=f"http://{HOST}:{port}")
+
+
+def _worker(name: str, queues: str, threads: int, data_dir: Path, settings: Mapping[str, str]) -> Part:
+    ready_file = data_dir / "run" / f"{name}.ready"
+    command = [*_celery(), "worker", "--pool", "threads", "--concurrency", str(threads), "-Q", queues]
+    command += ["--hostname", f"{name}@%h", "--without-mingle", "--without-gossip", "--without-heartbeat"]
+    program = Program(
+        name=name,
+        command=command,
+        log=data_dir / "logs" / f"{name}.log",
+        environment={**settings, "DISTILDIRE_READY_FILE": str(ready_file)},
+        # A warm end could wait for a database that ends at the same time; a lease makes up for the lost work.
+        death_signal=signal.SIGKILL,
+        stop_seconds=40,
+    )
+    return Part(program, ready_file)
+
+
+def _beat(data_dir: Path, settings: Mapping[str, str]) -> Part:
+    ready_file = data_dir / "run" / "beat.ready"
+    program = Program(
+        name="beat",
+        # The schedule is code and each tick may be lost: there is nothing to keep in a file.
+        command=[*_celery(), "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", ""],
+        log=data_dir / "logs" / "beat.log",
+        environment={**settings, "DISTILDIRE_READY_FILE": str(ready_file)},
+        death_signal=signal.SIGKILL,
+    )
+    return Part(program, ready_file)
+
+
+def _celery() -> list[str]:
+    return [sys.executable, "-P", "-m", "celery", "-A", "worker.tasks"]

@@ -1,0 +1,187 @@
+"""The whole product on one machine: the services, the database's schema, a key, the processes, `stack.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from deploy.local.credentials import free_ports, is_free, write_private
+from deploy.local.document import STACK_FILE, StackDocument
+from deploy.local.identity import ProcessIdentity
+from deploy.local.ledger import Ledger
+from deploy.local.processes import ChildProcess, StackError
+from deploy.local.programs import HOST, Part, product_parts
+from deploy.local.services import LocalServices, ServiceUrls
+from migrations.upgrade import upgrade
+from shared.crypto import Vault
+from shared.database import Database
+from shared.keys import authenticate, create_key
+from shared.settings import PREFIX, Settings
+
+DEFAULT_PORT = 8000
+SERVICES = ("postgres", "valkey", "s3")
+PROCESSES = ("api", "analysis_worker", "webhook_worker", "beat")
+_READY_SECONDS = 180  # a full-size model is loaded and warmed up on two cores
+_TENANT = "local"
+
+#: Told as the stack comes up: what, and how it stands (`running` already, `starting`, `ready`, `ended`).
+Report = Callable[[str, str], None]
+
+
+class Stack:
+    """Owns all processes of one data directory. Use it from the main thread, and `stop` it at the end."""
+
+    def __init__(self, data_dir: Path, port: int | None, report: Report) -> None:
+        """`port` is the API's; None keeps the last one, at first 8000 if that is free."""
+        self._data_dir = data_dir.resolve()
+        self._wanted_port = port
+        self._report = report
+        self._services = LocalServices(self._data_dir)
+        self._ledger = Ledger(self._data_dir)
+        self._product: dict[str, ChildProcess] = {}
+        self._mourned: set[ProcessIdentity] = set()
+        self._document: StackDocument | None = None
+
+    def claim(self) -> None:
+        """Become the owner of the data directory; raise `DataDirInUseError` if it has another."""
+        self._services.claim()
+
+    def ensure(self) -> StackDocument:
+        """Start what does not run, wait until all answers, write `stack.json` and return what is in it.
+
+        Raises:
+            DataDirInUseError: the stack has another owner.
+            StackError: something did not come up; what was started for this call is stopped, the rest left alone.
+        """
+        secret_key = self._services.claim().secret_key
+        urls = self._start_services()
+        values = {**asdict(urls), "secret_key": secret_key}
+        settings = Settings.read(**values)  # with the user's own DISTILDIRE_*: a mistake there is told at once
+        with self._reported("schema"):
+            upgrade(urls.database_url)
+        with self._reported("key"):
+            api_key = _api_key(self._data_dir, urls.database_url, secret_key)
+        port = self._api_port()
+        environment = {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
+        self._start_product(product_parts(self._data_dir, port, environment, settings.slot_count))
+        self._document = StackDocument(
+            api_url=f"http://{HOST}:{port}",
+            api_key=api_key,
+            database_url=urls.database_url,
+            redis_url=urls.redis_url,
+            s3={
+                "endpoint": urls.s3_endpoint,
+                "access_key": urls.s3_access_key,
+                "secret_key": urls.s3_secret_key,
+                "bucket": urls.s3_bucket,
+            },
+        )
+        return self._write_document()
+
+    def ended(self) -> list[ChildProcess]:
+        """Return the processes that ended by themselves and were not returned yet; `stack.json` then says so."""
+        children = {**self._services.children, **self._product}.values()
+        dead = [child for child in children if not child.running and child.identity not in self._mourned]
+        self._mourned.update(child.identity for child in dead)
+        for child in dead:
+            self._report(child.program.name, "ended")
+        if dead:
+            self._write_document()
+        return dead
+
+    def stop(self) -> None:
+        """Stop all: the API first, then the workers with what they are doing, then the services; data stays."""
+        (self._data_dir / STACK_FILE).unlink(missing_ok=True)
+        self._stop_product(PROCESSES)
+        self._services.stop()
+
+    def _start_services(self) -> ServiceUrls:
+        missing = [name for name in SERVICES if not self._services.is_running(name)]
+        for name in SERVICES:
+            self._report(name, "starting" if name in missing else "running")
+        urls = self._services.start()
+        for name in missing:
+            self._report(name, "ready")
+        return urls
+
+    def _start_product(self, parts: tuple[Part, ...]) -> None:
+        """Start the missing ones side by side; one that runs with outdated addresses counts as missing."""
+        missing = [part for part in parts if not self._runs_as_wanted(part)]
+        try:
+            for part in missing:
+                self._spawn(part)
+            for part in missing:
+                self._product[part.name].wait_until(part.is_ready, _READY_SECONDS)
+                self._report(part.name, "ready")
+        except BaseException:
+            self._stop_product([part.name for part in missing])
+            raise
+
+    def _runs_as_wanted(self, part: Part) -> bool:
+        child = self._product.get(part.name)
+        running = child is not None and child.running
+        if child is not None and running and child.program != part.program:
+            self._stop_product([part.name])
+            running = False
+        self._report(part.name, "running" if running else "starting")
+        return running
+
+    def _spawn(self, part: Part) -> None:
+        part.prepare()
+        child = ChildProcess(part.program)
+        self._product[part.name] = child
+        self._ledger.record(part.name, child.identity)
+
+    def _stop_product(self, names: Iterable[str]) -> None:
+        for name in names:
+            child = self._product.pop(name, None)
+            if child is not None:
+                child.stop()
+                self._ledger.forget(name)
+
+    def _api_port(self) -> int:
+        """The port of the running API, or the one to start it on."""
+        kept = self._data_dir / "api.port"
+        last = int(kept.read_text()) if kept.exists() else DEFAULT_PORT
+        api = self._product.get("api")
+        if api is not None and api.running:
+            return last
+        if self._wanted_port is not None and not is_free(self._wanted_port):
+            raise StackError(f"Port {self._wanted_port} is taken by another program. Choose another with --port.")
+        port = self._wanted_port or (last if is_free(last) else free_ports(1)[0])
+        kept.write_text(str(port))
+        return port
+
+    def _write_document(self) -> StackDocument:
+        if self._document is None:
+            raise StackError("The stack has not come up yet.")
+        children = {**self._product, **self._services.children}
+        pids = {name: children[name].pid if children[name].running else None for name in (*PROCESSES, *SERVICES)}
+        self._document = StackDocument(**{**asdict(self._document), "pids": pids})
+        write_private(self._data_dir / STACK_FILE, json.dumps(asdict(self._document), indent=2) + "\n")
+        return self._document
+
+    @contextmanager
+    def _reported(self, step: str) -> Iterator[None]:
+        self._report(step, "starting")
+        yield
+        self._report(step, "ready")
+
+
+def _api_key(data_dir: Path, database_url: str, secret_key: str) -> str:
+    """Return the key of the last time while it is valid, so that scripts go on working; else a new one."""
+    path = data_dir / "api.key"
+    vault = Vault(secret_key)
+    database = Database(database_url, pool_size=1)
+    try:
+        with database.begin() as session:
+            if path.exists() and authenticate(session, vault, path.read_text()) is not None:
+                return path.read_text()
+            key = create_key(session, vault, tenant=_TENANT, name="distildire up").key
+    finally:
+        database.close()
+    write_private(path, key)
+    return key

@@ -1,0 +1,101 @@
+"""How the command looks: results on standard output, all else on standard error; plain where it is no terminal."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.status import Status
+from rich.table import Table
+
+from deploy.local.document import StackDocument
+
+_PARTS = {
+    "postgres": "PostgreSQL",
+    "valkey": "Valkey",
+    "s3": "S3 store",
+    "schema": "database schema",
+    "key": "API key",
+    "api": "API",
+    "analysis_worker": "analysis worker",
+    "webhook_worker": "webhook worker",
+    "beat": "scheduler",
+}
+
+
+def output() -> Console:
+    """Standard output; lines are as long as they are where it is no terminal."""
+    return _console(stderr=False)
+
+
+def notes() -> Console:
+    """Standard error: progress and remarks."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width, console.soft_wrap = 100, True
+    return console
+
+
+class StackProgress:
+    """Shows the stack come up: a line for each part once it answers, and on a terminal what is awaited meanwhile."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began: dict[str, float] = {}
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status = self._console.status("Starting …")
+            self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.finish()
+
+    def finish(self) -> None:
+        """Take the spinner away; later reports are still printed."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def report(self, part: str, status: str) -> None:
+        """Take one step's news: `running` already, `starting`, `ready`, `ended`, or a sentence about a part that ended."""
+        name = _PARTS.get(part, part)
+        if status == "starting":
+            self._began[part] = time.monotonic()
+        elif status in ("ready", "running"):
+            began = self._began.pop(part, None)
+            took = "" if began is None else f"{time.monotonic() - began:.1f} s"
+            self._console.print(f"  [green]✓[/] {name:<16} [dim]{'runs already' if status == 'running' else took}[/]")
+        elif status != "ended":  # its obituary follows
+            self._console.print(f"[bold red]✗[/] {escape(status)}")
+        if self._status is not None and self._began:
+            self._status.update(f"Starting {', '.join(_PARTS.get(each, each) for each in self._began)} …")
+
+
+def show_stack(console: Console, data_dir: Path, document: StackDocument, *, owned: bool) -> None:
+    """Say where everything is and what to do next."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    where = "" if data_dir == Path("data") else f" --data-dir {data_dir}"
+    for label, value in (
+        ("API", f"[link={document.api_url}]{document.api_url}[/link]"),
+        ("Documentation", f"{document.api_url}/docs"),
+        ("API key", f"api_key in {data_dir}/stack.json [dim](with all other addresses; readable by you alone)[/]"),
+        ("Logs", f"{data_dir}/logs/"),
+        ("Try", f"[cyan]distildire submit{where} --wait PHOTO.jpg[/]"),
+        ("Stop", "Ctrl-C" if owned else f"[cyan]distildire down{where}[/]"),
+    ):
+        grid.add_row(label, value)
+    console.print(Panel(grid, title="[bold green]distildire is up[/]", title_align="left", expand=False))
