@@ -14,16 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-# Imported for their registration: `Image.open` would import every decoder that Pillow has to find three of these.
+# All that decoding needs is imported here: a child of the sandbox can open no file, so it can import nothing any more.
 from PIL import (
     AvifImagePlugin,  # noqa: F401
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
     Image,
-    ImageCms,  # noqa: F401  converts LAB; a child may open no file to import it
-    JpegImagePlugin,  # noqa: F401
+    ImageCms,  # noqa: F401  converts LAB
     MpoImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
@@ -32,6 +28,8 @@ from PIL.ExifTags import Base as ExifTag
 from shared.errors import ErrorCode, JobError
 from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size
 from shared.pictures import crop_offset, resized
+
+Image.preinit()  # the plugins for the other formats
 
 __all__ = ["Caveat", "DecodedImage", "ImageLimits", "decode", "preprocess"]
 

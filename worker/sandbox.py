@@ -1,0 +1,181 @@
+"""Decodes and draws in disposable child processes: an image that kills its decoder fails one job and nothing else.
+
+The children come from a small fork server of our own (worker.sandbox_child) over a Unix socket. multiprocessing's
+forkserver, and pebble on top of it, would import the worker's main module (and with it torch) into every child, hand
+down its environment with the secrets, and unpickle what a child sends. This one is a plain subprocess: it may be
+started at any time, also anew after it died, whatever threads run here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import ErrorCode, JobError
+from shared.media import HEAD_BYTES, check_header, check_size
+from worker.imaging import Caveat, ImageLimits
+from worker.sandbox_child import ChildLimits
+from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, untrue_answer
+
+__all__ = ["PICTURES", "OpenedImage", "Sandbox", "SandboxError"]
+
+PICTURES = ("dire_map", "heatmap", "overlay")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class Sandbox:
+    """Gives every job a child process of its own. `open` may be called from many threads.
+
+    `memory_bytes` and `cpu_seconds` bound one child over its life, `wall_seconds` each of its two phases.
+    """
+
+    #: The arguments to Python that start the fork server.
+    _entry: ClassVar[tuple[str, ...]] = ("-m", "worker.sandbox_child")
+
+    def __init__(
+        self,
+        limits: ImageLimits | None = None,
+        *,
+        memory_bytes: int = 1 << 30,
+        cpu_seconds: int = 30,
+        wall_seconds: float = 60.0,
+    ) -> None:
+        self._limits = limits or ImageLimits()
+        self._child_limits = ChildLimits(self._limits, memory_bytes, cpu_seconds)
+        self._wall_seconds = wall_seconds
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the fork server and wait until it is ready, so that the first job need not. Raises SandboxError."""
+        with self._lock:
+            if self._server is None:
+                self._server = Server(self._entry, self._child_limits)
+
+    def close(self) -> None:
+        """End the fork server and every child."""
+        with self._lock:
+            if self._server is not None:
+                self._server.stop()
+                self._server = None
+
+    def open(self, data: bytes, size: int) -> OpenedImage:
+        """Decode an image in a child of its own, for a network that reads size × size pixels.
+
+        Raises JobError: what `worker.imaging.decode` raises; decode_crashed where the child crashed or passed a limit;
+        out_of_memory; internal where the fork server died twice.
+        """
+        media_type = check_header(data[:HEAD_BYTES], len(data), self._limits)
+        try:
+            return self._open(data, media_type, size)
+        except ServerDiedError:  # no fault of this image's
+            try:
+                return self._open(data, media_type, size)
+            except ServerDiedError as error:
+                raise JobError(ErrorCode.INTERNAL) from error
+
+    def _open(self, data: bytes, media_type: str, size: int) -> OpenedImage:
+        child = self._child()
+        try:
+            return OpenedImage(child, data, media_type, size, self._limits)
+        except BaseException:
+            child.close()
+            raise
+
+    def _child(self) -> Child:
+        """A new child; the fork server is started where it does not run any more."""
+        with self._lock:
+            if self._server is not None:
+                try:
+                    return Child(self._server, self._wall_seconds)
+                except OSError:
+                    self._server.stop()
+                    self._server = None
+            self._server = Server(self._entry, self._child_limits)
+            return Child(self._server, self._wall_seconds)
+
+
+class OpenedImage:
+    """A decoded image, whose pixels wait in its child until `close` or the end of the `with` block."""
+
+    x: NDArray[np.float32]  #: (3, S, S) in [−1, 1]: what the network reads
+    width: int  #: of the upright image, in pixels
+    height: int
+    media_type: str
+    caveats: tuple[Caveat, ...]
+
+    def __init__(self, child: Child, data: bytes, media_type: str, size: int, limits: ImageLimits) -> None:
+        x_bytes = 3 * size * size * 4
+        facts, payload = child.ask({"size": size}, data, max_payload=x_bytes)
+        try:
+            self.x = np.frombuffer(payload, np.float32).reshape(3, size, size)
+            self.width, self.height = int(facts["width"]), int(facts["height"])
+            self.caveats = tuple(Caveat(text) for text in facts["caveats"])
+            check_size(self.width, self.height, len(data), limits)
+        except (KeyError, TypeError, ValueError, JobError) as error:
+            raise untrue_answer() from error
+        if not np.abs(self.x).max() <= 1.001:  # also where it is not a number
+            raise untrue_answer()
+        self.media_type = media_type
+        self._child = child
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child. May be called again."""
+        self._child.close()
+
+    def render(
+        self, eps: NDArray[np.float32], feature_mean: NDArray[np.float32], wanted: Collection[str]
+    ) -> dict[str, bytes]:
+        """PNG files of those of "dire_map", "heatmap" and "overlay" that are wanted; once for an image.
+
+        `eps` is (3, S, S), `feature_mean` (h, w). Raises JobError as `Sandbox.open` does.
+        """
+        if not wanted:
+            return {}
+        names = [name for name in PICTURES if name in wanted]
+        request = {"shapes": [eps.shape, feature_mean.shape], "wanted": names}
+        arrays = (np.ascontiguousarray(array, np.float32).tobytes() for array in (eps, feature_mean))
+        # Three bytes a pixel, and what deflate and the file's frame may add to noise.
+        most = len(names) * (4 * max(self.width * self.height, eps[0].size) + (1 << 16))
+        try:
+            reply, payload = self._child.ask(request, *arrays, max_payload=most)
+        except ServerDiedError as error:
+            raise JobError(ErrorCode.INTERNAL) from error
+        return _pictures(reply, payload, names)
+
+
+def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> dict[str, bytes]:
+    """The payload cut into the files that were asked for."""
+    pictures, start = {}, 0
+    try:
+        for name in wanted:
+            end = start + int(reply["lengths"][name])
+            pictures[name] = bytes(payload[start:end])
+            start = end
+    except (KeyError, TypeError, ValueError) as error:
+        raise untrue_answer() from error
+    if start != len(payload) or not all(png.startswith(_PNG_SIGNATURE) for png in pictures.values()):
+        raise untrue_answer()
+    return pictures

@@ -1,0 +1,225 @@
+"""The fork server and the disposable children in which images from strangers are decoded and drawn.
+
+Run as `python -m worker.sandbox_child FD LIMITS` by worker.sandbox. It has one thread and imports numpy and Pillow
+only, so that a child costs a fork of a few milliseconds. A child serves one job: it decodes, waits with the pixels for
+the model's answer, draws the pictures and ends. It can open no file; it dies with the server, and the server ends with
+the worker.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Never
+
+import numpy as np
+
+from shared.errors import ErrorCode, JobError
+from shared.pictures import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
+from worker.imaging import DecodedImage, ImageLimits, decode, preprocess
+from worker.sandbox_wire import receive, send
+
+#: A command to the server: FORK, with the job's socket and status pipe, or KILL; and the job's number.
+COMMAND = struct.Struct("!cQ")
+FORK, KILL = b"f", b"k"
+#: What the server writes to a job's status pipe once the child has ended: its wait status.
+STATUS = struct.Struct("!i")
+READY = b"ready"
+
+_COULD_NOT_FORK = os.EX_OSERR << 8  # as a wait status
+_JOB_FD = 3  # the first after the standard streams
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class ChildLimits:
+    """What one child may use."""
+
+    image: ImageLimits
+    memory_bytes: int  # of address space, beyond what the server has mapped
+    cpu_seconds: int
+
+    def to_json(self) -> str:
+        """As text, for the command line."""
+        return json.dumps(self, default=vars)
+
+    @classmethod
+    def from_json(cls, text: str) -> ChildLimits:
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        return cls(**fields | {"image": ImageLimits(**fields["image"])})
+
+
+class ForkServer:
+    """Forks a child for each job, kills those that it is told to, and reports how each ended."""
+
+    def __init__(self, control: socket.socket, limits: ChildLimits) -> None:
+        self._control = control
+        self._limits = limits
+        self._pid = os.getpid()
+        self._address_space = _mapped_bytes() + limits.memory_bytes
+        self._children: dict[int, tuple[int, int]] = {}  # pid: (job, status pipe)
+
+    def serve(self) -> None:
+        """Run until the worker closes the control socket, which its death does too."""
+        child_ended, wake = socket.socketpair()
+        wake.settimeout(0)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the file descriptor is written to
+        gc.freeze()  # children share these objects' pages; a collection would copy them
+        self._control.send(READY)
+        while True:
+            readable, _, _ = select.select([self._control, child_ended], [], [])
+            if child_ended in readable:
+                child_ended.recv(4096)
+                self._reap()
+            if self._control in readable and not self._obey():
+                break
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+
+    def _obey(self) -> bool:
+        """Carry out one command; False where none can come any more."""
+        message, fds, _, _ = socket.recv_fds(self._control, COMMAND.size, 2)
+        if not message:
+            return False
+        command, job = COMMAND.unpack(message)
+        if command == FORK:
+            self._fork(job, *fds)
+        else:
+            self._kill(job)
+        return True
+
+    def _fork(self, job: int, job_fd: int, status_fd: int) -> None:
+        try:
+            pid = os.fork()
+        except OSError:
+            _report(status_fd, _COULD_NOT_FORK)
+        else:
+            if pid == 0:
+                self._be_child(job_fd)
+            self._children[pid] = job, status_fd
+        os.close(job_fd)
+
+    def _kill(self, job: int) -> None:
+        """End the job's child. One that was reaped is no longer listed, so its number cannot hit another process."""
+        for pid, (running, _) in self._children.items():
+            if running == job:
+                os.kill(pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            _, status_fd = self._children.pop(pid)
+            _report(status_fd, status)
+
+    def _be_child(self, job_fd: int) -> Never:
+        """Give up everything but the job, do it, end."""
+        status = os.EX_SOFTWARE
+        try:
+            self._confine(job_fd)
+            do_job(socket.socket(fileno=_JOB_FD), self._limits.image)
+            status = os.EX_OK
+        except BaseException:  # noqa: BLE001  whatever it was, it may not run on into the server's loop
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status)
+
+    def _confine(self, job_fd: int) -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._pid:  # the server died before the line above
+            os._exit(os.EX_SOFTWARE)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.dup2(job_fd, _JOB_FD)
+        os.closerange(_JOB_FD + 1, os.sysconf("SC_OPEN_MAX"))
+        cpu = self._limits.cpu_seconds
+        for limit, soft, hard in (
+            (resource.RLIMIT_AS, self._address_space, self._address_space),
+            (resource.RLIMIT_CPU, cpu, cpu + 1),  # SIGXCPU, which tells the reason; then SIGKILL
+            (resource.RLIMIT_CORE, 0, 0),
+            (resource.RLIMIT_FSIZE, 0, 0),
+            (resource.RLIMIT_NOFILE, _JOB_FD + 1, _JOB_FD + 1),  # all of them are in use
+        ):
+            resource.setrlimit(limit, (soft, hard))
+
+
+def do_job(sock: socket.socket, limits: ImageLimits) -> None:
+    """Decode one image; then, if the worker asks for them, draw its pictures."""
+    try:
+        image, size = _decode(sock, limits)
+        _draw(sock, image, size)
+    except JobError as error:
+        send(sock, {"error": {"code": error.code, "message": error.message}})
+    except MemoryError:
+        send(sock, {"error": {"code": ErrorCode.OUT_OF_MEMORY, "message": JobError(ErrorCode.OUT_OF_MEMORY).message}})
+    except (EOFError, BrokenPipeError):
+        return  # the worker wants no more of this job
+
+
+def _decode(sock: socket.socket, limits: ImageLimits) -> tuple[DecodedImage, int]:
+    request, data = receive(sock, limits.max_bytes)
+    size: int = request["size"]
+    decoded = decode(bytes(data), limits)
+    x = preprocess(decoded.image, size)
+    facts = {"width": decoded.image.width, "height": decoded.image.height, "caveats": decoded.caveats}
+    send(sock, facts, x.tobytes())
+    return decoded, size
+
+
+def _draw(sock: socket.socket, decoded: DecodedImage, size: int) -> None:
+    image = decoded.image
+    request, payload = receive(sock, sys.maxsize)
+    eps, mean = _arrays(payload, request["shapes"])
+    region = analyzed_region(image.width, image.height, size)
+    draw = {
+        "dire_map": lambda: dire_map_png(eps),
+        "heatmap": lambda: heatmap_png(mean, image.width, image.height, region),
+        "overlay": lambda: overlay_png(image, mean, region),
+    }
+    pictures = {name: draw[name]() for name in request["wanted"]}
+    send(sock, {"lengths": {name: len(png) for name, png in pictures.items()}}, *pictures.values())
+
+
+def _arrays(payload: bytearray, shapes: list[list[int]]) -> list[Floats]:
+    """The float32 arrays that lie in `payload` one after the other."""
+    numbers = np.frombuffer(payload, np.float32)
+    ends = np.cumsum([np.prod(shape) for shape in shapes])
+    return [part.reshape(shape) for part, shape in zip(np.split(numbers, ends[:-1]), shapes, strict=True)]
+
+
+def _report(status_fd: int, status: int) -> None:
+    try:
+        os.write(status_fd, STATUS.pack(status))
+    except BrokenPipeError:
+        pass  # the job is over for the worker
+    finally:
+        os.close(status_fd)
+
+
+def _mapped_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    return pages * resource.getpagesize()
+
+
+def main(arguments: list[str]) -> None:
+    """Serve on the inherited socket whose number is the first argument."""
+    control = socket.socket(fileno=int(arguments[0]))
+    ForkServer(control, ChildLimits.from_json(arguments[1])).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

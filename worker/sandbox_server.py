@@ -1,0 +1,159 @@
+"""The worker's ends of the sandbox's processes: the fork server and one child of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from shared.errors import DistildireError, ErrorCode, JobError
+from worker import sandbox_wire as wire
+from worker.sandbox_child import COMMAND, FORK, KILL, READY, STATUS, ChildLimits
+
+_START_SECONDS = 30.0
+_STOP_SECONDS = 5.0
+_STATUS_SECONDS = 5.0  # from a child's last byte to the server's word on how it ended
+_MAX_MESSAGE = 300  # characters of a child's error message
+#: What the server needs of the worker's environment; the rest holds passwords.
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
+
+
+class SandboxError(DistildireError):
+    """The process that decodes images could not be started. Look at its messages on standard error."""
+
+
+class ServerDiedError(Exception):
+    """The fork server went, and with it the child."""
+
+
+class Child:
+    """The worker's end of one child process."""
+
+    def __init__(self, server: Server, wall_seconds: float) -> None:
+        self._server = server
+        self._wall_seconds = wall_seconds
+        self._job, self._socket, self._status_fd = server.fork()
+
+    def ask(self, request: dict[str, Any], *payloads: bytes, max_payload: int) -> tuple[dict[str, Any], bytearray]:
+        """Send a request and wait for its answer. Raises JobError, or ServerDiedError."""
+        deadline = time.monotonic() + self._wall_seconds
+        try:
+            wire.send(self._socket, request, *payloads, deadline=deadline)
+            reply, payload = wire.receive(self._socket, max_payload, deadline)
+        except TimeoutError as error:
+            raise _crashed(f"did not finish within {self._wall_seconds:g} seconds") from error
+        except (EOFError, OSError) as error:
+            raise self._why_it_ended() from error
+        except wire.WireError as error:
+            raise untrue_answer() from error
+        if "error" in reply:
+            raise _reported(reply["error"])
+        return reply, payload
+
+    def _why_it_ended(self) -> Exception:
+        readable, _, _ = select.select([self._status_fd], [], [], _STATUS_SECONDS)
+        status = os.read(self._status_fd, STATUS.size) if readable else b""
+        if not status:
+            return ServerDiedError()
+        code = os.waitstatus_to_exitcode(*STATUS.unpack(status))
+        if code == -signal.SIGXCPU:
+            return _crashed("used more processor time than it may")
+        if code < 0:
+            return _crashed(f"was ended by {signal.Signals(-code).name}")
+        return JobError(ErrorCode.INTERNAL)
+
+    def close(self) -> None:
+        """Have the child killed, if it still runs. May be called again."""
+        if self._socket.fileno() >= 0:
+            self._server.kill(self._job)
+            self._socket.close()
+            os.close(self._status_fd)
+
+
+class Server:
+    """The worker's end of the fork server."""
+
+    def __init__(self, entry: tuple[str, ...], limits: ChildLimits) -> None:
+        self._jobs = itertools.count()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                # A crash in a decoder prints where it was.
+                [sys.executable, "-X", "faulthandler", *entry, str(theirs.fileno()), limits.to_json()],
+                env=_environment(),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the worker, which still has jobs to finish
+            )
+        self._control.settimeout(_START_SECONDS)
+        try:
+            ready = self._control.recv(len(READY)) == READY
+        except OSError:
+            ready = False
+        if not ready:
+            self.stop()
+            raise SandboxError
+
+    def fork(self) -> tuple[int, socket.socket, int]:
+        """A new child: its job number, the socket to talk to it, the pipe that will tell how it ended."""
+        job = next(self._jobs)
+        ours, theirs = socket.socketpair()
+        status_fd, report_fd = os.pipe()
+        try:
+            socket.send_fds(self._control, [COMMAND.pack(FORK, job)], [theirs.fileno(), report_fd])
+        except OSError:
+            ours.close()
+            os.close(status_fd)
+            raise
+        finally:
+            theirs.close()
+            os.close(report_fd)
+        return job, ours, status_fd
+
+    def kill(self, job: int) -> None:
+        """End the child of `job`, if it still runs."""
+        try:
+            self._control.send(COMMAND.pack(KILL, job))
+        except OSError:
+            return  # the server went, and its children with it
+
+    def stop(self) -> None:
+        """End the server and every child."""
+        self._control.close()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    return kept | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads must not fork
+
+
+def _reported(error: Any) -> JobError:
+    """The error that a child tells of; it may have been told what to say."""
+    try:
+        code, message = ErrorCode(error["code"]), str(error["message"])
+    except (KeyError, TypeError, ValueError):
+        return untrue_answer()
+    return JobError(code, "".join(filter(str.isprintable, message))[:_MAX_MESSAGE])
+
+
+def _crashed(how: str) -> JobError:
+    return JobError(ErrorCode.DECODE_CRASHED, f"The decoder {how} on this file. Re-encode the image.")
+
+
+def untrue_answer() -> JobError:
+    """The error for a child whose answer cannot be what its code would send."""
+    return _crashed("gave an answer that cannot be true")
