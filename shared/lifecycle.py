@@ -127,8 +127,8 @@ def heartbeat(
         return {(row.id, row.attempt) for row in session.execute(_HEARTBEAT, beat)}
 
 
-def succeed(database: Database, job_id: UUID, attempt: int, result: JobResult) -> None:
-    """End a job with its verdict.
+def succeed(database: Database, job_id: UUID, attempt: int, result: JobResult) -> bool:
+    """End a job with its verdict; return whether a webhook is to be sent now.
 
     Raises:
         LeaseLostError: the job is no longer this attempt's; nothing was written.
@@ -138,13 +138,13 @@ def succeed(database: Database, job_id: UUID, attempt: int, result: JobResult) -
         job = _owned(session, job_id, attempt)
         row = _result_row(job, result)
         session.add(row)
-        _end(session, job, JobState.SUCCEEDED, result=row)
+        return _end(session, job, JobState.SUCCEEDED, result=row)
 
 
-def fail(database: Database, job_id: UUID, attempt: int, error: JobError) -> None:
-    """End a job with its error; raise `LeaseLostError` as `succeed` does."""
+def fail(database: Database, job_id: UUID, attempt: int, error: JobError) -> bool:
+    """End a job with its error; return and raise as `succeed` does."""
     with database.begin() as session:
-        _end(session, _owned(session, job_id, attempt), JobState.FAILED, error=error)
+        return _end(session, _owned(session, job_id, attempt), JobState.FAILED, error=error)
 
 
 def give_back(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
@@ -225,18 +225,21 @@ def _owned(session: Session, job_id: UUID, attempt: int) -> Job:
 
 def _end(
     session: Session, job: Job, state: JobState, *, result: Result | None = None, error: JobError | None = None
-) -> None:
-    """Make `job`, locked and not terminal, terminal; write the webhooks that tell of it. The only way to end a job."""
+) -> bool:
+    """Make `job`, locked and not terminal, terminal; write the webhooks that tell of it. The only way to end a job.
+
+    Returns whether there is such a webhook.
+    """
     now = session.scalar(select(func.now()))
     job.state, job.finished_at = state, now
     job.stage = job.lease_until = None
     if error is not None:
         job.error_code, job.error_message, job.error_retryable = error.code, error.message, error.retryable
     session.flush()
-    _tell(session, job, result)
+    return _tell(session, job, result)
 
 
-def _tell(session: Session, job: Job, result: Result | None) -> None:
+def _tell(session: Session, job: Job, result: Result | None) -> bool:
     event_type = f"job.{job.state}"
     endpoints = session.scalars(
         select(WebhookEndpoint.id)
@@ -248,7 +251,7 @@ def _tell(session: Session, job: Job, result: Result | None) -> None:
         .with_for_update(read=True)  # waits for one that is being disabled, or its last webhook would stay pending
     ).all()
     if not endpoints:
-        return
+        return False
     body = _event(event_type, job, result)
     session.add_all(
         WebhookDelivery(
@@ -256,6 +259,7 @@ def _tell(session: Session, job: Job, result: Result | None) -> None:
         )
         for endpoint_id in endpoints
     )
+    return True
 
 
 def _event(event_type: str, job: Job, result: Result | None) -> str:
