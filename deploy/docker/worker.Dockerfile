@@ -21,4 +21,9 @@ ENV PATH=/opt/distildire/bin:$PATH \
     PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /opt/distildire
-CMD ["celery", "--app", "worker.tasks", "worker", "--pool", "threads", "--queues", "analysis"]
+# The worker makes the file when the model is warm, and ends by itself when its device is stuck.
+ENV DISTILDIRE_READY_FILE=/tmp/ready
+HEALTHCHECK --interval=10s --timeout=3s --start-period=300s CMD ["test", "-e", "/tmp/ready"]
+# Threads for wake-ups: twice the default of DISTILDIRE_MAX_BATCH; what one worker carries is DISTILDIRE_SLOTS.
+CMD ["celery", "--app", "worker.tasks", "worker", "--pool", "threads", "--concurrency", "16", "--queues", "analysis", \
+     "--without-mingle", "--without-gossip", "--without-heartbeat"]
