@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from worker.model.card import ModelError
 from worker.model.config import WeightsFile
 
-ALGORITHMS: tuple[Literal["sha256", "md5"], ...] = ("sha256", "md5")
+Algorithm = Literal["sha256", "md5"]
+
 _AGAIN = "Fetch the file again from where the model is published"
 
 
-def digest(path: Path, algorithm: Literal["sha256", "md5"]) -> str:
+def digest(path: Path, algorithm: Algorithm) -> str:
     """Return the file's digest in lower-case hexadecimal. MD5 only recognises a published file; it proves no origin."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
@@ -35,8 +36,8 @@ def check_digests(path: Path, stated: WeightsFile) -> None:
     Raises:
         ModelError: one differs.
     """
-    for algorithm in ALGORITHMS:
-        expected = stated.sha256 if algorithm == "sha256" else stated.md5
+    expectations: tuple[tuple[Algorithm, str | None], ...] = (("sha256", stated.sha256), ("md5", stated.md5))
+    for algorithm, expected in expectations:
         if expected and (actual := digest(path, algorithm)) != expected:
             raise ModelError(
                 f"{path} is not the file that its card describes: its {algorithm} is {actual}, but the card says "
@@ -55,7 +56,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         content: object = (
-            load_file(path)
+            _read_safetensors(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
@@ -98,6 +99,11 @@ def assign_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path)
         )
     # Published weights may be half precision; statistics and the last layer are float32 in every precision.
     network.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Copy out of the file: the library maps it into memory, and one that is cut later would end the process."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def _reason(error: Exception) -> str:
