@@ -20,8 +20,8 @@ $(STAMP): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it or run make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Installing into $(VENV): a few gigabytes (torch), about two minutes ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install -qq --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup  ## Start everything here, analyse photographs and generated images, print verdicts
@@ -61,7 +61,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annot
 	--custom-compile-command "make lock"
 
 lock: setup  ## Write the locks anew from pyproject.toml
-	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m pip install -qq uv
 	$(COMPILE) --upgrade --extra dev --output-file requirements.txt pyproject.toml
 	for image in api worker; do \
 		echo setuptools | $(COMPILE) --constraint requirements.txt --extra $$image \
