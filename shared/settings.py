@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -61,6 +61,16 @@ class Settings(BaseSettings):
     deadline_hours: float = Field(default=24, gt=0, description="A job not finished by then is expired.")
     poll_seconds: float = Field(default=2, gt=0, description="How often an idle worker looks for work by itself.")
 
+    pass_seconds: float = Field(
+        default=300, gt=0, description="A pass of the device that takes longer hangs: the analysis worker ends itself."
+    )
+    drain_seconds: float = Field(
+        default=25, ge=0, description="How long a worker that is told to stop may finish what it carries."
+    )
+    ready_file: Path | None = Field(
+        default=None, description="A file that a worker touches while it is ready, for health checks."
+    )
+
     max_upload_bytes: int = Field(default=20_000_000, ge=1, description="The largest image file accepted.")
     max_pixels: int = Field(default=40_000_000, ge=1, description="The most pixels an image may have.")
     decode_memory_bytes: int = Field(
@@ -98,11 +108,14 @@ class Settings(BaseSettings):
         return self.slots or 2 * self.max_batch
 
     @classmethod
-    def read(cls) -> Self:
-        """Read the environment and the secrets folder; report all that is missing or wrong at once."""
+    def read(cls, **given: Any) -> Self:
+        """Read the environment and the secrets folder; report all that is missing or wrong at once.
+
+        What is `given`, by field, goes before both.
+        """
         folder = Path(os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR))
         try:
-            return cls(_secrets_dir=folder if folder.is_dir() else None)
+            return cls(_secrets_dir=folder if folder.is_dir() else None, **given)
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None  # the cause repeats the values, secrets among them
 
