@@ -1,0 +1,192 @@
+"""Real Celery processes for tests, and the database, store and broker as such a process sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import IO
+from uuid import UUID, uuid4
+
+from celery import Celery
+from pydantic import SecretStr
+from redis import Redis
+from sqlalchemy import select
+from sqlalchemy.orm import joinedload
+
+from shared import lifecycle
+from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker, make_celery
+from shared.database import Database
+from shared.jobs import PICTURES, JobState, NewJob
+from shared.object_store import ObjectStore, source_key
+from shared.settings import Settings
+from shared.tables import Job, Tenant
+
+READY_SECONDS = 60.0
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class WorkerProcess:
+    """One `celery worker` or `celery beat`."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    ready_file: Path
+
+    def wait_ready(self) -> None:
+        """Wait until the worker says that it is ready."""
+        wait_until(lambda: self.ready_file.exists() or self.process.poll() is not None, READY_SECONDS, self.said)
+        assert self.process.poll() is None, self.said()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 40) -> int:
+        """Wait for its end; return the exit status."""
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """Kill it, stopped or not, and wait."""
+        self.process.kill()
+        self.process.wait()
+
+    def said(self) -> str:
+        """What it logged."""
+        return self.log.read_text()
+
+
+@dataclass
+class Workplace:
+    """The servers of one test and the worker processes that it started on them."""
+
+    settings: Settings
+    folder: Path
+    database: Database
+    store: ObjectStore
+    app: Celery
+    tenant: UUID
+    started: list[WorkerProcess] = field(default_factory=list)
+
+    def start(
+        self,
+        *arguments: str,
+        app: str = "worker.tasks",
+        environment: Mapping[str, str] | None = None,
+        ready: bool = True,
+    ) -> WorkerProcess:
+        """Start `celery -A app arguments…`; wait until it is ready."""
+        name = f"process-{len(self.started)}"
+        ready_file, log = self.folder / f"{name}.ready", self.folder / f"{name}.log"
+        command = [sys.executable, "-m", "celery", "-A", app, *arguments]
+        own = {"DISTILDIRE_READY_FILE": str(ready_file), **(environment or {})}
+        with log.open("wb") as output:
+            process = _spawn(command, os.environ | as_environment(self.settings) | own, output)
+        worker = WorkerProcess(process, log, ready_file)
+        self.started.append(worker)
+        if ready:
+            worker.wait_ready()
+        return worker
+
+    def start_analysis(self, **options: object) -> WorkerProcess:
+        """Start an analysis worker."""
+        return self.start("worker", "-Q", "analysis", "--without-mingle", "--without-gossip", **options)  # type: ignore[arg-type]  # as `start` takes them
+
+    def start_gated(self, gate: Path) -> WorkerProcess:
+        """Start an analysis worker whose device waits while the file `gate` is there; shut the gate first."""
+        gate.touch()
+        return self.start_analysis(app="tests.processes.gated_worker", environment={"TEST_GATE": str(gate)})
+
+    def submit(self, data: bytes, *, pictures: Collection[str] = PICTURES, wake: bool = True) -> UUID:
+        """Accept an image as the API does."""
+        job_id = uuid4()
+        key = source_key(self.tenant, job_id)
+        self.store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
+        digest = hashlib.sha256(data).hexdigest()
+        new = NewJob(job_id, self.tenant, key, digest, len(data), "image/png", pictures=tuple(pictures))
+        with self.database.begin() as session:
+            lifecycle.create(session, new, deadline=timedelta(hours=1))
+        if wake:
+            Broker(self.app).wake(ANALYSIS_QUEUE, ANALYZE, str(job_id))
+        return job_id
+
+    def job(self, job_id: UUID) -> Job:
+        """Return a job's row, its result loaded."""
+        with self.database.begin() as session:
+            return session.scalars(select(Job).options(joinedload(Job.result)).where(Job.id == job_id)).one()
+
+    def jobs(self) -> list[Job]:
+        """Return every job, oldest first."""
+        with self.database.begin() as session:
+            return list(session.scalars(select(Job).options(joinedload(Job.result)).order_by(Job.created_at)))
+
+    def wait_ended(self, job_id: UUID, seconds: float = 30) -> Job:
+        """Wait until a job is terminal; return it."""
+        wait_until(lambda: JobState(self.job(job_id).state).terminal, seconds, self.said)
+        return self.job(job_id)
+
+    def wait_all_ended(self, seconds: float) -> list[Job]:
+        """Wait until every job is terminal; return them."""
+        wait_until(lambda: all(JobState(job.state).terminal for job in self.jobs()), seconds, self.said)
+        return self.jobs()
+
+    def wait_stage(self, job_id: UUID, stage: str, seconds: float = 20) -> None:
+        """Wait until a running job is said to be in `stage`."""
+        wait_until(lambda: self.job(job_id).stage == stage, seconds, self.said)
+
+    def redis(self) -> Redis:
+        """A client of the broker's server."""
+        return Redis.from_url(self.settings.redis_url.get_secret_value())
+
+    def said(self) -> str:
+        """What all processes logged."""
+        return "\n".join(worker.said()[-4000:] for worker in self.started)
+
+    def close(self) -> None:
+        """Kill what still runs and let go of the servers."""
+        for worker in self.started:
+            worker.kill()
+        self.app.close()
+        self.database.close()
+
+
+def open_workplace(settings: Settings, folder: Path) -> Workplace:
+    """Return a workplace with one tenant and an empty queue."""
+    database = Database(settings.database_url.get_secret_value())
+    with database.begin() as session:
+        tenant = Tenant(name="tenant")
+        session.add(tenant)
+    return Workplace(settings, folder, database, ObjectStore(settings), make_celery(settings), tenant.id)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, explain: Callable[[], str] = str) -> None:
+    """Look until `condition` holds; fail after `seconds`, with what `explain` says."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s\n{explain()}"
+        time.sleep(0.02)
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Return settings as a process finds them."""
+    fields = settings.model_dump(exclude_none=True, exclude={"egress_allow"})
+    plain = {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in fields.items()
+    }
+    return {f"DISTILDIRE_{name.upper()}": str(value) for name, value in plain.items()} | {
+        "DISTILDIRE_EGRESS_ALLOW": ",".join(settings.egress_allow),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _spawn(command: list[str], environment: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)

@@ -1,0 +1,238 @@
+"""One job's way: fetch, decode, diffuse and classify, render, store, commit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from shared import lifecycle
+from shared.broker import DELIVER, WEBHOOK_QUEUE, Broker
+from shared.database import Database
+from shared.errors import (
+    DatabaseUnavailableError,
+    ErrorCode,
+    JobError,
+    LeaseLostError,
+    StoreUnavailableError,
+)
+from shared.jobs import Artifact, ClaimedJob, JobResult, ModelIdentity, Stage
+from shared.object_store import ObjectStore, artifact_key
+from shared.pictures import analyzed_region
+from worker.attempt import Attempt
+from worker.batcher import Batcher, Finding
+from worker.model.verdict import verdict
+from worker.outcome import Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
+from worker.sandbox import OpenedImage, Sandbox
+
+#: How long a job waits for the object store before it goes back into the queue, and how often it tries.
+_STORE_PATIENCE, _RETRY_SECONDS = 10.0, 0.5
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What a worker must know of the model that its device runs."""
+
+    identity: ModelIdentity
+    image_size: int
+    threshold: float
+
+
+class _Written(Enum):
+    """What is known of a transaction that ends a job."""
+
+    YES = auto()
+    REFUSED = auto()
+    UNKNOWN = auto()
+
+
+class Analyzer:
+    """Carries jobs, each on the thread that calls it; the device is shared through the batcher."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        store: ObjectStore,
+        sandbox: Sandbox,
+        batcher: Batcher,
+        broker: Broker,
+        served: ServedModel,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._sandbox = sandbox
+        self._batcher = batcher
+        self._broker = broker
+        self._served = served
+        # Decoding and rendering have time limits: more of them at once than cores would count their waiting.
+        self._cores = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+
+    def carry(self, attempt: Attempt) -> None:
+        """Bring a claimed job to its outcome.
+
+        Raises:
+            StoreUnavailableError, DatabaseUnavailableError: the job was given back; all others would fare the same.
+
+        """
+        outcome = self._outcome(attempt)
+        written = self._settle(attempt, outcome)
+        _log.info("attempt_ended", outcome=type(outcome).__name__.lower(), written=written.name.lower())
+        if attempt.stage is Stage.STORING and not (isinstance(outcome, Succeeded) and written is not _Written.REFUSED):
+            self._remove_pictures(attempt.job)
+        if isinstance(outcome, Released):
+            raise outcome.cause
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
+        try:
+            return Succeeded(self._analyze(attempt))
+        except Exception as error:  # noqa: BLE001  # whatever happens is an outcome of this job
+            outcome = outcome_of(error)
+            if isinstance(outcome, Failed) and outcome.error.code is ErrorCode.INTERNAL:
+                _log.exception("attempt_failed")
+            return outcome
+
+    def _analyze(self, attempt: Attempt) -> JobResult:
+        job = attempt.job
+        with ExitStack() as opened:
+            with self._batcher.approaching():
+                source = self._fetch(attempt)
+                image = opened.enter_context(self._open(source, attempt))
+                attempt.enter(Stage.DIFFUSING)
+                future = self._batcher.submit(image.x, alone=job.alone)
+            finding = attempt.result_of(future)
+            pictures = self._render(image, finding, attempt)
+            about = _ImageFacts(image.width, image.height, image.media_type, tuple(image.caveats))
+        artifacts = self._keep(pictures, attempt)
+        return _result(about, finding, self._served, attempt, artifacts)
+
+    def _fetch(self, attempt: Attempt) -> bytes:
+        job = attempt.job
+        source = self._patiently(attempt, partial(self._store.get, job.source_key))
+        if hashlib.sha256(source).hexdigest() != job.source_sha256:
+            raise JobError(ErrorCode.INTERNAL, "The stored image is not what was uploaded. Submit it again.")
+        return source
+
+    def _open(self, source: bytes, attempt: Attempt) -> OpenedImage:
+        attempt.enter(Stage.DECODING)
+        with self._cores:
+            return self._sandbox.open(source, self._served.image_size)
+
+    def _render(self, image: OpenedImage, finding: Finding, attempt: Attempt) -> Mapping[str, bytes]:
+        attempt.enter(Stage.RENDERING)
+        if not attempt.job.pictures:
+            return {}
+        with self._cores:
+            return image.render(finding.eps, finding.feature_mean, attempt.job.pictures)
+
+    def _keep(self, pictures: Mapping[str, bytes], attempt: Attempt) -> dict[str, Artifact]:
+        attempt.enter(Stage.STORING)
+        job, artifacts = attempt.job, {}
+        for name, png in pictures.items():
+            key = artifact_key(job.tenant_id, job.id, job.attempt, name)
+            artifacts[name] = self._patiently(attempt, partial(self._store.put_artifact, key, png))
+        return artifacts
+
+    def _patiently(self, attempt: Attempt, call: Callable[[], _T]) -> _T:
+        """Call the store until it answers, for some seconds: a restart of it should cost nobody anything."""
+        give_up_at = time.monotonic() + _STORE_PATIENCE
+        while True:
+            try:
+                return call()
+            except StoreUnavailableError:
+                if time.monotonic() > give_up_at:
+                    raise
+            if attempt.wait_lost(_RETRY_SECONDS):
+                raise LeaseLostError
+
+    def _settle(self, attempt: Attempt, outcome: Outcome) -> _Written:
+        """Write what came of the attempt; nothing where the job is somebody else's."""
+        job = attempt.job
+        match outcome:
+            case Succeeded(result):
+                return self._commit(attempt, partial(lifecycle.succeed, self._database, *job.fence, result))
+            case Failed(error):
+                return self._commit(attempt, partial(lifecycle.fail, self._database, *job.fence, error))
+            case Released():
+                return self._commit(attempt, partial(lifecycle.give_back, self._database, [job.fence]))
+            case Abandoned():
+                return _Written.REFUSED
+
+    def _commit(self, attempt: Attempt, write: Callable[[], bool | None]) -> _Written:
+        """Write an outcome, again and again while the database is away and the lease can still be ours."""
+        refused = _Written.REFUSED
+        while True:
+            try:
+                if write():
+                    self._broker.wake(WEBHOOK_QUEUE, DELIVER, str(attempt.job.id))
+            except LeaseLostError:
+                return refused
+            except DatabaseUnavailableError:
+                refused = _Written.UNKNOWN  # the connection may have broken after the commit
+                if attempt.wait_lost(_RETRY_SECONDS):
+                    return refused
+            else:
+                return _Written.YES
+
+    def _remove_pictures(self, job: ClaimedJob) -> None:
+        """Remove what a lost attempt stored: no row refers to it. What cannot be removed is left to retention."""
+        try:
+            for name in job.pictures:
+                self._store.delete(artifact_key(job.tenant_id, job.id, job.attempt, name))
+        except StoreUnavailableError:
+            _log.warning("pictures_left_behind")
+
+
+@dataclass(frozen=True)
+class _ImageFacts:
+    """What outlives an opened image."""
+
+    width: int
+    height: int
+    media_type: str
+    caveats: tuple[str, ...]
+
+
+def _result(
+    image: _ImageFacts, finding: Finding, served: ServedModel, attempt: Attempt, artifacts: dict[str, Artifact]
+) -> JobResult:
+    """Put together what a succeeded job says."""
+    called = verdict(finding.logit, served.threshold)
+    region = analyzed_region(image.width, image.height, served.image_size)
+    caveats = image.caveats
+    if (region.width, region.height) != (image.width, image.height):
+        caveats += (
+            f"Only the middle {region.width} × {region.height} of {image.width} × {image.height} pixels was analysed.",
+        )
+    mean = np.ascontiguousarray(finding.feature_mean, dtype="<f4")
+    return JobResult(
+        prediction=called.prediction,
+        confidence=called.confidence,
+        probability_fake=called.probability_fake,
+        threshold=served.threshold,
+        processing_time=round(time.monotonic() - attempt.claimed_at, 3),
+        width=image.width,
+        height=image.height,
+        analyzed_region=asdict(region),
+        media_type=image.media_type,
+        model=served.identity,
+        timings=attempt.timings(),
+        caveats=caveats,
+        feature_mean=mean.tobytes(),
+        feature_height=mean.shape[0],
+        feature_width=mean.shape[1],
+        artifacts=artifacts,
+    )

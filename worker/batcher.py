@@ -1,0 +1,178 @@
+"""The one thread that owns the device: it gathers images of several jobs into a batch and runs them in one pass."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from shared.errors import DistildireError, ErrorCode, JobError
+
+Floats = NDArray[np.float32]
+
+_log = structlog.get_logger(__name__)
+
+
+class DeviceMemoryError(DistildireError):
+    """The device has not enough memory for the batch."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the networks say of one image."""
+
+    eps: Floats
+    """First-step noise, (3, S, S)."""
+    logit: float
+    """Of "fake"."""
+    feature_mean: Floats
+    """The student's feature map, averaged over its channels, (h, w)."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it are numbers."""
+        return math.isfinite(self.logit) and bool(np.isfinite(self.feature_mean).all() and np.isfinite(self.eps).all())
+
+
+#: Runs images, each (3, S, S), through the networks; returns their findings in the same order.
+Infer = Callable[[Sequence[Floats]], Sequence[Finding]]
+#: Entered around each pass of the device.
+Watch = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class _Ticket:
+    """An image that waits for the device."""
+
+    image: Floats
+    alone: bool
+    since: float
+    future: Future[Finding]
+
+
+class Batcher:
+    """Images in, findings out, in batches.
+
+    A batch runs when it is full, when its oldest image has waited for `wait_seconds`, or when no other image is on
+    its way. Only this thread calls `infer`.
+    """
+
+    def __init__(self, infer: Infer, *, max_batch: int, wait_seconds: float, watch: Watch = nullcontext) -> None:
+        self._infer = infer
+        self._max_batch = max_batch
+        self._wait_seconds = wait_seconds
+        self._watch = watch
+        self._changed = threading.Condition()
+        self._waiting: deque[_Ticket] = deque()
+        self._on_their_way = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End after the pass that runs now; images that still wait get their future canceled."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        for ticket in self._waiting:
+            ticket.future.cancel()
+
+    @contextmanager
+    def approaching(self) -> Iterator[None]:
+        """Announce an image that is being fetched and decoded: a batch waits only while somebody may still come."""
+        with self._changed:
+            self._on_their_way += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._on_their_way -= 1
+                self._changed.notify_all()
+
+    def submit(self, image: Floats, *, alone: bool = False) -> Future[Finding]:
+        """Queue an image, (3, S, S) in [-1, 1]; one that is `alone` shares its batch with none.
+
+        The future ends with the finding or a `JobError`; cancel it and the image is dropped if it does not run yet.
+        """
+        future: Future[Finding] = Future()
+        with self._changed:
+            self._waiting.append(_Ticket(image, alone, time.monotonic(), future))
+            self._changed.notify_all()
+        return future
+
+    def _run(self) -> None:
+        while batch := self._gather():
+            running = [ticket for ticket in batch if ticket.future.set_running_or_notify_cancel()]
+            if running:
+                self._serve(running)
+
+    def _gather(self) -> list[_Ticket]:
+        """Wait for a batch and take it off the queue; empty when closed."""
+        with self._changed:
+            while not self._closed and (patience := self._patience()) != 0:
+                self._changed.wait(patience)
+            return [] if self._closed else self._take()
+
+    def _patience(self) -> float | None:
+        """Seconds for which the batch may still wait; None where there is none yet."""
+        if not self._waiting:
+            return None
+        if self._waiting[0].alone or len(self._waiting) >= self._max_batch or not self._on_their_way:
+            return 0
+        return max(0, self._waiting[0].since + self._wait_seconds - time.monotonic())
+
+    def _take(self) -> list[_Ticket]:
+        batch = [self._waiting.popleft()]
+        while self._waiting and len(batch) < self._max_batch and not (batch[0].alone or self._waiting[0].alone):
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _serve(self, tickets: list[_Ticket]) -> None:
+        """Run a batch; one that does not fit into memory runs as two halves."""
+        try:
+            with self._watch():
+                findings = self._infer([ticket.image for ticket in tickets])
+            answers = list(zip(tickets, map(_checked, findings), strict=True))
+        except (DeviceMemoryError, MemoryError):
+            _log.warning("device_out_of_memory", batch=len(tickets))
+            self._serve_halves(tickets)
+        except Exception:  # noqa: BLE001  # a pass may fail in any way; this thread must serve the next one
+            _log.exception("device_failed", batch=len(tickets))
+            for ticket in tickets:
+                ticket.future.set_exception(JobError(ErrorCode.INTERNAL, "The device failed. Submit the image again."))
+        else:
+            for ticket, answer in answers:
+                if isinstance(answer, Finding):
+                    ticket.future.set_result(answer)
+                else:
+                    ticket.future.set_exception(answer)
+
+    def _serve_halves(self, tickets: list[_Ticket]) -> None:
+        if len(tickets) == 1:
+            tickets[0].future.set_exception(JobError(ErrorCode.OUT_OF_MEMORY))
+            return
+        middle = len(tickets) // 2
+        self._serve(tickets[:middle])
+        self._serve(tickets[middle:])
+
+
+def _checked(finding: Finding) -> Finding | JobError:
+    """Return a finding, unless it is not a number: that is a failure, never a verdict."""
+    if finding.finite:
+        return finding
+    _log.error("finding_not_finite", logit=finding.logit)
+    return JobError(ErrorCode.INTERNAL, "The model gave no number for this image. Tell the operator.")

@@ -1,0 +1,88 @@
+"""The thread that extends the leases of all jobs that a worker carries, and learns which of them it has lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+
+import structlog
+
+from shared import lifecycle
+from shared.database import Database
+from shared.errors import DatabaseUnavailableError
+from shared.jobs import Stage
+from worker.attempt import Attempt, Attempts
+
+#: No stage takes so long but the device's, whose passes have a limit of their own: a thread that does hangs.
+STAGE_SECONDS = 300.0
+_BEAT_SECONDS = 1.0
+#: Beats in a lease: some may be lost.
+_BEATS = 6
+
+_log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """One UPDATE a second for everything that is carried, on a connection of its own."""
+
+    def __init__(
+        self, database: Database, attempts: Attempts, *, lease: timedelta, stage_seconds: float = STAGE_SECONDS
+    ) -> None:
+        self._database = database
+        self._attempts = attempts
+        self._lease = lease
+        self._stage_seconds = stage_seconds
+        self._answered_at = time.monotonic()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; what is still carried then lives until its lease ends."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        period = min(_BEAT_SECONDS, self._lease.total_seconds() / _BEATS)
+        while not self._closed.wait(period):
+            try:
+                self.beat()
+            except Exception:  # noqa: BLE001  # a heart that stops would cost every job: say it and go on
+                _log.exception("heartbeat_failed")
+
+    def beat(self) -> None:
+        """Extend what is carried and within its stage's time; mark as lost what is not ours any more."""
+        carried = self._attempts.now()
+        timely = [attempt for attempt in carried if not self._overdue(attempt)]
+        try:
+            held = lifecycle.heartbeat(
+                self._database, {attempt.job.fence: attempt.stage for attempt in timely}, lease=self._lease
+            )
+        except DatabaseUnavailableError:
+            self._lose_unconfirmed(carried)
+            return
+        self._answered_at = time.monotonic()
+        for attempt in timely:
+            if attempt.job.fence not in held:
+                attempt.lose()
+
+    def _overdue(self, attempt: Attempt) -> bool:
+        if attempt.stage is Stage.DIFFUSING or time.monotonic() - attempt.stage_since < self._stage_seconds:
+            return False
+        if not attempt.lost:
+            _log.error("stage_took_too_long", job_id=str(attempt.job.id), stage=attempt.stage)
+            attempt.lose()
+        return True
+
+    def _lose_unconfirmed(self, carried: list[Attempt]) -> None:
+        """With the database away for a whole lease, jobs are somebody else's as soon as it is back."""
+        oldest = time.monotonic() - self._lease.total_seconds()
+        for attempt in carried:
+            if max(self._answered_at, attempt.claimed_at) < oldest and not attempt.lost:
+                _log.warning("lease_not_confirmed", job_id=str(attempt.job.id))
+                attempt.lose()

@@ -1,0 +1,179 @@
+"""What an analysis worker is made of, and the order in which its parts start and end."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import threading
+import time
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from shared import lifecycle
+from shared.broker import Broker
+from shared.database import Database
+from shared.errors import DatabaseUnavailableError
+from shared.jobs import ClaimedJob, ModelIdentity
+from shared.media import ImageLimits
+from shared.object_store import ObjectStore
+from shared.settings import Settings
+from worker.analyzer import Analyzer, ServedModel
+from worker.attempt import Attempts
+from worker.batcher import Batcher
+from worker.crew import Crew, Errand
+from worker.heartbeat import Heartbeat
+from worker.lookout import Lookout
+from worker.sandbox import Sandbox
+from worker.sweeper import Sweeper
+
+if TYPE_CHECKING:  # torch is imported when the sandbox runs
+    from worker.model import Detector
+
+_log = structlog.get_logger(__name__)
+
+
+class AnalysisRuntime:
+    """Everything between a wake-up and a verdict. Made by `start`, once a process."""
+
+    def __init__(self, settings: Settings, sandbox: Sandbox, detector: Detector, broker: Broker) -> None:
+        from worker.device import Device, pass_limit
+
+        self._settings = settings
+        self._lease = timedelta(seconds=settings.lease_seconds)
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._model = detector.card.name
+        self._sandbox = sandbox
+        self._database = Database(settings.database_url.get_secret_value())
+        # Of its own: a crowd of jobs that wait for a connection must not keep leases from being extended.
+        self._heart_database = Database(settings.database_url.get_secret_value(), pool_size=1)
+        self._attempts = Attempts()
+        self._heartbeat = Heartbeat(self._heart_database, self._attempts, lease=self._lease)
+        self._batcher = Batcher(
+            Device(detector),
+            max_batch=settings.max_batch,
+            wait_seconds=settings.batch_wait_ms / 1000,
+            watch=pass_limit(settings.pass_seconds),
+        )
+        self._analyzer = Analyzer(
+            database=self._database,
+            store=ObjectStore(settings),
+            sandbox=sandbox,
+            batcher=self._batcher,
+            broker=broker,
+            served=ServedModel(
+                ModelIdentity(self._model, detector.weights_sha256, detector.card.demonstration),
+                detector.card.image_size,
+                detector.card.threshold,
+            ),
+        )
+        self._crew = Crew(self._take, slots=settings.slot_count)
+        sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
+        # Leases end and deadlines fall even where Redis and beat are dead.
+        self._lookout = Lookout([self._crew.look, sweeper.sweep], seconds=settings.poll_seconds)
+        self._drained = threading.Event()
+
+    @classmethod
+    def start(cls, settings: Settings, broker: Broker) -> AnalysisRuntime:
+        """Load and warm up everything, then begin to take jobs.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            SandboxError: images could not be decoded.
+
+        """
+        began = time.monotonic()
+        sandbox = Sandbox(
+            ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels),
+            memory_bytes=settings.decode_memory_bytes,
+            cpu_seconds=math.ceil(2 * settings.decode_seconds),  # of both phases
+            wall_seconds=settings.decode_seconds,
+        )
+        sandbox.start()
+        sandbox_at = time.monotonic()
+        detector = _load(settings)
+        loaded_at = time.monotonic()
+        detector.warm_up(settings.max_batch)
+        warm_at = time.monotonic()
+        runtime = cls(settings, sandbox, detector, broker)
+        runtime._begin()
+        _log.info(
+            "worker_ready",
+            model=detector.card.name,
+            device=str(detector.device),
+            slots=settings.slot_count,
+            sandbox_seconds=round(sandbox_at - began, 2),
+            load_seconds=round(loaded_at - sandbox_at, 2),
+            warm_up_seconds=round(warm_at - loaded_at, 2),
+        )
+        return runtime
+
+    def wake(self) -> None:
+        """Work until no job is left; by the thread of a wake-up."""
+        self._crew.work()
+
+    def stop(self) -> None:
+        """Take no more jobs, and give back in time what cannot be finished. Safe in a signal handler."""
+        if not self._crew.stopping:
+            self._crew.stop()
+            threading.Thread(target=self._end_in_time, name="drain", daemon=True).start()
+
+    def close(self) -> None:
+        """Wait for what is carried, then end every part; `stop` sees to it that this ends."""
+        self.stop()
+        self._crew.close()
+        self._drained.set()
+        self._lookout.close()
+        self._heartbeat.close()
+        self._batcher.close()
+        self._sandbox.close()
+        self._database.close()
+        self._heart_database.close()
+        _log.info("worker_stopped")
+
+    def _begin(self) -> None:
+        self._heartbeat.start()
+        self._batcher.start()
+        self._lookout.start()
+        if self._settings.ready_file:
+            self._settings.ready_file.touch()
+
+    def _take(self) -> Errand | None:
+        job = lifecycle.claim(self._database, worker=self._worker, model=self._model, lease=self._lease)
+        return None if job is None else partial(self._carry, job)
+
+    def _carry(self, job: ClaimedJob) -> None:
+        names = structlog.contextvars.bound_contextvars(job_id=str(job.id), attempt=job.attempt)
+        with names, self._attempts.carrying(job) as attempt:
+            self._analyzer.carry(attempt)
+
+    def _end_in_time(self) -> None:
+        """Wait for the end; where it does not come, give the jobs back and end this process."""
+        if self._settings.ready_file:
+            self._settings.ready_file.unlink(missing_ok=True)
+        if self._drained.wait(self._settings.drain_seconds):
+            return
+        carried = self._attempts.now()
+        for attempt in carried:
+            attempt.lose()
+        try:
+            lifecycle.give_back(self._database, [attempt.job.fence for attempt in carried])
+        except DatabaseUnavailableError:
+            _log.error("jobs_not_given_back", jobs=len(carried))
+            os._exit(1)  # their leases will end
+        _log.warning("jobs_given_back", jobs=len(carried))
+        os._exit(0)  # a thread that is in the device or in a server's answer cannot be ended otherwise
+
+
+def _load(settings: Settings) -> Detector:
+    """Import torch and load the model; on a CPU, a pass uses all the cores that this process may."""
+    import torch
+
+    from worker.model import load_model
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # torch itself counts the machine's, not the container's
+    return load_model(settings.model, settings.device, settings.precision, settings.models_dir)

@@ -1,0 +1,132 @@
+"""The Celery application of every worker and of beat: tasks that ring a bell, and what starts and stops the parts.
+
+A worker's queues are its role: one that consumes `analysis` runs the model, any other delivers webhooks and sweeps.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from celery import signals
+
+from shared.broker import ANALYSIS_QUEUE, ANALYZE, DELIVER, SWEEP, SWEEP_QUEUE, WEBHOOK_QUEUE, Broker, make_celery
+from shared.errors import DistildireError
+from shared.logs import configure_logging
+from shared.settings import load_settings
+
+SWEEP_SECONDS = 2.0
+_QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "celery.beat")  # a line or two for every wake-up
+
+settings = load_settings()
+app = make_celery(settings)
+app.conf.update(
+    worker_pool="threads",  # the model is in one process, its jobs on threads
+    worker_concurrency=settings.slot_count,  # one thread for each job that may be carried
+    beat_schedule={
+        SWEEP: {
+            "task": SWEEP,
+            "schedule": SWEEP_SECONDS,
+            "options": {"queue": SWEEP_QUEUE, "expires": 2 * SWEEP_SECONDS},  # none piles up while nobody listens
+        }
+    },
+    # Not the working directory, which may be read-only. Nothing in it is worth keeping.
+    beat_schedule_filename=str(Path(tempfile.gettempdir()) / f"distildire-beat-{os.getpid()}"),
+)
+_log = structlog.get_logger(__name__)
+
+
+class _Part(Protocol):
+    """What does the work behind the tasks of one role."""
+
+    def stop(self) -> None:
+        """Begin nothing more; returns at once."""
+
+    def close(self) -> None:
+        """End, when what is under way is done."""
+
+
+_parts: list[_Part] = []
+#: What each task of this process rings.
+_bells: dict[str, Callable[[], object]] = {}
+
+
+@app.task(name=ANALYZE)
+def analyze(reference: str | None = None) -> None:
+    """Work until no job is left. `reference`, the job that the wake-up was sent for, is for tracing alone."""
+    _ring(ANALYZE, reference)
+
+
+@app.task(name=DELIVER)
+def deliver(reference: str | None = None) -> None:
+    """Send the webhooks that are due."""
+    _ring(DELIVER, reference)
+
+
+@app.task(name=SWEEP)
+def sweep() -> None:
+    """End what is overdue, queue again what was dropped, wake workers for what waits."""
+    _ring(SWEEP)
+
+
+def _ring(task: str, reference: str | None = None) -> None:
+    try:
+        _bells[task]()
+    # The boundary of every task: a MemoryError that leaves a task's body wedges the worker for good (celery 10462).
+    except Exception:  # noqa: BLE001
+        _log.exception("task_failed", task=task, reference=reference)
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: object) -> None:
+    configure_logging(settings.log_level)
+    for name in _QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.celeryd_after_setup.connect
+def _start(**_: object) -> None:
+    """Start what the queues of this worker need, before Celery looks for Redis."""
+    try:
+        _start_parts(set(app.amqp.queues.consume_from))
+    except Exception as error:  # noqa: BLE001  # Celery would log it and go on without the parts
+        if isinstance(error, DistildireError):
+            _log.critical("worker_cannot_start", reason=error.message)
+        else:
+            _log.critical("worker_cannot_start", exc_info=True)
+        sys.exit(1)
+
+
+def _start_parts(queues: set[str]) -> None:
+    broker = Broker(app)
+    if ANALYSIS_QUEUE in queues:
+        from worker.runtime import AnalysisRuntime  # imports numpy and Pillow, and torch when it starts
+
+        analysis = AnalysisRuntime.start(settings, broker)
+        _parts.append(analysis)
+        _bells[ANALYZE] = analysis.wake
+    if queues & {WEBHOOK_QUEUE, SWEEP_QUEUE}:
+        from worker.webhooks import WebhookRuntime
+
+        webhooks = WebhookRuntime.start(settings, broker)
+        _parts.append(webhooks)
+        _bells[DELIVER], _bells[SWEEP] = webhooks.deliver, webhooks.sweeper.sweep_and_wake
+
+
+@signals.worker_shutting_down.connect
+def _stop(**_: object) -> None:
+    """Called in the signal handler, before Celery waits for the threads of its tasks."""
+    for part in _parts:
+        part.stop()
+
+
+@signals.worker_shutdown.connect
+def _close(**_: object) -> None:
+    for part in _parts:
+        part.close()
