@@ -1,0 +1,44 @@
+"""Who makes a request. Every route needs a key unless it is listed here."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import structlog
+from flask import g, request
+
+from api.problems import KEY_INVALID, KEY_MISSING, ApiError
+from api.resources import resources
+from shared.keys import KEY_PREFIX, Caller, authenticate
+
+#: Endpoints that show nothing of any tenant.
+PUBLIC = frozenset(
+    {"health.alive", "health.ready", "metrics.metrics", "docs.page", "static", "openapi.spec"},
+)
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="distildire"'}
+
+
+def require_key() -> None:
+    """Authenticate the request before anything of its body is read; raise `ApiError` (401)."""
+    if request.endpoint in PUBLIC or (request.endpoint is None and not request.path.startswith("/v1/")):
+        return
+    sent = request.authorization
+    if sent is None or sent.type != "bearer" or not sent.token:
+        raise ApiError(KEY_MISSING, headers=_CHALLENGE)
+    found = _look_up(sent.token)
+    if found is None:
+        raise ApiError(KEY_INVALID, headers=_CHALLENGE)
+    structlog.contextvars.bind_contextvars(tenant_id=str(found.tenant_id))
+    g.caller = found
+
+
+def caller() -> Caller:
+    """Return whose request this is."""
+    return cast("Caller", g.caller)
+
+
+def _look_up(key: str) -> Caller | None:
+    if not key.startswith(KEY_PREFIX):
+        return None
+    with resources().database.begin() as session:
+        return authenticate(session, resources().vault, key)

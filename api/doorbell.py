@@ -1,0 +1,48 @@
+"""Wake-ups, published beside the requests: a Redis that is slow or away costs none of them any time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from uuid import UUID
+
+import structlog
+
+from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
+
+#: While Redis is away each try takes seconds; what does not fit is dropped, since sweeps and idle workers look anyway.
+_CAPACITY = 256
+
+_log = structlog.get_logger(__name__)
+
+
+class Doorbell:
+    """One thread that publishes what requests ring for. It starts with the first ring, so after any fork."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._rings: queue.Queue[UUID] = queue.Queue(_CAPACITY)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ring(self, job_id: UUID) -> None:
+        """Tell the workers that a job waits; return at once, whatever Redis does."""
+        self._start_once()
+        try:
+            self._rings.put_nowait(job_id)
+        except queue.Full:
+            _log.warning("wake_up_dropped", job_id=str(job_id))
+
+    def _start_once(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._publish, name="doorbell", daemon=True)
+                self._thread.start()
+
+    def _publish(self) -> None:
+        while True:
+            job_id = self._rings.get()
+            try:
+                self._broker.wake(ANALYSIS_QUEUE, ANALYZE, str(job_id))
+            except Exception:  # noqa: BLE001  # the thread must outlive whatever the broker raises
+                _log.warning("wake_up_failed", job_id=str(job_id), exc_info=True)

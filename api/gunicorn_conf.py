@@ -1,0 +1,50 @@
+"""How gunicorn runs the API. The command line goes before this file: `--bind`, `--workers`, `--threads`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from api.metrics import MULTIPROCESS_DIR
+
+#: Loopback unless told otherwise: what is public is decided by whoever deploys it.
+bind = os.environ.get("DISTILDIRE_BIND", "127.0.0.1:8000")
+worker_class = "gthread"  # requests wait for PostgreSQL and the store; threads wait cheaply
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+threads = 16
+preload_app = False  # each worker makes its own connections: they do not survive a fork
+timeout = 60  # of a worker's heartbeat, not of a request
+graceful_timeout = 30  # uploads that are under way finish
+keepalive = 15
+backlog = 512
+max_requests = 0  # a worker that must be restarted to stay healthy has a bug to be found
+
+# A request line holds a cursor and two filters; headers hold a key.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+accesslog = None  # api/envelope.py writes one line a request, without query values
+errorlog = "-"
+control_socket_disable = True  # processes are managed from outside
+if Path("/dev/shm").is_dir():  # noqa: S108  # heartbeats on a disk can block a worker until it is taken for dead
+    worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+# Each worker writes its numbers into files here; any of them can answer /metrics for all.
+_metrics_dir = Path(tempfile.mkdtemp(prefix="distildire-metrics-"))
+os.environ[MULTIPROCESS_DIR] = str(_metrics_dir)
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Drop the gauges of a worker that ended; what it counted stays."""
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(_server: Any) -> None:
+    """Leave no files behind."""
+    shutil.rmtree(_metrics_dir, ignore_errors=True)

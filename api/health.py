@@ -1,0 +1,69 @@
+"""Whether the process lives, and whether what it needs is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
+
+import structlog
+from apiflask import APIBlueprint
+
+from api.openapi import answer
+from api.resources import Resources, resources
+from api.schemas import Alive, Readiness
+from shared.broker import ANALYSIS_QUEUE
+
+health_blueprint = APIBlueprint("health", __name__)
+
+#: A server that takes longer than this to say anything is down for our purposes.
+_SECONDS = 3
+#: Shared by all requests: probes of a frozen server cannot pile up without end.
+_probes = ThreadPoolExecutor(max_workers=6, thread_name_prefix="readiness")
+_REQUIRED = {"database": True, "object_store": True, "redis": False}
+
+_log = structlog.get_logger(__name__)
+
+
+@health_blueprint.get("/healthz")
+@health_blueprint.doc(tags=["Service"], responses=answer(Alive, "The process answers."))
+def alive() -> dict[str, str]:
+    """Tell that the process answers; nothing else is asked."""
+    return {"status": "alive"}
+
+
+@health_blueprint.get("/readyz")
+@health_blueprint.doc(
+    tags=["Service"],
+    responses=answer(Readiness, "Requests can be served.") | answer(Readiness, "Requests would be refused.", 503),
+)
+def ready() -> tuple[dict[str, Any], int]:
+    """Tell whether PostgreSQL and the object store answer; Redis is reported, but jobs are accepted without it."""
+    asked = {name: _probes.submit(probe) for name, probe in _questions(resources()).items()}
+    wait(asked.values(), timeout=_SECONDS)
+    checks = {name: {"state": _state(name, future), "required": _REQUIRED[name]} for name, future in asked.items()}
+    usable = all(check["state"] == "up" for check in checks.values() if check["required"])
+    return {"status": "ready" if usable else "unavailable", "checks": checks}, 200 if usable else 503
+
+
+def _questions(around: Resources) -> dict[str, Callable[[], object]]:
+    return {
+        "database": around.database.ping,
+        "object_store": around.store.ping,
+        "redis": partial(_ask_redis, around),
+    }
+
+
+def _ask_redis(around: Resources) -> None:
+    if around.broker.waiting(ANALYSIS_QUEUE) is None:
+        raise ConnectionError("Redis does not answer")
+
+
+def _state(name: str, future: Future[object]) -> str:
+    if future.done() and not future.cancelled() and future.exception() is None:
+        return "up"
+    cause = "no answer" if not future.done() else repr(future.exception())
+    future.cancel()
+    _log.warning("dependency_down", dependency=name, cause=cause)
+    return "down"

@@ -1,0 +1,62 @@
+"""`heatmap_scores` as JSON, made in bands while it is sent: all numbers of an image never lie in memory together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from flask import Response
+from numpy.typing import NDArray
+
+from shared.pictures import heatmap_rows
+from shared.tables import Result
+
+_DECIMALS = 4
+_STEPS = 10**_DECIMALS
+#: Every number that occurs, with its comma, each of the same length: a look-up is many times faster than formatting.
+_NUMBERS = np.array([f"{step / _STEPS:.{_DECIMALS}f}," for step in range(_STEPS + 1)], dtype=f"S{_DECIMALS + 3}")
+
+
+def feature_mean(result: Result) -> NDArray[np.float32]:
+    """Return the stored (h, w) mean of the feature map."""
+    values = np.frombuffer(result.feature_mean, dtype="<f4").astype(np.float32)
+    return values.reshape(result.feature_height, result.feature_width)
+
+
+def stream_heatmap(result: Result, width: int, height: int) -> Response:
+    """Return `{"width", "height", "heatmap_scores"}` at any size."""
+    return _stream({"width": width, "height": height, "heatmap_scores": ...}, result, width, height)
+
+
+def stream_with_scores(document: dict[str, Any], result: Result) -> Response:
+    """Return a job's document with `result.heatmap_scores` at the size of the original."""
+    shown = {**document, "result": {**document["result"], "heatmap_scores": ...}}
+    return _stream(shown, result, result.width, result.height)
+
+
+def _stream(document: dict[str, Any], result: Result, width: int, height: int) -> Response:
+    """Send `document` with the numbers in the place of its one `...`."""
+    place = uuid4().hex  # never part of a document
+    before, after = json.dumps(document, default=lambda _: place).split(f'"{place}"')
+    body = _around(before, _numbers(feature_mean(result), width, height), after)
+    return Response(body, mimetype="application/json")
+
+
+def _around(before: str, numbers: Iterator[bytes], after: str) -> Iterator[bytes]:
+    yield before.encode()
+    yield from numbers
+    yield after.encode()
+
+
+def _numbers(mean: NDArray[np.float32], width: int, height: int) -> Iterator[bytes]:
+    """Yield a JSON array of `height` arrays of `width` numbers with four decimals."""
+    opening = b"["
+    for band in heatmap_rows(mean, width, height):
+        steps = (band * _STEPS + 0.5).astype(np.int16)
+        rows = (_NUMBERS[row].tobytes()[:-1] for row in steps)
+        yield opening + b",".join(b"[" + row + b"]" for row in rows)
+        opening = b","
+    yield b"]"

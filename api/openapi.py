@@ -1,0 +1,166 @@
+"""The OpenAPI 3.1 document: what APIFlask finds by itself, and all that it cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from apiflask import APIFlask
+from pydantic.json_schema import models_json_schema
+
+from api.auth import PUBLIC
+from api.problems import (
+    BODY_TOO_LARGE,
+    DATABASE_UNAVAILABLE,
+    INVALID_FIELD,
+    KEY_INVALID,
+    KEY_MISSING,
+    MALFORMED_REQUEST,
+    MEDIA_TYPE,
+    PROBLEMS,
+    Problem,
+)
+from api.schemas import DOCUMENTS, Document, ProblemDocument
+from api.uploads import IMAGE, METADATA_BYTES
+from shared.jobs import PICTURES, SOURCE
+
+Responses = dict[int | str, Any]
+NO_CONTENT: Responses = {204: {"description": "It is gone."}}
+
+DESCRIPTION = """\
+Tells whether an image was made by a diffusion model. Submit an image, then poll its job or receive a signed webhook.
+
+A verdict is statistical evidence, not proof.
+"""
+TAGS = [
+    {"name": "Jobs", "description": "Submit images and read their verdicts."},
+    {"name": "Artifacts", "description": "The pictures that explain a verdict, and the upload."},
+    {"name": "Webhooks", "description": "Be told how jobs end (Standard Webhooks 1.0)."},
+    {"name": "Service", "description": "How the service itself is; no key is needed."},
+]
+_SECURITY = "ApiKey"
+_ID = {"type": "string", "format": "uuid"}
+
+
+def answer(model: type[Document], description: str, status: int = 200, *headers: str) -> Responses:
+    """Return the description of a JSON answer."""
+    return {status: {"description": description, "content": _json(model), "headers": _headers(*headers)}}
+
+
+def file_answer(description: str, *media_types: str, also: type[Document] | None = None) -> Responses:
+    """Return the description of an answer that is a file or, with `also`, a JSON document."""
+    content: dict[str, Any] = {name: {"schema": {"type": "string", "format": "binary"}} for name in media_types}
+    return {200: {"description": description, "content": content | (_json(also) if also else {})}}
+
+
+def refusals(*problems: Problem) -> Responses:
+    """Return the descriptions of these problems, by status; those that every route has are added by themselves."""
+    found: Responses = {}
+    for problem in problems:
+        text = f"`{problem.code}`: {problem.title}."
+        known = found.get(problem.status)
+        found[problem.status] = _problem(f"{known['description']} {text}" if known else text)
+    return found
+
+
+def register(app: APIFlask) -> None:
+    """Describe `app` in its OpenAPI document."""
+    app.config["AUTO_VALIDATION_ERROR_RESPONSE"] = False  # ours are problem documents
+    app.config["AUTO_404_RESPONSE"] = False
+    app.config["AUTO_200_RESPONSE"] = False
+    app.config["AUTO_OPERATION_ID"] = True
+    app.description = DESCRIPTION
+    app.tags = TAGS
+    app.security_schemes = {
+        _SECURITY: {"type": "http", "scheme": "bearer", "description": "A key made by `distildire keys create`: `dd_…`"}
+    }
+    app.servers = [{"url": "/"}]
+    app.spec_processor(_complete)
+
+
+def _complete(found: dict[str, Any] | str) -> dict[str, Any]:
+    spec = cast("dict[str, Any]", found)  # a string only where YAML is asked for
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in DOCUMENTS], ref_template="#/components/schemas/{model}"
+    )
+    spec["components"].setdefault("schemas", {}).update(schemas["$defs"])
+    spec["security"] = [{_SECURITY: []}]
+    spec["x-problems"] = [{**vars(problem), "type": problem.type} for problem in PROBLEMS]
+    spec["paths"] = dict(sorted(spec["paths"].items()))
+    for path in spec["paths"].values():
+        for operation in path.values():
+            _complete_operation(operation)
+    spec["paths"]["/v1/jobs"]["post"]["requestBody"] = _submission()
+    return spec
+
+
+def _complete_operation(operation: dict[str, Any]) -> None:
+    for parameter in operation["parameters"]:
+        _plain(parameter)
+    responses = operation["responses"]
+    if operation["operationId"].partition("_")[2] in _PUBLIC_IDS:
+        operation["security"] = []
+        return
+    common = refusals(KEY_MISSING, KEY_INVALID, DATABASE_UNAVAILABLE)
+    if "requestBody" in operation:
+        operation["requestBody"]["required"] = True
+        common |= refusals(MALFORMED_REQUEST, BODY_TOO_LARGE)
+    if "requestBody" in operation or any(parameter["in"] == "query" for parameter in operation["parameters"]):
+        common |= refusals(INVALID_FIELD)
+    for status, response in common.items():
+        known = responses.setdefault(str(status), response)
+        if known is not response:
+            known["description"] += f" {response['description']}"
+
+
+_PUBLIC_IDS = {endpoint.replace(".", "_") for endpoint in PUBLIC}
+
+
+def _plain(parameter: dict[str, Any]) -> None:
+    """A parameter that may be left out is never null: a URL has no way to write that. Ids in paths are UUIDs."""
+    schema = parameter["schema"]
+    if parameter["in"] == "path":
+        schema = _ID if parameter["name"].endswith("_id") else {"type": "string", "enum": [*PICTURES, SOURCE]}
+    if "anyOf" in schema:
+        kept = next(choice for choice in schema["anyOf"] if choice != {"type": "null"})
+        schema = kept | {"description": schema.get("description", "")}
+    if "description" in schema:
+        parameter["description"] = schema["description"]
+    hidden = ("description", "title", *(["default"] if schema.get("default", 0) is None else []))
+    parameter["schema"] = {name: value for name, value in schema.items() if name not in hidden}
+
+
+def _submission() -> dict[str, Any]:
+    boolean = {"type": "string", "enum": ["true", "false", "1", "0"], "default": "true"}
+    properties: Mapping[str, Any] = {
+        IMAGE: {
+            "type": "string",
+            "format": "binary",
+            "description": "The file: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.",
+        },
+        "model": {"type": "string", "description": "The model's name, to be sure of it."},
+        **{name: {**boolean, "description": "Whether to make this picture."} for name in PICTURES},
+        "metadata": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": f"A JSON object of at most {METADATA_BYTES} bytes, given back with the job.",
+        },
+    }
+    schema = {"type": "object", "required": [IMAGE], "properties": properties, "additionalProperties": False}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": _reference(ProblemDocument)}}}
+
+
+def _json(model: type[Document]) -> dict[str, Any]:
+    return {"application/json": {"schema": _reference(model)}}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"schema": {"type": "string"}} for name in names}
+
+
+def _reference(model: type[Document]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

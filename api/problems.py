@@ -1,0 +1,211 @@
+"""Every way in which the API says no: one table, one shape (RFC 9457), one place that turns errors into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from apiflask import APIFlask, HTTPError
+from flask import Response, g, json
+from werkzeug.exceptions import HTTPException
+
+from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissingError, StoreUnavailableError
+
+MEDIA_TYPE = "application/problem+json"
+#: Seconds after which it makes sense to try again what a server that is away has refused.
+RETRY_AFTER = "5"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of refusal: what never changes about it."""
+
+    status: int
+    code: str
+    title: str
+    remedy: str
+
+    @property
+    def type(self) -> str:
+        """The URI reference of RFC 9457: where the documentation explains this kind."""
+        return f"/docs#problem-{self.code}"
+
+
+MALFORMED_REQUEST = Problem(
+    400, "malformed_request", "The request cannot be read", "Check that the body is complete and of its content type."
+)
+KEY_MISSING = Problem(401, "key_missing", "No API key", "Send the header `Authorization: Bearer dd_…`.")
+KEY_INVALID = Problem(
+    401,
+    "key_invalid",
+    "Not a valid API key",
+    "Check the key. The operator can make a new one: `distildire keys create`.",
+)
+NOT_FOUND = Problem(404, "not_found", "There is no such thing", "Check the address and the id.")
+ARTIFACT_NOT_FOUND = Problem(
+    404,
+    "artifact_not_found",
+    "The job has no such picture",
+    "Look at the job's `artifacts`: a picture is there only if it was asked for and the job succeeded.",
+)
+METHOD_NOT_ALLOWED = Problem(
+    405, "method_not_allowed", "This address does not know the method", "Use one of the methods in the header `Allow`."
+)
+REQUEST_TIMEOUT = Problem(408, "request_timeout", "The request came too slowly", "Send it again.")
+JOB_ALREADY_FINISHED = Problem(
+    409, "job_already_finished", "The job has ended", "Read how it ended; a job that has ended stays as it is."
+)
+JOB_NOT_FINISHED = Problem(
+    409, "job_not_finished", "The job has no result yet", "Ask again when its status is `succeeded`."
+)
+TOO_MANY_ENDPOINTS = Problem(
+    409, "too_many_endpoints", "No more webhook endpoints", "Delete an endpoint that is no longer used."
+)
+BODY_TOO_LARGE = Problem(413, "body_too_large", "The request is too large", "Scale the image down or compress it more.")
+UNSUPPORTED_MEDIA_TYPE = Problem(
+    415,
+    "unsupported_media_type",
+    "Not an accepted kind of image",
+    "Send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; its first bytes decide, not its name.",
+)
+MULTIPART_REQUIRED = Problem(
+    415,
+    "multipart_required",
+    "Not a form with a file",
+    "Send `multipart/form-data` with the file in the field `image`.",
+)
+IMAGE_TOO_LARGE = Problem(422, "image_too_large", "The image is too large", "Scale the image down.")
+DECOMPRESSION_BOMB = Problem(
+    422, "decompression_bomb", "The file would unpack to far more than it should", "Send the image itself, re-encoded."
+)
+CORRUPT_IMAGE = Problem(422, "corrupt_image", "The image is damaged", "Upload it again from its source.")
+IMAGE_REQUIRED = Problem(422, "image_required", "No image", "Send the file in the form field `image`.")
+IMAGE_EMPTY = Problem(422, "image_empty", "The image is empty", "Check that the file was read before it was sent.")
+TOO_MANY_IMAGES = Problem(422, "too_many_images", "More than one image", "Submit one job for each image.")
+UNKNOWN_FIELD = Problem(422, "unknown_field", "A field that is not known", "Leave the fields in `errors` out.")
+INVALID_FIELD = Problem(422, "invalid_field", "A field with a wrong value", "Correct the fields in `errors`.")
+UNKNOWN_MODEL = Problem(
+    422, "unknown_model", "The model is not served here", "Leave `model` out, or name the model that `detail` names."
+)
+URL_NOT_ALLOWED = Problem(
+    422, "url_not_allowed", "The URL may not be called", "Use a public https:// URL, or ask the operator to allow it."
+)
+INTERNAL = Problem(
+    500, "internal", "An error in the service", "Try again; tell the operator the `request_id` if it stays."
+)
+DATABASE_UNAVAILABLE = Problem(
+    503, "database_unavailable", "The database is away", "Try again in a few seconds; nothing was accepted."
+)
+STORE_UNAVAILABLE = Problem(
+    503, "store_unavailable", "The object store is away", "Try again in a few seconds; nothing was accepted."
+)
+
+#: The closed list, for the documentation.
+PROBLEMS: tuple[Problem, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Problem))
+_BY_STATUS = {problem.status: problem for problem in (METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, BODY_TOO_LARGE)}
+_OUTAGES = {DatabaseUnavailableError: DATABASE_UNAVAILABLE, StoreUnavailableError: STORE_UNAVAILABLE}
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one field or parameter."""
+
+    field: str
+    message: str
+
+
+class ApiError(DistildireError):
+    """The request was refused."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail or f"{problem.title}.")
+        self.problem = problem
+        self.errors = errors
+        self.headers = headers or {}
+
+
+def field_error(field: str, message: str, problem: Problem = INVALID_FIELD) -> ApiError:
+    """Return the refusal of a single field."""
+    return ApiError(problem, f"{field}: {message}", errors=[FieldError(field, message)])
+
+
+def respond(error: ApiError) -> Response:
+    """Return the problem document of `error`."""
+    problem = error.problem
+    document: dict[str, Any] = {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": error.message,
+        "code": problem.code,
+        "remedy": problem.remedy,
+        "request_id": g.request_id,
+    }
+    if error.errors:
+        document["errors"] = [vars(item) for item in error.errors]
+    g.problem = problem.code
+    return Response(json.dumps(document), problem.status, error.headers, mimetype=MEDIA_TYPE)
+
+
+def register(app: APIFlask) -> None:
+    """Answer every error of `app` with a problem document."""
+    app.register_error_handler(ApiError, respond)
+    app.register_error_handler(HTTPException, _werkzeug)
+    app.register_error_handler(HTTPError, _invalid_parameters)
+    app.register_error_handler(ObjectMissingError, _object_missing)
+    app.register_error_handler(RecursionError, _too_deep)
+    for outage in _OUTAGES:
+        app.register_error_handler(outage, _outage)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _werkzeug(error: HTTPException) -> Response:
+    """Errors of the routing and of reading the request; their own sentences may repeat what the client sent."""
+    status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+    if status == HTTPStatus.NOT_FOUND:
+        problem = NOT_FOUND
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        problem = INTERNAL
+    else:
+        problem = _BY_STATUS.get(status, MALFORMED_REQUEST)
+    headers = {name: value for name, value in error.get_headers() if name == "Allow"}
+    return respond(ApiError(problem, headers=headers))
+
+
+def _invalid_parameters(error: HTTPError) -> Response:
+    """What the models of `api/schemas.py` refused; the location (query or json) is plain from the field."""
+    found = [
+        FieldError(field, "; ".join(messages)) for fields in error.detail.values() for field, messages in fields.items()
+    ]
+    detail = "; ".join(f"{item.field}: {item.message}" for item in found)
+    return respond(ApiError(INVALID_FIELD, detail, errors=found))
+
+
+def _object_missing(_error: ObjectMissingError) -> Response:
+    return respond(ApiError(ARTIFACT_NOT_FOUND, "The file is no longer in the store."))
+
+
+def _too_deep(_error: RecursionError) -> Response:
+    return respond(ApiError(MALFORMED_REQUEST, "The JSON is nested too deeply."))
+
+
+def _outage(error: DistildireError) -> Response:
+    _log.warning("dependency_unavailable", dependency=type(error).__name__, cause=repr(error.__cause__))
+    return respond(ApiError(_OUTAGES[type(error)], error.message, headers={"Retry-After": RETRY_AFTER}))
+
+
+def _unexpected(error: Exception) -> Response:
+    _log.error("unexpected_error", exc_info=error)
+    return respond(ApiError(INTERNAL))

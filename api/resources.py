@@ -1,0 +1,50 @@
+"""What requests need of the outside world, made once in each process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+
+from api.doorbell import Doorbell
+from shared.broker import Broker, make_celery
+from shared.crypto import Vault
+from shared.database import Database
+from shared.destinations import AllowList
+from shared.object_store import ObjectStore
+from shared.settings import Settings
+
+EXTENSION = "distildire"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The settings and the wrappers of each third party."""
+
+    settings: Settings
+    database: Database
+    store: ObjectStore
+    broker: Broker
+    doorbell: Doorbell
+    vault: Vault
+    egress_allow: AllowList
+
+
+def make_resources(settings: Settings) -> Resources:
+    """Make them; nothing connects before it is used, so servers may still be starting."""
+    broker = Broker(make_celery(settings))
+    return Resources(
+        settings=settings,
+        database=Database(settings.database_url.get_secret_value()),
+        store=ObjectStore(settings),
+        broker=broker,
+        doorbell=Doorbell(broker),
+        vault=Vault(settings.secret_key.get_secret_value()),
+        egress_allow=AllowList.parse(settings.egress_allow),
+    )
+
+
+def resources() -> Resources:
+    """Return the resources of the app that handles this request."""
+    return cast("Resources", current_app.extensions[EXTENSION])

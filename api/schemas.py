@@ -1,0 +1,361 @@
+"""The documents of the API, as pydantic models: what is checked on the way in, and what the OpenAPI document promises.
+
+Answers are made by `shared/presenter.py` and the views; the tests hold them to these models.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from shared.errors import ErrorCode
+from shared.jobs import JobState, Stage
+from shared.listing import Cursor, CursorError
+
+#: As long a side as a heatmap is made for.
+LONGEST_SIDE = 65_535
+
+
+class Document(BaseModel):
+    """A JSON object without surprises: no other members."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Query(Document):
+    """Query parameters; an unknown one is an error, since ignoring a misspelt filter would show too much."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_control_characters(cls, value: object) -> object:
+        if isinstance(value, str) and not value.isprintable():
+            raise ValueError("contains characters that cannot be printed")
+        return value
+
+
+class Paging(Query):
+    """How much of a list, and from where."""
+
+    limit: int = Field(default=20, ge=1, le=100, description="The most items in one page.")
+    cursor: str | None = Field(default=None, description="From the `next` link of the page before.")
+
+    @field_validator("cursor")
+    @classmethod
+    def _was_given_out(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                Cursor.decode(value)
+            except CursorError as error:
+                raise ValueError(error.message) from error
+        return value
+
+    @property
+    def after(self) -> Cursor | None:
+        """The place that the cursor names."""
+        return Cursor.decode(self.cursor) if self.cursor else None
+
+
+class JobsQuery(Paging):
+    """Query of `GET /v1/jobs`."""
+
+    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"] | None = Field(
+        default=None, description="Only jobs in this state."
+    )
+
+
+class JobQuery(Query):
+    """Query of `GET /v1/jobs/{job_id}`."""
+
+    include: Literal["heatmap_scores"] | None = Field(
+        default=None,
+        description="`heatmap_scores` adds a number for each pixel of the original to the result; it can be large.",
+    )
+
+
+class ArtifactQuery(Query):
+    """Query of an artifact."""
+
+    link: Literal["1"] | None = Field(
+        default=None, description="`1` answers with a link to the object store that needs no key, for five minutes."
+    )
+
+
+class HeatmapQuery(Query):
+    """Query of `GET /v1/jobs/{job_id}/heatmap`."""
+
+    width: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description="Pixels; the original's if left out.")
+    height: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description="Pixels; the original's if left out.")
+    format: Literal["json", "png"] = Field(default="json", description="Numbers in [0, 1], or their picture.")
+
+
+class DeliveriesQuery(Paging):
+    """Query of `GET /v1/webhook-deliveries`."""
+
+    endpoint_id: UUID | None = Field(default=None, description="Only deliveries to this endpoint.")
+    job_id: UUID | None = Field(default=None, description="Only deliveries that tell of this job.")
+    state: Literal["pending", "delivered", "failed"] | None = Field(
+        default=None, description="Only deliveries in this state."
+    )
+
+
+class NewEndpoint(Document):
+    """Body of `POST /v1/webhook-endpoints`."""
+
+    url: str = Field(min_length=1, max_length=2000, description="Where to send: public, https.")
+    event_types: list[Literal["job.succeeded", "job.failed", "job.canceled", "job.expired"]] = Field(
+        default=["job.succeeded", "job.failed", "job.canceled", "job.expired"],
+        min_length=1,
+        max_length=4,
+        description="What to tell; all by default.",
+    )
+
+
+#: Where to go on from a job; `heatmap` is there once it has succeeded.
+JobLinks = dict[Literal["self", "cancel", "heatmap"], str]
+#: Where a list goes on; `next` is null on the last page.
+PageLinks = dict[Literal["self", "next"], str | None]
+
+
+class Accepted(Document):
+    """A job that was just accepted."""
+
+    id: UUID
+    status: Literal["queued"]
+    created_at: datetime
+    links: JobLinks
+
+
+class Artifact(Document):
+    """A stored file of a job."""
+
+    href: str
+    media_type: str
+    bytes: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+#: The upload, and those pictures that were asked for and made.
+Artifacts = dict[Literal["source", "dire_map", "heatmap", "overlay"], Artifact]
+
+
+class Dimensions(Document):
+    """Pixels, after the orientation in the file's own data was applied."""
+
+    width: int
+    height: int
+
+
+class Region(Document):
+    """A rectangle in pixels of the original."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Input(Document):
+    """What the file turned out to be."""
+
+    media_type: str
+
+
+class Model(Document):
+    """Which weights gave the verdict."""
+
+    name: str
+    weights_sha256: str
+    demonstration: bool
+
+
+class Result(Document):
+    """A verdict: evidence, not proof."""
+
+    prediction: Literal["REAL", "FAKE"]
+    confidence: float = Field(ge=0, le=1, description="Probability of the prediction.")
+    probability_fake: float = Field(ge=0, le=1)
+    threshold: float = Field(description="From this `probability_fake` on the prediction is FAKE.")
+    processing_time: float = Field(description="Seconds from claim to the last byte stored.")
+    dimensions: Dimensions
+    analyzed_region: Region = Field(description="The part of the image that the network saw.")
+    input: Input
+    model: Model
+    timings: dict[str, float] = Field(description="Seconds in each stage.")
+    caveats: list[str] = Field(description="What was done to the image that bears on the verdict.")
+    notice: str
+    heatmap_scores: list[list[float]] = Field(
+        default=[], description="Height x width numbers in [0, 1]; only with `include=heatmap_scores`."
+    )
+
+
+class JobError(Document):
+    """Why a job failed."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool = Field(description="Whether the same image may succeed when it is submitted again.")
+
+
+class Job(Document):
+    """A job and, where it has ended, how."""
+
+    id: UUID
+    status: JobState
+    stage: Stage | None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime
+    metadata: dict[str, Any]
+    links: JobLinks
+    artifacts: Artifacts
+    result: Result | None
+    error: JobError | None
+
+
+class JobPage(Document):
+    """Some jobs, newest first."""
+
+    items: list[Job]
+    links: PageLinks
+
+
+class Heatmap(Document):
+    """A number for each pixel, row by row from the top."""
+
+    width: int
+    height: int
+    heatmap_scores: list[list[float]]
+
+
+class Link(Document):
+    """An address that needs no key, for a while."""
+
+    url: str
+    expires_at: datetime
+
+
+class Endpoint(Document):
+    """A webhook endpoint."""
+
+    id: UUID
+    url: str
+    event_types: list[str]
+    created_at: datetime
+    disabled_at: datetime | None
+    disabled_reason: str | None
+
+
+class CreatedEndpoint(Endpoint):
+    """A webhook endpoint with its secret, which is never shown again."""
+
+    secret: str = Field(pattern="^whsec_", description="Verify signatures with it (Standard Webhooks).")
+
+
+class EndpointList(Document):
+    """All webhook endpoints, oldest first."""
+
+    items: list[Endpoint]
+
+
+class Attempt(Document):
+    """One try to deliver."""
+
+    attempt: int
+    started_at: datetime
+    duration_ms: int
+    status: int | None = Field(description="The receiver's HTTP status, if it answered.")
+    error: str | None
+    response_excerpt: str | None
+
+
+class Delivery(Document):
+    """A webhook and how its delivery goes."""
+
+    id: UUID
+    webhook_id: str = Field(description="The header `webhook-id`, the same for every try.")
+    endpoint_id: UUID
+    job_id: UUID
+    event_type: str
+    state: Literal["pending", "delivered", "failed"]
+    next_attempt_at: datetime | None
+    created_at: datetime
+    finished_at: datetime | None
+    attempts: list[Attempt]
+
+
+class DeliveryPage(Document):
+    """Some webhook deliveries, newest first."""
+
+    items: list[Delivery]
+    links: PageLinks
+
+
+class Alive(Document):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Check(Document):
+    """How one server is."""
+
+    state: Literal["up", "down"]
+    required: bool = Field(description="Whether requests are refused while it is down.")
+
+
+class Checks(Document):
+    """Each server that the API uses."""
+
+    database: Check
+    object_store: Check
+    redis: Check
+
+
+class Readiness(Document):
+    """Whether requests can be served."""
+
+    status: Literal["ready", "unavailable"]
+    checks: Checks
+
+
+class WrongField(Document):
+    """What is wrong with one field or parameter."""
+
+    field: str
+    message: str
+
+
+class ProblemDocument(Document):
+    """A refusal (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable: decide by it.")
+    remedy: str
+    request_id: str = Field(description="Tell the operator this.")
+    errors: list[WrongField] = Field(default=[], description="Each field that is wrong, where fields are.")
+
+
+#: Every document that the OpenAPI document names.
+DOCUMENTS: tuple[type[Document], ...] = (
+    Accepted,
+    Alive,
+    CreatedEndpoint,
+    Delivery,
+    DeliveryPage,
+    Endpoint,
+    EndpointList,
+    Heatmap,
+    Job,
+    JobPage,
+    Link,
+    ProblemDocument,
+    Readiness,
+)

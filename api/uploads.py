@@ -1,0 +1,212 @@
+"""The body of `POST /v1/jobs`: a multipart form, read as a stream within its limits and taken apart strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import IO, Any, BinaryIO, NoReturn, cast
+
+from flask import Request
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
+
+from api.problems import (
+    BODY_TOO_LARGE,
+    CORRUPT_IMAGE,
+    DECOMPRESSION_BOMB,
+    IMAGE_EMPTY,
+    IMAGE_REQUIRED,
+    IMAGE_TOO_LARGE,
+    INVALID_FIELD,
+    MALFORMED_REQUEST,
+    MULTIPART_REQUIRED,
+    TOO_MANY_IMAGES,
+    UNKNOWN_FIELD,
+    UNKNOWN_MODEL,
+    UNSUPPORTED_MEDIA_TYPE,
+    ApiError,
+    FieldError,
+    field_error,
+)
+from shared.errors import ErrorCode, JobError
+from shared.jobs import PICTURES
+from shared.media import HEAD_BYTES, ImageLimits, check_header
+from shared.settings import Settings
+
+IMAGE = "image"
+METADATA_BYTES = 8 * 1024
+#: Room for the other fields and the boundaries of the form, beside the image.
+FORM_BYTES = 64 * 1024
+_MOST_PARTS = 32
+_METADATA_DEPTH = 16
+_CHUNK = 256 * 1024
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_OPTIONS = ("model", *PICTURES, "metadata")
+_REFUSALS = {
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: UNSUPPORTED_MEDIA_TYPE,
+    ErrorCode.IMAGE_TOO_LARGE: IMAGE_TOO_LARGE,
+    ErrorCode.DECOMPRESSION_BOMB: DECOMPRESSION_BOMB,
+    ErrorCode.CORRUPT_IMAGE: CORRUPT_IMAGE,
+}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A submitted image, not decoded, and what is asked for."""
+
+    stream: BinaryIO
+    """At its beginning; on disk where it is large, until the request ends."""
+    size: int
+    sha256: str
+    media_type: str
+    model: str | None
+    pictures: tuple[str, ...]
+    metadata: dict[str, Any]
+
+
+def read_upload(request: Request, settings: Settings) -> Upload:
+    """Read and check the form.
+
+    Raises:
+        ApiError: with the field that is wrong. A body beyond the limit is refused when its length says so, else as
+            soon as the limit is passed; the rest is never read.
+
+    """
+    form, files = _parse(request, settings)
+    _refuse_unknown(form, files)
+    options = {name: _single(form, name) for name in _OPTIONS}
+    pictures = tuple(name for name in PICTURES if _boolean(name, options[name]))
+    model = _model(options["model"], settings)
+    metadata = parse_metadata(options["metadata"])
+    image = _image(form, files)
+    size, sha256 = _measure(image.stream)
+    media_type = _check_image(image.stream, size, settings)
+    return Upload(cast("BinaryIO", image.stream), size, sha256, media_type, model, pictures, metadata)
+
+
+def parse_metadata(value: str | None) -> dict[str, Any]:
+    """Return the client's JSON object; raise `ApiError` for what is not one or could not be stored as it is."""
+    if value is None:
+        return {}
+    if len(value.encode(errors="replace")) > METADATA_BYTES:
+        raise field_error("metadata", f"at most {METADATA_BYTES} bytes are kept")
+    try:
+        found = json.loads(value, parse_constant=_not_json)
+        _check_storable(found)
+    except (ValueError, RecursionError):
+        raise field_error("metadata", "must be a JSON object of plain values") from None
+    if not isinstance(found, dict):
+        raise field_error("metadata", "must be a JSON object")
+    return found
+
+
+def _parse(request: Request, settings: Settings) -> tuple[MultiDict[str, str], MultiDict[str, FileStorage]]:
+    if request.mimetype != "multipart/form-data":
+        raise ApiError(MULTIPART_REQUIRED, headers={"Accept": "multipart/form-data"})
+    request.max_content_length = settings.max_upload_bytes + FORM_BYTES
+    parser = FormDataParser(max_form_memory_size=FORM_BYTES, max_form_parts=_MOST_PARTS, silent=False)
+    try:
+        _, form, files = parser.parse(request.stream, request.mimetype, request.content_length, request.mimetype_params)
+    except RequestEntityTooLarge:
+        raise _too_large(settings) from None
+    except ValueError:
+        raise ApiError(MALFORMED_REQUEST, "The multipart form is incomplete or malformed.") from None
+    return form, files
+
+
+def _too_large(settings: Settings) -> ApiError:
+    return ApiError(BODY_TOO_LARGE, f"An image may have {settings.max_upload_bytes:,} bytes.")
+
+
+def _refuse_unknown(form: Iterable[str], files: Iterable[str]) -> None:
+    unknown = sorted({*form, *files} - {IMAGE, *_OPTIONS})
+    if unknown:
+        errors = [FieldError(name[:100], "is not known") for name in unknown]
+        raise ApiError(UNKNOWN_FIELD, f"The known fields are {', '.join((IMAGE, *_OPTIONS))}.", errors=errors)
+    misplaced = sorted({*files} - {IMAGE})
+    if misplaced:
+        raise field_error(misplaced[0], "must be a plain value, not a file")
+
+
+def _single(form: MultiDict[str, str], name: str) -> str | None:
+    values = form.getlist(name)
+    if len(values) > 1:
+        raise field_error(name, "is given more than once")
+    return values[0] if values else None
+
+
+def _boolean(name: str, value: str | None) -> bool:
+    if value is None:
+        return True
+    if value not in _BOOLEANS:
+        raise field_error(name, f"must be one of {', '.join(_BOOLEANS)}", INVALID_FIELD)
+    return _BOOLEANS[value]
+
+
+def _model(value: str | None, settings: Settings) -> str | None:
+    if value is not None and value != settings.model:
+        raise ApiError(UNKNOWN_MODEL, f"This service runs the model {settings.model}.")
+    return value
+
+
+def _image(form: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> FileStorage:
+    images = files.getlist(IMAGE)
+    if len(images) > 1:
+        raise ApiError(TOO_MANY_IMAGES)
+    if not images:
+        as_text = IMAGE in form
+        raise ApiError(IMAGE_REQUIRED, "The field `image` is not a file: give it a file name." if as_text else None)
+    return images[0]
+
+
+def _measure(stream: IO[bytes]) -> tuple[int, str]:
+    """Return the size and SHA-256 of a stream, which stands at its beginning before and after."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    stream.seek(0)
+    return size, digest.hexdigest()
+
+
+def _check_image(stream: IO[bytes], size: int, settings: Settings) -> str:
+    """Return the media type by the first bytes; refuse what they show to be too much. Nothing is decoded here."""
+    if size == 0:
+        raise ApiError(IMAGE_EMPTY)
+    if size > settings.max_upload_bytes:
+        raise _too_large(settings)
+    head = stream.read(HEAD_BYTES)
+    stream.seek(0)
+    try:
+        return check_header(
+            head, size, ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
+        )
+    except JobError as error:
+        raise ApiError(_REFUSALS[error.code], error.message) from None
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _check_storable(value: Any, depth: int = 0) -> None:
+    """Raise ValueError for what jsonb or UTF-8 cannot hold: NUL, lone surrogates, infinities; and for deep nests."""
+    if depth > _METADATA_DEPTH:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        value.encode()
+        if "\0" in value:
+            raise ValueError("NUL in a string")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    elif isinstance(value, dict):
+        for item in (*value, *value.values()):
+            _check_storable(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_storable(item, depth + 1)

@@ -1,0 +1,161 @@
+"""Webhooks over HTTP: the endpoints of a tenant, and the log of what was sent to them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+from uuid import UUID
+
+from apiflask import APIBlueprint
+
+from api.auth import caller
+from api.jobs import page_links
+from api.openapi import NO_CONTENT, answer, refusals
+from api.problems import NOT_FOUND, TOO_MANY_ENDPOINTS, URL_NOT_ALLOWED, ApiError, field_error
+from api.resources import resources
+from api.schemas import (
+    CreatedEndpoint,
+    DeliveriesQuery,
+    Delivery,
+    DeliveryPage,
+    Endpoint,
+    EndpointList,
+    NewEndpoint,
+)
+from shared.destinations import AllowList, EgressRefused, admit, parse
+from shared.endpoints import count_endpoints, create_endpoint, find_endpoint, list_endpoints
+from shared.listing import DeliveryRow, find_delivery, list_deliveries
+from shared.presenter import timestamp
+from shared.tables import WebhookAttempt, WebhookEndpoint
+
+endpoints_blueprint = APIBlueprint("endpoints", __name__, url_prefix="/v1/webhook-endpoints")
+deliveries_blueprint = APIBlueprint("deliveries", __name__, url_prefix="/v1/webhook-deliveries")
+
+MOST_ENDPOINTS = 20
+_LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
+
+
+@endpoints_blueprint.post("")
+@endpoints_blueprint.input(NewEndpoint, location="json", arg_name="new")
+@endpoints_blueprint.doc(
+    tags=["Webhooks"],
+    responses=answer(CreatedEndpoint, "The endpoint, with its secret: the only time it is shown.", 201, "Location")
+    | refusals(TOO_MANY_ENDPOINTS, URL_NOT_ALLOWED),
+)
+def create(new: NewEndpoint) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Add a webhook endpoint.
+
+    Only what is plain from the URL is checked now. Where it leads is checked anew at each delivery.
+    """
+    _check_url(new.url, resources().egress_allow)
+    event_types = list(dict.fromkeys(new.event_types))
+    with resources().database.begin() as session:
+        if count_endpoints(session, caller().tenant_id) >= MOST_ENDPOINTS:
+            raise ApiError(TOO_MANY_ENDPOINTS, f"There are {MOST_ENDPOINTS} already.")
+        endpoint, secret = create_endpoint(session, resources().vault, caller().tenant_id, new.url, event_types)
+    document = _present_endpoint(endpoint) | {"secret": secret}
+    return document, 201, {"Location": f"/v1/webhook-endpoints/{endpoint.id}"}
+
+
+@endpoints_blueprint.get("")
+@endpoints_blueprint.doc(tags=["Webhooks"], responses=answer(EndpointList, "All of them."))
+def index() -> dict[str, Any]:
+    """List your webhook endpoints, oldest first."""
+    with resources().database.begin() as session:
+        return {"items": [_present_endpoint(found) for found in list_endpoints(session, caller().tenant_id)]}
+
+
+@endpoints_blueprint.get("/<uuid:endpoint_id>")
+@endpoints_blueprint.doc(tags=["Webhooks"], responses=answer(Endpoint, "The endpoint.") | refusals(NOT_FOUND))
+def show(endpoint_id: UUID) -> dict[str, Any]:
+    """Show a webhook endpoint."""
+    with resources().database.begin() as session:
+        found = find_endpoint(session, caller().tenant_id, endpoint_id)
+    if found is None:
+        raise ApiError(NOT_FOUND)
+    return _present_endpoint(found)
+
+
+@endpoints_blueprint.delete("/<uuid:endpoint_id>")
+@endpoints_blueprint.doc(tags=["Webhooks"], responses=NO_CONTENT | refusals(NOT_FOUND))
+def delete(endpoint_id: UUID) -> tuple[str, int]:
+    """Delete a webhook endpoint, with what waits for it and the log of what was sent."""
+    with resources().database.begin() as session:
+        found = find_endpoint(session, caller().tenant_id, endpoint_id)
+        if found is None:
+            raise ApiError(NOT_FOUND)
+        session.delete(found)
+    return "", 204
+
+
+@deliveries_blueprint.get("")
+@deliveries_blueprint.input(DeliveriesQuery, location="query", arg_name="query")
+@deliveries_blueprint.doc(tags=["Webhooks"], responses=answer(DeliveryPage, "One page, newest first."))
+def log(query: DeliveriesQuery) -> dict[str, Any]:
+    """List what was and will be sent to your endpoints, newest first, with each try."""
+    only = query.model_dump(include={"endpoint_id", "job_id", "state"}, exclude_none=True)
+    with resources().database.begin() as session:
+        page = list_deliveries(session, caller().tenant_id, only=only, after=query.after, limit=query.limit)
+        items = [_present_delivery(row) for row in page.rows]
+    return {"items": items, "links": page_links(page.next.encode() if page.next else None)}
+
+
+@deliveries_blueprint.get("/<uuid:delivery_id>")
+@deliveries_blueprint.doc(tags=["Webhooks"], responses=answer(Delivery, "The delivery.") | refusals(NOT_FOUND))
+def show_delivery(delivery_id: UUID) -> dict[str, Any]:
+    """Show a delivery with each try."""
+    with resources().database.begin() as session:
+        row = find_delivery(session, caller().tenant_id, delivery_id)
+    if row is None:
+        raise ApiError(NOT_FOUND)
+    return _present_delivery(row)
+
+
+def _check_url(url: str, allow: AllowList) -> None:
+    """Refuse what can be seen without a look-up: malformed URLs and addresses that are not public."""
+    if not url.isprintable():
+        raise field_error("url", "contains characters that cannot be printed")
+    try:
+        destination = parse(url)
+        known = _LOOPBACK if destination.is_localhost else (destination.address,) if destination.address else ()
+        admit(destination, known, allow)
+    except EgressRefused as error:
+        raise ApiError(URL_NOT_ALLOWED, error.message) from None
+
+
+def _present_endpoint(endpoint: WebhookEndpoint) -> dict[str, Any]:
+    return {
+        "id": str(endpoint.id),
+        "url": endpoint.url,
+        "event_types": endpoint.event_types,
+        "created_at": timestamp(endpoint.created_at),
+        "disabled_at": timestamp(endpoint.disabled_at),
+        "disabled_reason": endpoint.disabled_reason,
+    }
+
+
+def _present_delivery(row: DeliveryRow) -> dict[str, Any]:
+    delivery = row.delivery
+    return {
+        "id": str(delivery.id),
+        "webhook_id": delivery.message_id,
+        "endpoint_id": str(delivery.endpoint_id),
+        "job_id": str(delivery.job_id),
+        "event_type": delivery.event_type,
+        "state": delivery.state,
+        "next_attempt_at": timestamp(delivery.next_attempt_at),
+        "created_at": timestamp(delivery.created_at),
+        "finished_at": timestamp(delivery.finished_at),
+        "attempts": [_present_attempt(attempt) for attempt in row.attempts],
+    }
+
+
+def _present_attempt(attempt: WebhookAttempt) -> dict[str, Any]:
+    return {
+        "attempt": attempt.attempt,
+        "started_at": timestamp(attempt.started_at),
+        "duration_ms": attempt.duration_ms,
+        "status": attempt.status,
+        "error": attempt.error,
+        "response_excerpt": attempt.response_excerpt,
+    }

@@ -1,0 +1,140 @@
+"""Pages of a tenant's rows, newest first: keyset paging, so that a page costs the same wherever it lies.
+
+A cursor names the last row that was shown. Rows that are added later are newer than it, so nobody who follows the
+cursors sees a row twice or misses one that was there when they began.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Self, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Select, select, tuple_
+from sqlalchemy.orm import Session, defer
+
+from shared.errors import DistildireError
+from shared.tables import Job, Result, WebhookAttempt, WebhookDelivery
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAYOUT = struct.Struct(">q16s")
+
+
+class CursorError(DistildireError):
+    """The cursor is not one that this service gave out. Start again without it."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place between two rows."""
+
+    created_at: datetime
+    id: UUID
+
+    def encode(self) -> str:
+        """Return 32 characters that are safe in a URL and that clients should not look into."""
+        microseconds = (self.created_at - _EPOCH) // timedelta(microseconds=1)
+        return base64.urlsafe_b64encode(_LAYOUT.pack(microseconds, self.id.bytes)).decode()
+
+    @classmethod
+    def decode(cls, value: str) -> Self:
+        """Undo `encode`; raise `CursorError` for anything else."""
+        try:
+            microseconds, identity = _LAYOUT.unpack(base64.b64decode(value, altchars=b"-_", validate=True))
+            return cls(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=identity))
+        except (binascii.Error, struct.error, ValueError, OverflowError) as error:
+            raise CursorError from error
+
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True)
+class Page(Generic[_Row]):
+    """Some rows, and where the rest begins."""
+
+    rows: Sequence[_Row]
+    next: Cursor | None
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job, with its result where it succeeded."""
+
+    job: Job
+    result: Result | None
+
+
+@dataclass(frozen=True)
+class DeliveryRow:
+    """A webhook delivery with its tries, oldest first."""
+
+    delivery: WebhookDelivery
+    attempts: Sequence[WebhookAttempt]
+
+
+def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None:
+    """Return a tenant's job; None where the tenant has none of this id."""
+    found = session.execute(_jobs(tenant_id).where(Job.id == job_id)).one_or_none()
+    return JobRow(found[0], found[1]) if found else None
+
+
+def list_jobs(
+    session: Session, tenant_id: UUID, *, state: str | None, after: Cursor | None, limit: int
+) -> Page[JobRow]:
+    """Return a tenant's jobs, newest first; the numbers behind heatmaps stay in the database."""
+    query = _jobs(tenant_id).options(defer(Result.feature_mean))
+    if state is not None:
+        query = query.where(Job.state == state)
+    rows = [JobRow(row[0], row[1]) for row in session.execute(_page(query, Job, after, limit))]
+    return _cut(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))
+
+
+def find_delivery(session: Session, tenant_id: UUID, delivery_id: UUID) -> DeliveryRow | None:
+    """Return a tenant's webhook delivery; None where the tenant has none of this id."""
+    query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.id == delivery_id)
+    found = _with_attempts(session, session.scalars(query).all())
+    return found[0] if found else None
+
+
+def list_deliveries(
+    session: Session,
+    tenant_id: UUID,
+    *,
+    only: Mapping[str, UUID | str],
+    after: Cursor | None,
+    limit: int,
+) -> Page[DeliveryRow]:
+    """Return a tenant's webhook deliveries, newest first; `only` maps columns to the value wanted."""
+    query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id).filter_by(**only)
+    rows = _with_attempts(session, session.scalars(_page(query, WebhookDelivery, after, limit)).all())
+    return _cut(rows, limit, lambda row: Cursor(row.delivery.created_at, row.delivery.id))
+
+
+def _jobs(tenant_id: UUID) -> Select[Job, Result | None]:
+    return select(Job, Result).outerjoin(Result, Result.job_id == Job.id).where(Job.tenant_id == tenant_id)
+
+
+def _page(query: Select[*tuple[Any, ...]], table: type[Job | WebhookDelivery], after: Cursor | None, limit: int) -> Select[*tuple[Any, ...]]:
+    """One row more than the page holds tells whether there is another page."""
+    if after is not None:
+        query = query.where(tuple_(table.created_at, table.id) < tuple_(after.created_at, after.id))
+    return query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+
+
+def _cut(rows: Sequence[_Row], limit: int, place: Callable[[_Row], Cursor]) -> Page[_Row]:
+    shown = rows[:limit]
+    return Page(shown, place(shown[-1]) if len(rows) > limit else None)
+
+
+def _with_attempts(session: Session, deliveries: Sequence[WebhookDelivery]) -> list[DeliveryRow]:
+    attempts: dict[UUID, list[WebhookAttempt]] = {delivery.id: [] for delivery in deliveries}
+    query = select(WebhookAttempt).where(WebhookAttempt.delivery_id.in_(attempts)).order_by(WebhookAttempt.attempt)
+    for attempt in session.scalars(query):
+        attempts[attempt.delivery_id].append(attempt)
+    return [DeliveryRow(delivery, attempts[delivery.id]) for delivery in deliveries]
