@@ -69,7 +69,7 @@ class StackProgress:
             self._status = None
 
     def report(self, part: str, status: str) -> None:
-        """Take one step's news: `running` already, `starting`, `ready`, `ended`, or a sentence about a part that ended."""
+        """Take one step's news: `running` already, `starting`, `ready`, `ended`, or a sentence about its end."""
         name = _PARTS.get(part, part)
         if status == "starting":
             self._began[part] = time.monotonic()
@@ -77,6 +77,8 @@ class StackProgress:
             began = self._began.pop(part, None)
             took = "" if began is None else f"{time.monotonic() - began:.1f} s"
             self._console.print(f"  [green]✓[/] {name:<16} [dim]{'runs already' if status == 'running' else took}[/]")
+        elif status == "stopping":
+            self._console.print("Stopping: the API, the workers with what they are doing, the services …")
         elif status != "ended":  # its obituary follows
             self._console.print(f"[bold red]✗[/] {escape(status)}")
         if self._status is not None and self._began:

@@ -34,4 +34,6 @@ def command(data_dir: Path, port: int | None, detach: bool) -> None:
             if document is not None:
                 show_stack(console, data_dir, document, owned=owned)
 
-        up(data_dir, port, progress.report, detach=detach, ready=ready)
+        ended = up(data_dir, port, progress.report, detach=detach, ready=ready)
+    if ended:
+        console.print(f"The stack has stopped; its data stays in {data_dir}.")

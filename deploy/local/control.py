@@ -23,11 +23,12 @@ _OWNER_SECONDS = 5  # from taking the data directory to saying who took it
 _STOP_SECONDS = 150  # the sum of what the parts may take
 
 
-def up(data_dir: Path, port: int | None, report: Report, *, detach: bool, ready: Callable[[bool], None]) -> None:
+def up(data_dir: Path, port: int | None, report: Report, *, detach: bool, ready: Callable[[bool], None]) -> bool:
     """Bring the stack of `data_dir` up, or what of it is missing.
 
     `ready(owned)` is called once it is up. Without `detach` this process then owns a stack that had no owner, and
     returns when told to stop (Ctrl-C, SIGTERM, or `down`); a stack that another process owns stays with that one.
+    Returns whether this process owned, and has stopped, the stack.
 
     Raises:
         DistildireError: it did not come up.
@@ -53,6 +54,8 @@ def up(data_dir: Path, port: int | None, report: Report, *, detach: bool, ready:
                 ready(True)  # noqa: FBT003
 
             Supervisor(data_dir, port, report).run(request, release_when_ready)
+            return True
+    return False
 
 
 def down(data_dir: Path) -> list[str]:

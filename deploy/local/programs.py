@@ -5,7 +5,6 @@ Their settings go by the environment: a command line could be read by every user
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -17,8 +16,7 @@ import httpx
 from deploy.local.processes import Program
 
 HOST = "127.0.0.1"
-_API_THREADS = 8  # requests wait for PostgreSQL and the store, hardly for the processor
-_WEBHOOK_THREADS = 8  # deliveries wait for receivers
+_WEBHOOK_THREADS = 4  # they only ring; the deliveries have threads of their own
 _READYZ_SECONDS = 2
 
 
@@ -62,17 +60,16 @@ def product_parts(data_dir: Path, port: int, settings: Mapping[str, str], slots:
 
 
 def _api(data_dir: Path, port: int, settings: Mapping[str, str]) -> Part:
-    metrics = data_dir / "run" / "metrics"
-    metrics.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-P", "-m", "gunicorn", "api.wsgi:app", "--bind", f"{HOST}:{port}"]
-    command += ["--workers", str(min(4, os.cpu_count() or 1)), "--worker-class", "gthread"]
-    command += ["--threads", str(_API_THREADS), "--graceful-timeout", "10", "--no-control-socket"]
     program = Program(
         name="api",
-        command=command,
+        command=[
+            *(sys.executable, "-P", "-m", "gunicorn", "--config", "python:api.gunicorn_conf"),
+            *("--bind", f"{HOST}:{port}", "api.wsgi:app"),
+        ],
         log=data_dir / "logs" / "api.log",
-        environment={**settings, "PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+        environment=dict(settings),
         death_signal=signal.SIGQUIT,  # ends its workers at once
+        stop_seconds=40,  # uploads that are under way finish
     )
     return Part(program, url=f"http://{HOST}:{port}")
 

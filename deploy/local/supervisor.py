@@ -90,12 +90,13 @@ class Supervisor:
             while True:
                 self._signals.recv(64)  # woken by any signal, a child's end among them
                 for child in self._stack.ended():
-                    self._report(child.program.name, child.obituary())
+                    self._report(child.program.name, f"{child.obituary()}\n`distildire up` starts it again.")
                 if self._asked:
                     self._asked = False
                     self._serve_again()
         except StopRequested:
             self._enter("stopping")
+            self._report("stack", "stopping")
         except DistildireError as error:
             self._enter("failed", error.message)
             raise

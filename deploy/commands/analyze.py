@@ -1,0 +1,119 @@
+"""`distildire analyze`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploy.submission import print_json
+from deploy.terminal import notes, output
+from deploy.verdicts import Row, VerdictView, closing_words, verdict_table
+from shared.errors import JobError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from shared.pictures import Floats
+    from worker.model import Detector
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
+@click.option(
+    "--model", default="DISTILDIRE-DEMO", envvar="DISTILDIRE_MODEL", show_default=True, help="A model's name."
+)
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", envvar="DISTILDIRE_DEVICE")
+@click.option(
+    "--visualize",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write DIRE map, heatmap and overlay there.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
+def command(images: tuple[Path, ...], model: str, device: str, visualize: Path | None, as_json: bool) -> None:
+    """Judge images in this process; no service is needed.
+
+    The exit code is 0 if every image has a verdict, 1 if one has none, 2 for wrong usage.
+    """
+    from worker.model import load_model
+
+    with notes().status(f"Loading {model} …"):
+        detector = load_model(model, device=device)
+    rows = [Row(str(path)) for path in images]
+    documents = []
+    with VerdictView(notes(), rows) as view:
+        for path, row in zip(images, rows, strict=True):
+            row.stage = "diffusing"
+            view.refresh(row)
+            document = _document(detector, path, visualize, with_scores=as_json)
+            documents.append({"file": str(path), **document})
+            row.problem = document.get("error", {}).get("message", "")
+            row.result = None if row.problem else document
+            view.refresh(row)
+    if as_json:
+        print_json(documents)
+    else:
+        output().print(verdict_table(rows))
+        notes().print(f"\n[dim]{closing_words(rows)}[/]")
+        if visualize is not None:
+            notes().print(f"Pictures: {visualize}/")
+    sys.exit(1 if any(row.problem for row in rows) else 0)
+
+
+def _document(detector: Detector, path: Path, visualize: Path | None, *, with_scores: bool) -> dict[str, Any]:
+    """Judge one image and return its JSON document; the numbers of the heatmap, many, only where they are wanted."""
+    try:
+        return _judge(detector, path, visualize, with_scores=with_scores)
+    except JobError as error:
+        return {"error": {"code": str(error.code), "message": error.message}}
+    except OSError as error:
+        return {"error": {"code": "unreadable_file", "message": f"{error.strerror}: {path}"}}
+
+
+def _judge(detector: Detector, path: Path, visualize: Path | None, *, with_scores: bool) -> dict[str, Any]:
+    from shared.pictures import heatmap_scores
+    from worker.imaging import ImageLimits, decode
+    from worker.model import verdict
+
+    began = time.perf_counter()
+    decoded = decode(path, ImageLimits())
+    detection = detector.detect(detector.preprocess(decoded.image)[None])
+    called = verdict(detection.logit.item(), detector.card.threshold)
+    mean = detection.feature[0].mean(dim=0).numpy()
+    width, height = decoded.image.size
+    document: dict[str, Any] = {
+        "prediction": called.prediction,
+        "confidence": called.confidence,
+        "probability_fake": called.probability_fake,
+        "processing_time": time.perf_counter() - began,
+        "dimensions": {"width": width, "height": height},
+        "model": {"name": detector.card.name, "demonstration": detector.card.demonstration},
+        "caveats": list(decoded.caveats),
+    }
+    if visualize is not None:
+        names = _write_pictures(visualize, path.stem, decoded.image, detection.eps[0].numpy(), mean)
+        document["visualization_path"] = names["dire_map"]
+    if with_scores:
+        document["heatmap_scores"] = heatmap_scores(mean, width, height).tolist()
+    return document
+
+
+def _write_pictures(folder: Path, stem: str, image: Image, eps: Floats, mean: Floats) -> dict[str, str]:
+    """Write the three pictures; `eps` (3, S, S), `mean` (h, w). Return their paths by name."""
+    from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
+
+    folder.mkdir(parents=True, exist_ok=True)
+    region = analyzed_region(image.width, image.height, eps.shape[-1])
+    pictures = {
+        "dire_map": dire_map_png(eps),
+        "heatmap": heatmap_png(mean, image.width, image.height, region),
+        "overlay": overlay_png(image, mean, region),
+    }
+    paths = {name: folder / f"{stem}.{name}.png" for name in pictures}
+    for name, path in paths.items():
+        path.write_bytes(pictures[name])
+    return {name: str(path) for name, path in paths.items()}

@@ -1,0 +1,93 @@
+"""`distildire keys`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import click
+from rich.table import Table
+from sqlalchemy.orm import Session
+
+from deploy.commands.options import data_dir_option
+from deploy.connection import server_settings
+from deploy.terminal import notes, output
+from shared.crypto import Vault
+from shared.database import Database
+from shared.keys import create_key, list_keys, revoke_key
+from shared.settings import Settings
+
+
+@click.group()
+def command() -> None:
+    """Create, list and revoke API keys: in the database of the settings, else in that of the running stack."""
+
+
+@command.command()
+@click.option("--tenant", required=True, help="Whose key it is; made if it does not exist.")
+@click.option("--name", default="default", show_default=True, help="What the key is for.")
+@click.option(
+    "--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher is served first."
+)
+@data_dir_option
+def create(tenant: str, name: str, priority: int, data_dir: Path) -> None:
+    """Make a key and print it; it cannot be shown again."""
+    settings = server_settings(data_dir)
+    vault = Vault(settings.secret_key.get_secret_value())
+    with _session(settings) as session:
+        made = create_key(session, vault, tenant=tenant, name=name, priority=priority)
+    click.echo(made.key)
+    notes().print(f"Key {made.id} of {tenant}. Keep it now: only a hash of it is stored.")
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document a key on standard output, nothing else.")
+@data_dir_option
+def list_all(as_json: bool, data_dir: Path) -> None:
+    """List all keys, by their last characters."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
+    for title in ("id", "tenant", "name", "key", "created", "revoked"):
+        table.add_column(title, overflow="fold")
+    with _session(server_settings(data_dir)) as session:
+        rows = [
+            {
+                "id": str(key.id),
+                "tenant": tenant,
+                "name": key.name,
+                "key": f"…{key.hint}",
+                "created": f"{key.created_at:%Y-%m-%d %H:%M}",
+                "revoked": f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else None,
+            }
+            for key, tenant in list_keys(session)
+        ]
+    for row in rows:
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        table.add_row(*(value or "" for value in row.values()))
+    if not as_json:
+        output().print(table)
+
+
+@command.command()
+@click.argument("key_id", metavar="ID", type=click.UUID)
+@data_dir_option
+def revoke(key_id: UUID, data_dir: Path) -> None:
+    """End a key at once, by its id."""
+    with _session(server_settings(data_dir)) as session:
+        revoked = revoke_key(session, key_id)
+    notes().print(f"Key {key_id} is revoked." if revoked else f"There is no living key {key_id}.")
+    sys.exit(0 if revoked else 1)
+
+
+@contextmanager
+def _session(settings: Settings) -> Iterator[Session]:
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        with database.begin() as session:
+            yield session
+    finally:
+        database.close()

@@ -1,0 +1,49 @@
+"""`distildire submit`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from deploy.commands.options import data_dir_option
+from deploy.connection import connect
+from deploy.submission import Submission, print_json
+from deploy.terminal import notes, output
+from deploy.verdicts import Row, VerdictView, closing_words, verdict_table
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
+@click.option("--wait", is_flag=True, help="Follow the jobs to their verdicts.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds to wait at most."
+)
+@click.option("--model", help="A model's name; what the service runs if left out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
+@data_dir_option
+def command(
+    images: tuple[Path, ...], wait: bool, timeout: float, model: str | None, as_json: bool, data_dir: Path
+) -> None:
+    """Send images to the API.
+
+    The API is that of DISTILDIRE_API_URL with DISTILDIRE_API_KEY, else the stack of the data directory. The exit code
+    is 0 if all was accepted (with --wait: has a verdict), 1 if something was refused or failed, 2 for wrong usage.
+    """
+    rows = [Row(str(path)) for path in images]
+    with connect(data_dir) as client, VerdictView(notes(), rows) as view:
+        submission = Submission(client, images, rows, view.refresh)
+        submission.send(model)
+        if wait:
+            submission.wait(timeout)
+    if as_json:
+        print_json(submission.documents())
+    elif wait:
+        output().print(verdict_table(rows))
+        notes().print(f"\n[dim]{closing_words(rows)}[/]")
+    else:
+        for path, job in submission.jobs():
+            click.echo(f"{job.id}  {path}")
+    accepted = len(submission.jobs()) == len(images)
+    sys.exit(0 if (submission.complete if wait else accepted) else 1)

@@ -1,0 +1,56 @@
+"""Which API, and which servers, a command talks to: what the environment says, else the stack of the data directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deploy.local.document import StackDocument, running_stack
+from shared.client import Client
+
+if TYPE_CHECKING:  # the base install has no pydantic
+    from shared.settings import Settings
+
+_URL, _KEY = "DISTILDIRE_API_URL", "DISTILDIRE_API_KEY"
+
+
+def connect(data_dir: Path) -> Client:
+    """Return a client of the API that the environment names, else of the stack that runs in `data_dir`."""
+    url, key = os.environ.get(_URL), os.environ.get(_KEY)
+    if url and key:
+        return Client(url, key)
+    if url or key:
+        raise click.ClickException(f"Set both {_URL} and {_KEY}, or neither.")
+    document = running_stack(data_dir)
+    if document is None:
+        raise click.ClickException(
+            f"No API is known: set {_URL} and {_KEY}, or start the service on this machine with `distildire up` "
+            f"(nothing runs in {data_dir}; --data-dir names another place)."
+        )
+    return Client(document.api_url, document.api_key)
+
+
+def server_settings(data_dir: Path) -> Settings:
+    """Return the servers' settings: those of the stack that runs in `data_dir`, where the environment has none.
+
+    Raises:
+        SettingsError: there is neither.
+    """
+    from deploy.local.credentials import load_credentials
+    from shared.settings import Settings, SettingsError
+
+    try:
+        return Settings.read()
+    except SettingsError:
+        document = running_stack(data_dir)
+        if document is None or "DISTILDIRE_DATABASE_URL" in os.environ:
+            raise
+        return Settings.read(**_values(document), secret_key=load_credentials(data_dir).secret_key)
+
+
+def _values(document: StackDocument) -> dict[str, str]:
+    servers = {"database_url": document.database_url, "redis_url": document.redis_url}
+    return servers | {f"s3_{name}": value for name, value in document.s3.items()}

@@ -1,0 +1,94 @@
+"""Sending images to an API and following them to their verdicts; what `submit` and `demo` have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.verdicts import Row
+from shared.client import ApiRefusedError, Client, Job, StillRunningError
+
+_LOOK_SECONDS = 5.0  # how often a command that waits also looks at what else can go wrong
+
+
+class Submission:
+    """Images, each with its row for people and its job."""
+
+    def __init__(
+        self, client: Client, images: Sequence[Path], rows: Sequence[Row], refresh: Callable[[Row], None]
+    ) -> None:
+        self._client = client
+        self._images = images
+        self._rows = rows
+        self._refresh = refresh
+        self._ids: dict[str, int] = {}  # the index of each job's image
+        self._documents: dict[int, dict[str, Any]] = {}
+
+    def send(self, model: str | None = None) -> None:
+        """Submit all; one that is refused, or cannot be read, does not keep the others back."""
+        for index, (image, row) in enumerate(zip(self._images, self._rows, strict=True)):
+            try:
+                job = self._client.submit(image, model=model)
+            except ApiRefusedError as error:
+                self._fail(index, error.code, error.message)
+            except OSError as error:
+                self._fail(index, "unreadable_file", f"{error.strerror}: {error.filename}")
+            else:
+                self._ids[job.id] = index
+                self._documents[index] = dict(job.document)
+                row.status = job.status
+                self._refresh(row)
+
+    def wait(self, seconds: float, check: Callable[[], None] = lambda: None) -> None:
+        """Follow all jobs to their ends; `check` is called now and then and may raise.
+
+        Raises:
+            StillRunningError: `seconds` passed first.
+        """
+        while True:
+            try:
+                self._client.wait(self._ids, self._note, seconds=min(_LOOK_SECONDS, seconds))
+            except StillRunningError:
+                check()
+                seconds -= _LOOK_SECONDS
+                if seconds <= 0:
+                    raise
+            else:
+                return
+
+    def documents(self) -> list[dict[str, Any]]:
+        """One JSON document for each image: its file, and its job or what kept it from being one."""
+        return [{"file": str(path), **self._documents[index]} for index, path in enumerate(self._images)]
+
+    def jobs(self) -> list[tuple[Path, Job]]:
+        """Each accepted image with its job as last seen."""
+        return [(self._images[index], Job.of(self._documents[index])) for index in self._ids.values()]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has a verdict."""
+        return all(row.result is not None for row in self._rows)
+
+    def _note(self, job: Job) -> None:
+        index = self._ids[job.id]
+        row = self._rows[index]
+        self._documents[index] = dict(job.document)
+        row.status, row.stage, row.result = job.status, job.stage, job.result
+        if job.ended and job.result is None:
+            row.problem = f"{job.error['message']} ({job.error['code']})" if job.error else job.status
+        self._refresh(row)
+
+    def _fail(self, index: int, code: str, message: str) -> None:
+        self._documents[index] = {"error": {"code": code, "message": message}}
+        self._rows[index].problem = message
+        self._refresh(self._rows[index])
+
+
+def print_json(documents: Sequence[object]) -> None:
+    """Print one JSON document a line, and nothing else."""
+    for document in documents:
+        click.echo(json.dumps(document, ensure_ascii=False))

@@ -1,0 +1,123 @@
+"""How verdicts look in a terminal: live while jobs run, then a table; plain lines where it is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+_BAR_CELLS = 12
+_COLOURS = {"REAL": "green", "FAKE": "red"}
+_WAITING = {None: "waiting", "queued": "queued"}
+
+
+@dataclass
+class Row:
+    """One image and what is known of it so far."""
+
+    name: str
+    known: str = ""  # what it really is, where that is known
+    status: str | None = None  # of its job; None before there is one
+    stage: str | None = None
+    result: Mapping[str, Any] | None = None
+    problem: str = ""  # why there is no verdict
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.result is not None or bool(self.problem)
+
+
+@dataclass
+class VerdictView:
+    """Shows rows that somebody else changes: call `refresh` with a row after each change."""
+
+    console: Console
+    rows: list[Row]
+    _live: Live | None = field(default=None, repr=False)
+    _told: set[int] = field(default_factory=set, repr=False)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def refresh(self, row: Row) -> None:
+        """Show the row's news; where it is no terminal, only how it ended, once."""
+        if self._live is None and row.ended and id(row) not in self._told:
+            self._told.add(id(row))
+            self.console.print(_line(row), markup=False)
+
+    def _render(self) -> RenderableType:
+        done = sum(row.ended for row in self.rows)
+        return Group(verdict_table(self.rows), Text(f"{done} of {len(self.rows)} done", style="dim"))
+
+
+def verdict_table(rows: list[Row]) -> Table:
+    """A table of all rows; the column of what images are known to be appears only where that is known."""
+    known = any(row.known for row in rows)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
+    table.add_column("image", overflow="fold")
+    if known:
+        table.add_column("known to be")
+    for title in ("verdict", "confidence", "size", "seconds"):
+        table.add_column(title, justify="right" if title in ("size", "seconds") else "left", no_wrap=True)
+    for row in rows:
+        cells = _verdict_cells(row.result) if row.result is not None else (_progress(row), "", "", "")
+        table.add_row(Text(row.name), *([Text(row.known)] if known else []), *cells)
+    return table
+
+
+def _verdict_cells(result: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    colour = _COLOURS[result["prediction"]]
+    size = result["dimensions"]
+    return (
+        Text(result["prediction"], style=f"bold {colour}"),
+        confidence_bar(result["confidence"], colour),
+        f"{size['width']}×{size['height']}",
+        f"{result['processing_time']:.2f}",
+    )
+
+
+def confidence_bar(confidence: float, colour: str) -> Text:
+    """A bar for a probability in [0, 1], with its percentage."""
+    filled = round(confidence * _BAR_CELLS)
+    return Text.assemble(("━" * filled, colour), ("━" * (_BAR_CELLS - filled), "dim"), f" {confidence:4.0%}")
+
+
+def _progress(row: Row) -> RenderableType:
+    if row.problem:
+        return Text(row.problem, style="yellow", overflow="fold")
+    return Spinner("dots", text=Text(row.stage or _WAITING.get(row.status, row.status or ""), style="cyan"))
+
+
+def _line(row: Row) -> str:
+    known = f" (known to be {row.known})" if row.known else ""
+    if row.result is None:
+        return f"{row.name}{known}: {row.problem}"
+    seconds = row.result["processing_time"]
+    return f"{row.name}{known}: {row.result['prediction']} {row.result['confidence']:.0%} in {seconds:.2f} s"
+
+
+def closing_words(rows: list[Row]) -> str:
+    """What has to be said under every table of verdicts."""
+    models = {row.result["model"]["name"]: row.result["model"] for row in rows if row.result is not None}
+    words = ["A verdict is evidence, not proof: have a person look before you act on it."]
+    words += [
+        f"{name} is the demonstration model, trained on a few photographs to show the system: do not moderate with it."
+        for name, model in models.items()
+        if model["demonstration"]
+    ]
+    return "\n".join(words)

@@ -1,0 +1,230 @@
+"""A client of the HTTP API, on httpx alone. Every wait is bounded; every refusal is one exception with its remedy."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from shared.errors import DistildireError
+
+_CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
+_TRY_AGAIN = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between looks at a job, and between tries without Retry-After
+_TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
+
+
+class ApiRefusedError(DistildireError):
+    """The API refused the request: its status, stable code and remedy are attributes."""
+
+    def __init__(self, status: int, code: str, detail: str, remedy: str) -> None:
+        super().__init__(f"{detail} {remedy} ({code})".strip())
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.remedy = remedy
+
+
+class ApiUnreachableError(DistildireError):
+    """The API does not answer. Check its address, and start it with `distildire up` if it is on this machine."""
+
+
+class StillRunningError(DistildireError):
+    """The jobs have not ended in the time given. They go on; ask for them again later."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the API shows it; `document` is the whole of it."""
+
+    id: str
+    status: str  # queued, running, succeeded, failed, canceled, expired
+    stage: str | None = None  # where a running job is
+    result: Mapping[str, Any] | None = None  # of a job that succeeded
+    error: Mapping[str, Any] | None = None  # of a job that failed: code, message, retryable
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """Read a job's JSON; what the answer to a submission leaves out stays empty."""
+        return cls(
+            id=document["id"],
+            status=document["status"],
+            stage=document.get("stage"),
+            result=document.get("result"),
+            error=document.get("error"),
+            artifacts=document.get("artifacts", {}),
+            document=document,
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it never changes again."""
+        return self.status in _TERMINAL
+
+
+class Client:
+    """Calls one API with one key."""
+
+    def __init__(self, api_url: str, api_key: str, *, patience: float = 30.0) -> None:
+        """For `patience` seconds a request is made again that is told to wait (429, 503) or finds nobody there."""
+        self._patience = patience
+        self._http = httpx.Client(
+            base_url=api_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
+        )
+
+    def submit(
+        self,
+        path: Path,
+        *,
+        model: str | None = None,
+        pictures: Mapping[str, bool] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Job:
+        """Submit an image file; the returned job is queued.
+
+        Args:
+            path: the image.
+            model: a model card's name; the served one if None.
+            pictures: `dire_map`, `heatmap`, `overlay` to whether it is wanted; all are by default.
+            metadata: what comes back with the job.
+
+        Raises:
+            ApiRefusedError: the API said no.
+            ApiUnreachableError: it did not answer; the image may or may not have been accepted.
+            OSError: the file cannot be read.
+        """
+        form = {name: "true" if wanted else "false" for name, wanted in (pictures or {}).items()}
+        if model is not None:
+            form["model"] = model
+        if metadata is not None:
+            form["metadata"] = json.dumps(metadata)
+
+        def send() -> httpx.Response:
+            with path.open("rb") as image:  # anew for each try
+                return self._http.post("/v1/jobs", data=form, files={"image": (path.name, image)})
+
+        return Job.of(self._answer(send, repeatable=False).json())
+
+    def get(self, job_id: str) -> Job:
+        """Return a job as it stands.
+
+        Raises:
+            ApiRefusedError: there is no such job of this key's tenant, or the key is not valid.
+            ApiUnreachableError: the API did not answer.
+        """
+        return Job.of(self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}"), repeatable=True).json())
+
+    def wait(
+        self, ids: Iterable[str], on_change: Callable[[Job], None] | None = None, *, seconds: float = 86_400
+    ) -> Sequence[Job]:
+        """Wait until all jobs have ended and return them in the order of `ids`.
+
+        `on_change` is called with each job once at first, and again whenever its status or stage is another.
+
+        Raises:
+            StillRunningError: `seconds` passed first.
+            ApiRefusedError, ApiUnreachableError: as `get`.
+        """
+        jobs: dict[str, Job | None] = dict.fromkeys(ids)
+        deadline = time.monotonic() + seconds
+        pause = _FIRST_PAUSE
+        while True:
+            for job_id, before in jobs.items():
+                if before is None or not before.ended:
+                    jobs[job_id] = self._look(job_id, before, on_change)
+            ended = [job for job in jobs.values() if job is not None and job.ended]
+            if len(ended) == len(jobs):
+                return ended
+            if time.monotonic() + pause > deadline:
+                raise StillRunningError
+            time.sleep(pause)
+            pause = min(1.3 * pause, _LONGEST_PAUSE)
+
+    def artifact(self, job_id: str, name: str) -> bytes:
+        """Return a picture of a job (`dire_map`, `heatmap`, `overlay`: PNG) or its upload (`source`).
+
+        Raises:
+            ApiRefusedError: the job has no such picture.
+            ApiUnreachableError: the API did not answer.
+        """
+        return self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}/artifacts/{name}"), repeatable=True).content
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _look(self, job_id: str, before: Job | None, on_change: Callable[[Job], None] | None) -> Job:
+        job = self.get(job_id)
+        if on_change is not None and (before is None or (before.status, before.stage) != (job.status, job.stage)):
+            on_change(job)
+        return job
+
+    def _answer(self, send: Callable[[], httpx.Response], *, repeatable: bool) -> httpx.Response:
+        """Send until there is an answer that is none of `_TRY_AGAIN`, or patience ends; raise if it is a refusal.
+
+        A request that is not `repeatable` is sent again only where it certainly was not accepted.
+        """
+        deadline = time.monotonic() + self._patience
+        pause = _FIRST_PAUSE
+        while True:
+            response, problem = _attempt(send)
+            if response is not None and response.status_code not in _TRY_AGAIN:
+                if response.is_success:
+                    return response
+                raise _refusal(response)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            wait = pause if response is None else _retry_after(response, pause)
+            lost = problem is not None and not repeatable and not isinstance(problem, httpx.ConnectError)
+            if lost or time.monotonic() + wait > deadline:
+                if response is not None:
+                    raise _refusal(response)
+                raise ApiUnreachableError(f"{self._http.base_url} does not answer ({problem}).{_START_IT}") from problem
+            time.sleep(wait)
+
+
+_START_IT = " Check the address; `distildire up` starts the service on this machine."
+
+
+def _attempt(send: Callable[[], httpx.Response]) -> tuple[httpx.Response | None, httpx.TransportError | None]:
+    try:
+        return send(), None
+    except httpx.TransportError as error:
+        return None, error
+
+
+def _retry_after(response: httpx.Response, otherwise: float) -> float:
+    """Seconds that the API asks to wait; `otherwise` where it says none (or a date, which it never does)."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else otherwise
+
+
+def _refusal(response: httpx.Response) -> ApiRefusedError:
+    """Return the problem document (RFC 9457) of a refusal as an exception; a proxy's answer may have none."""
+    try:
+        problem = response.json()
+        return ApiRefusedError(
+            response.status_code, problem["code"], problem["detail"], problem.get("remedy") or problem["title"]
+        )
+    except (ValueError, KeyError, TypeError):
+        return ApiRefusedError(
+            response.status_code,
+            "no_problem_document",
+            f"{response.url} answered {response.status_code} {response.reason_phrase}.",
+            "Check that the address is the API's.",
+        )
