@@ -17,10 +17,11 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin dist
 COPY --from=build /opt/distildire /opt/distildire
 ENV PATH=/opt/distildire/bin:$PATH \
     HOME=/tmp \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    DISTILDIRE_BIND=0.0.0.0:8000
 USER 10001
 WORKDIR /opt/distildire
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-CMD ["gunicorn", "--bind", "0.0.0.0:8000", "--workers", "2", "--threads", "8", "--worker-tmp-dir", "/dev/shm", "api.wsgi:app"]
+CMD ["gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]

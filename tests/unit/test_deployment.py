@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,19 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.fixture
+def service_variables() -> dict[str, str]:
+    """Settings that are complete; nobody answers at these addresses."""
+    return {
+        "DISTILDIRE_DATABASE_URL": "postgresql://user:password@127.0.0.1:1/name",
+        "DISTILDIRE_REDIS_URL": "redis://:password@127.0.0.1:1/0",
+        "DISTILDIRE_S3_ENDPOINT": "http://127.0.0.1:1",
+        "DISTILDIRE_S3_ACCESS_KEY": "access",
+        "DISTILDIRE_S3_SECRET_KEY": "secret",
+        "DISTILDIRE_SECRET_KEY": "0" * 32,
+    }
+
+
 @pytest.mark.parametrize("extra", LOCKS)
 def test_lock_holds_every_requirement_of_the_project(extra: str) -> None:
     locked = pins(LOCKS[extra])
@@ -78,6 +92,13 @@ def test_images_run_the_versions_that_the_tests_ran(image: str) -> None:
 
 def test_web_image_has_no_torch() -> None:
     assert not {name for name in pins(LOCKS["api"]) if name.startswith(("torch", "nvidia", "triton", "cuda"))}
+
+
+def test_programs_of_the_web_image_start_without_torch(service_variables: dict[str, str]) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None; import api.wsgi, worker.tasks, worker.webhooks, migrations.upgrade"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, env={**os.environ, **service_variables})
 
 
 def test_every_container_is_contained(services: dict[str, dict[str, Any]]) -> None:
