@@ -130,3 +130,9 @@ def _stop(**_: object) -> None:
 def _close(**_: object) -> None:
     for part in _parts:
         part.close()
+
+
+@signals.beat_init.connect
+def _beat_is_ready(**_: object) -> None:
+    if settings.ready_file:
+        settings.ready_file.touch()
