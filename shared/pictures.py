@@ -86,12 +86,15 @@ def heatmap_rows(mean: Floats, width: int, height: int) -> Iterator[Floats]:
     """`heatmap_scores` in bands of whole rows, (rows, width) each, from the top down."""
     if not np.isfinite(mean).all():
         raise ValueError("the feature mean is not finite")
+    raised = (
+        mean.astype(np.float32) - mean.min()
+    )  # rounding errors then are small beside max − min, also for a flat mean
     down, across = _bilinear(mean.shape[0], height), _bilinear(mean.shape[1], width)
-    # Within a cell of the mean the surface is monotone along rows and columns, so its extremes lie on each cell's
-    # outermost samples.
-    corners = down[_outermost(down)] @ mean @ across[_outermost(across)].T
+    # Within a cell of the mean the surface is monotone along rows and columns: its extremes are each cell's outermost
+    # samples.
+    corners = down[_outermost(down)] @ raised @ across[_outermost(across)].T
     low, high = corners.min(), corners.max()
-    wide = mean.astype(np.float32) @ across.T
+    wide = raised @ across.T
     for top in range(0, height, _rows_of_band(width)):
         band = down[top : top + _rows_of_band(width)] @ wide
         band -= low

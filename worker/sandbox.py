@@ -50,6 +50,7 @@ class Sandbox:
         self._wall_seconds = wall_seconds
         self._lock = threading.Lock()
         self._server: Server | None = None
+        self._closed = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -67,8 +68,9 @@ class Sandbox:
                 self._server = Server(self._entry, self._child_limits)
 
     def close(self) -> None:
-        """End the fork server and every child."""
+        """End the fork server and every child; jobs that still run get a SandboxError."""
         with self._lock:
+            self._closed = True
             if self._server is not None:
                 self._server.stop()
                 self._server = None
@@ -77,7 +79,7 @@ class Sandbox:
         """Decode an image in a child of its own, for a network that reads size × size pixels.
 
         Raises JobError: what `worker.imaging.decode` raises; decode_crashed where the child crashed or passed a limit;
-        out_of_memory; internal where the fork server died twice.
+        out_of_memory; internal where the fork server died twice. Raises SandboxError where it cannot be started again.
         """
         media_type = check_header(data[:HEAD_BYTES], len(data), self._limits)
         try:
@@ -99,6 +101,8 @@ class Sandbox:
     def _child(self) -> Child:
         """A new child; the fork server is started where it does not run any more."""
         with self._lock:
+            if self._closed:
+                raise SandboxError("The sandbox was closed.")
             if self._server is not None:
                 try:
                     return Child(self._server, self._wall_seconds)

@@ -86,6 +86,7 @@ class ForkServer:
                 self._reap()
             if self._control in readable and not self._obey():
                 break
+        signal.set_wakeup_fd(-1)
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
 

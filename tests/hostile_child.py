@@ -1,0 +1,138 @@
+"""The sandbox's fork server with a decoder that does what the file tells it: `<a valid image>|<behaviour>`.
+
+Stands for a decoder that a crafted image has taken over. Production code knows nothing of it; tests start it in the
+place of `worker.sandbox_child`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from resource import RLIMIT_CORE, RLIMIT_FSIZE, getrlimit
+
+import numpy as np
+
+from shared.errors import ErrorCode, JobError
+from worker import imaging, sandbox_child
+
+_JOB_FD = 3
+
+
+def behave(data: bytes, limits: imaging.ImageLimits) -> imaging.DecodedImage:
+    """Do what follows the image, then decode it."""
+    BEHAVIOURS[data.rpartition(b"|")[2].decode()]()
+    return imaging.decode(data, limits)
+
+
+def _read_null() -> None:
+    ctypes.string_at(0)
+
+
+def _err() -> None:
+    raise ValueError("a mistake of ours")
+
+
+def _kill_server() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _spin_stubbornly() -> None:
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    _spin()
+
+
+def _allocate() -> None:
+    bytearray(1 << 34)
+
+
+def _tell(fact: str) -> None:
+    raise JobError(ErrorCode.CORRUPT_IMAGE, fact)
+
+
+def _tell_descriptors() -> None:
+    opened = []
+    for fd in range(256):
+        with contextlib.suppress(OSError):
+            os.fstat(fd)
+            opened.append(fd)
+    _tell(f"descriptors {opened}")
+
+
+def _tell_file() -> None:
+    try:
+        Path("/etc/hostname").read_bytes()
+    except OSError as error:
+        _tell(f"not opened: {error.strerror}")
+
+
+def _answer(*parts: bytes) -> Callable[[], None]:
+    """Write an answer of the attacker's own to the worker, then hold still."""
+
+    def act() -> None:
+        for part in parts:
+            os.write(_JOB_FD, part)
+        time.sleep(1000)
+
+    return act
+
+
+def _message(header: bytes, payload: bytes = b"") -> bytes:
+    return struct.pack("!II", len(header), len(payload)) + header + payload
+
+
+_X = np.zeros((3, 64, 64), np.float32)
+_FACTS = b'{"width": 1, "height": 1, "caveats": []}'
+
+BEHAVIOURS: dict[str, Callable[[], None]] = {
+    "behave": lambda: None,
+    "segfault": _read_null,
+    "abort": os.abort,
+    "spin": _spin,
+    "spin stubbornly": _spin_stubbornly,
+    "sleep": lambda: time.sleep(1000),
+    "allocate": _allocate,
+    "exit": lambda: os._exit(0),
+    "bug": _err,
+    "kill the server": _kill_server,
+    "tell the environment": lambda: _tell(f"variables {sorted(os.environ)}"),
+    "tell the descriptors": _tell_descriptors,
+    "open a file": _tell_file,
+    "tell the limits": lambda: _tell(f"core {getrlimit(RLIMIT_CORE)}, file size {getrlimit(RLIMIT_FSIZE)}"),
+    "long message": lambda: _tell("a\n\x1b[31m" + "b" * 3000),
+    "noise": _answer(b"\xff" * 64),
+    "endless": _answer(struct.pack("!II", 2, 0xFFFFFFFF) + b"{}"),
+    "deep": _answer(_message(b"[" * 4000)),
+    "no object": _answer(_message(b"[1]")),
+    "short x": _answer(_message(_FACTS, _X.tobytes()[:-4])),
+    "x is no number": _answer(_message(_FACTS, (_X * np.nan).tobytes())),
+    "x is large": _answer(_message(_FACTS, (_X + 3).tobytes())),
+    "no facts": _answer(_message(b"{}", _X.tobytes())),
+    "a size beyond the limits": _answer(_message(b'{"width": 99999, "height": 99999, "caveats": []}', _X.tobytes())),
+    "a caveat of its own": _answer(_message(b'{"width": 1, "height": 1, "caveats": ["<b>"]}', _X.tobytes())),
+    "an unknown code": _answer(_message(b'{"error": {"code": "nonsense", "message": ""}}')),
+    "an error of another shape": _answer(_message(b'{"error": [1]}')),
+    "pictures that are none": _answer(
+        _message(_FACTS, _X.tobytes()), _message(b'{"lengths": {"heatmap": 4}}', b"<b>!")
+    ),
+    "pictures of other lengths": _answer(
+        _message(_FACTS, _X.tobytes()), _message(b'{"lengths": {"heatmap": 9}}', b"\x89PNG\r\n\x1a\n")
+    ),
+}
+
+
+if __name__ == "__main__":
+    vars(sandbox_child)["decode"] = behave
+    sandbox_child.main(sys.argv[1:])

@@ -1,0 +1,301 @@
+"""The sandbox with real processes: what its children may do, how they end, and what survives them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.errors import ErrorCode, JobError
+from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
+from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
+from worker.imaging import ImageLimits, decode, preprocess
+from worker.sandbox import PICTURES, OpenedImage, Sandbox, SandboxError
+
+_PNG = saved(photograph(), "PNG")
+_EPS = np.random.default_rng(1).normal(size=(3, 64, 64)).astype(np.float32)
+_MEAN = np.random.default_rng(2).normal(size=(2, 2)).astype(np.float32)
+
+
+class HostileSandbox(Sandbox):
+    """A sandbox whose decoder obeys the file."""
+
+    _entry = ("-m", "tests.hostile_child")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[HostileSandbox]:
+    with HostileSandbox(wall_seconds=20) as started:
+        yield started
+
+
+def told_to(behaviour: str) -> bytes:
+    return _PNG + b"|" + behaviour.encode()
+
+
+def failure(sandbox: Sandbox, data: bytes) -> JobError:
+    with pytest.raises(JobError) as failed:
+        sandbox.open(data, 64)
+    return failed.value
+
+
+def server_pid(sandbox: Sandbox) -> int:
+    assert sandbox._server is not None
+    return sandbox._server._process.pid
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended while we looked
+            state, parent = status.read_text(encoding="ascii").rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(status.parent.name))
+    return found
+
+
+def await_children(pid: int, count: int) -> list[int]:
+    deadline = time.monotonic() + 20
+    while len(children := children_of(pid)) != count:
+        assert time.monotonic() < deadline, f"{len(children)} children, not {count}"
+        time.sleep(0.01)
+    return children
+
+
+def descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@contextlib.contextmanager
+def ends(*pids: int) -> Iterator[None]:
+    """The block must bring these processes to their end."""
+    watched = [os.pidfd_open(pid) for pid in pids]
+    try:
+        yield
+        for pid, watch in zip(pids, watched, strict=True):
+            assert select.select([watch], [], [], 10)[0], f"process {pid} lives on"
+    finally:
+        for watch in watched:
+            os.close(watch)
+
+
+@pytest.mark.parametrize("odd", REFUSED, ids=lambda odd: odd.name)
+def test_a_bad_file_has_its_code(odd: OddImage, sandbox: Sandbox):
+    assert failure(sandbox, odd.data).code == odd.code
+
+
+@pytest.mark.parametrize("odd", ACCEPTED, ids=lambda odd: odd.name)
+def test_an_odd_file_is_opened_as_in_process(odd: OddImage, sandbox: Sandbox):
+    here = decode(odd.data, ImageLimits())
+    with sandbox.open(odd.data, 64) as image:
+        assert (image.media_type, (image.width, image.height), image.caveats) == (odd.media_type, odd.size, odd.caveats)
+        np.testing.assert_array_equal(image.x, preprocess(here.image, 64))
+
+
+def test_the_pictures_are_those_made_in_process(sandbox: Sandbox):
+    image, region = photograph(90, 60), analyzed_region(90, 60, 64)
+    with sandbox.open(saved(image, "PNG"), 64) as opened:
+        pictures = opened.render(_EPS, _MEAN, PICTURES)
+    assert pictures == {
+        "dire_map": dire_map_png(_EPS),
+        "heatmap": heatmap_png(_MEAN, 90, 60, region),
+        "overlay": overlay_png(image, _MEAN, region),
+    }
+
+
+def test_only_what_is_wanted_is_drawn(sandbox: Sandbox):
+    with sandbox.open(_PNG, 64) as image:
+        assert image.render(_EPS, _MEAN, ()) == {}
+        assert image.render(_EPS, _MEAN, {"overlay"}).keys() == {"overlay"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "said"),
+    [
+        ("segfault", ErrorCode.DECODE_CRASHED, "SIGSEGV"),
+        ("abort", ErrorCode.DECODE_CRASHED, "SIGABRT"),
+        ("allocate", ErrorCode.OUT_OF_MEMORY, "memory"),
+        ("exit", ErrorCode.INTERNAL, ""),
+        ("bug", ErrorCode.INTERNAL, ""),
+    ],
+)
+def test_a_decoder_that_ends_fails_its_job_alone(behaviour: str, code: ErrorCode, said: str, hostile: HostileSandbox):
+    with hostile.open(told_to("behave"), 64) as neighbour:
+        error = failure(hostile, told_to(behaviour))
+        assert (error.code, said in error.message) == (code, True)
+        assert len(neighbour.render(_EPS, _MEAN, PICTURES)) == 3
+
+
+def test_a_decoder_that_loops_is_ended_by_processor_time():
+    with HostileSandbox(cpu_seconds=1) as hostile:
+        error = failure(hostile, told_to("spin"))
+        assert (error.code, "processor time" in error.message) == (ErrorCode.DECODE_CRASHED, True)
+        assert "SIGKILL" in failure(hostile, told_to("spin stubbornly")).message
+
+
+def test_a_decoder_that_hangs_is_ended_by_the_clock():
+    with HostileSandbox(wall_seconds=0.5) as hostile:
+        error = failure(hostile, told_to("sleep"))
+        assert (error.code, "0.5 seconds" in error.message) == (ErrorCode.DECODE_CRASHED, True)
+        await_children(server_pid(hostile), 0)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        "noise",
+        "endless",
+        "deep",
+        "no object",
+        "short x",
+        "x is no number",
+        "x is large",
+        "no facts",
+        "a size beyond the limits",
+        "a caveat of its own",
+        "an unknown code",
+        "an error of another shape",
+    ],
+)
+def test_an_answer_that_cannot_be_true_is_refused(behaviour: str, hostile: HostileSandbox):
+    error = failure(hostile, told_to(behaviour))
+    assert (error.code, "cannot be true" in error.message) == (ErrorCode.DECODE_CRASHED, True)
+
+
+@pytest.mark.parametrize("behaviour", ["pictures that are none", "pictures of other lengths"])
+def test_pictures_that_cannot_be_true_are_refused(behaviour: str, hostile: HostileSandbox):
+    with hostile.open(told_to(behaviour), 64) as image, pytest.raises(JobError, match="cannot be true"):
+        image.render(_EPS, _MEAN, {"heatmap"})
+
+
+def test_a_childs_words_are_cut_and_made_plain(hostile: HostileSandbox):
+    message = failure(hostile, told_to("long message")).message
+    assert len(message) == 300
+    assert message.isprintable()
+
+
+def test_a_child_inherits_and_opens_nothing(hostile: HostileSandbox, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DISTILDIRE_SECRET_KEY", "not for decoders")
+    with HostileSandbox() as started_now, hostile.open(told_to("behave"), 64):
+        assert "DISTILDIRE" not in failure(started_now, told_to("tell the environment")).message
+    assert failure(hostile, told_to("tell the descriptors")).message == "descriptors [0, 1, 2, 3]"
+    assert failure(hostile, told_to("open a file")).message == "not opened: Too many open files"
+    assert failure(hostile, told_to("tell the limits")).message == "core (0, 0), file size (0, 0)"
+
+
+def test_no_child_and_no_descriptor_is_left_behind(sandbox: Sandbox):
+    with sandbox.open(_PNG, 64):
+        before = descriptors()
+    for data in (_PNG, b"", REFUSED[-1].data, REFUSED[7].data):
+        with contextlib.suppress(JobError):
+            sandbox.open(data, 64).close()
+    await_children(server_pid(sandbox), 0)
+    assert descriptors() == before - 2
+
+
+def test_many_threads_get_each_their_own_image(sandbox: Sandbox):
+    photographs = [photograph(64 + i, 48) for i in range(24)]
+
+    def job(index: int) -> OpenedImage:
+        with sandbox.open(saved(photographs[index], "PNG"), 32) as image:
+            np.testing.assert_array_equal(image.x, preprocess(photographs[index], 32))
+            return image
+
+    with ThreadPoolExecutor(8) as threads:
+        assert [image.width for image in threads.map(job, range(24))] == [64 + i for i in range(24)]
+    await_children(server_pid(sandbox), 0)
+
+
+def test_the_server_is_replaced_after_its_death():
+    with Sandbox() as sandbox:
+        first = server_pid(sandbox)
+        image = sandbox.open(_PNG, 64)
+        with ends(first, *await_children(first, 1)):
+            os.kill(first, signal.SIGKILL)
+        with pytest.raises(JobError) as failed:
+            image.render(_EPS, _MEAN, PICTURES)
+        assert (failed.value.code, failed.value.retryable) == (ErrorCode.INTERNAL, True)
+        image.close()
+        with sandbox.open(_PNG, 64) as again:
+            assert again.width == 64
+        assert server_pid(sandbox) != first
+
+
+def test_an_image_that_kills_the_server_is_given_up_after_two_tries(hostile: HostileSandbox):
+    assert failure(hostile, told_to("kill the server")).code == ErrorCode.INTERNAL
+    with hostile.open(told_to("behave"), 64) as image:
+        assert image.width == 64
+
+
+def test_a_server_that_cannot_start_is_an_error():
+    class Broken(Sandbox):
+        _entry = ("-c", "raise SystemExit(1)")
+
+    with pytest.raises(SandboxError):
+        Broken().start()
+
+
+def test_closing_ends_every_child():
+    sandbox = HostileSandbox()
+    sandbox.start()
+    server = server_pid(sandbox)
+    outcome: list[Exception] = []
+
+    def job() -> None:
+        try:
+            sandbox.open(told_to("spin"), 64)
+        except SandboxError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=job)
+    with ends(server):
+        thread.start()
+        with ends(*await_children(server, 1)):
+            sandbox.close()
+    thread.join()
+    assert isinstance(outcome[0], SandboxError)
+
+
+_WORKER = """
+    import threading
+    from tests.bad_images import photograph, saved
+    from tests.hostile_child import behave
+    from worker.sandbox import Sandbox
+
+    class HostileSandbox(Sandbox):
+        _entry = ("-m", "tests.hostile_child")
+
+    sandbox = HostileSandbox()
+    sandbox.start()
+    data = saved(photograph(), "PNG") + b"|"
+    idle = sandbox.open(data + b"behave", 64)
+    threading.Thread(target=sandbox.open, args=(data + b"spin", 64)).start()
+    print(sandbox._server._process.pid, flush=True)
+"""
+
+
+def test_kill_9_of_the_worker_leaves_no_process():
+    worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(_WORKER)], stdout=subprocess.PIPE, text=True)
+    with worker:
+        assert worker.stdout is not None
+        server = int(worker.stdout.readline())
+        with ends(server, *await_children(server, 2)):
+            worker.kill()
