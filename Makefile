@@ -1,7 +1,7 @@
 # Everything runs from a fresh clone: each target first makes .venv from the lock if it is missing or stale.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-slow test-all check fix bench lock
+.PHONY: help setup demo up test test-all check fix bench lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,15 +31,13 @@ up: setup  ## Start the whole service on this machine; Ctrl-C stops it
 	$(BIN)/distildire up
 
 # One thread for each process: the tests start several, and they share the cores.
-test test-slow: export OMP_NUM_THREADS := 1
+test test-all: export OMP_NUM_THREADS := 1
 
 test: setup  ## Run the tests, on real servers and processes (minutes)
 	$(BIN)/pytest -m "not slow"
 
-test-slow: setup  ## Run the tests marked slow
-	$(BIN)/pytest -m slow
-
-test-all: test test-slow  ## Run every test
+test-all: setup  ## Run every test, those marked slow included
+	$(BIN)/pytest
 
 check: setup  ## Lint, format check, types, import rules, deployment files
 	$(BIN)/ruff check .
