@@ -21,7 +21,8 @@ class WebhookRuntime:
 
     def __init__(self, settings: Settings, broker: Broker) -> None:
         self._ready_file = settings.ready_file
-        self._database = Database(settings.database_url.get_secret_value())
+        # With the overflow, a connection for each of the courier's senders: none waits to record its try.
+        self._database = Database(settings.database_url.get_secret_value(), pool_size=16)
         vault = Vault(settings.secret_key.get_secret_value())
         self._courier = Courier(self._database, Egress(settings.egress_allow), vault)
         self.sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
