@@ -18,7 +18,8 @@ RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin dist
 COPY --from=build /opt/distildire /opt/distildire
 ENV PATH=/opt/distildire/bin:$PATH \
     HOME=/tmp \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001
 WORKDIR /opt/distildire
 # The worker makes the file when the model is warm, and ends by itself when its device is stuck.
