@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from deploy.terminal import notes, output
 
 _BAR_CELLS = 12
 _COLOURS = {"REAL": "green", "FAKE": "red"}
@@ -35,18 +38,24 @@ class Row:
         return self.result is not None or bool(self.problem)
 
 
-@dataclass
 class VerdictView:
-    """Shows rows that somebody else changes: call `refresh` with a row after each change."""
+    """Shows rows that somebody else changes: call `refresh` with a row after each change, `conclude` at the end.
 
-    console: Console
-    rows: list[Row]
-    _live: Live | None = field(default=None, repr=False)
-    _told: set[int] = field(default_factory=set, repr=False)
+    Where standard error is a terminal, a live table is there meanwhile. Results go to standard output: a table on a
+    terminal, else a line for each image as soon as it has ended. With `as_json` none of that: it is the caller's.
+    """
+
+    def __init__(self, rows: list[Row], *, as_json: bool) -> None:
+        self._rows = rows
+        self._as_json = as_json
+        self._output = output()
+        self._notes = notes()
+        self._live: Live | None = None
+        self._told: set[int] = set()
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=True)
+        if self._notes.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._notes, refresh_per_second=8, transient=True)
             self._live.start()
         return self
 
@@ -55,14 +64,25 @@ class VerdictView:
             self._live.stop()
 
     def refresh(self, row: Row) -> None:
-        """Show the row's news; where it is no terminal, only how it ended, once."""
-        if self._live is None and row.ended and id(row) not in self._told:
+        """Show the row's news."""
+        if row.ended and id(row) not in self._told and not self._as_json and not self._output.is_terminal:
             self._told.add(id(row))
-            self.console.print(_line(row), markup=False)
+            self._output.print(_line(row), markup=False)
+
+    def conclude(self) -> None:
+        """Print the results as a whole, and what has to be said with them."""
+        if self._as_json:
+            return
+        if self._output.is_terminal:
+            self._output.print(verdict_table(self._rows))
+            for row in self._rows:
+                if row.problem:
+                    self._output.print(f"[yellow]{escape(row.name)}[/]: {escape(row.problem)}")
+        self._output.print(f"\n[dim]{escape(closing_words(self._rows))}[/]")
 
     def _render(self) -> RenderableType:
-        done = sum(row.ended for row in self.rows)
-        return Group(verdict_table(self.rows), Text(f"{done} of {len(self.rows)} done", style="dim"))
+        done = sum(row.ended for row in self._rows)
+        return Group(verdict_table(self._rows), Text(f"{done} of {len(self._rows)} done", style="dim"))
 
 
 def verdict_table(rows: list[Row]) -> Table:
@@ -99,7 +119,7 @@ def confidence_bar(confidence: float, colour: str) -> Text:
 
 def _progress(row: Row) -> RenderableType:
     if row.problem:
-        return Text(row.problem, style="yellow", overflow="fold")
+        return Text("no verdict", style="yellow")
     return Spinner("dots", text=Text(row.stage or _WAITING.get(row.status, row.status or ""), style="cyan"))
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.submission import print_json
-from deploy.terminal import notes, output
-from deploy.verdicts import Row, VerdictView, closing_words, verdict_table
+from deploy.terminal import notes
+from deploy.verdicts import Row, VerdictView
 from shared.errors import JobError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def command(images: tuple[Path, ...], model: str, device: str, visualize: Path |
         detector = load_model(model, device=device)
     rows = [Row(str(path)) for path in images]
     documents = []
-    with VerdictView(notes(), rows) as view:
+    with VerdictView(rows, as_json=as_json) as view:
         for path, row in zip(images, rows, strict=True):
             row.stage = "diffusing"
             view.refresh(row)
@@ -56,11 +56,9 @@ def command(images: tuple[Path, ...], model: str, device: str, visualize: Path |
             view.refresh(row)
     if as_json:
         print_json(documents)
-    else:
-        output().print(verdict_table(rows))
-        notes().print(f"\n[dim]{closing_words(rows)}[/]")
-        if visualize is not None:
-            notes().print(f"Pictures: {visualize}/")
+    view.conclude()
+    if visualize is not None:
+        notes().print(f"Pictures: {visualize}/")
     sys.exit(1 if any(row.problem for row in rows) else 0)
 
 

@@ -10,8 +10,7 @@ import click
 from deploy.commands.options import data_dir_option
 from deploy.connection import connect
 from deploy.submission import Submission, print_json
-from deploy.terminal import notes, output
-from deploy.verdicts import Row, VerdictView, closing_words, verdict_table
+from deploy.verdicts import Row, VerdictView
 
 
 @click.command()
@@ -32,7 +31,7 @@ def command(
     is 0 if all was accepted (with --wait: has a verdict), 1 if something was refused or failed, 2 for wrong usage.
     """
     rows = [Row(str(path)) for path in images]
-    with connect(data_dir) as client, VerdictView(notes(), rows) as view:
+    with connect(data_dir) as client, VerdictView(rows, as_json=as_json) as view:
         submission = Submission(client, images, rows, view.refresh)
         submission.send(model)
         if wait:
@@ -40,8 +39,7 @@ def command(
     if as_json:
         print_json(submission.documents())
     elif wait:
-        output().print(verdict_table(rows))
-        notes().print(f"\n[dim]{closing_words(rows)}[/]")
+        view.conclude()
     else:
         for path, job in submission.jobs():
             click.echo(f"{job.id}  {path}")

@@ -52,6 +52,11 @@ class LocalServices:
         self._credentials: Credentials | None = None
         self.children: dict[str, ChildProcess] = {}
 
+    @property
+    def owned(self) -> bool:
+        """Whether this object owns the data directory."""
+        return self._lock.held
+
     def claim(self) -> Credentials:
         """Become the owner of the data directory, ending what a killed owner left; return its credentials.
 

@@ -93,7 +93,12 @@ class Stack:
         return dead
 
     def stop(self) -> None:
-        """Stop all: the API first, then the workers with what they are doing, then the services; data stays."""
+        """Stop all: the API first, then the workers with what they are doing, then the services; data stays.
+
+        Harmless when it never came up, and when another process owns the data directory.
+        """
+        if not self._services.owned:
+            return
         (self._data_dir / STACK_FILE).unlink(missing_ok=True)
         self._stop_product(PROCESSES)
         self._services.stop()

@@ -1,0 +1,120 @@
+"""`distildire demo`."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from deploy.commands.options import data_dir_option
+from deploy.local.document import StackDocument, running_stack
+from deploy.local.processes import StackError
+from deploy.local.stack import Stack
+from deploy.submission import Submission, print_json
+from deploy.terminal import StackProgress, notes
+from deploy.verdicts import Row, VerdictView
+from shared.client import Client, Job
+from shared.jobs import PICTURES
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+_MANIFEST = "manifest.csv"  # its columns `file` and `kind`, `real` or `fake`, are used here
+_KNOWN = {"real": "a photograph", "fake": "generated"}
+_SECONDS = 600
+
+
+@click.command()
+@click.option(
+    "--samples",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=SAMPLES,
+    help="A folder of images to judge in place of the shipped ones.",
+)
+@click.option(
+    "--output",
+    "pictures",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Where the pictures go.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
+@data_dir_option
+def command(samples: Path, pictures: Path, as_json: bool, data_dir: Path) -> None:
+    """Start the service on this machine, send it the shipped images over HTTP, and show its verdicts.
+
+    A stack that runs in the data directory is used and left running; else one is started, and stopped at the end.
+    The exit code is 0 if every image has a verdict.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    images, rows = _images(samples)
+    with _stack(data_dir) as (document, check):
+        notes().print(f"\nSending {len(images)} images to {document.api_url} …\n")
+        with Client(document.api_url, document.api_key) as client:
+            with VerdictView(rows, as_json=as_json) as view:
+                submission = Submission(client, images, rows, view.refresh)
+                submission.send()
+                submission.wait(_SECONDS, check)
+            for path, job in submission.jobs():
+                _save_pictures(client, job, pictures / path.stem)
+    if as_json:
+        print_json(submission.documents())
+    view.conclude()
+    notes().print(f"\nThe pictures are in {pictures}/: for each image its DIRE map, heatmap and overlay.")
+    sys.exit(0 if submission.complete else 1)
+
+
+def _images(samples: Path) -> tuple[list[Path], list[Row]]:
+    """The images of a folder, and their rows with what they are known to be where a manifest says it."""
+    manifest = samples / _MANIFEST
+    kinds: dict[str, str] = {}
+    if manifest.exists():
+        with manifest.open(newline="", encoding="utf-8") as file:
+            kinds = {line["file"]: line["kind"] for line in csv.DictReader(file)}
+    images = sorted(path for path in samples.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
+    if not images:
+        raise click.ClickException(f"There are no images in {samples}.")
+    return images, [Row(path.name, _KNOWN.get(kinds.get(path.name, ""), "")) for path in images]
+
+
+@contextmanager
+def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Callable[[], None]]]:
+    """The stack that runs in `data_dir`, or one for the time of the demonstration; and what tells of its crashes."""
+    running = running_stack(data_dir)
+    if running is not None:
+        notes().print(f"Using the stack that runs in {data_dir}.")
+        yield running, lambda: None
+        return
+    console = notes()
+    with StackProgress(console) as progress:
+        stack = Stack(data_dir, None, progress.report)
+
+        def check() -> None:
+            ended = stack.ended()
+            if ended:
+                raise StackError("\n".join(child.obituary() for child in ended))
+
+        try:
+            document = stack.ensure()
+            progress.finish()
+            yield document, check
+        finally:
+            with console.status("Stopping the stack …"):
+                stack.stop()
+
+
+def _save_pictures(client: Client, job: Job, stem: Path) -> None:
+    """Write the pictures that the job has, beside each other."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for name in PICTURES:
+        if name in job.artifacts:
+            stem.with_name(f"{stem.name}.{name}.png").write_bytes(client.artifact(job.id, name))
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
