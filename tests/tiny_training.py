@@ -1,0 +1,24 @@
+"""Small things to train on: pictures made of smooth colours, and the smallest network that has all parts."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from worker.model.config import UnetConfig
+from worker.training.adm import AdmPlan
+from worker.training.photographs import Pixels
+
+TINY_UNET = UnetConfig(
+    num_channels=32, num_res_blocks=1, channel_mult=(1, 1), attention_resolutions=(8,), num_heads=1, learn_sigma=False
+)
+TINY_SIZE = 16
+TINY_PLAN = AdmPlan(
+    steps=6, decay_steps=6, batch_size=4, learning_rate=1e-3, warmup=2, seed=7, bfloat16=False, compiled=False
+)
+
+
+def smooth_picture(seed: int, width: int = 60, height: int = 48) -> Pixels:
+    """A picture of a few large blobs of colour."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,0 +1,119 @@
+"""The photographs that training stands on: a committed manifest, a split by group, and square crops.
+
+No photograph is committed. The manifest says which package holds each, and its digest; `root` below is a folder
+with one unpacked package per name (docs/demonstration-model.md has the commands).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from shared.errors import DistildireError
+
+MANIFEST = Path(__file__).with_name("photographs.csv")
+WORKING_SIDE = 256
+"""Photographs are kept in memory with this shorter side: all crops end at 64 pixels, so more would only cost time."""
+
+Split = Literal["train", "validation", "test"]
+Pixels = NDArray[np.uint8]
+
+
+class PhotographError(DistildireError):
+    """A photograph of the manifest is missing or is not the one that the manifest means."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One row of the manifest. The picture is `length` bytes at `offset` of `path`, a file of the package.
+
+    `offset` is 0 except for pictures inside a container. `group` joins photographs of one subject or series, which
+    must not lie on both sides of a split. `license` and `author` are as the package states them.
+    """
+
+    package: str
+    version: str
+    path: str
+    offset: int
+    length: int
+    sha256: str
+    license: str
+    author: str
+    group: str
+
+    def open(self, root: Path) -> Image.Image:
+        """Read the photograph as oriented RGB.
+
+        Raises:
+            PhotographError: the file is missing, or its bytes have another digest than the manifest's.
+        """
+        file = root / self.package / self.path
+        try:
+            data = file.read_bytes()[self.offset : self.offset + self.length]
+        except OSError as error:
+            raise PhotographError(f"cannot read {file}; unpack {self.package} {self.version} there: {error}") from error
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise PhotographError(f"{file} is not the file of {self.package} {self.version}: its digest differs")
+        image = Image.open(io.BytesIO(data))
+        image.draft("RGB", (4 * WORKING_SIDE, 4 * WORKING_SIDE))  # let the JPEG decoder skip detail nobody will see
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def read_manifest(path: Path = MANIFEST) -> tuple[Photograph, ...]:
+    """Return all photographs in the manifest's order."""
+    with path.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    return tuple(
+        Photograph(**{**row, "offset": int(row["offset"]), "length": int(row["length"])})  # type: ignore[arg-type]
+        for row in rows
+    )
+
+
+def split_of(group: str) -> Split:
+    """Assign a group to a split by its digest: 14, 3 and 3 in 20, whatever else the manifest holds."""
+    bucket = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 20
+    if bucket < 14:
+        return "train"
+    return "validation" if bucket < 17 else "test"
+
+
+def load_split(photographs: Iterable[Photograph], root: Path, split: Split) -> list[Pixels]:
+    """Read one split's photographs, (height, width, 3) uint8 each, reduced to a shorter side of `WORKING_SIDE`."""
+    chosen = [photograph for photograph in photographs if split_of(photograph.group) == split]
+    return [_reduced(photograph.open(root)) for photograph in chosen]
+
+
+def _reduced(image: Image.Image) -> Pixels:
+    scale = WORKING_SIDE / min(image.size)
+    size = (max(WORKING_SIDE, round(image.width * scale)), max(WORKING_SIDE, round(image.height * scale)))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+
+def random_crop(photograph: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """Cut a square, perhaps mirrored, and reduce it to (size, size, 3).
+
+    Half of the squares span nearly the whole shorter side, as `preprocess` sees a photograph; the others are closer.
+    """
+    height, width, _ = photograph.shape
+    shorter = min(height, width)
+    share = rng.uniform(0.9, 1.0) if rng.random() < 0.5 else rng.uniform(0.35, 0.9)
+    side = max(size, round(share * shorter))
+    left, top = rng.integers(width - side + 1), rng.integers(height - side + 1)
+    square = Image.fromarray(photograph[top : top + side, left : left + side])
+    crop = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
+    return crop[:, ::-1] if rng.random() < 0.5 else crop
+
+
+def random_crops(photographs: Sequence[Pixels], count: int, size: int, rng: np.random.Generator) -> Pixels:
+    """Return `count` crops, (count, size, size, 3), of photographs drawn with replacement."""
+    chosen = rng.integers(len(photographs), size=count)
+    return np.stack([random_crop(photographs[index], size, rng) for index in chosen])
