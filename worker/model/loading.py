@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from worker.model.card import InstalledCard, ModelError, find_card
-from worker.model.config import WeightsFile
+from worker.model.config import ModelCard, WeightsFile
 from worker.model.detector import Detector
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.student import Student
@@ -46,14 +46,25 @@ def load_model(
     installed = find_card(name, Path(models_dir) if models_dir else None)
     target = choose_device(device)
     dtype = choose_dtype(precision, target)
-    if target.type == "cuda":
+    sha256 = installed.card.student.sha256 or digest(installed.locate(installed.card.student), "sha256")
+    unet, student = load_unet(installed), load_student(installed)
+    return assemble(installed.card, unet, student, target, dtype, weights_sha256=sha256)
+
+
+def assemble(
+    card: ModelCard,
+    unet: AdmUnet,
+    student: Student,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    weights_sha256: str,
+) -> Detector:
+    """Make a detector of networks that have their weights: bring them to the device and to the U-Net's `dtype`."""
+    if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # TF32 would make float32 a thousand times coarser, unasked
-    card = installed.card
-    unet = load_unet(installed).set_precision(dtype)
-    student = load_student(installed)
-    sha256 = card.student.sha256 or digest(installed.locate(card.student), "sha256")
-    diffusion = SpacedDiffusion(card.diffusion)
-    return Detector(card, diffusion, _settle(unet, target), _settle(student, target), weights_sha256=sha256)
+    networks = _settle(unet.set_precision(dtype), device), _settle(student, device)
+    return Detector(card, SpacedDiffusion(card.diffusion), *networks, weights_sha256=weights_sha256)
 
 
 def load_unet(installed: InstalledCard) -> AdmUnet:

@@ -1,0 +1,177 @@
+"""How fast the model alone is: the full-size ADM and its student, beside the convolution that sets the roof.
+
+Weights come from a seed, so nothing is downloaded. Each precision is measured in a process of its own, for its peak
+memory to be its own. Rates and times alternate, and medians are compared: both move together when the machine is busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import click
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deploy.bench.seeded_weights import seeded_state
+from worker.model.card import find_card
+from worker.model.config import ModelCard
+from worker.model.detector import Detector
+from worker.model.diffusion import SpacedDiffusion
+from worker.model.loading import Precision, assemble, choose_device, choose_dtype
+from worker.model.student import Student
+from worker.model.unet import AdmUnet
+
+MODEL = "DISTILDIRE-V1"
+
+
+@dataclass(frozen=True)
+class ModelSpeed:
+    """Medians for one precision, one image at a time."""
+
+    precision: str
+    device: str
+    seconds: float
+    """From a batch of one to eps, logit and feature."""
+    gflop: float
+    """Of one image, both networks, a multiplication and an addition counted as two."""
+    convolution_gflops: float
+    """Rate of a 3 x 3 convolution, 512 to 512 channels, 64 x 64 pixels, in the same precision."""
+    peak_bytes: int
+    """Of the process, or of the GPU's memory, building the networks included."""
+
+    @property
+    def roof_seconds(self) -> float:
+        """What an image would take at the convolution's rate throughout."""
+        return self.gflop / self.convolution_gflops
+
+    @property
+    def share_of_roof(self) -> float:
+        """1 if the whole pass ran at the convolution's rate."""
+        return self.roof_seconds / self.seconds
+
+
+def measure(precision: Precision, rounds: int) -> ModelSpeed:
+    """Build the published detector with seeded weights and time it, alternating with the convolution."""
+    device = choose_device("auto")
+    dtype = choose_dtype(precision, device)
+    card = find_card(MODEL).card
+    with torch.inference_mode():
+        gflop = _gflop(card)
+        detector = _seeded_detector(card, device, dtype)
+        x = torch.rand(1, 3, card.image_size, card.image_size) * 2 - 1
+        convolve, convolution_gflop = _convolution(device, dtype)
+        detector.warm_up(1)
+        _seconds(convolve, device, repeat=3)
+        passes, convolutions = [], []
+        for _ in range(rounds):
+            convolutions.append(_seconds(convolve, device, repeat=10))
+            passes.append(_seconds(lambda: detector.detect(x), device))
+    return ModelSpeed(
+        precision=str(dtype).removeprefix("torch."),
+        device=_describe_device(device),
+        seconds=median(passes),
+        gflop=gflop,
+        convolution_gflops=convolution_gflop / median(convolutions),
+        peak_bytes=_peak_bytes(device),
+    )
+
+
+def measure_all(precisions: tuple[Precision, ...], rounds: int) -> list[ModelSpeed]:
+    """Measure each precision in a fresh process."""
+    spawn = get_context("spawn")  # a fork would inherit torch's threads and this process's memory
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        return [pool.submit(measure, precision, rounds).result() for precision in precisions]
+
+
+def describe_machine() -> str:
+    """One line: processor, cores that this process may use, threads of torch, memory, load, versions."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    capabilities = [name for name in ("avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
+    return (
+        f"{_processor()}, {len(os.sched_getaffinity(0))} cores ({torch.get_num_threads()} threads), {memory:.0f} GiB, "
+        f"{', '.join(capabilities) or 'no native bfloat16'}, load {os.getloadavg()[0]:.1f}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def main() -> None:
+    """Print the machine and a line for each precision."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=3, help="passes of which the median is printed")
+    parser.add_argument("--precision", action="append", choices=["fp32", "bf16", "fp16"], help="default: fp32, bf16")
+    options = parser.parse_args()
+    click.echo(describe_machine())
+    for speed in measure_all(tuple(options.precision or ("fp32", "bf16")), options.rounds):
+        click.echo(
+            f"{speed.precision}: {speed.seconds:.2f} s an image on {speed.device}; 3x3 convolution "
+            f"{speed.convolution_gflops:.0f} GFLOP/s, at which {speed.gflop:.0f} GFLOP take {speed.roof_seconds:.2f} s: "
+            f"{speed.share_of_roof:.0%} of the roof; peak memory {speed.peak_bytes / 2**30:.2f} GiB"
+        )
+
+
+def _seeded_detector(card: ModelCard, device: torch.device, dtype: torch.dtype) -> Detector:
+    with torch.device("meta"):
+        unet, student = AdmUnet(card.adm, card.image_size), Student(card.student)
+    for seed, network in enumerate((unet, student)):
+        shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        network.load_state_dict(seeded_state(shapes, seed), assign=True)
+    return assemble(card, unet, student, device, dtype, weights_sha256="seeded")
+
+
+def _gflop(card: ModelCard) -> float:
+    """Count the operations of one image without computing them."""
+    with torch.device("meta"):
+        unet, student = AdmUnet(card.adm, card.image_size), Student(card.student).eval()
+        x = torch.zeros(1, 3, card.image_size, card.image_size)
+        with FlopCounterMode(display=False) as counter:
+            student(x, SpacedDiffusion(card.diffusion).first_step_eps(unet, x))
+    return float(counter.get_total_flops()) / 1e9
+
+
+def _convolution(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    """The commonest layer of ADM: what runs it, and its GFLOP."""
+    layer = nn.Conv2d(512, 512, 3, padding=1).to(device, dtype).to(memory_format=torch.channels_last)
+    x = torch.rand(1, 512, 64, 64).to(device, dtype).contiguous(memory_format=torch.channels_last)
+    return lambda: layer(x), 2 * 9 * 512 * 512 * 64 * 64 / 1e9
+
+
+def _seconds(run: Callable[[], object], device: torch.device, repeat: int = 1) -> float:
+    """Mean over `repeat` runs in a row, until the device is done."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / repeat
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
