@@ -35,8 +35,9 @@ from worker.model.verdict import verdict
 from worker.outcome import Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
 from worker.sandbox import OpenedImage, Sandbox
 
-#: How long a job waits for the object store before it goes back into the queue, and how often it tries.
-_STORE_PATIENCE, _RETRY_SECONDS = 10.0, 0.5
+#: Seconds for which a job waits for the object store before it goes back into the queue.
+STORE_PATIENCE = 10.0
+_RETRY_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -71,6 +72,7 @@ class Analyzer:
         batcher: Batcher,
         broker: Broker,
         served: ServedModel,
+        store_patience: float = STORE_PATIENCE,
     ) -> None:
         self._database = database
         self._store = store
@@ -78,6 +80,7 @@ class Analyzer:
         self._batcher = batcher
         self._broker = broker
         self._served = served
+        self._store_patience = store_patience
         # Decoding and rendering have time limits: more of them at once than cores would count their waiting.
         self._cores = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
 
@@ -148,7 +151,7 @@ class Analyzer:
 
     def _patiently(self, attempt: Attempt, call: Callable[[], _T]) -> _T:
         """Call the store until it answers, for some seconds: a restart of it should cost nobody anything."""
-        give_up_at = time.monotonic() + _STORE_PATIENCE
+        give_up_at = time.monotonic() + self._store_patience
         while True:
             try:
                 return call()

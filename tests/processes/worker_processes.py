@@ -30,7 +30,8 @@ from shared.object_store import ObjectStore, source_key
 from shared.settings import Settings
 from shared.tables import Job, Tenant
 
-READY_SECONDS = 60.0
+#: Some seconds on an idle machine; importing torch takes a minute on a crowded one.
+READY_SECONDS = 180.0
 _ROOT = Path(__file__).parents[2]
 
 

@@ -1,0 +1,156 @@
+"""What goes wrong inside one worker ends one job, or the worker in order; never the service."""
+
+from __future__ import annotations
+
+import io
+import signal
+from pathlib import Path
+
+import pytest
+
+from shared import lifecycle
+from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
+from shared.errors import ObjectMissingError
+from shared.object_store import artifact_key, source_key
+from tests.bad_images import ACCEPTED, REFUSED, photograph, saved
+from tests.processes.conftest import OpenWorkplace
+from tests.processes.worker_processes import READY_SECONDS, Workplace, wait_until
+
+PHOTOGRAPH = saved(photograph(), "JPEG")
+
+
+def test_every_odd_image_gets_its_answer_and_the_worker_goes_on(place: Workplace):
+    worker = place.start_analysis()
+    refused = [(image, place.submit(image.data)) for image in REFUSED]
+    accepted = [(image, place.submit(image.data)) for image in ACCEPTED]
+    place.wait_all_ended(120)
+
+    answers = {image.name: place.job(job_id) for image, job_id in refused}
+    assert {name: job.error_code for name, job in answers.items()} == {image.name: image.code for image in REFUSED}
+    for image, job_id in accepted:
+        job = place.job(job_id)
+        assert job.state == "succeeded", (image.name, job.error_code, job.error_message)
+        assert job.result is not None
+        assert (job.result.width, job.result.height) == image.size, image.name
+        assert job.result.media_type == image.media_type, image.name
+        assert set(image.caveats) <= set(job.result.caveats), image.name
+    assert worker.process.poll() is None
+
+
+def test_altered_or_missing_upload_is_an_error_of_the_service(place: Workplace):
+    altered, missing = (place.submit(PHOTOGRAPH, wake=False) for _ in range(2))
+    place.store.put(source_key(place.tenant, altered), io.BytesIO(b"GIF89a"), 6, "image/gif")
+    place.store.delete(source_key(place.tenant, missing))
+    place.start_analysis()
+    for job_id in (altered, missing):
+        job = place.wait_ended(job_id)
+        assert (job.state, job.error_code, job.error_retryable) == ("failed", "internal", True)
+
+
+def test_out_of_memory_in_tasks_leaves_the_worker_consuming(open_place: OpenWorkplace, tmp_path: Path):
+    place = open_place(poll_seconds=600)  # from now on only tasks take jobs
+    place.redis().flushall()
+    fault = tmp_path / "fault"
+    fault.touch()
+    worker = place.start_analysis(app="tests.processes.faulty_worker", environment={"TEST_FAULT": str(fault)})
+    broker = Broker(place.app)
+    for _ in range(2 * place.settings.slot_count):
+        assert broker.wake(ANALYSIS_QUEUE, ANALYZE)
+    wait_until(lambda: worker.said().count('"task_failed"') == 2 * place.settings.slot_count, 30, worker.said)
+    fault.unlink()
+    assert place.wait_ended(place.submit(PHOTOGRAPH)).state == "succeeded"
+
+
+def test_canceled_job_leaves_its_thread_and_stays_canceled(place: Workplace, tmp_path: Path):
+    gate = tmp_path / "gate"
+    place.start_gated(gate)
+    others = [place.submit(PHOTOGRAPH) for _ in range(place.settings.max_batch)]
+    for job_id in others:
+        place.wait_stage(job_id, "diffusing")
+    canceled = place.submit(PHOTOGRAPH)
+    place.wait_stage(canceled, "diffusing")
+    with place.database.begin() as session:
+        lifecycle.cancel(session, place.tenant, canceled)
+    # It waits behind the pass that the gate holds, and yet ends: nothing but the cancellation can have told it.
+    wait_until(lambda: '"outcome": "abandoned"' in place.said(), 10, place.said)
+    gate.unlink()
+    place.wait_all_ended(20)
+    job = place.job(canceled)
+    assert (job.state, job.result) == ("canceled", None)
+    assert {place.job(job_id).state for job_id in others} == {"succeeded"}
+
+
+def test_late_worker_writes_nothing(place: Workplace, tmp_path: Path):
+    """A worker that was stopped for longer than its lease finds its job done by another."""
+    gate = tmp_path / "gate"
+    late = place.start_gated(gate)
+    job_id = place.submit(PHOTOGRAPH)
+    place.wait_stage(job_id, "diffusing")
+    late.signal(signal.SIGSTOP)
+    gate.unlink()
+    place.start_analysis()
+    first = place.wait_ended(job_id)
+    assert (first.state, first.attempt, first.deaths) == ("succeeded", 2, 1)
+    late.signal(signal.SIGCONT)
+    wait_until(lambda: '"attempt_ended"' in late.said(), 20, late.said)
+
+    ended = next(line for line in late.said().splitlines() if '"attempt_ended"' in line)
+    assert '"written": "refused"' in ended
+    after = place.job(job_id)
+    assert (after.attempt, after.finished_at) == (2, first.finished_at)
+    assert first.result is not None
+    assert after.result is not None
+    assert after.result.artifacts == first.result.artifacts
+    for name in after.pictures:
+        with pytest.raises(ObjectMissingError):
+            place.store.get(artifact_key(place.tenant, job_id, 1, name))
+
+
+def test_worker_told_to_stop_finishes_what_it_carries(place: Workplace, tmp_path: Path):
+    gate = tmp_path / "gate"
+    worker = place.start_gated(gate)
+    slots = place.settings.slot_count
+    for _ in range(slots + 5):
+        place.submit(PHOTOGRAPH)
+    wait_until(lambda: [job.stage for job in place.jobs()].count("diffusing") == slots, 20, place.said)
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: not worker.ready_file.exists(), 10, place.said)
+    gate.unlink()
+
+    assert worker.wait() == 0, worker.said()
+    jobs = place.jobs()
+    assert sorted(job.state for job in jobs) == ["queued"] * 5 + ["succeeded"] * slots
+    assert {job.deaths for job in jobs} == {0}
+    assert {job.attempt for job in jobs if job.state == "queued"} == {0}
+
+
+def test_worker_gives_back_in_time_what_it_cannot_finish(open_place: OpenWorkplace, tmp_path: Path):
+    place = open_place(drain_seconds=1)
+    place.redis().flushall()
+    worker = place.start_gated(tmp_path / "gate")
+    job_id = place.submit(PHOTOGRAPH)
+    place.wait_stage(job_id, "diffusing")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(10) == 0, worker.said()
+    job = place.job(job_id)
+    assert (job.state, job.deaths, job.lease_until) == ("queued", 0, None)
+
+
+def test_stuck_device_ends_the_process(open_place: OpenWorkplace, tmp_path: Path):
+    place = open_place(pass_seconds=1)
+    place.redis().flushall()
+    worker = place.start_gated(tmp_path / "gate")
+    place.submit(PHOTOGRAPH)
+    assert worker.wait(20) == 1
+    assert "Timeout (0:00:01)!" in worker.said()
+    assert "gated_worker.py" in worker.said()  # the stack says where it hung
+
+
+def test_worker_whose_model_cannot_be_loaded_ends_at_once(open_place: OpenWorkplace):
+    place = open_place(model="NO-SUCH-MODEL")
+    job_id = place.submit(PHOTOGRAPH, wake=False)
+    worker = place.start_analysis(ready=False)
+    assert worker.wait(READY_SECONDS) == 1
+    assert "There is no model named 'NO-SUCH-MODEL'" in worker.said()
+    assert "Traceback" not in worker.said()
+    assert place.job(job_id).attempt == 0

@@ -1,0 +1,66 @@
+"""An outage of the object store is not the job's fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from deploy.local.credentials import free_ports
+from deploy.local.services import ServiceUrls
+from shared import lifecycle
+from shared.broker import Broker, make_celery
+from shared.database import Database
+from shared.errors import StoreUnavailableError
+from shared.jobs import ModelIdentity, NewJob
+from shared.object_store import ObjectStore
+from shared.tables import Job, Tenant
+from tests.service_settings import settings_for
+from worker.analyzer import Analyzer, ServedModel
+from worker.attempt import Attempts
+from worker.batcher import Batcher
+from worker.sandbox import Sandbox
+
+
+@pytest.fixture
+def database(empty_database: str) -> Iterator[Database]:
+    database = Database(empty_database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def analyzer(services: ServiceUrls, empty_database: str, database: Database) -> Analyzer:
+    """One that gets no further than the store, which is away."""
+    (closed_port,) = free_ports(1)
+    settings = settings_for(
+        services, s3_endpoint=f"http://127.0.0.1:{closed_port}", database_url=SecretStr(empty_database)
+    )
+    return Analyzer(
+        database=database,
+        store=ObjectStore(settings),
+        sandbox=Sandbox(),
+        batcher=Batcher(lambda _: [], max_batch=1, wait_seconds=0),
+        broker=Broker(make_celery(settings)),
+        served=ServedModel(ModelIdentity("M", "00" * 32, demonstration=True), 32, 0.5),
+        store_patience=0.5,
+    )
+
+
+def test_job_goes_back_into_the_queue_and_nothing_counts(database: Database, analyzer: Analyzer):
+    with database.begin() as session:
+        tenant = Tenant(name="a")
+        session.add(tenant)
+        session.flush()
+        new = NewJob(uuid4(), tenant.id, "source", "00" * 32, 5, "image/png")
+        lifecycle.create(session, new, deadline=timedelta(hours=1))
+    claimed = lifecycle.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
+    assert claimed is not None
+    with Attempts().carrying(claimed) as attempt, pytest.raises(StoreUnavailableError):
+        analyzer.carry(attempt)  # raises, so that the crew pauses and does not spin
+    with database.begin() as session:
+        job = session.get_one(Job, claimed.id)
+    assert (job.state, job.attempt, job.deaths, job.lease_until, job.error_code) == ("queued", 1, 0, None, None)

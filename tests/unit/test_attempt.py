@@ -1,0 +1,69 @@
+"""What a job's thread learns when the job is lost."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from shared.errors import LeaseLostError
+from shared.jobs import ClaimedJob, Stage
+from worker.attempt import Attempt, Attempts
+
+SOON = 5.0
+
+
+@pytest.fixture
+def job() -> ClaimedJob:
+    return ClaimedJob(uuid4(), uuid4(), 1, False, "key", "00" * 32, [], datetime.now(UTC))
+
+
+def test_lost_job_stops_at_its_next_stage(job: ClaimedJob):
+    attempt = Attempt(job)
+    attempt.enter(Stage.DECODING)
+    attempt.lose()
+    with pytest.raises(LeaseLostError):
+        attempt.enter(Stage.DIFFUSING)
+
+
+def test_job_that_is_lost_while_it_waits_for_the_device_stops_at_once(job: ClaimedJob):
+    attempt, future = Attempt(job), Future[int]()
+    losing = threading.Timer(0.02, attempt.lose)
+    losing.start()
+    with pytest.raises(LeaseLostError):
+        attempt.result_of(future)
+    assert future.cancelled()
+    losing.join()
+
+
+def test_job_that_was_lost_before_does_not_wait_for_the_device(job: ClaimedJob):
+    attempt, future = Attempt(job), Future[int]()
+    attempt.lose()
+    with pytest.raises(LeaseLostError):
+        attempt.result_of(future)
+
+
+def test_seconds_are_counted_by_stage(job: ClaimedJob):
+    attempt = Attempt(job)
+    assert not attempt.wait_lost(0.02)
+    attempt.enter(Stage.DECODING)
+    timings = attempt.timings()
+    assert 0.02 <= timings["fetching"] < SOON
+    assert set(timings) == {"fetching", "decoding"}
+
+
+def carry_and_lose(attempts: Attempts, job: ClaimedJob) -> None:
+    with attempts.carrying(job) as attempt:
+        assert attempts.now() == [attempt]
+        attempt.lose()
+        attempt.enter(Stage.DECODING)
+
+
+def test_job_is_carried_until_its_block_ends_however_that_is(job: ClaimedJob):
+    attempts = Attempts()
+    with pytest.raises(LeaseLostError):
+        carry_and_lose(attempts, job)
+    assert attempts.now() == []

@@ -1,0 +1,46 @@
+"""What each error means for the job that met it."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.errors import (
+    DatabaseUnavailableError,
+    ErrorCode,
+    JobError,
+    LeaseLostError,
+    ObjectMissingError,
+    StoreUnavailableError,
+)
+from worker.outcome import Abandoned, Failed, Released, outcome_of
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (JobError(ErrorCode.CORRUPT_IMAGE), ErrorCode.CORRUPT_IMAGE),
+        (ObjectMissingError(), ErrorCode.INTERNAL),
+        (MemoryError(), ErrorCode.OUT_OF_MEMORY),
+        (ZeroDivisionError(), ErrorCode.INTERNAL),
+        (OSError("disk full"), ErrorCode.INTERNAL),
+    ],
+)
+def test_faults_of_image_or_service_end_the_job(error: Exception, code: ErrorCode):
+    outcome = outcome_of(error)
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == code
+
+
+def test_what_is_said_of_an_unexpected_error_names_no_internals():
+    outcome = outcome_of(RuntimeError("password=hunter2"))
+    assert isinstance(outcome, Failed)
+    assert "hunter2" not in outcome.error.message
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError(), DatabaseUnavailableError()])
+def test_outages_give_the_job_back(error: StoreUnavailableError | DatabaseUnavailableError):
+    assert outcome_of(error) == Released(error)
+
+
+def test_lost_lease_writes_nothing():
+    assert outcome_of(LeaseLostError()) == Abandoned()
