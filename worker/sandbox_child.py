@@ -86,9 +86,7 @@ class ForkServer:
                 self._reap()
             if self._control in readable and not self._obey():
                 break
-        signal.set_wakeup_fd(-1)
-        for pid in self._children:
-            os.kill(pid, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)  # the interpreter's shutdown closes its socket, and children end as this process does
 
     def _obey(self) -> bool:
         """Carry out one command; False where none can come any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -112,10 +113,16 @@ def test_a_path_is_read_by_content_whatever_its_name(tmp_path: Path):
 def test_a_large_file_is_not_read_whole(tmp_path: Path):
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
-        file.truncate(10_000_000_000)
-    with pytest.raises(JobError) as refused:
-        decode(path, ImageLimits())
+        file.truncate(100_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(JobError) as refused:
+            decode(path, ImageLimits(max_bytes=1_000_000))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert refused.value.code == ErrorCode.IMAGE_TOO_LARGE
+    assert peak < 5_000_000
 
 
 def test_no_pixel_is_decoded_of_an_image_too_large(monkeypatch: pytest.MonkeyPatch):
