@@ -8,8 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from api.metrics import MULTIPROCESS_DIR
-
 #: Loopback unless told otherwise: what is public is decided by whoever deploys it.
 bind = os.environ.get("DISTILDIRE_BIND", "127.0.0.1:8000")
 worker_class = "gthread"  # requests wait for PostgreSQL and the store; threads wait cheaply
@@ -33,9 +31,10 @@ control_socket_disable = True  # processes are managed from outside
 if Path("/dev/shm").is_dir():  # noqa: S108  # heartbeats on a disk can block a worker until it is taken for dead
     worker_tmp_dir = "/dev/shm"  # noqa: S108
 
-# Each worker writes its numbers into files here; any of them can answer /metrics for all.
+# Each worker writes its numbers into files here; any of them can answer /metrics for all. The library looks at this
+# when it is imported, so nothing of api/ may be imported above.
 _metrics_dir = Path(tempfile.mkdtemp(prefix="distildire-metrics-"))
-os.environ[MULTIPROCESS_DIR] = str(_metrics_dir)
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_dir)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -68,8 +68,8 @@ def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
     The answer is sent when the image is stored and the job is committed: an accepted job is never lost.
     """
     around = resources()
-    upload = read_upload(request, around.settings)
-    job = _accept(around, upload)
+    with read_upload(request, around.settings) as upload:
+        job = _accept(around, upload)
     around.doorbell.ring(job.id)
     document = present_job(job, None)
     accepted = {name: document[name] for name in ("id", "status", "created_at", "links")}

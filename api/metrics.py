@@ -19,7 +19,7 @@ from shared.errors import DatabaseUnavailableError
 from shared.jobs import JobState
 
 #: Where gunicorn's processes leave their numbers for each other (api/gunicorn_conf.py sets it).
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 metrics_blueprint = APIBlueprint("metrics", __name__, enable_openapi=False)
 
@@ -51,7 +51,7 @@ def metrics() -> Response:
 
 
 def _own_registry() -> CollectorRegistry:
-    if MULTIPROCESS_DIR not in os.environ:
+    if _MULTIPROCESS_DIR not in os.environ:
         return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # published without types
@@ -79,7 +79,7 @@ class _Work(Collector):
         oldest = GaugeMetricFamily("distildire_oldest_queued_job_seconds", "How long the oldest queued job has waited.")
         due = GaugeMetricFamily("distildire_webhook_deliveries_due", "Webhook tries that should have been made by now.")
         with self._database.begin() as session:
-            counts = dict.fromkeys(JobState, 0) | {JobState(state): n for state, n in session.execute(_JOBS).tuples()}
+            counts = dict.fromkeys(JobState, 0) | {JobState(state): n for state, n in session.execute(_JOBS)}
             oldest.add_metric([], float(session.scalar(_OLDEST) or 0))
             due.add_metric([], session.scalar(_DUE) or 0)
         for state, number in counts.items():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO, NoReturn, cast
 
 from flask import Request
@@ -41,7 +43,11 @@ IMAGE = "image"
 METADATA_BYTES = 8 * 1024
 #: Room for the other fields and the boundaries of the form, beside the image.
 FORM_BYTES = 64 * 1024
+#: Of one field that is no file. The parser also holds its read buffer, of 64 KiB, to this.
+_FIELD_BYTES = 512 * 1024
 _MOST_PARTS = 32
+#: A file beyond this goes to disk while it is read.
+_IN_MEMORY = 1024 * 1024
 _METADATA_DEPTH = 16
 _CHUNK = 256 * 1024
 
@@ -60,7 +66,7 @@ class Upload:
     """A submitted image, not decoded, and what is asked for."""
 
     stream: BinaryIO
-    """At its beginning; on disk where it is large, until the request ends."""
+    """At its beginning."""
     size: int
     sha256: str
     media_type: str
@@ -69,15 +75,21 @@ class Upload:
     metadata: dict[str, Any]
 
 
-def read_upload(request: Request, settings: Settings) -> Upload:
-    """Read and check the form.
+@contextmanager
+def read_upload(request: Request, settings: Settings) -> Iterator[Upload]:
+    """Read and check the form; what it holds on disk goes when the context ends.
 
     Raises:
         ApiError: with the field that is wrong. A body beyond the limit is refused when its length says so, else as
             soon as the limit is passed; the rest is never read.
 
     """
-    form, files = _parse(request, settings)
+    with ExitStack() as spool:
+        form, files = _parse(request, settings, spool)
+        yield _check(form, files, settings)
+
+
+def _check(form: MultiDict[str, str], files: MultiDict[str, FileStorage], settings: Settings) -> Upload:
     _refuse_unknown(form, files)
     options = {name: _single(form, name) for name in _OPTIONS}
     pictures = tuple(name for name in PICTURES if _boolean(name, options[name]))
@@ -105,11 +117,15 @@ def parse_metadata(value: str | None) -> dict[str, Any]:
     return found
 
 
-def _parse(request: Request, settings: Settings) -> tuple[MultiDict[str, str], MultiDict[str, FileStorage]]:
+def _parse(
+    request: Request, settings: Settings, spool: ExitStack
+) -> tuple[MultiDict[str, str], MultiDict[str, FileStorage]]:
     if request.mimetype != "multipart/form-data":
         raise ApiError(MULTIPART_REQUIRED, headers={"Accept": "multipart/form-data"})
     request.max_content_length = settings.max_upload_bytes + FORM_BYTES
-    parser = FormDataParser(max_form_memory_size=FORM_BYTES, max_form_parts=_MOST_PARTS, silent=False)
+    parser = FormDataParser(
+        _spooling(spool), max_form_memory_size=_FIELD_BYTES, max_form_parts=_MOST_PARTS, silent=False
+    )
     try:
         _, form, files = parser.parse(request.stream, request.mimetype, request.content_length, request.mimetype_params)
     except RequestEntityTooLarge:
@@ -117,6 +133,11 @@ def _parse(request: Request, settings: Settings) -> tuple[MultiDict[str, str], M
     except ValueError:
         raise ApiError(MALFORMED_REQUEST, "The multipart form is incomplete or malformed.") from None
     return form, files
+
+
+def _spooling(spool: ExitStack) -> Callable[..., IO[bytes]]:
+    """Make temporary files as werkzeug asks for them, even for a form that turns out to be malformed."""
+    return lambda *_, **__: cast("IO[bytes]", spool.enter_context(SpooledTemporaryFile(_IN_MEMORY)))
 
 
 def _too_large(settings: Settings) -> ApiError:

@@ -1,0 +1,131 @@
+"""What tests of the API act with: clients of two tenants, uploads, and the worker's part of a job's life."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+from io import BytesIO
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from apiflask import APIFlask
+from PIL import Image
+from sqlalchemy import text
+from werkzeug.datastructures import FileStorage
+from werkzeug.test import Client, TestResponse, encode_multipart
+
+from api.resources import EXTENSION, Resources
+from shared import lifecycle
+from shared.errors import ErrorCode, JobError
+from shared.jobs import PICTURES, JobResult, ModelIdentity
+from shared.keys import create_key
+from shared.object_store import artifact_key
+
+FEATURE_MEAN = np.array([[0.0, 1.0], [2.0, 3.0]], dtype="<f4")
+
+
+def png(width: int = 8, height: int = 6) -> bytes:
+    """A PNG of one colour."""
+    file = BytesIO()
+    Image.new("RGB", (width, height), (90, 60, 200)).save(file, "PNG")
+    return file.getvalue()
+
+
+class Tenant:
+    """One tenant's view of the API."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        self._client = client
+        self.key = key
+        self.headers = {"Authorization": f"Bearer {key}"}
+
+    def get(self, path: str, **options: Any) -> TestResponse:
+        return self.open(path, "GET", **options)
+
+    def post(self, path: str, **options: Any) -> TestResponse:
+        return self.open(path, "POST", **options)
+
+    def delete(self, path: str) -> TestResponse:
+        return self.open(path, "DELETE")
+
+    def open(self, path: str, method: str, **options: Any) -> TestResponse:
+        headers = {**self.headers, **options.pop("headers", {})}
+        options.setdefault("buffered", True)  # read to the end and close, as a client on a socket does
+        return self._client.open(path, method=method, headers=headers, **options)
+
+    def post_form(self, image: bytes | None, /, **fields: Any) -> TestResponse:
+        """Submit as a browser's form would; `image` None leaves the file out."""
+        files = {} if image is None else {"image": FileStorage(BytesIO(image), "holiday.jpg")}
+        boundary, body = encode_multipart({**files, **fields})
+        headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        return self.post("/v1/jobs", data=body, headers=headers)
+
+    def submit(self, image: bytes | None = None, **fields: Any) -> str:
+        """Submit an image that is accepted; return the job's id."""
+        response = self.post_form(image or png(), **fields)
+        assert response.status_code == 202, response.text
+        return str(response.json["id"])
+
+    def add_endpoint(self, url: str = "https://receiver.example/hook", **fields: Any) -> dict[str, Any]:
+        response = self.post("/v1/webhook-endpoints", json={"url": url, **fields})
+        assert response.status_code == 201, response.text
+        return dict(response.json)
+
+
+class ApiWorld:
+    """An application, two tenants without anything, and a worker's hand."""
+
+    def __init__(self, app: APIFlask) -> None:
+        self.app = app
+        self.around: Resources = app.extensions[EXTENSION]
+        self.anonymous = app.test_client()
+        with self.around.database.begin() as session:
+            session.execute(text("TRUNCATE tenants CASCADE"))
+        self.one, self.other = (self.tenant(name) for name in ("one", "other"))
+
+    def tenant(self, name: str) -> Tenant:
+        with self.around.database.begin() as session:
+            made = create_key(session, self.around.vault, tenant=name)
+        return Tenant(self.app.test_client(), made.key)
+
+    def claim(self) -> tuple[UUID, UUID, int]:
+        """Take the next job as a worker does; return (tenant, job, attempt)."""
+        model = self.around.settings.model
+        claimed = lifecycle.claim(self.around.database, worker="test", model=model, lease=timedelta(seconds=30))
+        assert claimed is not None
+        return claimed.tenant_id, claimed.id, claimed.attempt
+
+    def succeed_next(self, pictures: Collection[str] = PICTURES, width: int = 8, height: int = 6) -> str:
+        """End the next job with a verdict and stored pictures; return its id."""
+        tenant_id, job_id, attempt = self.claim()
+        artifacts = {
+            name: self.around.store.put_artifact(artifact_key(tenant_id, job_id, attempt, name), f"{name}".encode())
+            for name in pictures
+        }
+        result = JobResult(
+            prediction="FAKE",
+            confidence=0.87,
+            probability_fake=0.87,
+            threshold=0.5,
+            processing_time=0.2,
+            width=width,
+            height=height,
+            analyzed_region={"x": 1, "y": 0, "width": 6, "height": 6},
+            media_type="image/png",
+            model=ModelIdentity("DISTILDIRE-DEMO", "0" * 64, demonstration=True),
+            timings={"decoding": 0.1},
+            caveats=(),
+            feature_mean=FEATURE_MEAN.tobytes(),
+            feature_height=2,
+            feature_width=2,
+            artifacts=artifacts,
+        )
+        lifecycle.succeed(self.around.database, job_id, attempt, result)
+        return str(job_id)
+
+    def fail_next(self, code: ErrorCode = ErrorCode.CORRUPT_IMAGE) -> str:
+        """End the next job with an error; return its id."""
+        _, job_id, attempt = self.claim()
+        lifecycle.fail(self.around.database, job_id, attempt, JobError(code))
+        return str(job_id)

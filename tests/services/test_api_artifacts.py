@@ -1,0 +1,145 @@
+"""Pictures, the upload, links and heatmap numbers over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from io import BytesIO
+from urllib.parse import parse_qs, urlsplit
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import text
+
+from shared.pictures import heatmap_scores
+from tests.api_world import FEATURE_MEAN, ApiWorld, png
+
+
+@pytest.fixture
+def job(api: ApiWorld) -> str:
+    """The path of a job that succeeded."""
+    api.one.submit()
+    return f"/v1/jobs/{api.succeed_next()}"
+
+
+@pytest.mark.parametrize("name", ["dire_map", "heatmap", "overlay"])
+def test_a_picture_is_streamed_and_can_be_kept(api: ApiWorld, job: str, name: str) -> None:
+    response = api.one.get(f"{job}/artifacts/{name}")
+    assert response.status_code == 200
+    assert response.data == name.encode()
+    assert response.mimetype == "image/png"
+    assert response.content_length == len(name)
+    assert response.headers["ETag"] == f'"{hashlib.sha256(name.encode()).hexdigest()}"'
+    assert response.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    again = api.one.get(f"{job}/artifacts/{name}", headers={"If-None-Match": response.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_a_head_request_tells_the_size_alone(api: ApiWorld, job: str) -> None:
+    response = api.one.open(f"{job}/artifacts/heatmap", "HEAD")
+    assert (response.status_code, response.content_length, response.data) == (200, 7, b"")
+
+
+def test_the_upload_comes_back_as_a_download_under_a_name_of_ours(api: ApiWorld) -> None:
+    polyglot = b"GIF89a\x01\x00\x01\x00<script>alert(1)</script>"
+    job_id = api.one.submit(polyglot)
+    response = api.one.get(f"/v1/jobs/{job_id}/artifacts/source")
+    assert response.data == polyglot
+    assert response.mimetype == "image/gif"
+    assert response.headers["Content-Disposition"] == 'attachment; filename="source.gif"'
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in response.headers["Content-Security-Policy"]
+
+
+def test_a_link_needs_no_key(api: ApiWorld, job: str) -> None:
+    link = api.one.get(f"{job}/artifacts/overlay?link=1").json
+    with urlopen(link["url"], timeout=5) as response:
+        assert response.read() == b"overlay"
+    assert link["expires_at"].endswith("Z")
+
+
+def test_a_link_is_signed_for_the_store_as_browsers_reach_it(api_with: Callable[..., ApiWorld]) -> None:
+    world = api_with(s3_public_endpoint="https://pictures.example")
+    world.one.submit()
+    url = urlsplit(world.one.get(f"/v1/jobs/{world.succeed_next()}/artifacts/heatmap?link=1").json["url"])
+    assert (url.scheme, url.netloc) == ("https", "pictures.example")
+    assert parse_qs(url.query)["X-Amz-Expires"] == ["300"]
+
+
+def test_what_is_not_there_yet_is_told_from_what_never_will_be(api: ApiWorld) -> None:
+    job_id = api.one.submit(overlay="false")
+    early = api.one.get(f"/v1/jobs/{job_id}/artifacts/heatmap")
+    assert (early.status_code, early.json["code"]) == (409, "job_not_finished")
+    assert early.headers["Retry-After"]
+    api.succeed_next(pictures=("dire_map", "heatmap"))
+    never = api.one.get(f"/v1/jobs/{job_id}/artifacts/overlay")
+    assert (never.status_code, never.json["code"]) == (404, "artifact_not_found")
+    failed_id = api.one.submit()
+    api.fail_next()
+    for path in ("artifacts/heatmap", "heatmap"):
+        failed = api.one.get(f"/v1/jobs/{failed_id}/{path}")
+        assert (failed.status_code, failed.json["code"]) == (404, "artifact_not_found")
+    assert api.one.get(f"/v1/jobs/{job_id}/artifacts/secrets").status_code == 404
+
+
+def test_a_file_that_left_the_store_is_not_found(api: ApiWorld, job: str) -> None:
+    with api.around.database.begin() as session:
+        keys = session.scalar(text("SELECT artifacts->'heatmap'->>'key' FROM results"))
+    api.around.store.delete(str(keys))
+    response = api.one.get(f"{job}/artifacts/heatmap")
+    assert (response.status_code, response.json["code"]) == (404, "artifact_not_found")
+
+
+@pytest.mark.parametrize(
+    ("query", "width", "height"), [("", 8, 6), ("?width=31&height=17", 31, 17), ("?width=3", 3, 6)]
+)
+def test_heatmap_scores_come_at_any_size(api: ApiWorld, job: str, query: str, width: int, height: int) -> None:
+    document = api.one.get(f"{job}/heatmap{query}").json
+    assert (document["width"], document["height"]) == (width, height)
+    scores = np.array(document["heatmap_scores"])
+    np.testing.assert_allclose(scores, heatmap_scores(FEATURE_MEAN, width, height), atol=6e-5)
+    assert (scores.min(), scores.max()) == (0, 1)
+
+
+def test_heatmap_scores_are_part_of_the_job_when_asked_for(api: ApiWorld, job: str) -> None:
+    plain, full = api.one.get(job).json, api.one.get(f"{job}?include=heatmap_scores").json
+    scores = full["result"].pop("heatmap_scores")
+    assert full == plain
+    np.testing.assert_allclose(scores, heatmap_scores(FEATURE_MEAN, 8, 6), atol=6e-5)
+
+
+def test_a_job_without_a_result_has_no_scores(api: ApiWorld) -> None:
+    job_id = api.one.submit()
+    assert api.one.get(f"/v1/jobs/{job_id}?include=heatmap_scores").json["result"] is None
+
+
+def test_a_heatmap_of_many_rows_is_sent_in_bands(api: ApiWorld, job: str) -> None:
+    response = api.one.get(f"{job}/heatmap?width=1000&height=2000", buffered=False)
+    chunks = list(response.iter_encoded())
+    assert len(chunks) > 5
+    assert max(map(len, chunks)) < 3_000_000
+    assert np.array(json.loads(b"".join(chunks))["heatmap_scores"]).shape == (2000, 1000)
+
+
+def test_a_heatmap_can_be_a_picture(api: ApiWorld, job: str) -> None:
+    response = api.one.get(f"{job}/heatmap?format=png&width=40&height=30")
+    assert response.mimetype == "image/png"
+    assert Image.open(BytesIO(response.data)).size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    "query", ["width=0", "height=-1", "width=70000", "width=40000&height=40000", "format=gif", "w=1"]
+)
+def test_a_size_that_is_not_served_is_refused(api: ApiWorld, job: str, query: str) -> None:
+    response = api.one.get(f"{job}/heatmap?{query}")
+    assert (response.status_code, response.json["code"]) == (422, "invalid_field")
+
+
+def test_an_upload_of_many_chunks_survives_the_way_there_and_back(api: ApiWorld) -> None:
+    image = png() + np.random.default_rng(1).bytes(3_000_000)
+    job_id = api.one.submit(image)
+    assert api.one.get(f"/v1/jobs/{job_id}/artifacts/source").data == image

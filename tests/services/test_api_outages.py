@@ -1,0 +1,101 @@
+"""The API while a server that it needs is away: refused with 503 in seconds, or accepted all the same."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from uuid import UUID, uuid4
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from api.app import create_app
+from shared.errors import ObjectMissingError
+from shared.object_store import source_key
+from shared.settings import Settings
+from tests.api_world import ApiWorld, png
+
+NOBODY = "127.0.0.1:1"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that takes connections and never says a word, like one that is frozen."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(params=["gone", "frozen"])
+def redis_away(request: pytest.FixtureRequest, silent: str) -> str:
+    return NOBODY if request.param == "gone" else silent
+
+
+def test_jobs_are_accepted_as_quickly_while_redis_is_away(api_with: Callable[..., ApiWorld], redis_away: str) -> None:
+    world = api_with(redis_url=SecretStr(f"redis://{redis_away}/0"))
+    world.one.submit()
+    started = time.perf_counter()
+    for _ in range(10):
+        world.one.submit()
+    assert (time.perf_counter() - started) / 10 < 1  # a publish to a frozen Redis takes 2 s or more
+    assert len(world.one.get("/v1/jobs").json["items"]) == 11
+    ready = world.anonymous.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json["checks"]["redis"] == {"state": "down", "required": False}
+
+
+def test_a_flood_of_wake_ups_that_nobody_takes_is_dropped(api_with: Callable[..., ApiWorld], silent: str) -> None:
+    world = api_with(redis_url=SecretStr(f"redis://{silent}/0"))
+    started = time.perf_counter()
+    for _ in range(2_000):
+        world.around.doorbell.ring(uuid4())
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("how", ["gone", "frozen"])
+def test_without_the_store_nothing_is_accepted_and_nothing_hangs(
+    api_with: Callable[..., ApiWorld], silent: str, how: str
+) -> None:
+    world = api_with(s3_endpoint=f"http://{NOBODY if how == 'gone' else silent}")
+    started = time.perf_counter()
+    response = world.one.post_form(png())
+    assert time.perf_counter() - started < 15
+    assert (response.status_code, response.json["code"]) == (503, "store_unavailable")
+    assert int(response.headers["Retry-After"]) >= 1
+    assert world.one.get("/v1/jobs").json["items"] == []
+    ready = world.anonymous.get("/readyz")
+    assert ready.status_code == 503
+    assert ready.json["checks"]["object_store"] == {"state": "down", "required": True}
+    assert ready.json["checks"]["database"]["state"] == "up"
+
+
+@pytest.mark.parametrize("how", ["gone", "frozen"])
+def test_without_the_database_every_route_says_so_in_seconds(api_settings: Settings, silent: str, how: str) -> None:
+    address = NOBODY if how == "gone" else silent
+    url = SecretStr(f"postgresql://app:x@{address}/none")
+    client = create_app(api_settings.model_copy(update={"database_url": url})).test_client()
+    started = time.perf_counter()
+    response = client.get("/v1/jobs", headers={"Authorization": f"Bearer dd_{'x' * 43}"})
+    assert time.perf_counter() - started < 8
+    assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
+    assert response.headers["Retry-After"]
+
+
+def test_an_image_whose_job_cannot_be_committed_is_removed(api: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = uuid4()
+    monkeypatch.setattr("api.jobs.uuid4", lambda: job_id)
+    with api.around.database.begin() as session:
+        session.execute(text("ALTER TABLE jobs ADD CONSTRAINT no_jobs CHECK (false) NOT VALID"))
+    try:
+        response = api.one.post_form(png())
+        assert (response.status_code, response.json["code"]) == (500, "internal")
+    finally:
+        with api.around.database.begin() as session:
+            session.execute(text("ALTER TABLE jobs DROP CONSTRAINT no_jobs"))
+            tenant_id = session.scalar(text("SELECT id FROM tenants WHERE name = 'one'"))
+    key = source_key(UUID(str(tenant_id)), job_id)
+    with pytest.raises(ObjectMissingError):
+        api.around.store.get(key)
+    assert api.one.submit() == str(job_id)
+    assert api.around.store.get(key) == png()

@@ -1,0 +1,151 @@
+"""Webhook endpoints and the log of deliveries over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from api.webhooks import MOST_ENDPOINTS
+from shared.deliveries import ClaimedDelivery, Try, claim_due, record_try
+from shared.jobs import EVENT_TYPES
+from shared.webhook_schedule import Retry
+from tests.api_world import ApiWorld
+
+
+def test_an_endpoint_shows_its_secret_once(api: ApiWorld) -> None:
+    made = api.one.add_endpoint("https://receiver.example/hook?a=b")
+    assert made["secret"].startswith("whsec_")
+    assert sorted(made["event_types"]) == sorted(EVENT_TYPES)
+    shown = api.one.get(f"/v1/webhook-endpoints/{made['id']}").json
+    listed = api.one.get("/v1/webhook-endpoints").json["items"]
+    del made["secret"]
+    assert shown == made
+    assert listed == [made]
+
+
+def test_a_deleted_endpoint_is_gone(api: ApiWorld) -> None:
+    path = f"/v1/webhook-endpoints/{api.one.add_endpoint()['id']}"
+    assert api.one.delete(path).status_code == 204
+    assert api.one.get(path).status_code == 404
+    assert api.one.delete(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/hook",
+        "https://localhost/hook",
+        "http://169.254.169.254/latest/meta-data",
+        "https://10.0.0.8/",
+        "https://[::1]/",
+        "https://[::ffff:10.0.0.1]/",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "ftp://receiver.example/",
+        "file:///etc/passwd",
+        "https://user:pass@receiver.example/",
+        "https://",
+        "receiver.example",
+        "https://" + "a" * 300 + ".example/",
+    ],
+)
+def test_a_url_that_may_not_be_called_is_refused(api: ApiWorld, url: str) -> None:
+    response = api.one.post("/v1/webhook-endpoints", json={"url": url})
+    assert (response.status_code, response.json["code"]) == (422, "url_not_allowed")
+    assert api.one.get("/v1/webhook-endpoints").json["items"] == []
+
+
+def test_the_operator_can_allow_a_private_receiver(api_with: Callable[..., ApiWorld]) -> None:
+    world = api_with(egress_allow=("127.0.0.1:9000",))
+    assert world.one.add_endpoint("http://127.0.0.1:9000/hook")
+    assert world.one.add_endpoint("http://localhost:9000/hook")
+    assert world.one.post("/v1/webhook-endpoints", json={"url": "http://127.0.0.1:9001/"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "url"),
+        ({"url": 5}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": "https://a.example/" + "x" * 2000}, "url"),
+        ({"url": "https://a.example/\0"}, "url"),
+        ({"url": "https://a.example/", "event_types": []}, "event_types"),
+        ({"url": "https://a.example/", "event_types": ["job.lost"]}, "event_types.0"),
+        ({"url": "https://a.example/", "secret": "whsec_mine"}, "secret"),
+    ],
+)
+def test_a_wrong_endpoint_names_its_field(api: ApiWorld, body: dict[str, Any], field: str) -> None:
+    response = api.one.post("/v1/webhook-endpoints", json=body)
+    assert (response.status_code, response.json["code"]) == (422, "invalid_field")
+    assert [error["field"] for error in response.json["errors"]] == [field]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 60_000, b'{"url": "\\ud800"}', b"5", b"null", b"[]"])
+def test_a_body_that_is_no_json_object_is_refused(api: ApiWorld, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = api.one.post("/v1/webhook-endpoints", data=body, headers=headers)
+    assert response.status_code in (400, 422)
+    assert response.mimetype == "application/problem+json"
+
+
+def test_a_json_body_beyond_what_an_endpoint_needs_is_refused(api: ApiWorld) -> None:
+    response = api.one.post("/v1/webhook-endpoints", json={"url": "https://a.example/" + "x" * 100_000})
+    assert (response.status_code, response.json["code"]) == (413, "body_too_large")
+
+
+def test_a_tenant_has_a_limited_number_of_endpoints(api: ApiWorld) -> None:
+    for _ in range(MOST_ENDPOINTS):
+        api.one.add_endpoint()
+    response = api.one.post("/v1/webhook-endpoints", json={"url": "https://a.example/"})
+    assert (response.status_code, response.json["code"]) == (409, "too_many_endpoints")
+    assert api.other.add_endpoint()
+
+
+def test_deliveries_show_each_try_and_can_be_filtered(api: ApiWorld) -> None:
+    first, second = (api.one.add_endpoint(event_types=["job.failed"]) for _ in range(2))
+    api.one.submit()
+    job_id = api.fail_next()
+    claimed = claim_due(api.around.database, lease=timedelta(seconds=30), per_endpoint=5)
+    assert claimed is not None
+    _record_failure(api, claimed)
+    tried = api.one.get(f"/v1/webhook-deliveries/{claimed.id}").json
+    assert tried["webhook_id"] == claimed.message_id
+    assert (tried["job_id"], tried["event_type"], tried["state"]) == (job_id, "job.failed", "pending")
+    assert [(attempt["attempt"], attempt["status"]) for attempt in tried["attempts"]] == [(1, 500)]
+    listed = api.one.get("/v1/webhook-deliveries").json["items"]
+    assert {item["endpoint_id"] for item in listed} == {first["id"], second["id"]}
+    assert tried in listed
+    for query, count in (
+        (f"endpoint_id={first['id']}", 1),
+        (f"job_id={job_id}", 2),
+        (f"job_id={uuid4()}", 0),
+        ("state=pending", 2),
+        ("state=delivered", 0),
+    ):
+        assert len(api.one.get(f"/v1/webhook-deliveries?{query}").json["items"]) == count, query
+
+
+def test_the_log_of_deliveries_is_paged(api: ApiWorld) -> None:
+    for _ in range(3):
+        api.one.add_endpoint()
+    api.one.submit()
+    api.fail_next()
+    seen: list[str] = []
+    path: str | None = "/v1/webhook-deliveries?limit=1"
+    while path:
+        page = api.one.get(path).json
+        seen += [item["id"] for item in page["items"]]
+        path = page["links"]["next"]
+    assert len(set(seen)) == len(seen) == 3
+
+
+def _record_failure(api: ApiWorld, claimed: ClaimedDelivery) -> None:
+    now = datetime.now(UTC)
+    tried = Try(started_at=now, duration_ms=12, status=500, response_excerpt="no")
+    with api.around.database.begin() as session:
+        record_try(session, claimed, tried, Retry(at=now + timedelta(seconds=5)))
