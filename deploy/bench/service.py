@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import cycle, islice
 from pathlib import Path
-from statistics import mean, quantiles
+from statistics import median, quantiles
 
 import click
 import torch
@@ -180,7 +180,7 @@ def _model_core_ms(settings: Settings) -> float:
         before = time.process_time()
         detector.detect(batch)
         spent.append(time.process_time() - before)
-    return 1000 * mean(spent) / settings.max_batch
+    return 1000 * median(spent) / settings.max_batch
 
 
 @contextmanager
