@@ -26,7 +26,7 @@ COMMANDS = {
     "keys": _Entry("Create, list and revoke API keys.", "server"),
     "db": _Entry("Bring the database's schema up to date.", "server"),
     "doctor": _Entry("Check this installation, with a remedy for what is wrong."),
-    "bench": _Entry("Measure the model and the service on this machine.", "dev"),
+    "bench": _Entry("Measure the model and the service on this machine.", "local"),
 }
 
 

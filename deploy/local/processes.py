@@ -52,6 +52,7 @@ class ChildProcess:
     def __init__(self, program: Program) -> None:
         """Start it, in its own session (a Ctrl-C at the terminal is for the parent), its output into the log."""
         self.program = program
+        self._asked_to_stop = False
         program.log.parent.mkdir(parents=True, exist_ok=True)
         launch = [sys.executable, "-I", "-S", str(_LAUNCHER), str(int(program.death_signal)), str(os.getpid())]
         with program.log.open("ab") as log:
@@ -92,10 +93,16 @@ class ChildProcess:
                 raise StackError(f"{self.program.name} did not answer within {seconds:.0f} s.\n{self._log_tail()}")
             time.sleep(_POLL_SECONDS)
 
+    def request_stop(self) -> None:
+        """Ask it to end, once, and do not wait: some programs take a second signal for hurry."""
+        if self.running and not self._asked_to_stop:
+            self._asked_to_stop = True
+            self._process.send_signal(self.program.stop_signal)
+
     def stop(self) -> None:
         """Ask it to end, wait, and kill it if it does not; harmless when it has ended already."""
         if self.running:
-            self._process.send_signal(self.program.stop_signal)
+            self.request_stop()
             try:
                 self._process.wait(self.program.stop_seconds)
             except subprocess.TimeoutExpired:

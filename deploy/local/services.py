@@ -40,15 +40,15 @@ class LocalServices:
 
     def __init__(self, data_dir: Path, postgres_prefix: Sequence[str] | None = None) -> None:
         """`postgres_prefix` replaces what drops root's rights for PostgreSQL (found by itself if None)."""
-        self._data_dir = data_dir.resolve()
-        logs = self._data_dir / "logs"
+        self.data_dir = data_dir.resolve()
+        logs = self.data_dir / "logs"
         self._servers: tuple[Server, ...] = (
-            PostgresServer(self._data_dir, logs / "postgres.log", postgres_prefix),
-            ValkeyServer(self._data_dir, logs / "valkey.log"),
-            S3Server(self._data_dir, logs / "s3.log"),
+            PostgresServer(self.data_dir, logs / "postgres.log", postgres_prefix),
+            ValkeyServer(self.data_dir, logs / "valkey.log"),
+            S3Server(self.data_dir, logs / "s3.log"),
         )
-        self._lock = FileLock(self._data_dir / "owner.lock")
-        self._ledger = Ledger(self._data_dir)
+        self._lock = FileLock(self.data_dir / "owner.lock")
+        self._ledger = Ledger(self.data_dir)
         self._credentials: Credentials | None = None
         self.children: dict[str, ChildProcess] = {}
 
@@ -64,10 +64,10 @@ class LocalServices:
             DataDirInUseError: it has a living owner.
         """
         if self._credentials is None:
-            self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
             self._ledger.end_leftovers()
-            self._credentials = load_credentials(self._data_dir)
+            self._credentials = load_credentials(self.data_dir)
         return self._credentials
 
     def start(self) -> ServiceUrls:
@@ -119,7 +119,7 @@ class LocalServices:
     def _spawn(self, server: Server) -> None:
         credentials = self.claim()
         if not is_free(credentials.ports[server.name]):  # somebody took it while the server was down
-            credentials = move_port(credentials, server.name, self._data_dir)
+            credentials = move_port(credentials, server.name, self.data_dir)
             self._credentials = credentials
         server.prepare(credentials)
         child = ChildProcess(server.program(credentials))

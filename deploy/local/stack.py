@@ -24,6 +24,7 @@ from shared.settings import PREFIX, Settings
 DEFAULT_PORT = 8000
 SERVICES = ("postgres", "valkey", "s3")
 PROCESSES = ("api", "analysis_worker", "webhook_worker", "beat")
+_STOP_ORDER = (("api",), ("analysis_worker", "webhook_worker"), ("beat",))
 _READY_SECONDS = 180  # a full-size model is loaded and warmed up on two cores
 _TENANT = "local"
 
@@ -100,7 +101,8 @@ class Stack:
         if not self._services.owned:
             return
         (self._data_dir / STACK_FILE).unlink(missing_ok=True)
-        self._stop_product(PROCESSES)
+        for names in _STOP_ORDER:
+            self._stop_product(names)
         self._services.stop()
 
     def _start_services(self) -> ServiceUrls:
@@ -141,11 +143,13 @@ class Stack:
         self._ledger.record(part.name, child.identity)
 
     def _stop_product(self, names: Iterable[str]) -> None:
-        for name in names:
-            child = self._product.pop(name, None)
-            if child is not None:
-                child.stop()
-                self._ledger.forget(name)
+        """Stop these side by side: each may take its time to finish what it is doing."""
+        stopping = {name: self._product.pop(name) for name in names if name in self._product}
+        for child in stopping.values():
+            child.request_stop()
+        for name, child in stopping.items():
+            child.stop()
+            self._ledger.forget(name)
 
     def _api_port(self) -> int:
         """The port of the running API, or the one to start it on."""
