@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         default=25, ge=0, description="How long a worker that is told to stop may finish what it carries."
     )
     ready_file: Path | None = Field(
-        default=None, description="A file that a worker touches while it is ready, for health checks."
+        default=None, description="A file that exists while a worker is ready, for health checks."
     )
 
     max_upload_bytes: int = Field(default=20_000_000, ge=1, description="The largest image file accepted.")

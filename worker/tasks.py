@@ -94,6 +94,8 @@ def _configure_logging(**_: object) -> None:
 def _start(**_: object) -> None:
     """Start what the queues of this worker need, before Celery looks for Redis."""
     try:
+        if settings.ready_file:
+            settings.ready_file.unlink(missing_ok=True)  # left by one that was killed
         _start_parts(set(app.amqp.queues.consume_from))
     except Exception as error:  # noqa: BLE001  # Celery would log it and go on without the parts
         if isinstance(error, DistildireError):
