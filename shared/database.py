@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg2
+from psycopg2.extensions import (
+    POLL_OK,
+    POLL_READ,
+    STATUS_SETUP,
+    set_wait_callback,
+)
+from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  # a class in spite of its name
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -15,6 +24,9 @@ from shared.errors import DatabaseUnavailableError
 _CONNECT_SECONDS = 3
 _STATEMENT_MS = 15_000
 _LOCK_MS = 5_000
+_APPLICATION = "distildire-service"
+#: The server ends statements by itself, unless it is frozen or out of reach.
+_SILENCE_SECONDS = _STATEMENT_MS / 1000 + 2
 
 
 class Database:
@@ -31,7 +43,7 @@ class Database:
                 "connect_timeout": _CONNECT_SECONDS,
                 "keepalives_idle": 10,
                 "tcp_user_timeout": 10_000,
-                "application_name": "distildire",
+                "application_name": _APPLICATION,
                 "options": f"-c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS} -c timezone=UTC"
                 f" -c idle_in_transaction_session_timeout={_STATEMENT_MS}",
             },
@@ -63,6 +75,25 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def _wait(connection: Psycopg2Connection) -> None:
+    """Wait for the server, but not for ever: libpq alone would, for a server that is frozen with its connections open.
+
+    Raises:
+        psycopg2.OperationalError: it kept silent; psycopg2 closes the connection.
+
+    """
+    seconds = _CONNECT_SECONDS if connection.status == STATUS_SETUP else _SILENCE_SECONDS
+    patience = seconds * 1000 if _APPLICATION in connection.dsn else None  # a migration may take its time
+    while (state := connection.poll()) != POLL_OK:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
+        if not poll.poll(patience):
+            raise psycopg2.OperationalError(f"the server kept silent for {seconds:.0f} s")
+
+
+set_wait_callback(_wait)  # for every connection of the process; psycopg2 knows no other way
 
 
 def _is_outage(error: DBAPIError) -> bool:
