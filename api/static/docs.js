@@ -22,7 +22,7 @@ function kindOf(schema = {}) {
   if (schema.$ref) return [make("a", { href: `#schema-${nameOf(schema.$ref)}` }, nameOf(schema.$ref))];
   if (schema.anyOf) return schema.anyOf.flatMap((choice, index) => [...(index ? [" or "] : []), ...kindOf(choice)]);
   if (schema.const !== undefined) return [JSON.stringify(schema.const)];
-  if (schema.enum) return [schema.enum.join(" | ")];
+  if (schema.enum) return [schema.enum.join(" | ") + (schema.default === undefined ? "" : `, default ${schema.default}`)];
   if (schema.type === "array") return ["list of ", ...kindOf(schema.items)];
   if (schema.type === "object" && schema.additionalProperties) {
     const names = schema.propertyNames?.enum;

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from uuid import UUID, uuid4
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from api.app import create_app
 from shared.errors import ObjectMissingError
 from shared.object_store import source_key
 from shared.settings import Settings
-from tests.api_world import ApiWorld, png
+from tests.api_world import ApiWorld, Tenant, png
 
 NOBODY = "127.0.0.1:1"
 
@@ -74,12 +76,60 @@ def test_without_the_store_nothing_is_accepted_and_nothing_hangs(
 def test_without_the_database_every_route_says_so_in_seconds(api_settings: Settings, silent: str, how: str) -> None:
     address = NOBODY if how == "gone" else silent
     url = SecretStr(f"postgresql://app:x@{address}/none")
-    client = create_app(api_settings.model_copy(update={"database_url": url})).test_client()
+    somebody = Tenant(create_app(api_settings.model_copy(update={"database_url": url})), f"dd_{'x' * 43}")
     started = time.perf_counter()
-    response = client.get("/v1/jobs", headers={"Authorization": f"Bearer dd_{'x' * 43}"})
+    response = somebody.get("/v1/jobs")
     assert time.perf_counter() - started < 8
     assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
     assert response.headers["Retry-After"]
+
+
+class Relay:
+    """A way to a server that can be frozen: it stays open and lets nothing through."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open = threading.Event()
+        self._open.set()
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def freeze(self) -> None:
+        self._open.clear()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.create_connection(self._target)
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError), source, target:
+            while data := source.recv(65536):
+                self._open.wait()
+                target.sendall(data)
+
+
+def test_a_database_that_freezes_under_open_connections_is_given_up(
+    api_settings: Settings, api_with: Callable[..., ApiWorld]
+) -> None:
+    url = make_url(api_settings.database_url.get_secret_value())
+    relay = Relay(str(url.host), int(url.port or 5432))
+    relayed = url.set(host="127.0.0.1", port=relay.port).render_as_string(hide_password=False)
+    world = api_with(database_url=SecretStr(relayed))
+    assert world.one.get("/v1/jobs").status_code == 200
+    relay.freeze()
+    started = time.perf_counter()
+    response = world.one.get("/v1/jobs")
+    assert time.perf_counter() - started < 30
+    assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
+    relay.close()
 
 
 def test_an_image_whose_job_cannot_be_committed_is_removed(api: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
