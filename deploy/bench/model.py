@@ -114,9 +114,10 @@ def main() -> None:
     click.echo(describe_machine())
     for speed in measure_all(tuple(options.precision or ("fp32", "bf16")), options.rounds):
         click.echo(
-            f"{speed.precision}: {speed.seconds:.2f} s an image on {speed.device}; 3x3 convolution "
-            f"{speed.convolution_gflops:.0f} GFLOP/s, at which "
-            f"{speed.gflop:.0f} GFLOP take {speed.roof_seconds:.2f} s: {speed.share_of_roof:.0%} of the roof; peak memory {speed.peak_bytes / 2**30:.2f} GiB"
+            f"{speed.precision}: {speed.seconds:.2f} s an image on {speed.device}; "
+            f"3x3 convolution {speed.convolution_gflops:.0f} GFLOP/s, "
+            f"at which {speed.gflop:.0f} GFLOP take {speed.roof_seconds:.2f} s: {speed.share_of_roof:.0%} of the roof; "
+            f"peak memory {speed.peak_bytes / 2**30:.2f} GiB"
         )
 
 
