@@ -84,8 +84,8 @@ class Stack:
         document = self.document()
         return Client(document["api_url"], document["api_key"])
 
-    def _command(self, command: str, *options: str) -> list[str]:
-        return [sys.executable, "-m", "deploy.cli", command, "--data-dir", str(self.data_dir), *options]
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "deploy.cli", *arguments, "--data-dir", str(self.data_dir)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,163 @@
+"""The client against a server that answers by a script: what it asks again, what it raises, what it tells."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local.credentials import free_ports
+from shared.client import ApiRefusedError, ApiUnreachableError, Client, Job, StillRunningError
+
+_PROBLEM = {"code": "key_invalid", "detail": "Not a valid API key.", "remedy": "Check the key.", "title": "No"}
+
+
+Answer = tuple[int, Mapping[str, Any], Mapping[str, str]]  # status, JSON, headers
+
+
+@dataclass
+class Script:
+    """The answers to give, in turn, the last one for ever; and the requests that came."""
+
+    answers: list[Answer]
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+
+    def next(self) -> Answer:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@contextmanager
+def api(*answers: Answer) -> Iterator[tuple[str, Script]]:
+    """A server that follows a script of (status, JSON, headers); its URL."""
+    script = Script(list(answers))
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            script.requests.append((self.command, self.path, body))
+            status, document, headers = script.next()
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content)), "Connection": "close"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815  # the standard library looks for this name
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", script
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"\x89PNG and more")
+    return path
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_request_that_is_told_to_wait_is_sent_again_whole_after_that_time(image: Path, status: int):
+    wait = (status, _PROBLEM, {"Retry-After": "1"})
+    accepted: Answer = (202, {"id": "1", "status": "queued"}, {})
+    with api(wait, accepted) as (url, script), Client(url, "dd_key") as client:
+        began = time.monotonic()
+        job = client.submit(image, pictures={"overlay": False}, metadata={"post": 7})
+        assert time.monotonic() - began >= 1
+
+    assert job.id == "1"
+    assert not job.ended
+    first, second = (body for _, _, body in script.requests)
+    for body in (first, second):
+        assert b"\x89PNG and more" in body
+        assert b'filename="cat.png"' in body
+        assert b'{"post": 7}' in body
+    assert b'name="overlay"\r\n\r\nfalse' in second
+
+
+def test_patience_ends(image: Path):
+    wait = (503, _PROBLEM, {"Retry-After": "1"})
+    with (
+        api(wait) as (url, script),
+        Client(url, "dd_key", patience=0.5) as client,
+        pytest.raises(ApiRefusedError) as refused,
+    ):
+        client.submit(image)
+    assert refused.value.status == 503
+    assert len(script.requests) == 1
+
+
+def test_a_refusal_is_raised_with_code_and_remedy_and_not_sent_again(image: Path):
+    with (
+        api((401, _PROBLEM, {})) as (url, script),
+        Client(url, "dd_key") as client,
+        pytest.raises(ApiRefusedError, match="Check the key") as refused,
+    ):
+        client.submit(image)
+    assert (refused.value.status, refused.value.code) == (401, "key_invalid")
+    assert len(script.requests) == 1
+
+
+def test_an_answer_that_is_no_problem_document_is_a_refusal_too():
+    with (
+        api((502, {}, {})) as (url, _),
+        Client(url, "dd_key") as client,
+        pytest.raises(ApiRefusedError, match="answered 502"),
+    ):
+        client.get("1")
+
+
+def test_a_server_that_is_not_there_is_said_so():
+    (port,) = free_ports(1)
+    with (
+        Client(f"http://127.0.0.1:{port}", "dd_key", patience=0.3) as client,
+        pytest.raises(ApiUnreachableError, match="distildire up"),
+    ):
+        client.get("1")
+
+
+def test_waiting_tells_each_change_once_and_ends_with_the_jobs():
+    def job(status: str, stage: str | None = None) -> Answer:
+        return 200, {"id": "1", "status": status, "stage": stage}, {}
+
+    answers = [job("queued"), job("running", "decoding"), job("running", "decoding"), job("succeeded")]
+    told: list[Job] = []
+    with api(*answers) as (url, script), Client(url, "dd_key") as client:
+        (ended,) = client.wait(["1"], told.append, seconds=30)
+
+    assert ended.ended
+    assert [(each.status, each.stage) for each in told] == [
+        ("queued", None),
+        ("running", "decoding"),
+        ("succeeded", None),
+    ]
+    assert [path for _, path, _ in script.requests] == ["/v1/jobs/1"] * 4
+
+
+def test_waiting_has_an_end():
+    with (
+        api((200, {"id": "1", "status": "queued"}, {})) as (url, _),
+        Client(url, "dd_key") as client,
+        pytest.raises(StillRunningError),
+    ):
+        client.wait(["1"], seconds=0.2)
