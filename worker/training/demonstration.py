@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from worker.model.config import DiffusionConfig, StudentConfig, UnetConfig
-from worker.model.diffusion import SpacedDiffusion
+from worker.model.diffusion import Denoiser, SpacedDiffusion
 from worker.model.student import Student
 from worker.model.unet import AdmUnet
 from worker.training.adm import AdmPlan, AdmTrainer
@@ -37,15 +37,19 @@ log = logging.getLogger(__name__)
 
 NAME = "DISTILDIRE-DEMO"
 NOTICE = (
-    "Demonstration model: small networks, trained for half an hour on 127 photographs. It shows how the service works; "
-    "its verdicts say nothing about images of other generators."
+    "Demonstration model: small networks, trained in less than an hour on 127 photographs. It shows how the service "
+    "works; its verdicts say nothing about images of other generators."
 )
 SHOWN_SAMPLES = 4
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines the model besides the photographs."""
+    """All that determines the model besides the photographs.
+
+    `copies`: file histories of every training picture. `compiled`: whether the fakes are made by a `torch.compile` ADM,
+    which takes a minute to start and is three times as fast.
+    """
 
     image_size: int
     unet: UnetConfig
@@ -55,6 +59,7 @@ class Recipe:
     counts: dict[Split, PictureCounts]
     copies: int
     seed: int
+    compiled: bool
 
 
 RECIPE = Recipe(
@@ -72,11 +77,12 @@ RECIPE = Recipe(
     student_plan=StudentPlan(steps=400, batch_size=32, seed=20261123),
     counts={
         "train": PictureCounts(photographs=600, samples=200, sdedits=240, reconstructions=60),
-        "validation": PictureCounts(photographs=200, samples=80, sdedits=90, reconstructions=20),
-        "test": PictureCounts(photographs=200, samples=80, sdedits=90, reconstructions=20),
+        "validation": PictureCounts(photographs=200, samples=80, sdedits=120, reconstructions=20),
+        "test": PictureCounts(photographs=200, samples=80, sdedits=120, reconstructions=20),
     },
     copies=3,
     seed=20261124,
+    compiled=True,
 )
 
 
@@ -112,7 +118,8 @@ class Demonstration:
         path = self.out / f"pictures-{split}.npz"
         if not path.exists():
             log.info("making pictures of the %s split", split)
-            faker = Faker(unet, self.diffusion, self.recipe.image_size)
+            fast: Denoiser = torch.compile(unet) if self.recipe.compiled else unet
+            faker = Faker(fast, self.diffusion, self.recipe.image_size)
             with self._timed("pictures"):
                 pictures = make_pictures(
                     faker, self._photographs(split), self.recipe.counts[split], self._seed(split, 0)
@@ -244,7 +251,7 @@ def provenance(report: dict[str, Any], recipe: Recipe) -> dict[str, str | int | 
         "control_eps_only_average_precision": round(eps["average_precision"], 4),
         "control_eps_only_accuracy": round(eps["accuracy"], 4),
         "limits": (
-            "Test fakes are of the same small ADM as the training fakes, and easy to see. Nothing was measured on "
+            "The fakes of the test split come from the same small ADM as those of training. Nothing was measured on "
             "images of other generators."
         ),
     }

@@ -23,7 +23,8 @@ PHOTOGRAPH, SAMPLE, SDEDIT, RECONSTRUCTION = "photograph", "sample", "sdedit", "
 SDEDIT_STARTS = (1, 2, 4, 6, 9, 12)
 """Kept steps to which SDEdit noises a photograph before it denoises it: with ddim20, t = 50 … 600 of 1000."""
 
-BATCH = 50
+BATCH = 20
+"""Counts that it divides need the ADM compiled for one shape only."""
 
 
 @dataclass(frozen=True)
