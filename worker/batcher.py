@@ -45,8 +45,9 @@ class Finding:
 
 #: Runs images, each (3, S, S), through the networks; returns their findings in the same order.
 Infer = Callable[[Sequence[Floats]], Sequence[Finding]]
-#: Entered around each pass of the device.
 Watch = Callable[[], AbstractContextManager[None]]
+#: So many passes in a row fail where the device is broken, not the images: it would fail every job in the queue.
+FAILED_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,19 @@ class Batcher:
     its way. Only this thread calls `infer`.
     """
 
-    def __init__(self, infer: Infer, *, max_batch: int, wait_seconds: float, watch: Watch = nullcontext) -> None:
+    def __init__(
+        self,
+        infer: Infer,
+        *,
+        max_batch: int,
+        wait_seconds: float,
+        watch: Watch = nullcontext,
+        on_broken: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`watch` is entered around each pass; `on_broken` is called where `FAILED_PASSES` in a row have failed."""
         self._infer = infer
+        self._on_broken = on_broken
+        self._failed_passes = 0
         self._max_batch = max_batch
         self._wait_seconds = wait_seconds
         self._watch = watch
@@ -152,14 +164,22 @@ class Batcher:
             self._serve_halves(tickets)
         except Exception:  # noqa: BLE001  # a pass may fail in any way; this thread must serve the next one
             _log.exception("device_failed", batch=len(tickets))
+            self._count_failure()
             for ticket in tickets:
                 ticket.future.set_exception(JobError(ErrorCode.INTERNAL, "The device failed. Submit the image again."))
         else:
+            self._failed_passes = 0
             for ticket, answer in answers:
                 if isinstance(answer, Finding):
                     ticket.future.set_result(answer)
                 else:
                     ticket.future.set_exception(answer)
+
+    def _count_failure(self) -> None:
+        self._failed_passes += 1
+        if self._failed_passes >= FAILED_PASSES:
+            _log.critical("device_broken", failed_passes=self._failed_passes)
+            self._on_broken()
 
     def _serve_halves(self, tickets: list[_Ticket]) -> None:
         if len(tickets) == 1:

@@ -12,10 +12,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import cycle, islice
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -28,7 +30,7 @@ from deploy.local.document import StackDocument
 from deploy.local.stack import Stack
 from shared.client import Client, Job
 from shared.settings import Settings
-from worker.model import Detector, load_model
+from worker.runtime import load_detector
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 _PHOTOGRAPHS = ("astronaut.*", "chelsea.*", "coffee.*", "rocket.*")
@@ -97,7 +99,9 @@ def measure(photographs: Sequence[Path], jobs: int) -> None:
             s3_access_key=document.s3["access_key"],
             s3_secret_key=document.s3["secret_key"],
         )
-        model_ms = _model_core_ms(settings)
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it, before the new process imports torch
+        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+            model_ms = pool.submit(_model_core_ms, settings).result()
     _report(burst, steady, up, model_ms, peak[0])
 
 
@@ -170,8 +174,7 @@ def _finished_at(job: Job) -> float:
 
 def _model_core_ms(settings: Settings) -> float:
     """Processor time of the model alone for one image, in full batches as under load, milliseconds."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    detector: Detector = load_model(settings.model, settings.device, settings.precision, settings.models_dir)
+    detector = load_detector(settings)
     side = detector.card.image_size
     batch = torch.rand(settings.max_batch, 3, side, side) * 2 - 1
     detector.warm_up(settings.max_batch)

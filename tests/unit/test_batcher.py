@@ -157,6 +157,19 @@ def test_logit_that_is_no_number_is_a_failure_of_its_job_alone(start: Start, num
     assert good.result(SOON).logit == 5
 
 
+def test_device_that_keeps_failing_is_given_up(model: Model):
+    """A pass that succeeds in between shows that it was the images."""
+    broken = threading.Event()
+    batcher = Batcher(model, max_batch=1, wait_seconds=0, on_broken=broken.set)
+    batcher.start()
+    for number in (666, 666, 1, 666, 666):
+        batcher.submit(image(number)).exception(SOON)
+    assert not broken.is_set()
+    batcher.submit(image(666)).exception(SOON)
+    assert broken.is_set()
+    batcher.close()
+
+
 def test_canceled_image_does_not_reach_the_device(start: Start, model: Model):
     model.open.clear()
     batcher = start(max_batch=1)
