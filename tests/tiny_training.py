@@ -21,4 +21,4 @@ TINY_PLAN = AdmPlan(
 def smooth_picture(seed: int, width: int = 60, height: int = 48) -> Pixels:
     """A picture of a few large blobs of colour."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
