@@ -120,7 +120,9 @@ def _jobs(tenant_id: UUID) -> Select[Job, Result | None]:
     return select(Job, Result).outerjoin(Result, Result.job_id == Job.id).where(Job.tenant_id == tenant_id)
 
 
-def _page(query: Select[*tuple[Any, ...]], table: type[Job | WebhookDelivery], after: Cursor | None, limit: int) -> Select[*tuple[Any, ...]]:
+def _page(
+    query: Select[*tuple[Any, ...]], table: type[Job | WebhookDelivery], after: Cursor | None, limit: int
+) -> Select[*tuple[Any, ...]]:
     """One row more than the page holds tells whether there is another page."""
     if after is not None:
         query = query.where(tuple_(table.created_at, table.id) < tuple_(after.created_at, after.id))

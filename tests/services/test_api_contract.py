@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.api_world import ApiWorld
 
-OPERATIONS = 13
+OPERATIONS = 14
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
