@@ -139,7 +139,11 @@ def test_servers_end_when_their_owner_is_killed(tmp_path: Path):
         assert [identity.alive for identity in servers.values()] == [True] * 3
         owner.kill()
 
-    _await(lambda: not any(identity.alive for identity in servers.values()))
+    try:
+        _await(lambda: not any(identity.alive for identity in servers.values()))
+    finally:
+        for identity in servers.values():
+            identity.end(signal.SIGKILL, seconds=5)
 
 
 def test_what_a_killed_owner_left_is_ended_but_no_stranger(tmp_path: Path):
