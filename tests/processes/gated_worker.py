@@ -1,5 +1,7 @@
 """The worker's application with a gate before its device: while the file is there, a pass of the device waits.
 
+While the file `silence` beside the gate is there, the worker's heartbeat is silent.
+
 So a test can hold jobs in the middle of their way for as long as it needs, and knows that they are there.
 """
 
@@ -12,12 +14,14 @@ from pathlib import Path
 
 from worker.batcher import Finding, Floats
 from worker.device import Device
+from worker.heartbeat import Heartbeat
 from worker.tasks import app
 
 __all__ = ["app"]
 
 _gate = Path(os.environ["TEST_GATE"])
-_run = Device.__call__
+_silence = _gate.with_name("silence")
+_run, _beat = Device.__call__, Heartbeat.beat
 
 
 def _run_when_open(self: Device, images: Sequence[Floats]) -> list[Finding]:
@@ -26,4 +30,10 @@ def _run_when_open(self: Device, images: Sequence[Floats]) -> list[Finding]:
     return _run(self, images)
 
 
+def _beat_unless_silent(self: Heartbeat) -> None:
+    if not _silence.exists():
+        _beat(self)
+
+
 Device.__call__ = _run_when_open  # type: ignore[method-assign]
+Heartbeat.beat = _beat_unless_silent  # type: ignore[method-assign]

@@ -81,12 +81,13 @@ def test_canceled_job_leaves_its_thread_and_stays_canceled(place: Workplace, tmp
 
 
 def test_late_worker_writes_nothing(place: Workplace, tmp_path: Path):
-    """A worker that was stopped for longer than its lease finds its job done by another."""
+    """A worker that was stopped for longer than its lease, and learns of nothing, comes with its result too late."""
     gate = tmp_path / "gate"
     late = place.start_gated(gate)
     job_id = place.submit(PHOTOGRAPH)
     place.wait_stage(job_id, "diffusing")
     late.signal(signal.SIGSTOP)
+    (tmp_path / "silence").touch()  # its heartbeat would tell it; the fence alone must do
     gate.unlink()
     place.start_analysis()
     first = place.wait_ended(job_id)
@@ -95,6 +96,7 @@ def test_late_worker_writes_nothing(place: Workplace, tmp_path: Path):
     wait_until(lambda: '"attempt_ended"' in late.said(), 20, late.said)
 
     ended = next(line for line in late.said().splitlines() if '"attempt_ended"' in line)
+    assert '"outcome": "succeeded"' in ended
     assert '"written": "refused"' in ended
     after = place.job(job_id)
     assert (after.attempt, after.finished_at) == (2, first.finished_at)
