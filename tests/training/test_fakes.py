@@ -74,6 +74,18 @@ def test_sdedit_departs_from_the_photograph_with_its_strength(
     assert distances[0] > 0
 
 
+def test_sdedit_denoises_from_its_step_down(diffusion: SpacedDiffusion, pictures: list[Pixels]) -> None:
+    asked: list[int] = []
+
+    def unet(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        asked.append(int(t[0]))
+        return torch.zeros_like(x)
+
+    photographs = random_crops(pictures, 2, TINY_SIZE, np.random.default_rng(0))
+    Faker(unet, diffusion, TINY_SIZE).sdedit(photographs, 2, np.random.default_rng(1))
+    assert asked == [100, 50, 0]
+
+
 def test_a_reconstruction_is_the_diffusions_own(
     unet: AdmUnet, diffusion: SpacedDiffusion, pictures: list[Pixels]
 ) -> None:
@@ -105,3 +117,12 @@ def test_the_noise_of_an_example_is_that_of_the_file_not_of_the_picture(
     assert torch.equal(examples.fake, torch.from_numpy(examples.kinds != "photograph"))
     again = diffusion.first_step_eps(unet, examples.x.float())
     assert (again - examples.eps.float()).abs().mean() < 0.05 * examples.eps.float().abs().mean()
+
+
+def test_every_copy_of_a_picture_has_a_history_of_its_own(
+    made: Pictures, unet: AdmUnet, diffusion: SpacedDiffusion
+) -> None:
+    one = Pictures(made.pixels[:1], made.kinds[:1])
+    examples = make_examples(one, [unet], diffusion, copies=20, seed=4)
+    assert len({row.numpy().tobytes() for row in examples.x}) > 5
+    assert examples.x.abs().max() <= 1

@@ -1,0 +1,33 @@
+"""How weights are packed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from worker.training.publishing import publish_weights, read_published
+
+STATE = {
+    "conv.weight": torch.linspace(-1, 1, 18).reshape(2, 1, 3, 3),
+    "norm.running_var": torch.tensor([1e-9, 1.0]),
+    "norm.num_batches_tracked": torch.tensor(7),
+}
+
+
+def test_kernels_are_halved_and_statistics_kept(tmp_path: Path) -> None:
+    publish_weights(STATE, tmp_path / "x.safetensors")
+    stored = load_file(tmp_path / "x.safetensors")
+    assert stored["conv.weight"].dtype == torch.float16
+    assert torch.equal(stored["norm.running_var"], STATE["norm.running_var"])
+    assert torch.equal(stored["norm.num_batches_tracked"], STATE["norm.num_batches_tracked"])
+
+
+def test_what_is_published_is_read_as_float32(tmp_path: Path) -> None:
+    published = publish_weights(STATE, tmp_path / "x.safetensors")
+    assert published.sha256 == hashlib.sha256(published.path.read_bytes()).hexdigest()
+    read = read_published(published.path)
+    assert read["conv.weight"].dtype == torch.float32
+    assert (read["conv.weight"] - STATE["conv.weight"]).abs().max() < 1e-3
