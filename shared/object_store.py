@@ -99,7 +99,10 @@ def _client(settings: Settings, endpoint: str) -> Minio:
         http_client=urllib3.PoolManager(
             maxsize=64,
             timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-            retries=urllib3.Retry(total=_RETRIES, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504]),
+            # A server that is silent was waited for long enough; one that refuses or hiccups is asked once more.
+            retries=urllib3.Retry(
+                total=_RETRIES, read=False, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504]
+            ),
         ),
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.destinations import AllowList
 from shared.errors import DistildireError
 
 PREFIX = "DISTILDIRE_"
@@ -92,6 +93,12 @@ class Settings(BaseSettings):
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(item.strip() for item in value.split(",") if item.strip())
+        return value
+
+    @field_validator("egress_allow")
+    @classmethod
+    def _entries_can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AllowList.parse(value)
         return value
 
     @field_validator("models_dir")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import time
 from io import BytesIO
 from urllib.request import urlopen
 from uuid import uuid4
@@ -53,6 +55,16 @@ def test_a_link_opens_without_keys_and_is_signed_for_the_public_host(settings: S
     assert link.startswith("https://pictures.example/")
     assert "X-Amz-Expires=300" in link
     assert settings.s3_secret_key.get_secret_value() not in link
+
+
+def test_a_store_that_is_silent_is_given_up_on_after_seconds(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and never answers
+        endpoint = f"http://127.0.0.1:{frozen.getsockname()[1]}"
+        store = ObjectStore(settings.model_copy(update={"s3_endpoint": endpoint}))
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            store.put("k", BytesIO(b"x"), 1, "image/png")
+        assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize(

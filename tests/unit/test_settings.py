@@ -63,6 +63,12 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().egress_allow == ("127.0.0.1:9000", "10.0.0.0/8")
 
 
+def test_an_egress_entry_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILDIRE_EGRESS_ALLOW", "10.0.0.0/8,http://receiver")
+    with pytest.raises(SettingsError, match="EGRESS_ALLOW"):
+        load_settings()
+
+
 @pytest.mark.parametrize(("slots", "expected"), [(None, 16), ("3", 3)])
 def test_slots_are_twice_the_batch_by_default(
     monkeypatch: pytest.MonkeyPatch, slots: str | None, expected: int
