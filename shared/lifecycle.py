@@ -28,8 +28,11 @@ _SWEEP_LOCK = 0x44697265
 #: A sweep ends so many jobs in one transaction at most; the next takes the rest.
 _SWEEP_BATCH = 500
 
+# Claims take turns, milliseconds each: two at once would hide each other's candidates, and one would find nothing.
+_CLAIM_TURN = select(func.pg_advisory_xact_lock(0x44697268))
+
 # One candidate a tenant (its most urgent, then oldest), then the tenant with the fewest running jobs among
-# the most urgent. SKIP LOCKED: two workers that look at the same moment get different jobs, and neither waits.
+# the most urgent. SKIP LOCKED: a job that is being canceled or swept is passed over.
 _CLAIM = text("""
 WITH busy AS (
     SELECT tenant_id, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY tenant_id
@@ -100,6 +103,7 @@ def claim(database: Database, *, worker: str, model: str, lease: timedelta) -> C
     The attempt is committed before this returns, so before any byte of the image is touched.
     """
     with database.begin() as session:
+        session.execute(_CLAIM_TURN)
         row = session.execute(_CLAIM, {"worker": worker, "model": model, "lease": lease}).one_or_none()
     if row is None:
         return None

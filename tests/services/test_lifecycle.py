@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 from uuid import UUID, uuid4
 
 import pytest
@@ -119,6 +120,19 @@ def test_claims_at_the_same_moment_take_each_job_once(database: Database, tenant
     jobs = {add_job(database, tenant) for _ in range(30)}
     with ThreadPoolExecutor(8) as pool:
         taken = [job.id for job in pool.map(lambda _: claim(database), range(40)) if job]
+    assert sorted(taken) == sorted(jobs)
+
+
+def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database: Database) -> None:
+    jobs = {add_job(database, add_tenant(database, f"tenant {number}")) for number in range(8)}
+    together = Barrier(8)
+
+    def claim_together(_: int) -> ClaimedJob | None:
+        together.wait()
+        return claim(database)
+
+    with ThreadPoolExecutor(8) as pool:
+        taken = [job.id for job in pool.map(claim_together, range(8)) if job]
     assert sorted(taken) == sorted(jobs)
 
 
