@@ -35,6 +35,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
         self.engine: Engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg2"),
+            hide_parameters=True,  # errors are logged; their statements' values are tenants' data
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=_CONNECT_SECONDS,

@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+#: Tracebacks without the values of local variables, which structlog would add: among them are keys and images.
+_tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 _SHARED_STEPS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
@@ -19,7 +21,7 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=[
             *_SHARED_STEPS,
-            structlog.processors.dict_tracebacks,
+            _tracebacks,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
@@ -29,7 +31,7 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_SHARED_STEPS, structlog.processors.dict_tracebacks],
+            foreign_pre_chain=[*_SHARED_STEPS, _tracebacks],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.JSONRenderer(),
