@@ -31,26 +31,42 @@ _SWEEP_BATCH = 500
 # Claims take turns, milliseconds each: two at once would hide each other's candidates, and one would find nothing.
 _CLAIM_TURN = select(func.pg_advisory_xact_lock(0x44697268))
 
-# One candidate a tenant (its most urgent, then oldest), then the tenant with the fewest running jobs among
-# the most urgent. SKIP LOCKED: a job that is being canceled or swept is passed over.
+# Tenants in the order of their most urgent, then oldest job, the one with the fewest running jobs first; of the first
+# tenant that has one, the next job. SKIP LOCKED: two workers that look at the same moment get different jobs, and
+# neither waits. Only the job that is taken is locked: a lock on each tenant's next would hide it from all who look
+# meanwhile, and they would find nothing to do.
 _CLAIM = text("""
 WITH busy AS (
     SELECT tenant_id, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY tenant_id
-), heads AS MATERIALIZED (
-    SELECT head.id, head.priority, head.created_at, coalesce(busy.running, 0) AS running
-    FROM tenants
+), next AS (
+    SELECT job.id
+    FROM (
+        SELECT tenants.id AS tenant_id, head.priority, coalesce(busy.running, 0) AS running, head.created_at, head.id
+        FROM tenants
+        CROSS JOIN LATERAL (
+            SELECT id, priority, created_at FROM jobs
+            WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now()
+              AND (model IS NULL OR model = :model)
+            ORDER BY priority DESC, created_at, id
+            LIMIT 1
+        ) AS head
+        LEFT JOIN busy ON busy.tenant_id = tenants.id
+        ORDER BY head.priority DESC, running, head.created_at, head.id
+    ) AS turn
     CROSS JOIN LATERAL (
-        SELECT id, priority, created_at FROM jobs
-        WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now() AND (model IS NULL OR model = :model)
+        SELECT id FROM jobs
+        WHERE tenant_id = turn.tenant_id AND state = 'queued' AND deadline_at > now()
+          AND (model IS NULL OR model = :model)
         ORDER BY priority DESC, created_at, id
         LIMIT 1 FOR UPDATE SKIP LOCKED
-    ) AS head
-    LEFT JOIN busy ON busy.tenant_id = tenants.id
+    ) AS job
+    ORDER BY turn.priority DESC, turn.running, turn.created_at, turn.id
+    LIMIT 1
 )
 UPDATE jobs
 SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker,
     lease_until = now() + :lease, started_at = coalesce(started_at, now())
-WHERE id = (SELECT id FROM heads ORDER BY priority DESC, running, created_at, id LIMIT 1) AND state = 'queued'
+WHERE id = (SELECT id FROM next) AND state = 'queued'
 RETURNING id, tenant_id, attempt, deaths > 0 AS alone, source_key, source_sha256, pictures, deadline_at
 """).columns(id=Uuid, tenant_id=Uuid)
 

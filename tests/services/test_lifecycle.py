@@ -136,6 +136,13 @@ def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database:
     assert sorted(taken) == sorted(jobs)
 
 
+def test_a_claim_that_is_not_committed_yet_hides_no_other_tenants_job(database: Database, tenant: UUID) -> None:
+    jobs = {add_job(database, tenant), add_job(database, add_tenant(database, "b"))}
+    with database.begin() as session:
+        first = session.execute(lifecycle._CLAIM, {"worker": "w", "model": "M", "lease": LEASE}).one()
+        assert {first.id, claimed(database).id} == jobs
+
+
 def test_success_is_one_transaction_with_its_webhook(database: Database, tenant: UUID) -> None:
     with database.begin() as session:
         create_endpoint(session, VAULT, tenant, "https://example.org/all", EVENT_TYPES)
