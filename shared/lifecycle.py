@@ -27,9 +27,8 @@ from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint
 _SWEEP_LOCK = 0x44697265
 #: A sweep ends so many jobs in one transaction at most; the next takes the rest.
 _SWEEP_BATCH = 500
-
-# Claims take turns, milliseconds each: two at once would hide each other's candidates, and one would find nothing.
-_CLAIM_TURN = select(func.pg_advisory_xact_lock(0x44697268))
+#: A sweep counts so many waiting jobs at most: enough to know how many wake-ups are worth sending.
+MOST_COUNTED = 64
 
 # Tenants in the order of their most urgent, then oldest job, the one with the fewest running jobs first; of the first
 # tenant that has one, the next job. SKIP LOCKED: two workers that look at the same moment get different jobs, and
@@ -89,7 +88,7 @@ class SweepReport:
     expired: int = 0
     """Jobs past their deadline."""
     queued: int = 0
-    """Jobs that wait now."""
+    """Jobs that wait now, counted up to `MOST_COUNTED`."""
 
 
 def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
@@ -119,7 +118,6 @@ def claim(database: Database, *, worker: str, model: str, lease: timedelta) -> C
     The attempt is committed before this returns, so before any byte of the image is touched.
     """
     with database.begin() as session:
-        session.execute(_CLAIM_TURN)
         row = session.execute(_CLAIM, {"worker": worker, "model": model, "lease": lease}).one_or_none()
     if row is None:
         return None
@@ -197,7 +195,8 @@ def sweep(database: Database, *, max_attempts: int) -> SweepReport | None:
             return None
         expired = _expire_overdue(session)
         released, exhausted = _release_dropped(session, max_attempts)
-        queued = session.scalar(select(func.count()).select_from(Job).where(Job.state == JobState.QUEUED)) or 0
+        waiting = select(Job.id).where(Job.state == JobState.QUEUED).limit(MOST_COUNTED).subquery()
+        queued = session.scalar(select(func.count()).select_from(waiting)) or 0
         return SweepReport(released, exhausted, expired, queued)
 
 

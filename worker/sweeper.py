@@ -8,9 +8,6 @@ from shared import lifecycle
 from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
 from shared.database import Database
 
-#: Enough to wake every slot of a few workers; a woken slot goes on until nothing is left.
-_MOST_WAKE_UPS = 64
-
 _log = structlog.get_logger(__name__)
 
 
@@ -30,13 +27,16 @@ class Sweeper:
         return report
 
     def sweep_and_wake(self) -> None:
-        """Sweep, then see to it that a wake-up waits for each job that does, up to a limit."""
+        """Sweep, then see to it that a wake-up waits for each job that does, of those that the sweep counted.
+
+        They are enough to wake every slot of a few workers; a woken slot goes on until nothing is left.
+        """
         report = self.sweep()
         if report is None or not report.queued:
             return
         waiting = self._broker.waiting(ANALYSIS_QUEUE)
         if waiting is None:
             return  # Redis is away: workers look by themselves
-        for _ in range(min(report.queued, _MOST_WAKE_UPS) - waiting):
+        for _ in range(report.queued - waiting):
             if not self._broker.wake(ANALYSIS_QUEUE, ANALYZE):
                 return

@@ -16,7 +16,7 @@ from shared import lifecycle
 from shared.crypto import Vault
 from shared.database import Database
 from shared.endpoints import create_endpoint
-from shared.errors import ErrorCode, JobError, LeaseLostError
+from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, LeaseLostError
 from shared.jobs import EVENT_TYPES, Artifact, ClaimedJob, JobResult, JobState, ModelIdentity, NewJob, Stage
 from shared.tables import Job, Result, Tenant, WebhookDelivery
 
@@ -258,3 +258,30 @@ def test_one_process_sweeps_at_a_time(database: Database, tenant: UUID) -> None:
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lifecycle._SWEEP_LOCK})
         assert lifecycle.sweep(database, max_attempts=3) is None
     assert lifecycle.sweep(database, max_attempts=3) is not None
+
+
+def test_a_sweep_counts_no_further_than_it_needs(
+    database: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "MOST_COUNTED", 2)
+    for _ in range(3):
+        add_job(database, tenant)
+    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport(queued=2)
+
+
+def test_a_deadlock_is_an_outage_that_passes_and_not_an_error_of_the_program(database: Database, tenant: UUID) -> None:
+    jobs = [add_job(database, tenant) for _ in range(2)]
+    both_hold_one = Barrier(2)
+
+    def lock(first: UUID, second: UUID) -> bool:
+        try:
+            with database.begin() as session:
+                session.execute(select(Job.id).where(Job.id == first).with_for_update())
+                both_hold_one.wait(10)
+                session.execute(select(Job.id).where(Job.id == second).with_for_update())
+        except DatabaseUnavailableError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(lock, jobs, reversed(jobs))) == [False, True]
