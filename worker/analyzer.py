@@ -31,7 +31,7 @@ from shared.object_store import ObjectStore, artifact_key
 from shared.pictures import analyzed_region
 from worker.attempt import Attempt
 from worker.batcher import Batcher, Finding
-from worker.model.verdict import verdict
+from worker.model.decision import verdict
 from worker.outcome import Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
 from worker.sandbox import OpenedImage, Sandbox
 

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from worker.model.verdict import verdict
+from shared.errors import ErrorCode, JobError
+from worker.model.decision import verdict
 
 
 @pytest.mark.parametrize(
@@ -29,5 +30,6 @@ def test_a_verdict(logit: float, threshold: float, prediction: str, confidence: 
 
 @pytest.mark.parametrize("logit", [math.nan, math.inf, -math.inf])
 def test_no_verdict_without_a_number(logit: float):
-    with pytest.raises(ValueError, match="precision"):
+    with pytest.raises(JobError, match="precision") as caught:
         verdict(logit, 0.5)
+    assert caught.value.code == ErrorCode.INTERNAL

@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from worker.model.card import ModelError, find_card, list_cards
     from worker.model.detector import Detector
     from worker.model.loading import load_model, verify
-    from worker.model.verdict import verdict
+    from worker.model.decision import verdict
 
 __all__ = ["Detector", "ModelError", "find_card", "list_cards", "load_model", "verdict", "verify"]
 
-_HOMES = {"Detector": "detector", "load_model": "loading", "verify": "loading"}
+# No name may be that of a module of this package: importing the module would put it in the name's place.
+_HOMES = {"Detector": "detector", "load_model": "loading", "verify": "loading", "verdict": "decision"}
 
 
 def __getattr__(name: str) -> object:
     """Import a public name's module when the name is first asked for (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name, "verdict" if name == "verdict" else "card")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'card')}"), name)

@@ -18,7 +18,7 @@ from worker.model.config import ModelCard
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.student import Student, StudentOutput
 from worker.model.unet import AdmUnet
-from worker.model.verdict import verdict
+from worker.model.decision import verdict
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.errors import ErrorCode, JobError
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -20,10 +22,14 @@ def verdict(logit: float, threshold: float) -> Verdict:
     """Call an image FAKE if sigmoid(logit) reaches the threshold.
 
     Raises:
-        ValueError: the logit is not finite, so nothing can be said (NaN would otherwise be called REAL).
+        JobError: the logit is not finite, so nothing can be said (NaN would otherwise be called REAL).
     """
     if not math.isfinite(logit):
-        raise ValueError(f"the student's logit is {logit}: its weights or the precision do not suit it")
+        raise JobError(
+            ErrorCode.INTERNAL,
+            f"The model gave {logit} instead of a number for this image. Run it in precision fp32; if that gives the "
+            "same, its weights are wrong.",
+        )
     probability = _sigmoid(logit)
     if probability >= threshold:
         return Verdict("FAKE", probability, probability)
