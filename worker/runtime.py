@@ -16,7 +16,6 @@ import structlog
 from shared import lifecycle
 from shared.broker import Broker
 from shared.database import Database
-from shared.errors import DatabaseUnavailableError
 from shared.jobs import ClaimedJob, ModelIdentity
 from shared.media import ImageLimits
 from shared.object_store import ObjectStore
@@ -162,25 +161,16 @@ class AnalysisRuntime:
             attempt.lose()
         try:
             lifecycle.give_back(self._database, [attempt.job.fence for attempt in carried])
-        except DatabaseUnavailableError:
-            _log.error("jobs_not_given_back", jobs=len(carried))
-            os._exit(1)  # their leases will end
-        _log.warning("jobs_given_back", jobs=len(carried))
-        os._exit(0)  # a thread that is in the device or in a server's answer cannot be ended otherwise
+            _log.warning("jobs_given_back", jobs=len(carried))
+            status = 0
+        except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
+            _log.exception("jobs_not_given_back", jobs=len(carried))
+            status = 1
+        os._exit(status)  # a thread that is in the device or in a server's answer cannot be ended otherwise
 
 
 def load_detector(settings: Settings) -> Detector:
-    """Import torch and load the model as analysis workers do; raise `ModelError`.
-
-    On a CPU, a pass uses all the cores that this process may. Its threads sleep where they wait for each other: by
-    default they spin, which beside the processes that decode and draw took up to forty times as long (measured on two
-    busy cores: 500 ms and more for an image that takes 16).
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-    import torch
-
+    """Import torch and load the model as analysis workers do; raise `ModelError`."""
     from worker.model import load_model
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))  # torch itself counts the machine's, not the container's
     return load_model(settings.model, settings.device, settings.precision, settings.models_dir)

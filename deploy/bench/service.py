@@ -7,7 +7,6 @@ process from /proc. All three pictures of each job are drawn and stored.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import threading
 import time
@@ -99,7 +98,6 @@ def measure(photographs: Sequence[Path], jobs: int) -> None:
             s3_access_key=document.s3["access_key"],
             s3_secret_key=document.s3["secret_key"],
         )
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as workers have it, before the new process imports torch
         with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
             model_ms = pool.submit(_model_core_ms, settings).result()
     _report(burst, steady, up, model_ms, peak[0])

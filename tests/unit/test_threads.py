@@ -1,0 +1,53 @@
+"""How many threads compute, and how they wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker.threads import usable_cores
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", 8), ("200000 100000", 2), ("250000 100000", 3), ("50000 100000", 1), ("6400000 100000", 8)],
+)
+def test_a_containers_quota_bounds_the_threads(tmp_path: Path, limit: str, cores: int):
+    (tmp_path / "cpu.max").write_text(limit + "\n")
+    assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("300000", 3)])
+def test_an_old_kernels_quota_too(tmp_path: Path, quota: str, cores: int):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text(quota + "\n")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores(tmp_path) == cores
+
+
+def test_without_control_groups_the_affinity_counts(tmp_path: Path):
+    assert usable_cores(tmp_path) == 8
+
+
+@pytest.mark.parametrize("module", ["worker.model", "worker.training", "worker.runtime"])
+def test_it_is_settled_before_torch_can_be_imported(module: str):
+    code = f"import sys, os, {module}; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    told = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert told.split() == ["False", "PASSIVE"]
+
+
+def test_what_the_operator_sets_stands():
+    code = "import os, worker; print(os.environ['OMP_WAIT_POLICY'], os.environ['OMP_NUM_THREADS'])"
+    environment = os.environ | {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "3"}
+    told = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert told.split() == ["ACTIVE", "3"]
