@@ -57,11 +57,17 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the subcommand; an error of ours is one message and exit code 1."""
+        """Run the subcommand; an error of ours, or a path that cannot be used, is one message and exit code 1."""
         try:
             return super().invoke(ctx)
         except DistildireError as error:
             raise click.ClickException(error.message) from error
+        except OSError as error:
+            if error.filename is None:  # no path that somebody gave us, hence nothing that they could change
+                raise
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}. Check that the path exists and that you may use it."
+            ) from error
         except ModuleNotFoundError as error:
             raise _missing_extra(ctx.invoked_subcommand, error) from error
 

@@ -15,13 +15,16 @@ if TYPE_CHECKING:  # the base install has no pydantic
     from shared.settings import Settings
 
 _URL, _KEY = "DISTILDIRE_API_URL", "DISTILDIRE_API_KEY"
+_PATIENCE_SECONDS = 10  # an API that restarts is back by then; a person who mistyped its address should not wait longer
 
 
 def connect(data_dir: Path) -> Client:
     """Return a client of the API that the environment names, else of the stack that runs in `data_dir`."""
     url, key = os.environ.get(_URL), os.environ.get(_KEY)
+    if url and not url.startswith(("http://", "https://")):
+        raise click.ClickException(f"{_URL} must begin with http:// or https://, as in http://127.0.0.1:8000.")
     if url and key:
-        return Client(url, key)
+        return Client(url, key, patience=_PATIENCE_SECONDS)
     if url or key:
         raise click.ClickException(f"Set both {_URL} and {_KEY}, or neither.")
     document = running_stack(data_dir)
@@ -30,24 +33,29 @@ def connect(data_dir: Path) -> Client:
             f"No API is known: set {_URL} and {_KEY}, or start the service on this machine with `distildire up` "
             f"(nothing runs in {data_dir}; --data-dir names another place)."
         )
-    return Client(document.api_url, document.api_key)
+    return Client(document.api_url, document.api_key, patience=_PATIENCE_SECONDS)
 
 
 def server_settings(data_dir: Path) -> Settings:
     """Return the servers' settings: those of the stack that runs in `data_dir`, where the environment has none.
 
     Raises:
-        SettingsError: there is neither.
+        SettingsError: there is neither, or a setting of the environment is wrong.
     """
     from deploy.local.credentials import load_credentials
     from shared.settings import Settings, SettingsError
 
     try:
         return Settings.read()
-    except SettingsError:
-        document = running_stack(data_dir)
-        if document is None or "DISTILDIRE_DATABASE_URL" in os.environ:
+    except SettingsError as error:
+        if "DISTILDIRE_DATABASE_URL" in os.environ:
             raise
+        document = running_stack(data_dir)
+        if document is None:
+            raise SettingsError(
+                f"No stack runs in {data_dir}: start one with `distildire up`, or name its place with --data-dir.\n"
+                f"For servers of your own: {error.message[0].lower()}{error.message[1:]}"
+            ) from error
         return Settings.read(**_values(document), secret_key=load_credentials(data_dir).secret_key)
 
 

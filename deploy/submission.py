@@ -36,7 +36,7 @@ class Submission:
             except ApiRefusedError as error:
                 self._fail(index, error.code, error.message)
             except OSError as error:
-                self._fail(index, "unreadable_file", f"{error.strerror}: {error.filename}")
+                self._fail(index, "unreadable_file", str(error.strerror))
             else:
                 self._ids[job.id] = index
                 self._documents[index] = dict(job.document)
@@ -67,6 +67,10 @@ class Submission:
     def jobs(self) -> list[tuple[Path, Job]]:
         """Each accepted image with its job as last seen."""
         return [(self._images[index], Job.of(self._documents[index])) for index in self._ids.values()]
+
+    def unfinished(self) -> list[tuple[Path, Job]]:
+        """Each accepted image whose job had not ended when it was last seen."""
+        return [(path, job) for path, job in self.jobs() if not job.ended]
 
     @property
     def complete(self) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +18,7 @@ from rich.table import Table
 
 from deploy.local.document import StackDocument
 
+_NAME = "distildire"
 _PARTS = {
     "postgres": "PostgreSQL",
     "valkey": "Valkey",
@@ -85,19 +89,28 @@ class StackProgress:
             self._status.update(f"Starting {', '.join(_PARTS.get(each, each) for each in self._began)} …")
 
 
+def program() -> str:
+    """This command as one types it here: by its name where the shell finds it, else by its path."""
+    called, found = Path(sys.argv[0]), shutil.which(_NAME)
+    if called.name != _NAME or (found is not None and called.samefile(found)):
+        return _NAME
+    return shlex.quote(str(called))
+
+
 def show_stack(console: Console, data_dir: Path, document: StackDocument, *, owned: bool) -> None:
     """Say where everything is and what to do next."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
-    where = "" if data_dir == Path("data") else f" --data-dir {data_dir}"
+    folder = escape(str(data_dir))
+    where = "" if data_dir == Path("data") else f" --data-dir {shlex.quote(str(data_dir))}"
     for label, value in (
         ("API", f"[link={document.api_url}]{document.api_url}[/link]"),
         ("Documentation", f"{document.api_url}/docs"),
-        ("API key", f"api_key in {data_dir}/stack.json [dim](with all other addresses; readable by you alone)[/]"),
-        ("Logs", f"{data_dir}/logs/"),
-        ("Try", f"[cyan]distildire submit{where} --wait PHOTO.jpg[/]"),
-        ("Stop", "Ctrl-C" if owned else f"[cyan]distildire down{where}[/]"),
+        ("API key", f"api_key in {folder}/stack.json [dim](with all other addresses; readable by you alone)[/]"),
+        ("Logs", f"{folder}/logs/"),
+        ("Try", f"[cyan]{escape(f'{program()} submit{where} --wait PHOTO.jpg')}[/]"),
+        ("Stop", "Ctrl-C" if owned else f"[cyan]{escape(f'{program()} down{where}')}[/]"),
     ):
         grid.add_row(label, value)
     console.print(Panel(grid, title="[bold green]distildire is up[/]", title_align="left", expand=False))

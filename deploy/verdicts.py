@@ -78,7 +78,8 @@ class VerdictView:
             for row in self._rows:
                 if row.problem:
                     self._output.print(f"[yellow]{escape(row.name)}[/]: {escape(row.problem)}")
-        self._output.print(f"\n[dim]{escape(closing_words(self._rows))}[/]")
+        if any(row.result is not None for row in self._rows):
+            self._output.print(f"\n[dim]{escape(closing_words(self._rows))}[/]")
 
     def _render(self) -> RenderableType:
         done = sum(row.ended for row in self._rows)

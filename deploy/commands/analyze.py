@@ -41,6 +41,8 @@ def command(images: tuple[Path, ...], model: str, device: str, visualize: Path |
     """
     from worker.model import load_model
 
+    if visualize is not None:
+        visualize.mkdir(parents=True, exist_ok=True)  # at once: no one wants to wait for pictures that find no place
     with notes().status(f"Loading {model} …"):
         detector = load_model(model, device=device)
     rows = [Row(str(path)) for path in images]
@@ -69,7 +71,7 @@ def _document(detector: Detector, path: Path, visualize: Path | None, *, with_sc
     except JobError as error:
         return {"error": {"code": str(error.code), "message": error.message}}
     except OSError as error:
-        return {"error": {"code": "unreadable_file", "message": f"{error.strerror}: {path}"}}
+        return {"error": {"code": "unreadable_file", "message": str(error.strerror)}}
 
 
 def _judge(detector: Detector, path: Path, visualize: Path | None, *, with_scores: bool) -> dict[str, Any]:
@@ -104,7 +106,6 @@ def _write_pictures(folder: Path, stem: str, image: Image, eps: Floats, mean: Fl
     """Write the three pictures; `eps` (3, S, S), `mean` (h, w). Return their paths by name."""
     from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
 
-    folder.mkdir(parents=True, exist_ok=True)
     region = analyzed_region(image.width, image.height, eps.shape[-1])
     pictures = {
         "dire_map": dire_map_png(eps),

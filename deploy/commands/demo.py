@@ -53,6 +53,7 @@ def command(samples: Path, pictures: Path, as_json: bool, data_dir: Path) -> Non
     """
     signal.signal(signal.SIGTERM, _interrupt)
     images, rows = _images(samples)
+    pictures.mkdir(parents=True, exist_ok=True)  # before a minute's work, not after it
     with _stack(data_dir) as (document, check):
         notes().print(f"\nSending {len(images)} images to {document.api_url} …\n")
         with Client(document.api_url, document.api_key) as client:
@@ -110,7 +111,6 @@ def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Callable[[], None]]]
 
 def _save_pictures(client: Client, job: Job, stem: Path) -> None:
     """Write the pictures that the job has, beside each other."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
         if name in job.artifacts:
             stem.with_name(f"{stem.name}.{name}.png").write_bytes(client.artifact(job.id, name))

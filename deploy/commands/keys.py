@@ -51,7 +51,7 @@ def list_all(as_json: bool, data_dir: Path) -> None:
     """List all keys, by their last characters."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
     for title in ("id", "tenant", "name", "key", "created", "revoked"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title == "id")  # an id is there to be copied
     with _session(server_settings(data_dir)) as session:
         rows = [
             {
@@ -79,7 +79,8 @@ def revoke(key_id: UUID, data_dir: Path) -> None:
     """End a key at once, by its id."""
     with _session(server_settings(data_dir)) as session:
         revoked = revoke_key(session, key_id)
-    notes().print(f"Key {key_id} is revoked." if revoked else f"There is no living key {key_id}.")
+    unknown = f"There is no living key {key_id}; `distildire keys list` shows all."
+    notes().print(f"Key {key_id} is revoked." if revoked else unknown)
     sys.exit(0 if revoked else 1)
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from deploy.terminal import notes, output
 from worker.model import ModelError, find_card, list_cards, verify
+from worker.model.card import BUNDLED
 
 if TYPE_CHECKING:
     from worker.model.card import InstalledCard
@@ -42,7 +43,10 @@ def list_models(models_dir: Path | None) -> None:
         card = installed.card
         name = f"{card.name} [dim](demonstration)[/]" if card.demonstration else card.name
         table.add_row(
-            name, "present" if _weights_present(installed) else "[yellow]missing[/]", card.license, str(installed.path)
+            name,
+            "present" if _weights_present(installed) else "[yellow]missing[/]",
+            card.license,
+            "bundled" if installed.path.is_relative_to(BUNDLED) else escape(str(installed.path)),
         )
     output().print(table)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -10,7 +12,9 @@ import click
 from deploy.commands.options import data_dir_option
 from deploy.connection import connect
 from deploy.submission import Submission, print_json
+from deploy.terminal import notes
 from deploy.verdicts import Row, VerdictView
+from shared.client import Job, StillRunningError
 
 
 @click.command()
@@ -35,13 +39,21 @@ def command(
         submission = Submission(client, images, rows, view.refresh)
         submission.send(model)
         if wait:
-            submission.wait(timeout)
+            with suppress(StillRunningError):  # what has ended until then is shown, and the others by their ids
+                submission.wait(timeout)
     if as_json:
         print_json(submission.documents())
     elif wait:
         view.conclude()
     else:
-        for path, job in submission.jobs():
-            click.echo(f"{job.id}  {path}")
+        _print_ids(submission.jobs())
+    if wait and submission.unfinished():
+        notes().print(f"Not ended after {timeout:g} s. These go on; ask for GET /v1/jobs/ID:")
+        _print_ids(submission.unfinished(), err=True)
     accepted = len(submission.jobs()) == len(images)
     sys.exit(0 if (submission.complete if wait else accepted) else 1)
+
+
+def _print_ids(jobs: Sequence[tuple[Path, Job]], *, err: bool = False) -> None:
+    for path, job in jobs:
+        click.echo(f"{job.id}  {path}", err=err)

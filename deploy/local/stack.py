@@ -58,6 +58,7 @@ class Stack:
             StackError: something did not come up; what was started for this call is stopped, the rest left alone.
         """
         secret_key = self._services.claim().secret_key
+        port = self._api_port()  # before anything is started for nothing
         urls = self._start_services()
         values = {**asdict(urls), "secret_key": secret_key}
         settings = Settings.read(**values)  # with the user's own DISTILDIRE_*: a mistake there is told at once
@@ -65,7 +66,6 @@ class Stack:
             upgrade(urls.database_url)
         with self._reported("key"):
             api_key = _api_key(self._data_dir, urls.database_url, secret_key)
-        port = self._api_port()
         environment = {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
         self._start_product(product_parts(self._data_dir, port, environment, settings.slot_count))
         self._document = StackDocument(

@@ -128,6 +128,16 @@ def test_submit_waits_for_a_verdict_and_prints_json_alone(stack: Stack):
     assert done.returncode == 1  # not every image has a verdict
 
 
+def test_submit_that_waited_long_enough_names_the_jobs_that_go_on(stack: Stack):
+    done = stack.run("submit", "--wait", "--timeout", "0", str(stack.image))
+
+    assert done.returncode == 1
+    told = done.stderr.splitlines()[-1]
+    assert told.endswith(f"  {stack.image}")
+    with stack.client() as client:
+        assert client.wait([told.split()[0]], seconds=60)[0].status == "succeeded"
+
+
 def test_demo_uses_the_running_stack_and_leaves_the_pictures(stack: Stack, tmp_path: Path):
     samples = tmp_path / "samples"
     samples.mkdir()

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from deploy.cli import COMMANDS, main
+from deploy.terminal import program
 from deploy.verdicts import Row, VerdictView, closing_words, confidence_bar, verdict_table
 
 
@@ -79,6 +80,31 @@ def test_submit_wants_both_address_and_key(runner: CliRunner, monkeypatch: pytes
     assert "Set both" in result.output
 
 
+def test_submit_wants_a_whole_address(runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DISTILDIRE_API_URL", "127.0.0.1:8000")
+    monkeypatch.setenv("DISTILDIRE_API_KEY", "dd_key")
+    result = runner.invoke(main, ["submit", "cat.png"])
+    assert "must begin with http://" in result.output
+
+
+def test_keys_without_servers_say_how_to_get_some(runner: CliRunner):
+    result = runner.invoke(main, ["keys", "list"])
+    assert result.exit_code == 1
+    assert "distildire up" in result.output
+    assert "DISTILDIRE_DATABASE_URL: field required" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["up"], ["demo"]])
+def test_a_folder_that_cannot_be_made_is_one_message(runner: CliRunner, tmp_path: Path, arguments: list[str]):
+    (tmp_path / "file").touch()
+    place = ["--data-dir" if arguments == ["up"] else "--output", str(tmp_path / "file" / "folder")]
+
+    result = runner.invoke(main, [*arguments, *place])
+
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {tmp_path / 'file' / 'folder'}: Not a directory. Check")
+
+
 def test_submit_needs_an_image(runner: CliRunner):
     assert runner.invoke(main, ["submit"]).exit_code == 2
 
@@ -114,6 +140,24 @@ def test_lines_are_printed_once_for_each_image_that_ended(capsys: pytest.Capture
         "cat.png: FAKE 75% in 0.50 s",
         "dog.png: It is damaged. (corrupt_image)",
     ]
+
+
+def test_where_nothing_has_a_verdict_nothing_is_said_of_verdicts(capsys: pytest.CaptureFixture[str]):
+    VerdictView([Row("dog.png", problem="No such file or directory")], as_json=False).conclude()
+    assert capsys.readouterr().out == ""
+
+
+def test_the_command_is_named_as_one_has_to_type_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    script = tmp_path / "my bin" / "distildire"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(script), "up"])
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program() == f"'{script}'"
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert program() == "distildire"
 
 
 def test_json_leaves_standard_output_to_the_documents(capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,68 @@
+"""`distildire analyze` as a person calls it: in a process of its own, where nothing has been imported before."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.tiny_model import NAME, write_model
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    Image.radial_gradient("L").convert("RGB").resize((60, 40)).save(path)
+    return path
+
+
+def analyze(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in `folder` with the tiny model, whose card calls itself a demonstration."""
+    models = folder / "models"
+    models.mkdir()
+    return subprocess.run(
+        [sys.executable, "-m", "deploy.cli", "analyze", "--model", NAME, *map(str, arguments)],
+        env={**os.environ, "DISTILDIRE_MODELS_DIR": str(write_model(models))},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_image_gets_a_verdict_and_pictures(photo: Path, tmp_path: Path):
+    done = analyze(photo, "--visualize", tmp_path / "pictures", folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith((f"{photo}: REAL ", f"{photo}: FAKE "))
+    assert "evidence, not proof" in done.stdout
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "photo.dire_map.png",
+        "photo.heatmap.png",
+        "photo.overlay.png",
+    }
+
+
+def test_json_is_one_document_for_each_image_whatever_becomes_of_it(photo: Path, tmp_path: Path):
+    done = analyze("--json", photo, tmp_path / "missing.jpg", __file__, folder=tmp_path)
+
+    judged, missing, refused = [json.loads(line) for line in done.stdout.splitlines()]
+    assert judged["file"] == str(photo)
+    assert judged["dimensions"] == {"width": 60, "height": 40}
+    assert (len(judged["heatmap_scores"]), len(judged["heatmap_scores"][0])) == (40, 60)
+    assert missing["error"] == {"code": "unreadable_file", "message": "No such file or directory"}
+    assert refused["error"]["code"] == "unsupported_media_type"
+    assert done.returncode == 1
+
+
+def test_a_folder_for_pictures_that_cannot_be_made_is_told_before_the_work(photo: Path, tmp_path: Path):
+    done = analyze(photo, "--visualize", photo / "pictures", folder=tmp_path)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"{photo / 'pictures'}: Not a directory" in done.stderr
