@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from kombu.pools import connections, producers
 from redis import Redis
 from redis.exceptions import RedisError
@@ -19,6 +19,9 @@ _SOCKET_SECONDS = 2.0
 _VISIBILITY_SECONDS = 900
 #: A wake-up that waited so long has nothing to say: sweeps and idle workers have looked since.
 _WAKE_UP_LIFETIME_SECONDS = 60
+
+#: What a Redis that does not answer shows itself as; in time also as a pool of connections that are all waiting.
+_AWAY = (KombuError, RedisError, OSError)
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +79,7 @@ class Broker:
                     expires=_WAKE_UP_LIFETIME_SECONDS,
                     retry=False,  # the sweep makes up for it; the caller must not wait
                 )
-        except (OperationalError, RedisError, OSError) as error:
+        except _AWAY as error:
             _log.warning("wake_up_not_sent", queue=queue, reference=reference, cause=type(error).__name__)
             return False
         return True
@@ -87,6 +90,6 @@ class Broker:
             with connections[self._connection].acquire(block=True, timeout=_SOCKET_SECONDS) as connection:
                 client: Redis = connection.default_channel.client
                 return int(client.llen(queue))
-        except (OperationalError, RedisError, OSError) as error:
+        except _AWAY as error:
             _log.warning("redis_not_answering", queue=queue, cause=type(error).__name__)
             return None

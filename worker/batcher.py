@@ -76,7 +76,11 @@ class Batcher:
         watch: Watch = nullcontext,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
-        """`watch` is entered around each pass; `on_broken` is called where `FAILED_PASSES` in a row have failed."""
+        """Begin with nothing to do; `start` starts the thread.
+
+        `watch` is entered around each pass. `on_broken` is called where `FAILED_PASSES` in a row have failed, or where
+        the thread cannot go on: it should end the process.
+        """
         self._infer = infer
         self._on_broken = on_broken
         self._failed_passes = 0
@@ -127,10 +131,14 @@ class Batcher:
         return future
 
     def _run(self) -> None:
-        while batch := self._gather():
-            running = [ticket for ticket in batch if ticket.future.set_running_or_notify_cancel()]
-            if running:
-                self._serve(running)
+        try:
+            while batch := self._gather():
+                running = [ticket for ticket in batch if ticket.future.set_running_or_notify_cancel()]
+                if running:
+                    self._serve(running)
+        except BaseException:  # noqa: BLE001  # without this thread every job would wait until its deadline
+            _log.critical("batcher_ended", exc_info=True)
+            self._on_broken()
 
     def _gather(self) -> list[_Ticket]:
         """Wait for a batch and take it off the queue; empty when closed."""

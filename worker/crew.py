@@ -31,6 +31,7 @@ class Crew:
         self._slots = threading.Semaphore(slots)
         self._own_threads = ThreadPoolExecutor(slots, thread_name_prefix="crew")
         self._stopping = threading.Event()
+        self._pausing = threading.Lock()
         self._outages = 0
         self._paused_until = 0.0
 
@@ -96,7 +97,10 @@ class Crew:
         return True
 
     def _pause(self, reason: str) -> None:
-        seconds = min(_FIRST_PAUSE * 2**self._outages, _LONGEST_PAUSE)
-        self._outages = min(self._outages + 1, 10)
-        self._paused_until = time.monotonic() + seconds
+        with self._pausing:
+            if time.monotonic() < self._paused_until:
+                return  # one outage, met by many errands, is one pause
+            seconds = min(_FIRST_PAUSE * 2**self._outages, _LONGEST_PAUSE)
+            self._outages = min(self._outages + 1, 10)
+            self._paused_until = time.monotonic() + seconds
         _log.warning("crew_pauses", seconds=seconds, reason=reason)

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from shared import lifecycle
 from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
@@ -136,6 +137,18 @@ def test_worker_gives_back_in_time_what_it_cannot_finish(open_place: OpenWorkpla
     assert worker.wait(10) == 0, worker.said()
     job = place.job(job_id)
     assert (job.state, job.deaths, job.lease_until) == ("queued", 0, None)
+
+
+def test_worker_that_cannot_give_back_ends_in_time_all_the_same(open_place: OpenWorkplace, tmp_path: Path):
+    place = open_place(drain_seconds=1)
+    place.redis().flushall()
+    worker = place.start_gated(tmp_path / "gate")
+    place.wait_stage(place.submit(PHOTOGRAPH), "diffusing")
+    with place.database.begin() as session:
+        session.execute(text("ALTER TABLE jobs RENAME TO elsewhere"))  # an error that nobody thought of
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(10) == 1, worker.said()
+    assert "jobs_not_given_back" in worker.said()
 
 
 def test_stuck_device_ends_the_process(open_place: OpenWorkplace, tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -48,3 +49,11 @@ def test_a_frozen_redis_is_given_up_on_after_seconds(services: ServiceUrls) -> N
         started = time.monotonic()
         assert not bell.wake("q", ANALYZE)
         assert time.monotonic() - started < 10
+
+
+def test_a_crowd_before_a_frozen_redis_is_told_no_and_meets_no_error(services: ServiceUrls) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as frozen, ThreadPoolExecutor(32) as crowd:
+        bell = broker(services, f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
+        started = time.monotonic()
+        assert not any(crowd.map(lambda _: bell.wake("q", ANALYZE), range(32)))
+        assert time.monotonic() - started < 20

@@ -170,6 +170,20 @@ def test_device_that_keeps_failing_is_given_up(model: Model):
     batcher.close()
 
 
+def test_thread_that_ends_against_all_rules_is_not_silent():
+    """Jobs that wait for it would keep their leases for ever."""
+
+    def exits(_: Sequence[Floats]) -> list[Finding]:
+        raise SystemExit
+
+    broken = threading.Event()
+    batcher = Batcher(exits, max_batch=1, wait_seconds=0, on_broken=broken.set)
+    batcher.start()
+    batcher.submit(image(1))
+    assert broken.wait(SOON)
+    batcher.close()
+
+
 def test_canceled_image_does_not_reach_the_device(start: Start, model: Model):
     model.open.clear()
     batcher = start(max_batch=1)

@@ -139,3 +139,17 @@ def test_outage_makes_the_crew_pause_and_an_errand_that_succeeds_ends_it(crew: C
     crew.work()
     assert work.done == ["errand 0"]
     assert crew._outages == 0
+
+
+def test_outage_that_every_slot_meets_is_one_pause(crew: Crew, work: Work):
+    all_started = threading.Barrier(3)
+
+    def errand() -> None:
+        all_started.wait(SOON)
+        raise StoreUnavailableError
+
+    for _ in range(3):
+        work.waiting.put(errand)
+    crew.look()
+    await_true(lambda: crew._slots._value == 3)
+    assert crew._outages == 1
