@@ -1,5 +1,5 @@
 # The image without torch: API, migrations, webhook worker, beat. Build it from the repository's root.
-ARG PYTHON=3.11.14-slim-bookworm
+ARG PYTHON=3.11.15-slim-trixie
 
 FROM python:${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Writes .env beside docker-compose.yml: a profile (cpu or gpu) and new random passwords.
+# Writes .env beside docker-compose.yml: a profile (cpu or gpu) and new random passwords. Makes the folder models.
 # Usage: deploy/docker/make-env.sh [cpu|gpu]
 set -eu
 
 profile=${1:-cpu}
-file=$(dirname "$0")/../../.env
+root=$(dirname "$0")/../..
+file=$root/.env
 case $profile in
   cpu | gpu) ;;
   *) echo "usage: $0 [cpu|gpu]" >&2; exit 2 ;;
@@ -17,6 +18,7 @@ fi
 # Hexadecimal, so that a password needs no escaping inside a URL.
 random() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
+mkdir -p "$root/models"  # the containers' /models; made by the engine it would be root's
 umask 077
 cat > "$file" <<END
 COMPOSE_PROFILES=$profile

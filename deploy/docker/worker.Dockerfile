@@ -1,6 +1,6 @@
 # The analysis worker with torch. The CUDA libraries come with torch's own wheels, so the base needs none; the driver
 # comes from the host. The same image runs on the CPU. Build it from the repository's root.
-ARG PYTHON=3.11.14-slim-bookworm
+ARG PYTHON=3.11.15-slim-trixie
 
 FROM python:${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1

@@ -132,6 +132,19 @@ def test_every_container_is_contained(services: dict[str, dict[str, Any]]) -> No
         assert not service.get("privileged"), name
 
 
+def test_containers_that_make_a_folder_at_home_have_their_home_on_tmpfs(services: dict[str, dict[str, Any]]) -> None:
+    for service in (services[name] for name in ("minio", "bucket")):
+        assert service["environment"]["HOME"] in service["tmpfs"]
+    for dockerfile in (ROOT / "deploy/docker").glob("*.Dockerfile"):
+        assert re.search(r"\bHOME=/tmp\b", dockerfile.read_text()), dockerfile
+
+
+def test_no_password_is_on_a_command_line(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        text = yaml.safe_dump([service.get("command"), service.get("entrypoint")])
+        assert not re.search(r"--requirepass|PASSWORD|SECRET_KEY|ACCESS_KEY", text), name
+
+
 def test_only_the_job_that_hands_over_a_volume_is_root(services: dict[str, dict[str, Any]]) -> None:
     ours = {name for name, service in services.items() if "build" in service}
     for name in services.keys() - ours - {"store-volume"}:
@@ -184,6 +197,7 @@ def test_env_file_is_made_once_private_and_complete(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"[0-9a-f]{20,64}", value) for value in values.values())
     assert len(set(values.values())) == len(values)
     assert env.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "models").stat().st_mode & 0o005 == 0o005  # the container's user reads it
     again = subprocess.run(["sh", script, "cpu"], check=False, capture_output=True)
     assert again.returncode == 1
     assert "gpu" in env.read_text()
