@@ -29,8 +29,8 @@ function kindOf(schema = {}) {
     return [names ? `${names.join(", ")}: ` : "any names: ", ...kindOf(schema.additionalProperties)];
   }
   const range = [
-    schema.minimum !== undefined && `from ${schema.minimum}`,
-    schema.maximum !== undefined && `to ${schema.maximum}`,
+    [schema.minimum !== undefined && `from ${schema.minimum}`, schema.maximum !== undefined && `to ${schema.maximum}`]
+      .filter(Boolean).join(" "),
     schema.maxLength !== undefined && `at most ${schema.maxLength} characters`,
     schema.default !== undefined && `default ${JSON.stringify(schema.default)}`,
   ].filter(Boolean);
@@ -52,8 +52,9 @@ function properties(schema) {
 }
 
 function example(method, path, operation, secured) {
-  const lines = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}"$DISTILDIRE_URL${path}"`];
-  if (secured) lines.push('  -H "Authorization: Bearer $DISTILDIRE_KEY"');
+  const target = path.replace(/{(\w+)}/g, (_, name) => `$${name.toUpperCase()}`); // curl itself would expand braces
+  const lines = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}"$DISTILDIRE_API_URL${target}"`];
+  if (secured) lines.push('  -H "Authorization: Bearer $DISTILDIRE_API_KEY"');
   const body = operation.requestBody?.content || {};
   if (body["multipart/form-data"]) lines.push("  -F image=@photo.jpg");
   if (body["application/json"]) lines.push(`  --json '{"url": "https://example.com/hook"}'`);
@@ -124,7 +125,8 @@ function draw(spec) {
   const [menu, content, about] = ["menu", "content", "about"].map((id) => document.getElementById(id));
   const schemas = spec.components.schemas;
   about.append(make("p", {}, ...prose(spec.info.description)),
-    make("p", { class: "kind" }, `Version ${spec.info.version} · `, make("a", { href: "/openapi.json" }, "OpenAPI document")));
+    make("p", { class: "kind" }, `Version ${spec.info.version} · `, make("a", { href: "/openapi.json" }, "OpenAPI document")),
+    make("pre", {}, `export DISTILDIRE_API_URL=${location.origin}\nexport DISTILDIRE_API_KEY=dd_…`));
   const operations = operationsOf(spec);
   for (const tag of spec.tags) drawTag(tag, operations, schemas, menu, content);
   content.append(
