@@ -27,6 +27,8 @@ class Received:
     path: str
     headers: dict[str, str]
     body: bytes
+    behaviour: str
+    """How it was answered: the name of the path, or what all paths were told to do then."""
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Receiver:
     most_at_once: int = 0
     released: threading.Event = field(default_factory=threading.Event)
     """Set it to end every `/hang`, `/deaf` and drip."""
+    behaviour: str | None = None
+    """Set it to have every path behave as that one."""
     _here: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -99,18 +103,18 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         receiver = self.server.receiver
         with receiver.one_more():
-            name = self.path.partition("?")[0].removeprefix("/")
+            name = receiver.behaviour or self.path.partition("?")[0].removeprefix("/")
             if name == "deaf":
                 receiver.released.wait(30)
                 return
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            receiver.received.append(Received(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+            headers = {k.lower(): v for k, v in self.headers.items()}
+            receiver.received.append(Received(self.path, headers, body, name))
             self.close_connection = True
-            _BEHAVIOURS.get(name, _Handler.answer)(self)
-
-    def answer(self) -> None:
-        status = int(self.path.partition("?")[0].removeprefix("/"))
-        self._send(status, f"answer {status}".encode())
+            if name in _BEHAVIOURS:
+                _BEHAVIOURS[name](self)
+            else:
+                self._send(int(name), f"answer {name}".encode())
 
     def hang(self) -> None:
         self.server.receiver.released.wait(30)

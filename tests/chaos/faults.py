@@ -1,0 +1,235 @@
+"""What is done to the service: each way of failing is a small class with a begin and an end."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from signal import SIGKILL, SIGQUIT, SIGTERM, Signals
+
+import psycopg2
+import redis
+from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
+
+from tests.chaos.deployment import ANALYSIS_WORKERS, Deployment
+from tests.chaos.proxy import Way
+
+_AT_ONCE = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault; `lasts` are the least and the most seconds between its begin and its end."""
+
+    lasts: tuple[float, float] = _AT_ONCE
+
+    @property
+    def kills(self) -> bool:
+        """Whether a process is killed by it."""
+        return False
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        raise NotImplementedError
+
+    def begin(self, deployment: Deployment) -> bool:
+        """Do it; return whether there was anything to do it to."""
+        raise NotImplementedError
+
+    def end(self, deployment: Deployment) -> None:
+        """Undo it."""
+
+
+@dataclass(frozen=True)
+class Signal(Fault):
+    """A process gets a signal that ends it, and is started again as soon as the deployment sees it."""
+
+    target: str = ""
+    number: Signals = SIGKILL
+
+    @property
+    def kills(self) -> bool:
+        return self.number in (SIGKILL, SIGQUIT)
+
+    @property
+    def name(self) -> str:
+        return f"{self.number.name} {self.target}"
+
+    def begin(self, deployment: Deployment) -> bool:
+        _wait_busy(deployment, self.target)
+        return deployment.signal(self.target, self.number)
+
+
+@dataclass(frozen=True)
+class KillGunicornWorker(Fault):
+    """One of the API's processes is killed; gunicorn starts another."""
+
+    name = "SIGKILL gunicorn worker"
+    kills = True
+
+    def begin(self, deployment: Deployment) -> bool:
+        return deployment.kill_gunicorn_worker()
+
+
+@dataclass(frozen=True)
+class Freeze(Fault):
+    """A process and its children stand still (SIGSTOP), then go on as if nothing had been (SIGCONT)."""
+
+    target: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"freeze {self.target}"
+
+    def begin(self, deployment: Deployment) -> bool:
+        _wait_busy(deployment, self.target)
+        return deployment.freeze(self.target)
+
+    def end(self, deployment: Deployment) -> None:
+        deployment.thaw(self.target)
+
+
+@dataclass(frozen=True)
+class Down(Fault):
+    """A process is killed and stays away for a while."""
+
+    target: str = ""
+    kills = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.target} down"
+
+    def begin(self, deployment: Deployment) -> bool:
+        deployment.hold_down(self.target)
+        deployment.signal(self.target, SIGKILL)  # it may have been killed a moment ago
+        return True
+
+    def end(self, deployment: Deployment) -> None:
+        deployment.let_up(self.target)
+
+
+@dataclass(frozen=True)
+class Flush(Fault):
+    """Everything in Valkey is deleted."""
+
+    name = "FLUSHALL"
+
+    def begin(self, deployment: Deployment) -> bool:
+        try:
+            with deployment.redis() as client:
+                client.flushall()
+        except redis.RedisError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class TerminateBackends(Fault):
+    """PostgreSQL ends every connection."""
+
+    name = "pg_terminate_backend"
+
+    def begin(self, deployment: Deployment) -> bool:
+        try:
+            with contextlib.closing(deployment.postgres()) as connection, connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                )
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class LockJobs(Fault):
+    """Somebody holds the table of the jobs locked."""
+
+    name = "jobs table locked"
+    _held: list[Connection] = field(default_factory=list, compare=False)
+
+    def begin(self, deployment: Deployment) -> bool:
+        try:
+            connection = deployment.postgres()
+            self._held.append(connection)
+            with connection.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '2s'")
+                cursor.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def end(self, deployment: Deployment) -> None:
+        while self._held:
+            with contextlib.suppress(psycopg2.Error):  # another fault may have ended the connection
+                self._held.pop().close()
+
+
+@dataclass(frozen=True)
+class BadStore(Fault):
+    """A share of what goes to the object store goes wrong on its way."""
+
+    way: Way = Way.CLEAN
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"store: {self.way}"
+
+    def begin(self, deployment: Deployment) -> bool:
+        deployment.proxy.misbehave(self.way, share=self.share)
+        return True
+
+    def end(self, deployment: Deployment) -> None:
+        deployment.proxy.behave()
+
+
+@dataclass(frozen=True)
+class BadReceivers(Fault):
+    """Every receiver of webhooks behaves as a path of `tests/receivers.py` says."""
+
+    behaviour: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"receivers: {self.behaviour}"
+
+    def begin(self, deployment: Deployment) -> bool:
+        deployment.receiver.misbehave(self.behaviour)
+        return True
+
+    def end(self, deployment: Deployment) -> None:
+        deployment.receiver.behave()
+
+
+def _wait_busy(deployment: Deployment, target: str) -> None:
+    if target in ANALYSIS_WORKERS:
+        deployment.wait_busy(target)
+
+
+#: Ended from outside, at once, and started again.
+KILLS: tuple[Fault, ...] = (
+    *(Signal(target=name) for name in ANALYSIS_WORKERS for _ in range(2)),
+    *(Signal(target="api"), KillGunicornWorker(), Signal(target="webhook_worker"), Signal(target="beat")),
+    *(Signal(target="valkey"), Signal(target="s3"), Signal(target="postgres", number=SIGQUIT)),
+)
+#: Everything else. SIGSTOP lasts longer than the lease; a 5 s lock is the longest wait that a request makes for one.
+CATALOGUE: tuple[Fault, ...] = (
+    *(Freeze((4.0, 8.0), name) for name in ANALYSIS_WORKERS),
+    *(Signal(target=name, number=SIGTERM) for name in ("api", *ANALYSIS_WORKERS, "webhook_worker", "beat")),
+    Flush(),
+    Freeze((3.0, 20.0), "valkey"),
+    Down((3.0, 20.0), "valkey"),
+    TerminateBackends(),
+    LockJobs((5.0, 5.0)),
+    Down((3.0, 8.0), "s3"),
+    *(BadStore((3.0, 8.0), way, share=0.5) for way in (Way.UNAVAILABLE, Way.SLOW, Way.RESET)),
+    BadStore((7.0, 12.0), Way.SILENT, share=1.0),
+    *(BadStore((3.0, 8.0), way, share=0.3) for way in (Way.CUT_ANSWER, Way.CUT_REQUEST)),
+    *(BadStore((3.0, 8.0), way, share=0.3) for way in (Way.WRONG_ANSWER, Way.WRONG_REQUEST)),
+    *(BadReceivers((2.0, 8.0), how) for how in ("500", "hang", "drip-body", "drip-head", "close", "redirect")),
+    BadReceivers((2.0, 4.0), "gigabyte"),
+)
+#: Each fault that there is, once.
+EVERY_FAULT: tuple[Fault, ...] = (*dict.fromkeys(KILLS[1:2] + KILLS[4:]), *CATALOGUE)

@@ -1,0 +1,81 @@
+"""Reads the evidence when a run is over: every row, and every stored object, from the store itself."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
+
+from shared.errors import ObjectMissingError
+from shared.object_store import ObjectStore
+from tests.chaos.deployment import Deployment
+from tests.chaos.evidence import DeliveryRow, Evidence, JobRow, ResultRow, StoredObject
+from tests.chaos.history import History
+from tests.chaos.witness import DIGEST, Witness
+
+_READERS = 8
+
+
+def gather(
+    deployment: Deployment, history: History, witness: Witness, endpoints: Mapping[str, Collection[str]]
+) -> Evidence:
+    """Return all that is known of the run."""
+    accepted, observed = history.read()
+    with contextlib.closing(deployment.postgres()) as connection:
+        jobs, results, deliveries = _jobs(connection), _results(connection), _deliveries(connection)
+    keys = [row.source_key for row in jobs] + [each.key for row in results for each in row.artifacts]
+    return Evidence(
+        accepted=accepted,
+        observed=observed + deployment.receiver.observed(),
+        snapshots=list(witness.snapshots),
+        jobs=jobs,
+        results=results,
+        stored=_stored(ObjectStore(deployment.direct), keys),
+        endpoints=endpoints,
+        deliveries=deliveries,
+        receipts=deployment.receiver.receipts(),
+    )
+
+
+def _jobs(connection: Connection) -> list[JobRow]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT jobs.id, tenants.name, state, source_key, pictures, {DIGEST} FROM jobs "
+            "JOIN tenants ON tenants.id = tenant_id LEFT JOIN results ON results.job_id = jobs.id"
+        )
+        return [
+            JobRow(str(job), tenant, state, key, tuple(pictures), digest)
+            for job, tenant, state, key, pictures, digest in cursor.fetchall()
+        ]
+
+
+def _results(connection: Connection) -> list[ResultRow]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT job_id, artifacts FROM results")
+        return [
+            ResultRow(str(job), tuple(StoredObject(name, it["key"], it["sha256"]) for name, it in artifacts.items()))
+            for job, artifacts in cursor.fetchall()
+        ]
+
+
+def _deliveries(connection: Connection) -> list[DeliveryRow]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT d.id, d.job_id, e.url, d.state FROM webhook_deliveries d "
+            "JOIN webhook_endpoints e ON e.id = d.endpoint_id"
+        )
+        return [DeliveryRow(f"msg_{key.hex}", str(job), url, state) for key, job, url, state in cursor.fetchall()]
+
+
+def _stored(store: ObjectStore, keys: Iterable[str]) -> dict[str, str]:
+    def digest(key: str) -> tuple[str, str | None]:
+        try:
+            return key, hashlib.sha256(store.get(key)).hexdigest()
+        except ObjectMissingError:
+            return key, None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return {key: found for key, found in pool.map(digest, keys) if found is not None}
