@@ -19,9 +19,9 @@ health_blueprint = APIBlueprint("health", __name__)
 
 #: A server that takes longer than this to say anything is down for our purposes.
 _SECONDS = 3
-#: Shared by all requests: probes of a frozen server cannot pile up without end.
-_probes = ThreadPoolExecutor(max_workers=6, thread_name_prefix="readiness")
 _REQUIRED = {"database": True, "object_store": True, "redis": False}
+#: For each server, shared by all requests: probes of one that is frozen neither pile up nor keep the others waiting.
+_probes = {name: ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"ready-{name}") for name in _REQUIRED}
 
 _log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ def alive() -> dict[str, str]:
 )
 def ready() -> tuple[dict[str, Any], int]:
     """Tell whether PostgreSQL and the object store answer; Redis is reported, but jobs are accepted without it."""
-    asked = {name: _probes.submit(probe) for name, probe in _questions(resources()).items()}
+    asked = {name: _probes[name].submit(probe) for name, probe in _questions(resources()).items()}
     wait(asked.values(), timeout=_SECONDS)
     checks = {name: {"state": _state(name, future), "required": _REQUIRED[name]} for name, future in asked.items()}
     usable = all(check["state"] == "up" for check in checks.values() if check["required"])

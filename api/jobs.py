@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,6 +18,7 @@ from api.problems import (
     BODY_TOO_LARGE,
     CORRUPT_IMAGE,
     DECOMPRESSION_BOMB,
+    IDEMPOTENCY_KEY_REUSED,
     IMAGE_EMPTY,
     IMAGE_REQUIRED,
     IMAGE_TOO_LARGE,
@@ -31,12 +33,14 @@ from api.problems import (
     UNKNOWN_MODEL,
     UNSUPPORTED_MEDIA_TYPE,
     ApiError,
+    field_error,
 )
 from api.resources import Resources, resources
-from api.schemas import Accepted, Job, JobPage, JobQuery, JobsQuery
+from api.schemas import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
 from api.uploads import Upload, read_upload
 from shared import lifecycle
-from shared.errors import StoreUnavailableError
+from shared.errors import DatabaseUnavailableError, KeyTakenError, StoreUnavailableError
+from shared.idempotency import KeyReusedError, earlier_job
 from shared.jobs import JobState, NewJob
 from shared.listing import JobRow, find_job, list_jobs
 from shared.object_store import source_key
@@ -53,7 +57,7 @@ _log = structlog.get_logger(__name__)
 _SUBMIT_REFUSALS = refusals(
     MALFORMED_REQUEST, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, MULTIPART_REQUIRED, IMAGE_REQUIRED, IMAGE_EMPTY,
     TOO_MANY_IMAGES, IMAGE_TOO_LARGE, DECOMPRESSION_BOMB, CORRUPT_IMAGE, UNKNOWN_FIELD, INVALID_FIELD, UNKNOWN_MODEL,
-    STORE_UNAVAILABLE,
+    IDEMPOTENCY_KEY_REUSED, STORE_UNAVAILABLE,
 )  # fmt: skip
 
 
@@ -65,11 +69,13 @@ _SUBMIT_REFUSALS = refusals(
 def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
     """Submit an image.
 
-    The answer is sent when the image is stored and the job is committed: an accepted job is never lost.
+    The answer is sent when the image is stored and the job is committed: an accepted job is never lost. Under the same
+    `Idempotency-Key`, the same submission is the same job, however often it is sent.
     """
     around = resources()
+    key = _idempotency_key()
     with read_upload(request, around.settings) as upload:
-        job = _accept(around, upload)
+        job = _accept(around, upload, key)
     around.doorbell.ring(job.id)
     document = present_job(job, None)
     accepted = {name: document[name] for name in ("id", "status", "created_at", "links")}
@@ -134,8 +140,15 @@ def page_links(cursor: str | None) -> dict[str, str | None]:
     return {"self": url_for(endpoint, **here), "next": following}
 
 
-def _accept(around: Resources, upload: Upload) -> JobTable:
-    """Store the image, then commit the job: a committed job's image is always there."""
+def _idempotency_key() -> str | None:
+    key = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is not None and not re.fullmatch(IDEMPOTENCY_KEY, key):
+        raise field_error(IDEMPOTENCY_HEADER, "must be 1 to 255 visible ASCII characters")
+    return key
+
+
+def _accept(around: Resources, upload: Upload, key: str | None) -> JobTable:
+    """Return the job of this submission: a new one, or the one that it made when it came before."""
     who, job_id = caller(), uuid4()
     new = NewJob(
         id=job_id,
@@ -148,11 +161,37 @@ def _accept(around: Resources, upload: Upload) -> JobTable:
         model=upload.model,
         priority=who.priority,
         metadata=upload.metadata,
+        idempotency_key=key,
     )
+    try:
+        return _earlier(around, new) or _create(around, new, upload)
+    except KeyTakenError:  # by the same submission, which came beside this one
+        job = _earlier(around, new)
+        if job is None:
+            raise
+        return job
+
+
+def _earlier(around: Resources, new: NewJob) -> JobTable | None:
+    if new.idempotency_key is None:
+        return None
+    try:
+        with around.database.begin() as session:
+            return earlier_job(session, new)
+    except KeyReusedError as error:
+        raise ApiError(IDEMPOTENCY_KEY_REUSED, error.message) from None
+
+
+def _create(around: Resources, new: NewJob, upload: Upload) -> JobTable:
+    """Store the image, then commit the job: a committed job's image is always there."""
     around.store.put(new.source_key, upload.stream, upload.size, upload.media_type)
     try:
         with around.database.begin() as session:
             return lifecycle.create(session, new, deadline=timedelta(hours=around.settings.deadline_hours))
+    except DatabaseUnavailableError:
+        # The connection may have broken after the commit. A job without its image is worse than an image alone.
+        _log.warning("upload_may_be_left_over", key=new.source_key)
+        raise
     except Exception:
         _discard(around, new.source_key)
         raise

@@ -31,7 +31,10 @@ _REQUESTS = Histogram(
 )
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 
-_JOBS = text("SELECT state, count(*) FROM jobs GROUP BY state")
+# Each reads no more than what waits, runs, or has just ended, from an index; never all jobs there ever were.
+_WAITING = text("SELECT count(*) FROM jobs WHERE state = 'queued'")
+_RUNNING = text("SELECT count(*) FROM jobs WHERE state = 'running'")
+_ENDED = text("SELECT state, count(*) FROM jobs WHERE finished_at > now() - interval '5 minutes' GROUP BY state")
 _OLDEST = text("SELECT extract(epoch FROM now() - min(created_at)) FROM jobs WHERE state = 'queued'")
 _DUE = text("SELECT count(*) FROM webhook_deliveries WHERE state = 'pending' AND next_attempt_at <= now()")
 
@@ -75,13 +78,21 @@ class _Work(Collector):
         yield from families
 
     def _read(self) -> list[Metric]:
-        jobs = GaugeMetricFamily("distildire_jobs", "Jobs by state.", labels=["state"])
+        jobs = GaugeMetricFamily("distildire_jobs", "Jobs that have not ended, by state.", labels=["state"])
+        ended = GaugeMetricFamily(
+            "distildire_jobs_ended_recently",
+            "Jobs that ended within the last five minutes, by state.",
+            labels=["state"],
+        )
         oldest = GaugeMetricFamily("distildire_oldest_queued_job_seconds", "How long the oldest queued job has waited.")
         due = GaugeMetricFamily("distildire_webhook_deliveries_due", "Webhook tries that should have been made by now.")
         with self._database.begin() as session:
-            counts = dict.fromkeys(JobState, 0) | {JobState(state): n for state, n in session.execute(_JOBS)}
+            jobs.add_metric([JobState.QUEUED], session.scalar(_WAITING) or 0)
+            jobs.add_metric([JobState.RUNNING], session.scalar(_RUNNING) or 0)
+            found = {JobState(state): number for state, number in session.execute(_ENDED)}
             oldest.add_metric([], float(session.scalar(_OLDEST) or 0))
             due.add_metric([], session.scalar(_DUE) or 0)
-        for state, number in counts.items():
-            jobs.add_metric([state], number)
-        return [jobs, oldest, due]
+        for state in JobState:
+            if state.terminal:
+                ended.add_metric([state], found.get(state, 0))
+        return [jobs, ended, oldest, due]

@@ -20,9 +20,17 @@ from api.problems import (
     PROBLEMS,
     Problem,
 )
-from api.schemas import DOCUMENTS, Document, ProblemDocument
+from api.schemas import DOCUMENTS, IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Document, ProblemDocument
 from api.uploads import IMAGE, METADATA_BYTES
 from shared.jobs import PICTURES, SOURCE
+
+_IDEMPOTENCY_PARAMETER = {
+    "in": "header",
+    "name": IDEMPOTENCY_HEADER,
+    "description": "A name of your choice for this submission, such as a UUID. Sent again under it, the same image "
+    "with the same options is the same job; another image or other options are refused. Kept as long as the job.",
+    "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY}$"},
+}
 
 Responses = dict[int | str, Any]
 NO_CONTENT: Responses = {204: {"description": "It is gone."}}
@@ -90,7 +98,9 @@ def _complete(found: dict[str, Any] | str) -> dict[str, Any]:
     for path in spec["paths"].values():
         for operation in path.values():
             _complete_operation(operation)
-    spec["paths"]["/v1/jobs"]["post"]["requestBody"] = _submission()
+    submit = spec["paths"]["/v1/jobs"]["post"]
+    submit["requestBody"] = _submission()
+    submit["parameters"].append(_IDEMPOTENCY_PARAMETER)
     return spec
 
 

@@ -89,6 +89,12 @@ IMAGE_EMPTY = Problem(422, "image_empty", "The image is empty", "Check that the 
 TOO_MANY_IMAGES = Problem(422, "too_many_images", "More than one image", "Submit one job for each image.")
 UNKNOWN_FIELD = Problem(422, "unknown_field", "A field that is not known", "Leave the fields in `errors` out.")
 INVALID_FIELD = Problem(422, "invalid_field", "A field with a wrong value", "Correct the fields in `errors`.")
+IDEMPOTENCY_KEY_REUSED = Problem(
+    422,
+    "idempotency_key_reused",
+    "The idempotency key came with another request",
+    "Make a new key for each image and each choice of options; keep one only to send the same again.",
+)
 UNKNOWN_MODEL = Problem(
     422, "unknown_model", "The model is not served here", "Leave `model` out, or name the model that `detail` names."
 )
@@ -99,7 +105,10 @@ INTERNAL = Problem(
     500, "internal", "An error in the service", "Try again; tell the operator the `request_id` if it stays."
 )
 DATABASE_UNAVAILABLE = Problem(
-    503, "database_unavailable", "The database is away", "Try again in a few seconds; nothing was accepted."
+    503,
+    "database_unavailable",
+    "The database is away",
+    "Try again in a few seconds; a submission under the same `Idempotency-Key`, so that it is accepted once.",
 )
 STORE_UNAVAILABLE = Problem(
     503, "store_unavailable", "The object store is away", "Try again in a few seconds; nothing was accepted."

@@ -15,6 +15,9 @@ from shared.errors import ErrorCode
 from shared.jobs import JobState, Stage
 from shared.listing import Cursor, CursorError
 
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+#: What the header may hold, as a regular expression: it is compared as it is, quotes included.
+IDEMPOTENCY_KEY = "[!-~]{1,255}"
 #: As long a side as a heatmap is made for.
 LONGEST_SIDE = 65_535
 
@@ -120,10 +123,10 @@ PageLinks = dict[Literal["self", "next"], str | None]
 
 
 class Accepted(Document):
-    """A job that was just accepted."""
+    """A job that was accepted, just now or when the same submission came before."""
 
     id: UUID
-    status: Literal["queued"]
+    status: JobState
     created_at: datetime
     links: JobLinks
 

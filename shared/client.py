@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import uuid4
 
 import httpx
 
@@ -90,7 +91,7 @@ class Client:
         pictures: Mapping[str, bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Job:
-        """Submit an image file; the returned job is queued.
+        """Submit an image file, once: tries that are made again have the same idempotency key.
 
         Args:
             path: the image.
@@ -100,7 +101,7 @@ class Client:
 
         Raises:
             ApiRefusedError: the API said no.
-            ApiUnreachableError: it did not answer; the image may or may not have been accepted.
+            ApiUnreachableError: it did not answer; the image may have been accepted all the same.
             OSError: the file cannot be read.
         """
         form = {name: "true" if wanted else "false" for name, wanted in (pictures or {}).items()}
@@ -109,11 +110,13 @@ class Client:
         if metadata is not None:
             form["metadata"] = json.dumps(metadata)
 
+        headers = {"Idempotency-Key": str(uuid4())}
+
         def send() -> httpx.Response:
             with path.open("rb") as image:  # anew for each try
-                return self._http.post("/v1/jobs", data=form, files={"image": (path.name, image)})
+                return self._http.post("/v1/jobs", data=form, files={"image": (path.name, image)}, headers=headers)
 
-        return Job.of(self._answer(send, repeatable=False).json())
+        return Job.of(self._answer(send).json())
 
     def get(self, job_id: str) -> Job:
         """Return a job as it stands.
@@ -122,7 +125,7 @@ class Client:
             ApiRefusedError: there is no such job of this key's tenant, or the key is not valid.
             ApiUnreachableError: the API did not answer.
         """
-        return Job.of(self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}"), repeatable=True).json())
+        return Job.of(self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}")).json())
 
     def wait(
         self, ids: Iterable[str], on_change: Callable[[Job], None] | None = None, *, seconds: float = 86_400
@@ -157,7 +160,7 @@ class Client:
             ApiRefusedError: the job has no such picture.
             ApiUnreachableError: the API did not answer.
         """
-        return self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}/artifacts/{name}"), repeatable=True).content
+        return self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}/artifacts/{name}")).content
 
     def close(self) -> None:
         """Close the connections."""
@@ -175,11 +178,8 @@ class Client:
             on_change(job)
         return job
 
-    def _answer(self, send: Callable[[], httpx.Response], *, repeatable: bool) -> httpx.Response:
-        """Send until there is an answer that is none of `_TRY_AGAIN`, or patience ends; raise if it is a refusal.
-
-        A request that is not `repeatable` is sent again only where it certainly was not accepted.
-        """
+    def _answer(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """Send until there is an answer that is none of `_TRY_AGAIN`, or patience ends; raise if it is a refusal."""
         deadline = time.monotonic() + self._patience
         pause = _FIRST_PAUSE
         while True:
@@ -190,8 +190,7 @@ class Client:
                 raise _refusal(response)
             pause = min(2 * pause, _LONGEST_PAUSE)
             wait = pause if response is None else _retry_after(response, pause)
-            lost = problem is not None and not repeatable and not isinstance(problem, httpx.ConnectError)
-            if lost or time.monotonic() + wait > deadline:
+            if time.monotonic() + wait > deadline:
                 if response is not None:
                     raise _refusal(response)
                 raise ApiUnreachableError(f"{self._http.base_url} does not answer ({problem}).{_START_IT}") from problem

@@ -87,3 +87,7 @@ class DatabaseUnavailableError(DistildireError):
 
 class LeaseLostError(DistildireError):
     """Another attempt owns the job now; this one may write nothing more."""
+
+
+class KeyTakenError(DistildireError):
+    """The tenant has a job with this idempotency key already."""

@@ -61,6 +61,8 @@ class NewJob:
     priority: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     """The client's own words, given back untouched."""
+    idempotency_key: str | None = None
+    """The client's name for this submission: sent again under it, it is the same job."""
 
 
 @dataclass(frozen=True)

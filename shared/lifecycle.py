@@ -15,10 +15,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Uuid, func, select, text, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.database import Database
-from shared.errors import ErrorCode, JobError, LeaseLostError
+from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import ClaimedJob, JobResult, JobState, NewJob, Stage
 from shared.presenter import present_job, timestamp
 from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint
@@ -27,6 +28,8 @@ from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint
 _SWEEP_LOCK = 0x44697265
 #: A sweep ends so many jobs in one transaction at most; the next takes the rest.
 _SWEEP_BATCH = 500
+#: Holds a tenant to one job for each idempotency key.
+_KEY_INDEX = "jobs_idempotency"
 #: A sweep counts so many waiting jobs at most: enough to know how many wake-ups are worth sending.
 MOST_COUNTED = 64
 
@@ -92,7 +95,12 @@ class SweepReport:
 
 
 def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
-    """Write an accepted job; it exists for workers when the caller's transaction commits."""
+    """Write an accepted job; it exists for workers when the caller's transaction commits.
+
+    Raises:
+        KeyTakenError: the tenant has a job with this idempotency key; the transaction is of no more use.
+
+    """
     job = Job(
         id=new.id,
         tenant_id=new.tenant_id,
@@ -105,9 +113,15 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
         source_sha256=new.source_sha256,
         source_bytes=new.source_bytes,
         media_type=new.media_type,
+        idempotency_key=new.idempotency_key,
     )
     session.add(job)
-    session.flush()
+    try:
+        session.flush()  # waits for another that writes the same key
+    except IntegrityError as error:
+        if _KEY_INDEX in str(error.orig):
+            raise KeyTakenError from error
+        raise
     session.refresh(job)
     return job
 

@@ -81,6 +81,15 @@ class Job(Base):
         Index("jobs_running", "tenant_id", postgresql_where=_RUNNING),
         Index("jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
         Index("jobs_list", "tenant_id", desc("created_at"), desc("id")),
+        Index("jobs_list_by_state", "tenant_id", "state", desc("created_at"), desc("id")),
+        Index("jobs_ended", "finished_at", "state", postgresql_where=text("finished_at IS NOT NULL")),
+        Index(
+            "jobs_idempotency",
+            "tenant_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -106,6 +115,7 @@ class Job(Base):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     error_retryable: Mapped[bool | None]
+    idempotency_key: Mapped[str | None]
 
     result: Mapped[Result | None] = relationship(back_populates="job", lazy="raise")
 

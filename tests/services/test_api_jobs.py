@@ -114,6 +114,19 @@ def test_a_list_keeps_its_filter_from_page_to_page(api: ApiWorld) -> None:
     assert second["links"]["next"] is None
 
 
+def test_a_filter_by_state_reads_only_jobs_in_that_state(api: ApiWorld) -> None:
+    job_id = api.one.submit()
+    copies = "INSERT INTO jobs SELECT (jsonb_populate_record(jobs, jsonb_build_object('id', gen_random_uuid()))).*"
+    with api.around.database.begin() as session:
+        session.execute(text(f"{copies} FROM jobs, generate_series(1, 3000)"))
+        session.execute(text("UPDATE jobs SET state = 'canceled', finished_at = now() WHERE id <> :id"), {"id": job_id})
+        session.execute(text("ANALYZE jobs"))
+        mine = "tenant_id = (SELECT id FROM tenants WHERE name = 'one') AND state = 'failed'"
+        query = f"SELECT * FROM jobs WHERE {mine} ORDER BY created_at DESC, id DESC LIMIT 21"
+        plan = "\n".join(session.scalars(text(f"EXPLAIN {query}")))
+    assert "jobs_list_by_state" in plan, plan
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
@@ -45,6 +46,15 @@ def test_jobs_are_accepted_as_quickly_while_redis_is_away(api_with: Callable[...
     ready = world.anonymous.get("/readyz")
     assert ready.status_code == 200
     assert ready.json["checks"]["redis"] == {"state": "down", "required": False}
+
+
+def test_probes_that_a_frozen_redis_holds_up_do_not_take_the_service_out(
+    api_with: Callable[..., ApiWorld], silent: str
+) -> None:
+    world = api_with(redis_url=SecretStr(f"redis://{silent}/0"))
+    with ThreadPoolExecutor(12) as balancers:
+        answers = list(balancers.map(lambda _: world.anonymous.get("/readyz"), range(24)))
+    assert [answer.status_code for answer in answers] == [200] * 24
 
 
 def test_a_flood_of_wake_ups_that_nobody_takes_is_dropped(api_with: Callable[..., ApiWorld], silent: str) -> None:

@@ -10,8 +10,10 @@ import pytest
 import structlog
 from openapi_spec_validator import validate
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
 
 import api as api_package
+from api import metrics
 from api.problems import PROBLEMS
 from tests.api_world import ApiWorld, png
 
@@ -132,7 +134,8 @@ def test_metrics_count_work_and_requests_but_name_no_tenant(api: ApiWorld) -> No
         for sample in family.samples
     }
     assert samples[("distildire_jobs", "queued")] == 1
-    assert samples[("distildire_jobs", "failed")] == 1
+    assert samples[("distildire_jobs_ended_recently", "failed")] == 1
+    assert samples[("distildire_jobs_ended_recently", "succeeded")] == 0
     assert samples[("distildire_jobs", "running")] == 0
     assert samples[("distildire_oldest_queued_job_seconds",)] > 0
     assert samples[("distildire_webhook_deliveries_due",)] == 0
@@ -141,10 +144,25 @@ def test_metrics_count_work_and_requests_but_name_no_tenant(api: ApiWorld) -> No
     assert queued not in response.text
 
 
+def test_metrics_read_what_waits_runs_and_has_just_ended_and_not_all_jobs_there_ever_were(api: ApiWorld) -> None:
+    for _ in range(2):
+        api.one.submit()
+        api.fail_next()
+    with api.around.database.begin() as session:
+        session.execute(
+            text("UPDATE jobs SET finished_at = now() - interval '1 h' WHERE id = (SELECT id FROM jobs LIMIT 1)")
+        )
+        session.execute(text("SET LOCAL enable_seqscan = off"))
+        for query in (metrics._WAITING, metrics._RUNNING, metrics._ENDED, metrics._OLDEST, metrics._DUE):
+            plan = "\n".join(session.scalars(text(f"EXPLAIN {query.text}")))
+            assert "Seq Scan" not in plan, plan
+    assert 'distildire_jobs_ended_recently{state="failed"} 1.0' in api.anonymous.get("/metrics").text
+
+
 def test_a_client_cannot_invent_series(api: ApiWorld) -> None:
     for path in ("/v1/one", "/two", "/v1/jobs/three"):
         api.one.open(path, "BREW")
-    text = api.anonymous.get("/metrics").text
-    assert "three" not in text
-    assert "BREW" not in text
-    assert 'route="unknown"' in text
+    shown = api.anonymous.get("/metrics").text
+    assert "three" not in shown
+    assert "BREW" not in shown
+    assert 'route="unknown"' in shown

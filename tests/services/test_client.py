@@ -20,6 +20,7 @@ from shared.client import ApiRefusedError, ApiUnreachableError, Client, Job, Sti
 _PROBLEM = {"code": "key_invalid", "detail": "Not a valid API key.", "remedy": "Check the key.", "title": "No"}
 
 
+_SILENCE = 0  # as a status: the connection ends without an answer
 Answer = tuple[int, Mapping[str, Any], Mapping[str, str]]  # status, JSON, headers
 
 
@@ -29,6 +30,7 @@ class Script:
 
     answers: list[Answer]
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
 
     def next(self) -> Answer:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -45,7 +47,11 @@ def api(*answers: Answer) -> Iterator[tuple[str, Script]]:
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             script.requests.append((self.command, self.path, body))
+            script.keys.append(self.headers["Idempotency-Key"])
             status, document, headers = script.next()
+            if status == _SILENCE:
+                self.close_connection = True
+                return
             content = json.dumps(document).encode()
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content)), "Connection": "close"}.items():
@@ -93,6 +99,17 @@ def test_a_request_that_is_told_to_wait_is_sent_again_whole_after_that_time(imag
         assert b'filename="cat.png"' in body
         assert b'{"post": 7}' in body
     assert b'name="overlay"\r\n\r\nfalse' in second
+
+
+def test_a_submission_whose_answer_was_lost_is_sent_again_under_the_same_key(image: Path):
+    lost, accepted = (_SILENCE, {}, {}), (202, {"id": "1", "status": "queued"}, {})
+    with api(lost, accepted) as (url, script), Client(url, "dd_key") as client:
+        assert client.submit(image).id == "1"
+        client.submit(image)
+    first, second, another = script.keys
+    assert first == second
+    assert first is not None
+    assert another not in (None, first)
 
 
 def test_patience_ends(image: Path):

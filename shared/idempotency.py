@@ -1,0 +1,41 @@
+"""Submissions that come twice: one key of a tenant's names one job, for as long as the job is kept."""
+
+from __future__ import annotations
+
+from sqlalchemy import and_, select
+from sqlalchemy.orm import Session
+
+from shared.errors import DistildireError
+from shared.jobs import NewJob
+from shared.tables import Job
+
+
+class KeyReusedError(DistildireError):
+    """The idempotency key came before, with another image or other options."""
+
+
+def earlier_job(session: Session, new: NewJob) -> Job | None:
+    """Return the job that this very submission made when it came before; None where it did not, or has no key.
+
+    Raises:
+        KeyReusedError: the key came with something else.
+
+    """
+    if new.idempotency_key is None:
+        return None
+    same = and_(
+        Job.source_sha256 == new.source_sha256,
+        Job.pictures == list(new.pictures),
+        Job.model.is_not_distinct_from(new.model),
+        Job.client_metadata == new.metadata,  # as PostgreSQL compares documents: spelling does not count
+    )
+    found = session.execute(
+        select(Job, same.label("same")).where(
+            Job.tenant_id == new.tenant_id, Job.idempotency_key == new.idempotency_key
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    if not found.same:
+        raise KeyReusedError
+    return found[0]
