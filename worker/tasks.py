@@ -17,7 +17,7 @@ import structlog
 from celery import signals
 
 from shared.broker import ANALYSIS_QUEUE, ANALYZE, DELIVER, SWEEP, SWEEP_QUEUE, WEBHOOK_QUEUE, Broker, make_celery
-from shared.errors import DistildireError
+from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
 from shared.settings import load_settings
 
@@ -78,14 +78,24 @@ def sweep() -> None:
 def _ring(task: str, reference: str | None = None) -> None:
     try:
         _bells[task]()
+    except DatabaseUnavailableError:
+        _log.warning("database_away", task=task)  # no news of the code: a line, not a traceback
     # The boundary of every task: a MemoryError that leaves a task's body wedges the worker for good (celery 10462).
     except Exception:  # noqa: BLE001
         _log.exception("task_failed", task=task, reference=reference)
 
 
+def _without_stack(record: logging.LogRecord) -> bool:
+    """Keep the sentence of a tick that beat could not send, and drop the stacks that Celery adds to it."""
+    if record.exc_info and isinstance(record.args, tuple):
+        record.msg, record.args, record.exc_info = "%s", record.args[:1], None
+    return True
+
+
 @signals.setup_logging.connect
 def _configure_logging(**_: object) -> None:
     configure_logging(settings.log_level)
+    logging.getLogger("celery.beat").addFilter(_without_stack)
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -55,8 +55,8 @@ def test_out_of_memory_in_tasks_leaves_the_worker_consuming(open_place: OpenWork
     fault.touch()
     worker = place.start_analysis(app="tests.processes.faulty_worker", environment={"TEST_FAULT": str(fault)})
     broker = Broker(place.app)
-    for _ in range(2 * place.settings.slot_count):
-        assert broker.wake(ANALYSIS_QUEUE, ANALYZE)
+    for number in range(2 * place.settings.slot_count):
+        assert broker.wake(ANALYSIS_QUEUE, ANALYZE, reference=str(number))  # a line each: they are no repetitions
     wait_until(lambda: worker.said().count('"task_failed"') == 2 * place.settings.slot_count, 30, worker.said)
     fault.unlink()
     assert place.wait_ended(place.submit(PHOTOGRAPH)).state == "succeeded"
