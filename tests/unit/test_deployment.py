@@ -96,6 +96,12 @@ def test_web_image_has_no_torch() -> None:
     assert not {name for name in pins(LOCKS["api"]) if name.startswith(("torch", "nvidia", "triton", "cuda"))}
 
 
+@pytest.mark.parametrize("extra", LOCKS)
+def test_every_requirement_is_accounted_for(extra: str) -> None:
+    told = re.findall(r"^\| `([a-z0-9-]+)` \| [a-z]+ \| ", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
+    assert not {requirement.name for requirement in requirements(extra)} - set(told)
+
+
 @pytest.mark.parametrize(
     ("image", "modules"),
     [
