@@ -12,7 +12,7 @@ from shared.broker import Broker, make_celery
 from shared.crypto import Vault
 from shared.database import Database
 from shared.destinations import AllowList
-from shared.object_store import ObjectStore
+from shared.object_store import BRIEF_SECONDS, ObjectStore
 from shared.settings import Settings
 
 EXTENSION = "distildire"
@@ -37,7 +37,7 @@ def make_resources(settings: Settings) -> Resources:
     return Resources(
         settings=settings,
         database=Database(settings.database_url.get_secret_value()),
-        store=ObjectStore(settings),
+        store=ObjectStore(settings, silence=BRIEF_SECONDS),
         broker=broker,
         doorbell=Doorbell(broker),
         vault=Vault(settings.secret_key.get_secret_value()),

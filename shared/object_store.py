@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -20,6 +21,8 @@ from shared.jobs import Artifact
 from shared.settings import Settings
 
 _CONNECT_SECONDS, _READ_SECONDS, _RETRIES = 2.0, 5.0, 1
+#: How long a request to the API waits for a silent store: its caller is to have a definite answer in three seconds.
+BRIEF_SECONDS = 2.5
 _CHUNK = 64 * 1024
 LINK_LIFETIME = timedelta(minutes=5)
 _MISSING = {"NoSuchKey", "NoSuchObject"}
@@ -38,10 +41,11 @@ def artifact_key(tenant_id: UUID, job_id: UUID, attempt: int, name: str) -> str:
 class ObjectStore:
     """One bucket."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, silence: float = _READ_SECONDS) -> None:
+        """A store that says nothing for `silence` seconds counts as unavailable."""
         self._bucket = settings.s3_bucket
-        self._client = _client(settings, settings.s3_endpoint)
-        self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint)
+        self._client = _client(settings, settings.s3_endpoint, silence)
+        self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint, silence)
 
     def put(self, key: str, data: BinaryIO, size: int, media_type: str) -> None:
         """Store `size` bytes of `data` under `key`; raise `StoreUnavailableError` where that is not certain."""
@@ -88,7 +92,18 @@ class ObjectStore:
             response.release_conn()
 
 
-def _client(settings: Settings, endpoint: str) -> Minio:
+class _CheckedPool(urllib3.PoolManager):
+    """Sends the MD5 of what it puts: not every server holds a body against the SHA-256 that was signed with it."""
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]  # noqa: FBT001, FBT002  # urllib3's signature
+        body = options.get("body")
+        if method == "PUT" and isinstance(body, bytes):
+            digest = hashlib.md5(body, usedforsecurity=False).digest()
+            options["headers"] = {**options["headers"], "Content-MD5": base64.b64encode(digest).decode()}
+        return super().urlopen(method, url, redirect, **options)
+
+
+def _client(settings: Settings, endpoint: str, silence: float) -> Minio:
     parts = urlsplit(endpoint)
     return Minio(
         parts.netloc,
@@ -96,9 +111,9 @@ def _client(settings: Settings, endpoint: str) -> Minio:
         secret_key=settings.s3_secret_key.get_secret_value(),
         secure=parts.scheme == "https",
         region=settings.s3_region,  # known: otherwise the first signature costs a request, even of the public host
-        http_client=urllib3.PoolManager(
+        http_client=_CheckedPool(
             maxsize=64,
-            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
+            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=silence),
             # A server that is silent was waited for long enough; one that refuses or hiccups is asked once more.
             retries=urllib3.Retry(
                 total=_RETRIES, read=False, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504]

@@ -52,6 +52,10 @@ class ServedModel:
     threshold: float
 
 
+class _DamagedError(StoreUnavailableError):
+    """The store answered with other bytes than were uploaded: perhaps only this once, on their way."""
+
+
 class _Written(Enum):
     """What is known of a transaction that ends a job."""
 
@@ -123,10 +127,15 @@ class Analyzer:
         return _result(about, finding, self._served, attempt, artifacts)
 
     def _fetch(self, attempt: Attempt) -> bytes:
-        job = attempt.job
-        source = self._patiently(attempt, partial(self._store.get, job.source_key))
+        try:
+            return self._patiently(attempt, partial(self._intact, attempt.job))
+        except _DamagedError:
+            raise JobError(ErrorCode.INTERNAL, "The stored image is not what was uploaded. Submit it again.") from None
+
+    def _intact(self, job: ClaimedJob) -> bytes:
+        source = self._store.get(job.source_key)
         if hashlib.sha256(source).hexdigest() != job.source_sha256:
-            raise JobError(ErrorCode.INTERNAL, "The stored image is not what was uploaded. Submit it again.")
+            raise _DamagedError
         return source
 
     def _open(self, source: bytes, attempt: Attempt) -> OpenedImage:

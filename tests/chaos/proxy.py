@@ -39,7 +39,7 @@ class StoreProxy:
     """Listens on a port of loopback and passes on to another; some requests, by chance, go the bad way."""
 
     def __init__(self, port: int, upstream: int, seed: int) -> None:
-        self.upstream = upstream
+        self.port, self.upstream = port, upstream
         self.released = threading.Event()
         self._chance = random.Random(seed)
         self._way, self._share, self._delay = Way.CLEAN, 0.0, 0.0
