@@ -80,6 +80,8 @@ def claim_due(database: Database, *, lease: timedelta, per_endpoint: int) -> Cla
 def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision: Decision) -> None:
     """Log a try and do with its delivery, and with its endpoint, what was decided.
 
+    What arrived counts as delivered, also where its endpoint was disabled while it was under way.
+
     Raises:
         LeaseLostError: another sender has tried since, or the endpoint was disabled; nothing was written.
 
@@ -91,7 +93,7 @@ def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision:
         .where(
             WebhookDelivery.id == claimed.id,
             WebhookDelivery.attempt == claimed.attempt,
-            WebhookDelivery.state == "pending",
+            WebhookDelivery.state.in_(["pending", "failed"] if isinstance(decision, Delivered) else ["pending"]),
         )
         .with_for_update()
     ).one_or_none()

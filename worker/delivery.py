@@ -50,7 +50,10 @@ class Courier:
         """See to it that what is due gets sent, and return at once. Safe to call from any thread, at any time."""
         # No queue of senders: where all are busy, each looks for the next delivery when it ends its own.
         if not self._closed.is_set() and self._free.acquire(blocking=False):
-            self._pool.submit(self._send_until_none_is_due)
+            try:
+                self._pool.submit(self._send_until_none_is_due)
+            except RuntimeError:  # closed since
+                self._free.release()
 
     def close(self) -> None:
         """Begin no further delivery; return when those under way are recorded, within some 20 seconds."""
@@ -86,6 +89,9 @@ class Courier:
         except (SecretKeyChangedError, SigningError) as failure:
             error = "signing_failed"
             _log.error("webhook_not_signed", endpoint=str(claimed.endpoint_id), reason=failure.message)
+        except Exception:  # noqa: BLE001  # a try that is not recorded would be made again every half minute for ever
+            error = "internal"
+            _log.exception("webhook_try_failed", endpoint=str(claimed.endpoint_id))
         duration_ms = round((time.monotonic() - begun) * 1000)
         return Try(started_at, duration_ms, status=status, error=error, response_excerpt=excerpt)
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import NoReturn
 from uuid import UUID, uuid4
 
 import pytest
@@ -24,7 +25,7 @@ from shared.endpoints import create_endpoint
 from shared.errors import LeaseLostError
 from shared.jobs import NewJob
 from shared.tables import Tenant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
-from shared.webhook_schedule import DELAYS, Delivered, Disable
+from shared.webhook_schedule import DELAYS, Delivered, Disable, Retry
 from tests.receivers import Receiver, running_receiver
 from worker.delivery import Courier
 from worker.egress import Egress
@@ -201,6 +202,38 @@ def test_410_disables_the_endpoint_and_gives_up_what_waits_for_it(
         endpoint = session.get_one(WebhookEndpoint, gone)
     assert endpoint.disabled_at is not None
     assert endpoint.disabled_reason == "The receiver answered 410 Gone."
+
+
+def test_what_arrived_is_delivered_although_its_endpoint_was_disabled_meanwhile(
+    database: Database, tenant: UUID
+) -> None:
+    endpoint, _ = add_endpoint(database, tenant, "https://receiver.example")
+    end_jobs(database, tenant, 2)
+    arrived, refused = claim(database), claim(database)
+    assert arrived is not None
+    assert refused is not None
+    with database.begin() as session:
+        disable_endpoint(session, endpoint, "Gone.")
+        record_try(session, arrived, Try(datetime.now(UTC), 1, status=200), Delivered())
+    assert states(database, endpoint) == {"delivered": 1, "failed": 1}
+    with pytest.raises(LeaseLostError), database.begin() as session:
+        record_try(session, refused, Try(datetime.now(UTC), 1, status=500), Retry(datetime.now(UTC)))
+    assert [attempt.status for attempt in attempts(database)] == [200]
+
+
+def test_a_try_that_fails_in_a_way_that_nobody_thought_of_is_recorded_and_made_again_as_planned(
+    database: Database, tenant: UUID
+) -> None:
+    def broken(_host: str, _port: int) -> NoReturn:
+        raise ValueError("a resolver's bug")
+
+    courier = Courier(database, Egress([], resolver=broken), VAULT)
+    add_endpoint(database, tenant, "https://receiver.example")
+    end_jobs(database, tenant)
+    (attempt,) = tried(courier, database)
+    courier.close()
+    assert (attempt.attempt, attempt.status, attempt.error) == (1, None, "internal")
+    assert only_delivery(database).state == "pending"
 
 
 def test_many_at_once_that_answer_410_do_not_block_each_other(
