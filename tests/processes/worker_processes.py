@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import IO
 from uuid import UUID, uuid4
 
+import httpx
 from celery import Celery
 from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
+from deploy.local.credentials import free_ports
 from shared import lifecycle
 from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker, make_celery
+from shared.crypto import Vault
 from shared.database import Database
 from shared.jobs import PICTURES, JobState, NewJob
+from shared.keys import create_key
 from shared.object_store import ObjectStore, source_key
 from shared.settings import Settings
 from shared.tables import Job, Tenant
@@ -97,6 +101,25 @@ class Workplace:
         if ready:
             worker.wait_ready()
         return worker
+
+    def start_api(self) -> str:
+        """Start the API as it is deployed and wait until it is ready; return its URL."""
+        (port,) = free_ports(1)
+        command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]
+        log = self.folder / "api.log"
+        with log.open("wb") as output:
+            environment = os.environ | as_environment(self.settings) | {"DISTILDIRE_BIND": f"127.0.0.1:{port}"}
+            process = _spawn(command, environment, output)
+        self.started.append(WorkerProcess(process, log, self.folder / "never"))
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _answers(f"{url}/readyz"), READY_SECONDS, self.said)
+        return url
+
+    def new_key(self, tenant: str = "tenant") -> str:
+        """Return an API key of the workplace's tenant, or of another."""
+        vault = Vault(self.settings.secret_key.get_secret_value())
+        with self.database.begin() as session:
+            return create_key(session, vault, tenant=tenant).key
 
     def start_analysis(self, **options: object) -> WorkerProcess:
         """Start an analysis worker."""
@@ -187,6 +210,13 @@ def as_environment(settings: Settings) -> dict[str, str]:
         "DISTILDIRE_EGRESS_ALLOW": ",".join(settings.egress_allow),
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def _spawn(command: list[str], environment: Mapping[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
