@@ -1,7 +1,7 @@
 # Everything runs from a fresh clone: each target first makes .venv from the lock if it is missing or stale.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all check fix bench lock
+.PHONY: help setup demo up test test-all chaos check fix bench lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,13 +31,20 @@ up: setup  ## Start the whole service on this machine; Ctrl-C stops it
 	$(BIN)/distildire up
 
 # One thread for each process: the tests start several, and they share the cores.
-test test-all: export OMP_NUM_THREADS := 1
+test test-all chaos: export OMP_NUM_THREADS := 1
 
 test: setup  ## Run the tests, on real servers and processes (minutes)
 	$(BIN)/pytest -m "not slow"
 
 test-all: setup  ## Run every test, those marked slow included
 	$(BIN)/pytest
+
+SEED ?= 7
+MINUTES ?= 5
+JOBS ?= 1500
+
+chaos: setup  ## Run the service under faults and check that no job is lost: make chaos SEED=7 MINUTES=5 JOBS=1500
+	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --jobs $(JOBS)
 
 check: setup  ## Lint, format check, types, import rules, deployment files
 	$(BIN)/ruff check .

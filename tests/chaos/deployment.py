@@ -33,7 +33,6 @@ from tests.chaos.proxy import StoreProxy
 from tests.chaos.receiver import Receiver
 from tests.processes.worker_processes import as_environment
 from tests.service_settings import SECRET_KEY
-from tests.tiny_model import NAME, write_model
 
 ANALYSIS_WORKERS = ("analysis_worker", "analysis_worker_2")
 LEASE_SECONDS = 3.0
@@ -102,9 +101,7 @@ class Deployment:
         )
         self.receiver = Receiver()
         self.proxy = StoreProxy(ports[3], ports[2], seed)
-        models = folder / "models"
-        models.mkdir()
-        self.settings = self._settings(write_model(models), ports[3])
+        self.settings = self._settings(folder / "models", ports[3])
         self.direct = self.settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{ports[2]}"})
         self.api_url = f"http://127.0.0.1:{ports[4]}"
         self.logs = folder / "logs"
@@ -225,6 +222,9 @@ class Deployment:
         return psycopg2.connect(url, connect_timeout=2, application_name="chaos", options="-c statement_timeout=10000")
 
     def _settings(self, models_dir: Path, proxy_port: int) -> Settings:
+        from tests.tiny_model import NAME, write_model  # imports torch
+
+        models_dir.mkdir()
         return Settings(
             database_url=SecretStr(postgres_url(self._credentials)),
             redis_url=SecretStr(valkey_url(self._credentials)),
@@ -234,7 +234,7 @@ class Deployment:
             s3_secret_key=SecretStr(self._credentials.s3_secret_key),
             s3_bucket=BUCKET,
             model=NAME,
-            models_dir=models_dir,
+            models_dir=write_model(models_dir),
             device="cpu",
             max_batch=4,
             lease_seconds=LEASE_SECONDS,

@@ -79,7 +79,7 @@ class Freeze(Fault):
 
     @property
     def name(self) -> str:
-        return f"freeze {self.target}"
+        return f"freeze {self.target}{_exactly(self.lasts)}"
 
     def begin(self, deployment: Deployment) -> bool:
         _wait_busy(deployment, self.target)
@@ -98,7 +98,7 @@ class Down(Fault):
 
     @property
     def name(self) -> str:
-        return f"{self.target} down"
+        return f"{self.target} down{_exactly(self.lasts)}"
 
     def begin(self, deployment: Deployment) -> bool:
         deployment.hold_down(self.target)
@@ -203,6 +203,10 @@ class BadReceivers(Fault):
         deployment.receiver.behave()
 
 
+def _exactly(lasts: tuple[float, float]) -> str:
+    return f" {lasts[0]:.0f} s" if lasts[0] == lasts[1] else ""
+
+
 def _wait_busy(deployment: Deployment, target: str) -> None:
     if target in ANALYSIS_WORKERS:
         deployment.wait_busy(target)
@@ -231,5 +235,7 @@ CATALOGUE: tuple[Fault, ...] = (
     *(BadReceivers((2.0, 8.0), how) for how in ("500", "hang", "drip-body", "drip-head", "close", "redirect")),
     BadReceivers((2.0, 4.0), "gigabyte"),
 )
-#: Each fault that there is, once.
+#: Too long for a plan of chance: a run has them when it asks for them.
+LONG: tuple[Fault, ...] = (Freeze((70.0, 70.0), "valkey"), Down((600.0, 600.0), "valkey"))
+#: Each fault of a run, once.
 EVERY_FAULT: tuple[Fault, ...] = (*dict.fromkeys(KILLS[1:2] + KILLS[4:]), *CATALOGUE)

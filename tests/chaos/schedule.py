@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.faults import CATALOGUE, KILLS, Fault
+from tests.chaos.faults import CATALOGUE, KILLS, LONG, Fault
 
 #: Kills come by themselves, beside the other faults, about so many seconds apart.
 _BETWEEN_KILLS = 4.0
@@ -33,7 +33,8 @@ class Planned:
 def random_plan(seed: int, seconds: float, only: Collection[str] = ()) -> list[Planned]:
     """Return faults one after the other for so long, and kills at any moment beside them; `only` those, by name."""
     chance = random.Random(seed)
-    lasting, kills = ([fault for fault in every if not only or fault.name in only] for every in (CATALOGUE, KILLS))
+    lasting = [fault for fault in CATALOGUE + LONG if fault.name in only] if only else CATALOGUE
+    kills = [fault for fault in KILLS if fault.name in only] if only else KILLS
     plan: list[Planned] = []
     now = chance.uniform(*_REST)
     while lasting and now < seconds:
