@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ import torch
 
 from worker.batcher import DeviceMemoryError, Finding, Floats, Watch
 from worker.model.detector import Detector
+
+#: A pass that takes longer has filled the device: one more image would only keep the others waiting.
+PASS_SECONDS = 2.0
 
 
 class Device:
@@ -33,6 +37,21 @@ class Device:
         return [Finding(eps, logit, mean) for eps, logit, mean in parts]
 
 
+def settle_batch(detector: Detector, most: int) -> int:
+    """Warm the detector up; return how many images one pass should take, at most `most`.
+
+    As many as run in `PASS_SECONDS`, and fit into memory. On a CPU the published model takes seconds for one image and
+    gains nothing from more: a batch of eight would let all eight wait for the last, and every start of a worker too.
+    """
+    detector.warm_up(1)  # sets up kernels, which on a GPU takes longer than the pass
+    began = time.monotonic()
+    detector.warm_up(1)
+    batch = max(1, min(most, int(PASS_SECONDS / (time.monotonic() - began))))
+    while batch > 1 and not _fits(detector, batch):
+        batch //= 2
+    return batch
+
+
 def pass_limit(seconds: float) -> Watch:
     """Return the watch that ends this process when a pass takes longer: a stuck device cannot be interrupted.
 
@@ -49,6 +68,17 @@ def pass_limit(seconds: float) -> Watch:
             faulthandler.cancel_dump_traceback_later()
 
     return watch
+
+
+def _fits(detector: Detector, batch: int) -> bool:
+    try:
+        detector.warm_up(batch)
+    except RuntimeError as error:
+        if _is_memory(error):
+            torch.cuda.empty_cache()
+            return False
+        raise
+    return True
 
 
 def _is_memory(error: RuntimeError) -> bool:

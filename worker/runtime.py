@@ -38,7 +38,9 @@ _log = structlog.get_logger(__name__)
 class AnalysisRuntime:
     """Everything between a wake-up and a verdict. Made by `start`, once a process."""
 
-    def __init__(self, settings: Settings, sandbox: Sandbox, detector: Detector, broker: Broker) -> None:
+    def __init__(
+        self, settings: Settings, sandbox: Sandbox, detector: Detector, broker: Broker, *, max_batch: int
+    ) -> None:
         from worker.device import Device, pass_limit
 
         self._settings = settings
@@ -53,7 +55,7 @@ class AnalysisRuntime:
         self._heartbeat = Heartbeat(self._heart_database, self._attempts, lease=self._lease)
         self._batcher = Batcher(
             Device(detector),
-            max_batch=settings.max_batch,
+            max_batch=max_batch,
             wait_seconds=settings.batch_wait_ms / 1000,
             watch=pass_limit(settings.pass_seconds),
             on_broken=partial(os._exit, 1),  # what is carried goes to another worker when its lease ends
@@ -70,7 +72,9 @@ class AnalysisRuntime:
                 detector.card.threshold,
             ),
         )
-        self._crew = Crew(self._take, slots=settings.slot_count)
+        # A job that waits here for a slow device could be with another worker.
+        self._slots = settings.slots or 2 * max_batch
+        self._crew = Crew(self._take, slots=self._slots)
         sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
         # Leases end and deadlines fall even where Redis and beat are dead.
         self._lookout = Lookout([self._crew.look, sweeper.sweep], seconds=settings.poll_seconds)
@@ -94,17 +98,21 @@ class AnalysisRuntime:
         )
         sandbox.start()
         sandbox_at = time.monotonic()
+        from worker.device import settle_batch  # imports torch
+
         detector = load_detector(settings)
         loaded_at = time.monotonic()
-        detector.warm_up(settings.max_batch)
+        max_batch = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()
-        runtime = cls(settings, sandbox, detector, broker)
+        runtime = cls(settings, sandbox, detector, broker, max_batch=max_batch)
         runtime._begin()
         _log.info(
             "worker_ready",
             model=detector.card.name,
             device=str(detector.device),
-            slots=settings.slot_count,
+            precision=detector.precision,
+            max_batch=max_batch,
+            slots=runtime._slots,
             sandbox_seconds=round(sandbox_at - began, 2),
             load_seconds=round(loaded_at - sandbox_at, 2),
             warm_up_seconds=round(warm_at - loaded_at, 2),

@@ -21,7 +21,7 @@ def settle_threads(cgroup: Path = _CGROUP) -> None:
 
 
 def usable_cores(cgroup: Path = _CGROUP) -> int:
-    """Return on how many cores this process may compute at once: its affinity, or its container's quota if that is less.
+    """Return on how many cores this process may compute: its affinity, or its container's quota if that is less.
 
     More threads than the quota has cores would use it up together and then all be stopped, many times a second.
     """
