@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.commands.options import models_dir_option
 from deploy.submission import print_json
 from deploy.terminal import notes
 from deploy.verdicts import Row, VerdictView
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from shared.pictures import Floats
     from worker.model import Detector
+    from worker.model.loading import Precision
 
 
 @click.command()
@@ -26,7 +28,15 @@ if TYPE_CHECKING:
 @click.option(
     "--model", default="DISTILDIRE-DEMO", envvar="DISTILDIRE_MODEL", show_default=True, help="A model's name."
 )
+@models_dir_option
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", envvar="DISTILDIRE_DEVICE")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    envvar="DISTILDIRE_PRECISION",
+    help="Number format of the U-Net; auto: the card's, or else the device's fastest.",
+)
 @click.option(
     "--visualize",
     metavar="DIR",
@@ -34,7 +44,15 @@ if TYPE_CHECKING:
     help="Write DIRE map, heatmap and overlay there.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
-def command(images: tuple[Path, ...], model: str, device: str, visualize: Path | None, as_json: bool) -> None:
+def command(
+    images: tuple[Path, ...],
+    model: str,
+    models_dir: Path | None,
+    device: str,
+    precision: Precision,
+    visualize: Path | None,
+    as_json: bool,
+) -> None:
     """Judge images in this process; no service is needed.
 
     The exit code is 0 if every image has a verdict, 1 if one has none, 2 for wrong usage.
@@ -44,7 +62,7 @@ def command(images: tuple[Path, ...], model: str, device: str, visualize: Path |
     if visualize is not None:
         visualize.mkdir(parents=True, exist_ok=True)  # at once: no one wants to wait for pictures that find no place
     with notes().status(f"Loading {model} …"):
-        detector = load_model(model, device=device)
+        detector = load_model(model, device, precision, models_dir)
     rows = [Row(str(path)) for path in images]
     documents = []
     with VerdictView(rows, as_json=as_json) as view:
@@ -91,7 +109,14 @@ def _judge(detector: Detector, path: Path, visualize: Path | None, *, with_score
         "probability_fake": called.probability_fake,
         "processing_time": time.perf_counter() - began,
         "dimensions": {"width": width, "height": height},
-        "model": {"name": detector.card.name, "demonstration": detector.card.demonstration},
+        "threshold": detector.card.threshold,
+        "model": {
+            "name": detector.card.name,
+            "weights_sha256": detector.weights_sha256,
+            "demonstration": detector.card.demonstration,
+            "device": str(detector.device),
+            "precision": detector.precision,
+        },
         "caveats": list(decoded.caveats),
     }
     if visualize is not None:

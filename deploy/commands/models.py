@@ -10,6 +10,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from deploy.commands.options import models_dir_option
 from deploy.terminal import notes, output
 from worker.model import ModelError, find_card, list_cards, verify
 from worker.model.card import BUNDLED
@@ -17,13 +18,6 @@ from worker.model.card import BUNDLED
 if TYPE_CHECKING:
     from worker.model.card import InstalledCard
 
-_models_dir = click.option(
-    "--models-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    envvar="DISTILDIRE_MODELS_DIR",
-    show_envvar=True,
-    help="A folder of model cards and weights of your own.",
-)
 _name = click.argument("name", metavar="MODEL")
 
 
@@ -33,7 +27,7 @@ def command() -> None:
 
 
 @command.command("list")
-@_models_dir
+@models_dir_option
 def list_models(models_dir: Path | None) -> None:
     """List the models whose cards are installed, and whether their weights are there."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
@@ -53,7 +47,7 @@ def list_models(models_dir: Path | None) -> None:
 
 @command.command()
 @_name
-@_models_dir
+@models_dir_option
 def show(name: str, models_dir: Path | None) -> None:
     """Print a model's card as JSON."""
     installed = find_card(name, models_dir)
@@ -62,13 +56,13 @@ def show(name: str, models_dir: Path | None) -> None:
 
 @command.command("verify")
 @_name
-@_models_dir
+@models_dir_option
 def verify_model(name: str, models_dir: Path | None) -> None:
     """Check that a model's weights are there, whole, untampered and fit its card."""
     with notes().status(f"Verifying {name} …"):
         files = verify(name, models_dir)
     for file in files:
-        stated = "as its card states" if file.digest_stated else "its card states none"
+        stated = f"{' and '.join(file.stated)} as its card states" if file.stated else "its card states no digest"
         output().print(f"[green]✓[/] {file.part}: {escape(str(file.path))}, {file.size:,} bytes")
         output().print(f"  sha256 {file.sha256} [dim]({stated})[/]")
 

@@ -15,3 +15,10 @@ data_dir_option = click.option(
     show_envvar=True,
     help="Where the stack keeps its data, passwords and logs.",
 )
+models_dir_option = click.option(
+    "--models-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    envvar="DISTILDIRE_MODELS_DIR",
+    show_envvar=True,
+    help="A folder of model cards and weights of your own.",
+)

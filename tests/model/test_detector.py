@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
+import worker.model
 from shared.errors import ErrorCode, JobError
 from tests.reference import Measure, Reference
 from worker.imaging import preprocess
@@ -175,6 +178,20 @@ def test_auto_is_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.Mo
         assert choose_dtype("auto", cpu) == dtype
     with pytest.raises(ModelError, match="int4"):
         choose_dtype("int4", cpu)  # type: ignore[arg-type]  # what a caller without a type checker may say
+
+
+def test_auto_is_the_cards_precision_where_it_states_one(tiny_files: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(tiny_files, tmp_path / "models"))
+    card = folder / "tiny.toml"
+    card.write_text(card.read_text().replace("image_size = 64", 'image_size = 64\nprecision = "fp16"'))
+    assert load_model("TINY", device="cpu", models_dir=folder).precision == "fp16"
+    assert load_model("TINY", device="cpu", precision="bf16", models_dir=folder).precision == "bf16"  # one may choose
+
+
+def test_every_public_name_is_what_it_says_after_torch_is_imported():
+    """A module of the package that is called like one of its names takes that name's place when it is imported."""
+    for name in worker.model.__all__:
+        assert not isinstance(getattr(worker.model, name), ModuleType), name
 
 
 def test_cards_are_read_without_torch():

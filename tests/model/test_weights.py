@@ -104,6 +104,24 @@ def test_weights_of_another_architecture(folder: Path, change: Callable[[dict[st
     assert f"{folder / ADM} does not fit the architecture in its card: {fault}" in complaint(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(folder: Path, value: float):
+    state = read_state(folder / ADM)
+    state["middle_block.1.qkv.weight"][3, 2] = value
+    save_file(state, folder / ADM)
+    assert f"{folder / ADM}: middle_block.1.qkv.weight holds NaN or infinity" in complaint(folder)
+    assert "Fetch the file again" in complaint(folder)
+
+
+def test_the_networks_exchanged(folder: Path):
+    save_file(read_state(folder / ADM), folder / "adm-as-student.safetensors")
+    card = folder / "tiny.toml"
+    card.write_text(card.read_text().replace(STUDENT, "adm-as-student.safetensors"))
+    assert f"{folder / 'adm-as-student.safetensors'} does not fit the architecture in its card: student_" in complaint(
+        folder
+    )
+
+
 def test_a_card_of_another_architecture(folder: Path):
     card = folder / "tiny.toml"
     card.write_text(card.read_text().replace("num_res_blocks = 1", "num_res_blocks = 2"))
@@ -144,8 +162,8 @@ def test_a_loaded_model_survives_that_its_file_is_cut(folder: Path):
 def test_verify_reports_what_it_checked(folder: Path):
     state_digest(folder, "student", f'sha256 = "{digest(folder / STUDENT, "sha256")}"')
     adm, student = verify("TINY", folder)
-    assert (adm.part, adm.path, adm.digest_stated) == ("adm", folder / ADM, False)
-    assert (student.path, student.digest_stated) == (folder / STUDENT, True)
+    assert (adm.part, adm.path, adm.stated) == ("adm", folder / ADM, ())
+    assert (student.path, student.stated) == (folder / STUDENT, ("sha256",))
     assert adm.size == (folder / ADM).stat().st_size
     os.truncate(folder / ADM, 1000)
     with pytest.raises(ModelError, match=ADM):

@@ -19,7 +19,7 @@ from worker.model.card import BUNDLED, find_card
 from worker.model.config import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
-from worker.training.demonstration import NAME, RECIPE, SHOWN_SAMPLES, Demonstration, Recipe, provenance
+from worker.training.demonstration import NAME, PRECISION, RECIPE, SHOWN_SAMPLES, Demonstration, Recipe, provenance
 from worker.training.fakes import Faker, PictureCounts
 from worker.training.photographs import Photograph, Split, read_manifest, split_of
 from worker.training.student import StudentPlan
@@ -87,8 +87,7 @@ def report() -> dict[str, Any]:
 
 def test_the_bundled_weights_fit_strictly_and_are_small() -> None:
     adm, student = verify(NAME)
-    assert adm.digest_stated
-    assert student.digest_stated
+    assert adm.stated == student.stated == ("sha256",)
     assert adm.size + student.size < 12_000_000
 
 
@@ -103,7 +102,7 @@ def test_the_bundled_card_is_of_the_recipe(report: dict[str, Any]) -> None:
     assert card.demonstration
     assert card.notice is not None
     assert "Demonstration model" in card.notice
-    assert card.image_size == RECIPE.image_size
+    assert (card.image_size, card.precision) == (RECIPE.image_size, PRECISION)
     assert RECIPE.unet.model_dump().items() <= card.adm.model_dump().items()
     assert RECIPE.student.model_dump().items() <= card.student.model_dump().items()
     counts = {split: sum(split_of(row.group) == split for row in read_manifest()) for split in get_args(Split)}

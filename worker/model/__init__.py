@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worker.model.card import ModelError, find_card, list_cards
+    from worker.model.decision import verdict
     from worker.model.detector import Detector
     from worker.model.loading import load_model, verify
-    from worker.model.decision import verdict
 
 __all__ = ["Detector", "ModelError", "find_card", "list_cards", "load_model", "verdict", "verify"]
 

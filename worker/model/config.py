@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 NORM_GROUPS = 32
 """Groups of every normalisation in ADM."""
 
+Format = Literal["fp32", "bf16", "fp16"]
+"""Number formats of the U-Net."""
+
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
@@ -118,7 +121,8 @@ class ModelCard(_Section):
     """One model: what it is called, may be used for, consists of and was made from.
 
     `threshold`: an image whose probability of being fake reaches it is called FAKE. `image_size`: the side in pixels of
-    what the networks see. `demonstration`: every result says that this is no detector to rely on. `notice`: a sentence
+    what the networks see. `precision`: the U-Net's number format where the operator does not choose one; by default the
+    fastest of the device. `demonstration`: every result says that this is no detector to rely on. `notice`: a sentence
     shown with every result. `provenance`: free text about data, training and evaluation, by headline.
     """
 
@@ -126,6 +130,7 @@ class ModelCard(_Section):
     license: str
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     image_size: PositiveInt
+    precision: Format | None = None
     demonstration: bool = False
     notice: str | None = None
     adm: AdmSection

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from shared.pictures import dire_map_png, heatmap_scores
 from worker.imaging import ImageLimits, decode, preprocess
-from worker.model.config import ModelCard
+from worker.model.config import Format, ModelCard
+from worker.model.decision import verdict
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.student import Student, StudentOutput
-from worker.model.unet import AdmUnet
-from worker.model.decision import verdict
+from worker.model.unet import DTYPES, AdmUnet
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Detector:
         self.card = card
         self.weights_sha256 = weights_sha256
         self.device = next(student.parameters()).device
-        self.dtype = unet.dtype
+        self.precision: Format = next(name for name, dtype in DTYPES.items() if dtype == unet.dtype)
         self._diffusion = diffusion
         self._unet = unet
         self._student = student

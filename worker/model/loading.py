@@ -11,17 +11,15 @@ import torch
 from torch import nn
 
 from worker.model.card import InstalledCard, ModelError, find_card
-from worker.model.config import ModelCard, WeightsFile
+from worker.model.config import Format, ModelCard, WeightsFile
 from worker.model.detector import Detector
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.student import Student
-from worker.model.unet import AdmUnet
-from worker.model.weights import assign_strictly, check_digests, digest, read_state
+from worker.model.unet import DTYPES, AdmUnet
+from worker.model.weights import Algorithm, assign_strictly, check_digests, digest, read_state, stated_digests
 
 Device = Literal["auto", "cuda", "cpu"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["auto"] | Format
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -36,8 +34,9 @@ def load_model(
     Args:
         name: as in the card, such as "DISTILDIRE-V1".
         device: "cpu", "cuda", "cuda:1" …; "auto" takes CUDA where there is one.
-        precision: number format of the U-Net; "auto" takes the fastest that the device computes natively: bfloat16, on
-            older CUDA devices float16, on older processors float32. The student always computes in float32.
+        precision: number format of the U-Net; "auto" takes the card's, or else the fastest that the device computes
+            natively: bfloat16, on older CUDA devices float16, on older processors float32. The student always computes
+            in float32.
         models_dir: folder of cards and weights; by default the one that `DISTILDIRE_MODELS_DIR` names.
 
     Raises:
@@ -45,7 +44,8 @@ def load_model(
     """
     installed = find_card(name, Path(models_dir) if models_dir else None)
     target = choose_device(device)
-    dtype = choose_dtype(precision, target)
+    wanted = installed.card.precision if precision == "auto" and installed.card.precision else precision
+    dtype = choose_dtype(wanted, target)
     sha256 = installed.card.student.sha256 or digest(installed.locate(installed.card.student), "sha256")
     unet, student = load_unet(installed), load_student(installed)
     return assemble(installed.card, unet, student, target, dtype, weights_sha256=sha256)
@@ -83,13 +83,13 @@ def load_student(installed: InstalledCard) -> Student:
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A file that may be used: it has the digests that its card states, if any, and fits the architecture."""
+    """A file that may be used: it fits the architecture and has every digest that its card states (`stated`)."""
 
     part: Literal["adm", "student"]
     path: Path
     size: int
     sha256: str
-    digest_stated: bool
+    stated: tuple[Algorithm, ...]
 
 
 def verify(name: str, models_dir: Path | str | None = None) -> tuple[VerifiedFile, VerifiedFile]:
@@ -125,10 +125,10 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     bfloat16 costs 1 to 2 % relative error of eps and is about three times as fast as float32, on a processor only if
     it has the instructions (AVX-512 BF16 or AMX); without them it is emulated, slower than float32.
     """
-    if precision in _DTYPES:
-        return _DTYPES[precision]
     if precision != "auto":
-        raise ModelError(f"The precision {precision!r} is not supported: use auto, {', '.join(_DTYPES)}.")
+        if precision not in DTYPES:
+            raise ModelError(f"The precision {precision!r} is not supported: use auto, {', '.join(DTYPES)}.")
+        return DTYPES[precision]
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
@@ -152,7 +152,7 @@ def _student_on_meta(installed: InstalledCard) -> Student:
 
 def _load(installed: InstalledCard, stated: WeightsFile, network: nn.Module) -> None:
     path = installed.locate(stated)
-    if stated.sha256 is None and stated.md5 is None:
+    if not stated_digests(stated):
         _log.warning("%s states no digest of %s: the file is used unchecked", installed.path, stated.weights)
     check_digests(path, stated)
     assign_strictly(network, read_state(path), path)
@@ -161,7 +161,8 @@ def _load(installed: InstalledCard, stated: WeightsFile, network: nn.Module) -> 
 def _verified(part: Literal["adm", "student"], installed: InstalledCard, stated: WeightsFile) -> VerifiedFile:
     path = installed.locate(stated)
     sha256 = stated.sha256 or digest(path, "sha256")
-    return VerifiedFile(part, path, path.stat().st_size, sha256, digest_stated=bool(stated.sha256 or stated.md5))
+    algorithms: tuple[Algorithm, ...] = tuple(name for name, _ in stated_digests(stated))
+    return VerifiedFile(part, path, path.stat().st_size, sha256, algorithms)
 
 
 def _settle(network: _Network, device: torch.device) -> _Network:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-from worker.model.config import NORM_GROUPS, UnetConfig
+from worker.model.config import NORM_GROUPS, Format, UnetConfig
 
+DTYPES: dict[Format, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Resample = Literal["up", "down"]
 _Layer = TypeVar("_Layer", nn.Conv1d, nn.Conv2d)
 

@@ -30,15 +30,20 @@ def digest(path: Path, algorithm: Algorithm) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+def stated_digests(stated: WeightsFile) -> list[tuple[Algorithm, str]]:
+    """Return the digests that a card states of a file, by algorithm."""
+    digests: tuple[tuple[Algorithm, str | None], ...] = (("sha256", stated.sha256), ("md5", stated.md5))
+    return [(algorithm, value) for algorithm, value in digests if value]
+
+
 def check_digests(path: Path, stated: WeightsFile) -> None:
     """Compare the file with every digest that its card states.
 
     Raises:
         ModelError: one differs.
     """
-    expectations: tuple[tuple[Algorithm, str | None], ...] = (("sha256", stated.sha256), ("md5", stated.md5))
-    for algorithm, expected in expectations:
-        if expected and (actual := digest(path, algorithm)) != expected:
+    for algorithm, expected in stated_digests(stated):
+        if (actual := digest(path, algorithm)) != expected:
             raise ModelError(
                 f"{path} is not the file that its card describes: its {algorithm} is {actual}, but the card says "
                 f"{expected}. It is incomplete or was altered. {_AGAIN}, or correct the card if it is out of date."
@@ -76,7 +81,7 @@ def assign_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path)
     """Make the tensors read from `path` the parameters of a network built on the meta device, as float32.
 
     Raises:
-        ModelError: a tensor is missing, unknown, of another shape or not of numbers; the first of them is named.
+        ModelError: a tensor is missing, unknown, of another shape or type or not finite; the first is named.
     """
     expected = network.state_dict()
     faults = [f"{name} is missing" for name in expected if name not in state]
@@ -97,6 +102,11 @@ def assign_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path)
             f"{path} does not fit the architecture in its card: {faults[0]}{more}. Correct the card's sections [adm] "
             "and [student], or put the file that the card was written for in its place."
         )
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"{path}: {name} holds NaN or infinity, from damage or a training that diverged. {_AGAIN}."
+            )
     # Published weights may be half precision; statistics and the last layer are float32 in every precision.
     network.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
 

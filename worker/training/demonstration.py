@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from worker.model.config import DiffusionConfig, StudentConfig, UnetConfig
+from worker.model.config import DiffusionConfig, Format, StudentConfig, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion
 from worker.model.student import Student
 from worker.model.unet import AdmUnet
@@ -41,6 +41,8 @@ NOTICE = (
     "works; its verdicts say nothing about images of other generators."
 )
 SHOWN_SAMPLES = 4
+PRECISION: Format = "fp32"
+"""Networks as small as these gain little from bfloat16, which moves a probability by up to 0.3."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ class Demonstration:
             threshold=report["both"]["threshold"],
             notice=NOTICE,
             image_size=self.recipe.image_size,
+            precision=PRECISION,
             unet=self.recipe.unet,
             student=self.recipe.student,
             provenance=provenance(report, self.recipe),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from worker.model.config import StudentConfig, UnetConfig
+from worker.model.config import Format, StudentConfig, UnetConfig
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class CardText:
     threshold: float
     notice: str
     image_size: int
+    precision: Format
     unet: UnetConfig
     student: StudentConfig
     provenance: Mapping[str, str | int | float]
@@ -66,6 +67,7 @@ def card_toml(text: CardText, adm: PublishedFile, student: PublishedFile) -> str
         "license": text.license,
         "threshold": text.threshold,
         "image_size": text.image_size,
+        "precision": text.precision,
         "demonstration": True,
         "notice": text.notice,
     }
