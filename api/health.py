@@ -9,11 +9,13 @@ from typing import Any
 
 import structlog
 from apiflask import APIBlueprint
+from sqlalchemy import select
 
 from api.openapi import answer
 from api.resources import Resources, resources
 from api.schemas import Alive, Readiness
 from shared.broker import ANALYSIS_QUEUE
+from shared.tables import Base
 
 health_blueprint = APIBlueprint("health", __name__)
 
@@ -39,7 +41,7 @@ def alive() -> dict[str, str]:
     responses=answer(Readiness, "Requests can be served.") | answer(Readiness, "Requests would be refused.", 503),
 )
 def ready() -> tuple[dict[str, Any], int]:
-    """Tell whether PostgreSQL and the object store answer; Redis is reported, but jobs are accepted without it."""
+    """Tell whether PostgreSQL and the object store can be used; Redis is reported, but jobs are accepted without it."""
     asked = {name: _probes[name].submit(probe) for name, probe in _questions(resources()).items()}
     wait(asked.values(), timeout=_SECONDS)
     checks = {name: {"state": _state(name, future), "required": _REQUIRED[name]} for name, future in asked.items()}
@@ -49,10 +51,17 @@ def ready() -> tuple[dict[str, Any], int]:
 
 def _questions(around: Resources) -> dict[str, Callable[[], object]]:
     return {
-        "database": around.database.ping,
+        "database": partial(_ask_for_tables, around),
         "object_store": around.store.ping,
         "redis": partial(_ask_redis, around),
     }
+
+
+def _ask_for_tables(around: Resources) -> None:
+    """Raise where PostgreSQL is away, and also where it lacks the tables and columns that requests need."""
+    with around.database.begin() as session:
+        for table in Base.metadata.tables.values():
+            session.execute(select(table).limit(0))
 
 
 def _ask_redis(around: Resources) -> None:

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
 from api.app import create_app
+from migrations.upgrade import downgrade, upgrade
 from shared.errors import ObjectMissingError
 from shared.object_store import source_key
 from shared.settings import Settings
@@ -55,6 +56,19 @@ def test_probes_that_a_frozen_redis_holds_up_do_not_take_the_service_out(
     with ThreadPoolExecutor(12) as balancers:
         answers = list(balancers.map(lambda _: world.anonymous.get("/readyz"), range(24)))
     assert [answer.status_code for answer in answers] == [200] * 24
+
+
+def test_the_service_is_not_ready_before_its_database_is_migrated(
+    api_with: Callable[..., ApiWorld], empty_database: str
+) -> None:
+    world = api_with(database_url=SecretStr(empty_database))
+    downgrade(empty_database, "base")
+    refused = world.anonymous.get("/readyz")
+    assert refused.status_code == 503
+    assert refused.json["checks"]["database"]["state"] == "down"
+    assert world.anonymous.get("/healthz").status_code == 200
+    upgrade(empty_database)
+    assert world.anonymous.get("/readyz").status_code == 200
 
 
 def test_a_flood_of_wake_ups_that_nobody_takes_is_dropped(api_with: Callable[..., ApiWorld], silent: str) -> None:
