@@ -119,7 +119,9 @@ class Analyzer:
                 source = self._fetch(attempt)
                 image = opened.enter_context(self._open(source, attempt))
                 attempt.enter(Stage.DIFFUSING)
-                future = self._batcher.submit(image.x, alone=job.alone)
+                future = self._batcher.submit(
+                    image.x, alone=job.alone, on_classifying=partial(attempt.note, Stage.CLASSIFYING)
+                )
             finding = attempt.result_of(future)
             pictures = self._render(image, finding, attempt)
             about = _ImageFacts(image.width, image.height, image.media_type, tuple(image.caveats))

@@ -32,6 +32,10 @@ class Attempt:
         """Go on to `stage`; raise `LeaseLostError` where the job is no longer ours."""
         if self._lost.is_set():
             raise LeaseLostError
+        self.note(stage)
+
+    def note(self, stage: Stage) -> None:
+        """Say that the job is at `stage`: by its own thread, or by the device's while that one waits."""
         self._clock()
         self.stage = stage
 

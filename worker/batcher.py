@@ -43,8 +43,10 @@ class Finding:
         return math.isfinite(self.logit) and bool(np.isfinite(self.feature_mean).all() and np.isfinite(self.eps).all())
 
 
-#: Runs images, each (3, S, S), through the networks; returns their findings in the same order.
-Infer = Callable[[Sequence[Floats]], Sequence[Finding]]
+Notify = Callable[[], None]
+#: Runs images, each (3, S, S), through the networks; returns their findings in the same order. Calls what it is given
+#: when the noise maps are there and the classifier begins.
+Infer = Callable[[Sequence[Floats], Notify], Sequence[Finding]]
 Watch = Callable[[], AbstractContextManager[None]]
 #: So many passes in a row fail where the device is broken, not the images: it would fail every job in the queue.
 FAILED_PASSES = 3
@@ -57,6 +59,7 @@ class _Ticket:
     image: Floats
     alone: bool
     since: float
+    on_classifying: Notify
     future: Future[Finding]
 
 
@@ -119,14 +122,15 @@ class Batcher:
                 self._on_their_way -= 1
                 self._changed.notify_all()
 
-    def submit(self, image: Floats, *, alone: bool = False) -> Future[Finding]:
+    def submit(self, image: Floats, *, alone: bool = False, on_classifying: Notify = lambda: None) -> Future[Finding]:
         """Queue an image, (3, S, S) in [-1, 1]; one that is `alone` shares its batch with none.
 
         The future ends with the finding or a `JobError`; cancel it and the image is dropped if it does not run yet.
+        `on_classifying` is called by the batcher's thread when the image's pass comes to the classifier.
         """
         future: Future[Finding] = Future()
         with self._changed:
-            self._waiting.append(_Ticket(image, alone, time.monotonic(), future))
+            self._waiting.append(_Ticket(image, alone, time.monotonic(), on_classifying, future))
             self._changed.notify_all()
         return future
 
@@ -163,9 +167,14 @@ class Batcher:
 
     def _serve(self, tickets: list[_Ticket]) -> None:
         """Run a batch; one that does not fit into memory runs as two halves."""
+
+        def tell() -> None:
+            for ticket in tickets:
+                ticket.on_classifying()
+
         try:
             with self._watch():
-                findings = self._infer([ticket.image for ticket in tickets])
+                findings = self._infer([ticket.image for ticket in tickets], tell)
             answers = list(zip(tickets, map(_checked, findings), strict=True))
         except (DeviceMemoryError, MemoryError):
             _log.warning("device_out_of_memory", batch=len(tickets))

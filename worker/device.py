@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from worker.batcher import DeviceMemoryError, Finding, Floats, Watch
+from worker.batcher import DeviceMemoryError, Finding, Floats, Notify, Watch
 from worker.model.detector import Detector
 
 #: A pass that takes longer has filled the device: one more image would only keep the others waiting.
@@ -23,18 +23,26 @@ class Device:
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
 
-    def __call__(self, images: Sequence[Floats]) -> list[Finding]:
-        """Run images, each (3, S, S), in one pass; raise `DeviceMemoryError` where they do not fit."""
+    def __call__(self, images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+        """Run images, each (3, S, S), in one pass, and call `classifying` between the two networks.
+
+        Raises:
+            DeviceMemoryError: they do not fit.
+
+        """
+        x = torch.from_numpy(np.stack(images))
         try:
-            detection = self._detector.detect(torch.from_numpy(np.stack(images)))
+            eps = self._detector.noise_map(x)
+            noise = eps.cpu().numpy()  # waits for the device
+            classifying()
+            output = self._detector.classify(x, eps)
+            logits, means = output.logit[:, 0].tolist(), output.feature.mean(dim=1).cpu().numpy()
         except RuntimeError as error:
             if _is_memory(error):
                 torch.cuda.empty_cache()  # does nothing without CUDA
                 raise DeviceMemoryError from error
             raise
-        means = detection.feature.mean(dim=1).numpy()
-        parts = zip(detection.eps.numpy(), detection.logit[:, 0].tolist(), means, strict=True)
-        return [Finding(eps, logit, mean) for eps, logit, mean in parts]
+        return [Finding(*found) for found in zip(noise, logits, means, strict=True)]
 
 
 def settle_batch(detector: Detector, most: int) -> int:

@@ -16,6 +16,7 @@ from worker.attempt import Attempt, Attempts
 
 #: No stage takes so long but the device's, whose passes have a limit of their own: a thread that does hangs.
 STAGE_SECONDS = 300.0
+_ON_DEVICE = (Stage.DIFFUSING, Stage.CLASSIFYING)
 _BEAT_SECONDS = 1.0
 #: Beats in a lease: some may be lost.
 _BEATS = 6
@@ -72,7 +73,7 @@ class Heartbeat:
                 attempt.lose()
 
     def _overdue(self, attempt: Attempt) -> bool:
-        if attempt.stage is Stage.DIFFUSING or time.monotonic() - attempt.stage_since < self._stage_seconds:
+        if attempt.stage in _ON_DEVICE or time.monotonic() - attempt.stage_since < self._stage_seconds:
             return False
         if not attempt.lost:
             _log.error("stage_took_too_long", job_id=str(attempt.job.id), stage=attempt.stage)

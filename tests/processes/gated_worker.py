@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.batcher import Finding, Floats
+from worker.batcher import Finding, Floats, Notify
 from worker.device import Device
 from worker.heartbeat import Heartbeat
 from worker.tasks import app
@@ -24,10 +24,10 @@ _silence = _gate.with_name("silence")
 _run, _beat = Device.__call__, Heartbeat.beat
 
 
-def _run_when_open(self: Device, images: Sequence[Floats]) -> list[Finding]:
+def _run_when_open(self: Device, images: Sequence[Floats], classifying: Notify) -> list[Finding]:
     while _gate.exists():
         time.sleep(0.01)
-    return _run(self, images)
+    return _run(self, images, classifying)
 
 
 def _beat_unless_silent(self: Heartbeat) -> None:

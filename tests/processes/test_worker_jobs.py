@@ -24,7 +24,7 @@ def test_job_ends_with_a_verdict_and_three_pictures(place: Workplace):
     assert (result.width, result.height) == (96, 48)
     assert result.analyzed_region == {"x": 24, "y": 0, "width": 48, "height": 48}
     assert result.caveats == ["Only the middle 48 × 48 of 96 × 48 pixels was analysed."]
-    assert set(result.timings) == {"fetching", "decoding", "diffusing", "rendering", "storing"}
+    assert set(result.timings) == {"fetching", "decoding", "diffusing", "classifying", "rendering", "storing"}
     assert 0 < result.processing_time < 30
     assert (result.model_name, result.demonstration) == ("TEST-MODEL", True)
     mean = np.frombuffer(result.feature_mean, "<f4").reshape(result.feature_height, result.feature_width)

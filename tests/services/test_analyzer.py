@@ -43,7 +43,7 @@ def analyzer(services: ServiceUrls, empty_database: str, database: Database) -> 
         database=database,
         store=ObjectStore(settings),
         sandbox=Sandbox(),
-        batcher=Batcher(lambda _: [], max_batch=1, wait_seconds=0),
+        batcher=Batcher(lambda _images, _tell: [], max_batch=1, wait_seconds=0),
         broker=Broker(make_celery(settings)),
         served=ServedModel(ModelIdentity("M", "00" * 32, demonstration=True), 32, 0.5),
         store_patience=0.5,

@@ -102,7 +102,8 @@ def test_a_request_that_is_told_to_wait_is_sent_again_whole_after_that_time(imag
 
 
 def test_a_submission_whose_answer_was_lost_is_sent_again_under_the_same_key(image: Path):
-    lost, accepted = (_SILENCE, {}, {}), (202, {"id": "1", "status": "queued"}, {})
+    lost: Answer = (_SILENCE, {}, {})
+    accepted: Answer = (202, {"id": "1", "status": "queued"}, {})
     with api(lost, accepted) as (url, script), Client(url, "dd_key") as client:
         assert client.submit(image).id == "1"
         client.submit(image)

@@ -80,8 +80,11 @@ def test_stage_that_takes_too_long_loses_its_lease(database: Database, attempts:
     assert lease_until(database, attempt.job.id) == before
 
 
-def test_time_on_the_device_is_the_batchers_to_limit(database: Database, attempts: Attempts, attempt: Attempt):
-    attempt.enter(Stage.DIFFUSING)
+@pytest.mark.parametrize("stage", [Stage.DIFFUSING, Stage.CLASSIFYING])
+def test_time_on_the_device_is_the_batchers_to_limit(
+    database: Database, attempts: Attempts, attempt: Attempt, stage: Stage
+):
+    attempt.enter(stage)
     Heartbeat(database, attempts, lease=LONG, stage_seconds=0).beat()
     assert not attempt.lost
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ErrorCode, JobError
-from worker.batcher import Batcher, DeviceMemoryError, Finding, Floats
+from worker.batcher import Batcher, DeviceMemoryError, Finding, Floats, Notify
 
 LONG, SOON = 20.0, 5.0  # seconds: never reached by a test that passes
 
@@ -29,9 +29,10 @@ class Model:
         self.open.set()
         self.entered = threading.Event()
 
-    def __call__(self, images: Sequence[Floats]) -> list[Finding]:
+    def __call__(self, images: Sequence[Floats], classifying: Notify) -> list[Finding]:
         self.entered.set()
         assert self.open.wait(LONG)
+        classifying()
         self.batches.append(len(images))
         if len(images) > self.fits:
             raise DeviceMemoryError
@@ -170,10 +171,21 @@ def test_device_that_keeps_failing_is_given_up(model: Model):
     batcher.close()
 
 
+def test_each_image_of_a_pass_is_told_when_the_classifier_begins(start: Start, model: Model):
+    batcher, told = start(max_batch=2), threading.Semaphore(0)
+    model.open.clear()
+    futures = [batcher.submit(image(number), on_classifying=told.release) for number in (1, 2)]
+    assert model.entered.wait(SOON)
+    assert not told.acquire(blocking=False)
+    model.open.set()
+    logits(futures)
+    assert told._value == 2
+
+
 def test_thread_that_ends_against_all_rules_is_not_silent():
     """Jobs that wait for it would keep their leases for ever."""
 
-    def exits(_: Sequence[Floats]) -> list[Finding]:
+    def exits(_: Sequence[Floats], _classifying: Notify) -> list[Finding]:
         raise SystemExit
 
     broken = threading.Event()
