@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as SourceError
 
 from shared.destinations import AllowList
 from shared.errors import DistildireError
@@ -125,6 +126,10 @@ class Settings(BaseSettings):
             return cls(_secrets_dir=folder if folder.is_dir() else None, **given)
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None  # the cause repeats the values, secrets among them
+        except SourceError as error:  # it names the field
+            why = type(error.__cause__).__name__
+            msg = f"A secret in {folder} cannot be read ({error}: {why}). This process runs as user {os.geteuid()}."
+            raise SettingsError(msg) from None
 
 
 def load_settings() -> Settings:

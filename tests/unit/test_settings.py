@@ -51,6 +51,17 @@ def test_secrets_are_read_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert load_settings().s3_secret_key.get_secret_value() == "from-a-file"
 
 
+def test_a_secret_that_cannot_be_read_is_told_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DISTILDIRE_SECRETS_DIR", str(tmp_path))
+    (tmp_path / "distildire_s3_secret_key").write_bytes(b"hidden\xff")
+    with pytest.raises(SettingsError, match="s3_secret_key") as caught:
+        load_settings()
+    assert str(tmp_path) in caught.value.message
+    assert "hidden" not in caught.value.message
+
+
 def test_the_object_is_frozen_and_hides_secrets() -> None:
     settings = load_settings()
     assert "hidden" not in repr(settings)
