@@ -167,11 +167,16 @@ class Input(Document):
 
 
 class Model(Document):
-    """Which weights gave the verdict."""
+    """Which weights gave the verdict, and on what: number formats move a probability a little.
+
+    `device` and `precision` are null in results from before they were recorded.
+    """
 
     name: str
     weights_sha256: str
     demonstration: bool
+    device: str | None
+    precision: str | None
 
 
 class Result(Document):

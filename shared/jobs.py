@@ -97,11 +97,15 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which weights gave a verdict."""
+    """Which weights gave a verdict, and on what they computed it."""
 
     name: str
     weights_sha256: str
     demonstration: bool
+    device: str
+    """As torch calls it: `cpu`, `cuda` …"""
+    precision: str
+    """The U-Net's number format: `fp32`, `bf16` or `fp16`."""
 
 
 @dataclass(frozen=True)

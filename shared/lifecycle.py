@@ -316,6 +316,8 @@ def _result_row(job: Job, result: JobResult) -> Result:
         model_name=result.model.name,
         weights_sha256=result.model.weights_sha256,
         demonstration=result.model.demonstration,
+        device=result.model.device,
+        precision=result.model.precision,
         artifacts={name: asdict(artifact) for name, artifact in result.artifacts.items()},
         **values,
     )

@@ -57,6 +57,8 @@ def present_result(result: Result) -> dict[str, Any]:
             "name": result.model_name,
             "weights_sha256": result.weights_sha256,
             "demonstration": result.demonstration,
+            "device": result.device,
+            "precision": result.precision,
         },
         "timings": result.timings,
         "caveats": result.caveats,

@@ -139,6 +139,8 @@ class Result(Base):
     model_name: Mapped[str]
     weights_sha256: Mapped[str]
     demonstration: Mapped[bool]
+    device: Mapped[str | None]
+    precision: Mapped[str | None]
     timings: Mapped[dict[str, Any]]
     caveats: Mapped[list[str]]
     feature_mean: Mapped[bytes]

@@ -67,7 +67,13 @@ class AnalysisRuntime:
             batcher=self._batcher,
             broker=broker,
             served=ServedModel(
-                ModelIdentity(self._model, detector.weights_sha256, detector.card.demonstration),
+                ModelIdentity(
+                    self._model,
+                    detector.weights_sha256,
+                    detector.card.demonstration,
+                    str(detector.device),
+                    detector.precision,
+                ),
                 detector.card.image_size,
                 detector.card.threshold,
             ),

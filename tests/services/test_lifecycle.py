@@ -34,7 +34,7 @@ RESULT = JobResult(
     height=480,
     analyzed_region={"x": 80, "y": 0, "width": 480, "height": 480},
     media_type="image/jpeg",
-    model=ModelIdentity("M", "ab" * 32, demonstration=True),
+    model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cuda", precision="bf16"),
     timings={"decoding": 0.1},
     caveats=("Transparency was dropped.",),
     feature_mean=b"\0" * 16,
@@ -159,6 +159,13 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     event = json.loads(delivery.body)
     assert event["type"] == "job.succeeded"
     assert event["data"]["result"]["probability_fake"] == 0.9
+    assert event["data"]["result"]["model"] == {
+        "name": "M",
+        "weights_sha256": "ab" * 32,
+        "demonstration": True,
+        "device": "cuda",
+        "precision": "bf16",
+    }
     assert event["data"]["artifacts"]["heatmap"]["sha256"] == "cd" * 32
     assert "key" not in event["data"]["artifacts"]["heatmap"]
 
