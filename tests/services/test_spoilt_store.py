@@ -86,7 +86,7 @@ def analyzer(services: ServiceUrls, store: ObjectStore) -> Analyzer:
         sandbox=Sandbox(),
         batcher=Batcher(lambda _images, _tell: [], max_batch=1, wait_seconds=0),
         broker=Broker(make_celery(settings)),
-        served=ServedModel(ModelIdentity("M", "00" * 32, demonstration=True), 32, 0.5),
+        served=ServedModel(ModelIdentity("M", "00" * 32, demonstration=True, device="cpu", precision="fp32"), 32, 0.5),
         store_patience=2,
     )
 
