@@ -6,9 +6,11 @@ import hashlib
 import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, update
 
 from deploy.local.credentials import free_ports
 from deploy.local.services import LocalServices
@@ -59,6 +61,18 @@ def test_jobs_finish_with_redis_away_from_the_start(open_place: OpenWorkplace):
     assert {job.state for job in place.wait_all_ended(20)} == {"succeeded"}
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0, worker.said()
+
+
+def test_deadlines_fall_with_the_webhook_worker_alone(open_place: OpenWorkplace):
+    """No beat, no analysis worker, no Redis."""
+    (closed_port,) = free_ports(1)
+    place = open_place(redis_url=f"redis://127.0.0.1:{closed_port}/0")
+    job_id = place.submit(PHOTOGRAPH, wake=False)
+    with place.database.begin() as session:
+        session.execute(update(Job).values(deadline_at=func.now() - timedelta(seconds=1)))
+    place.start("worker", "-Q", "webhooks,sweep")
+    job = place.wait_ended(job_id)
+    assert (job.state, job.error_code, job.attempt) == ("expired", "deadline_exceeded", 0)
 
 
 @pytest.fixture
