@@ -33,6 +33,8 @@ def connect(data_dir: Path) -> Client:
             f"No API is known: set {_URL} and {_KEY}, or start the service on this machine with `distildire up` "
             f"(nothing runs in {data_dir}; --data-dir names another place)."
         )
+    if not document.has_api:
+        raise click.ClickException(f"The API of {data_dir} has ended. `distildire up` starts what is missing.")
     return Client(document.api_url, document.api_key, patience=_PATIENCE_SECONDS)
 
 

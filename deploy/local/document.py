@@ -22,6 +22,11 @@ class StackDocument:
     s3: dict[str, str]  # endpoint, access_key, secret_key, bucket
     pids: dict[str, int | None] = field(default_factory=dict)  # None: it has ended and was not started again
 
+    @property
+    def has_api(self) -> bool:
+        """Whether the API has not ended."""
+        return self.pids.get("api") is not None
+
     @classmethod
     def read(cls, data_dir: Path) -> StackDocument | None:
         """Return the document of the stack in `data_dir`; None where none is up."""
@@ -30,6 +35,6 @@ class StackDocument:
 
 
 def running_stack(data_dir: Path) -> StackDocument | None:
-    """Return the document of the stack that runs in `data_dir`, whoever owns it; None where none is up."""
-    api = Ledger(data_dir).read().get("api")
-    return StackDocument.read(data_dir) if api is not None and api.alive else None
+    """Return the document of the stack that runs in `data_dir`, whole or in part; None where nothing of it runs."""
+    alive = any(identity.alive for identity in Ledger(data_dir).read().values())
+    return StackDocument.read(data_dir) if alive else None

@@ -182,6 +182,30 @@ def test_doctor_finds_nothing_wrong(stack: Stack):
     assert f"local stack: runs at http://127.0.0.1:{stack.port}" in done.stdout
 
 
+def test_doctor_tells_of_jobs_that_nobody_takes_and_of_an_api_that_ended(stack: Stack):
+    pids = stack.document()["pids"]
+    os.kill(pids["analysis_worker"], signal.SIGSTOP)  # it runs, and does nothing
+    try:
+        with stack.client() as client:
+            job = client.submit(stack.image)
+            done = _await_doctor(stack, "of 1 that wait the oldest")
+            assert done.returncode == 1
+            os.kill(pids["analysis_worker"], signal.SIGCONT)
+            assert client.wait([job.id], seconds=60)[0].status == "succeeded"
+    finally:
+        os.kill(pids["analysis_worker"], signal.SIGCONT)
+    os.kill(pids["api"], signal.SIGKILL)
+    _await(lambda: stack.document()["pids"]["api"] is None)
+
+    done = stack.run("doctor")
+
+    assert "local stack: not whole: api → run `distildire up` again" in done.stdout
+    assert "PostgreSQL: answers" in done.stdout  # the other parts are still found
+    assert "The API of" in stack.run("submit", str(stack.image)).stderr
+    assert "The API of" in stack.run("demo").stderr
+    stack.up()
+
+
 def test_up_again_starts_what_is_missing_and_leaves_the_rest_alone(stack: Stack):
     before = stack.document()
     for name in ("webhook_worker", "valkey"):
@@ -276,6 +300,13 @@ def _read_until(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     raise AssertionError("".join(told))
+
+
+def _await_doctor(stack: Stack, words: str) -> subprocess.CompletedProcess[str]:
+    deadline = time.monotonic() + 60
+    while words not in (done := stack.run("doctor")).stdout:
+        assert time.monotonic() < deadline, done.stdout
+    return done
 
 
 def _await(condition: Callable[[], bool], seconds: float = 20) -> None:
