@@ -9,6 +9,7 @@ from kombu.pools import connections, producers
 from redis import Redis
 from redis.exceptions import RedisError
 
+from shared import redis_transport
 from shared.settings import Settings
 
 ANALYSIS_QUEUE, WEBHOOK_QUEUE, SWEEP_QUEUE = "analysis", "webhooks", "sweep"
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 
 def make_celery(settings: Settings) -> Celery:
     """Return the Celery application of every process, publisher or worker."""
+    redis_transport.install()
     app = Celery("distildire", broker=settings.redis_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         accept_content=["json"],  # never pickle: a message must not be able to run code

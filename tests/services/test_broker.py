@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import pytest
+from kombu import Message, Queue
 from redis import Redis
 
+from deploy.local.credentials import free_ports, load_credentials
+from deploy.local.processes import ChildProcess
+from deploy.local.servers import ValkeyServer, valkey_url
 from deploy.local.services import ServiceUrls
 from shared.broker import ANALYZE, Broker, make_celery
 from tests.service_settings import settings_for
@@ -57,3 +67,30 @@ def test_a_crowd_before_a_frozen_redis_is_told_no_and_meets_no_error(services: S
         started = time.monotonic()
         assert not any(crowd.map(lambda _: bell.wake("q", ANALYZE), range(32)))
         assert time.monotonic() - started < 20
+
+
+def test_a_message_that_outlives_its_connection_is_no_bug_of_celerys(services: ServiceUrls, tmp_path: Path) -> None:
+    valkey = ValkeyServer(tmp_path, tmp_path / "valkey.log")
+    own = replace(load_credentials(tmp_path), ports={valkey.name: free_ports(1)[0]})
+    valkey.prepare(own)
+    server = ChildProcess(valkey.program(own))
+    server.wait_until(lambda: valkey.is_ready(own), 30)
+    with make_celery(settings_for(services, redis_url=valkey_url(own))).connection_for_read() as connection:
+        lost = connection.connection_errors
+        received: list[Message] = []
+        consumer = connection.Consumer(Queue("q"), on_message=received.append)
+        connection.Producer().publish({}, routing_key="q", declare=consumer.queues)
+        consumer.consume()
+        connection.Consumer(Queue("control"), channel=connection.channel()).consume()  # Celery has such a one too
+        while not received:
+            connection.drain_events(timeout=5)
+        with contextlib.suppress(TimeoutError):
+            connection.drain_events(timeout=0.1)  # now it listens, and the message's task is under way
+        os.kill(server.pid, signal.SIGKILL)
+        server.obituary()
+        with contextlib.suppress(*lost):
+            connection.collect()
+        with contextlib.suppress(*lost):  # the rest ends the worker
+            connection.close()
+        with pytest.raises(lost):
+            received[0].ack()
