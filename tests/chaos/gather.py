@@ -24,19 +24,21 @@ def gather(
 ) -> Evidence:
     """Return all that is known of the run."""
     accepted, observed = history.read()
+    receipts = deployment.receiver.receipts()  # before the rows: what is still sent by then is in them
+    observed += deployment.receiver.observed()
     with contextlib.closing(deployment.postgres()) as connection:
         jobs, results, deliveries = _jobs(connection), _results(connection), _deliveries(connection)
     keys = [row.source_key for row in jobs] + [each.key for row in results for each in row.artifacts]
     return Evidence(
         accepted=accepted,
-        observed=observed + deployment.receiver.observed(),
+        observed=observed,
         snapshots=list(witness.snapshots),
         jobs=jobs,
         results=results,
         stored=_stored(ObjectStore(deployment.direct), keys),
         endpoints=endpoints,
         deliveries=deliveries,
-        receipts=deployment.receiver.receipts(),
+        receipts=receipts,
     )
 
 

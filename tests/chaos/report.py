@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from tests.chaos.checker import Broken
+from tests.chaos.deployment import Ended
 from tests.chaos.load import Post, latency
 from tests.chaos.run import Done, Outcome
 from tests.chaos.schedule import Planned
@@ -27,6 +28,7 @@ def outcome_lines(outcome: Outcome) -> Iterator[str]:
     killed = [each.fault.name for each in outcome.faults if each.fault.kills]
     yield f"faults {len(outcome.faults)}, {len(killed)} of them kills: {_counts(killed)}"
     yield from _stops(outcome)
+    yield f"ended by themselves: {_counts(each.name for each in ended_unasked(outcome))}"
     yield from _faults(outcome)
     yield from _dropped(outcome)
     yield f"attempts by end: {_listed(outcome.logbook.attempts)}"
@@ -43,6 +45,11 @@ def _counts(values: Iterable[str]) -> str:
 
 def _listed(counts: Counter[str]) -> str:
     return "; ".join(f"{value} {count}" for value, count in sorted(counts.items())) or "none"
+
+
+def ended_unasked(outcome: Outcome) -> list[Ended]:
+    """The product's processes that ended though nobody had killed or stopped them."""
+    return [each for each in outcome.ended if each.code >= 0 and each.stop_seconds is None and each.name != "postgres"]
 
 
 def _stops(outcome: Outcome) -> Iterator[str]:

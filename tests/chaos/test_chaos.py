@@ -8,7 +8,7 @@ import click
 import pytest
 
 from tests.chaos.faults import EVERY_FAULT
-from tests.chaos.report import outcome_lines, plan_lines
+from tests.chaos.report import ended_unasked, outcome_lines, plan_lines
 from tests.chaos.run import run
 from tests.chaos.schedule import one_pass, random_plan
 
@@ -25,6 +25,7 @@ def test_no_promise_is_broken_whatever_fails(tmp_path: Path):
     assert len(outcome.evidence.accepted) >= 200
     assert {done.fault.name for done in outcome.faults} == {fault.name for fault in EVERY_FAULT}
     assert not [post.answer for post in outcome.posts if post.answer in ("500", "502")]
+    assert not ended_unasked(outcome)
     assert not outcome.violations
 
 
