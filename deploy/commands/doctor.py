@@ -18,6 +18,7 @@ from rich.markup import escape
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
 from deploy.local.document import running_stack
+from deploy.local.ledger import Ledger
 from deploy.terminal import output
 from shared.errors import DistildireError
 
@@ -212,7 +213,7 @@ def _api(data_dir: Path) -> Finding:
     document = running_stack(data_dir)
     if document is None:
         return Finding("local stack", f"none runs in {data_dir}", "`distildire up` starts one", optional=True)
-    missing = [name for name, pid in document.pids.items() if pid is None]
+    missing = [name for name, identity in Ledger(data_dir).read().items() if not identity.alive]
     try:
         ready = httpx.get(f"{document.api_url}/readyz", timeout=5, trust_env=False).is_success
     except httpx.TransportError:

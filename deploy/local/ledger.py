@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -40,7 +41,8 @@ class Ledger:
 
     def forget(self, name: str) -> None:
         """Forget `name`: it was stopped."""
-        self._write({key: value for key, value in self.read().items() if key != name})
+        with suppress(OSError):  # on a full disk it stays: who has ended is taken for nobody else
+            self._write({key: value for key, value in self.read().items() if key != name})
 
     def end_leftovers(self) -> list[str]:
         """End what an owner that was killed left running, last started first; return the names of those.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -90,7 +90,8 @@ class Stack:
         for child in dead:
             self._report(child.program.name, "ended")
         if dead:
-            self._write_document()
+            with suppress(OSError):  # a full disk must not end what still runs
+                self._write_document()
         return dead
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -140,7 +141,8 @@ class Supervisor:
         self._write()
 
     def _write(self) -> None:
-        write_private(self._data_dir / _STATE, json.dumps(asdict(self._state), indent=2) + "\n")
+        with suppress(OSError):  # a full disk must not end what still runs; who waits for this looks at the process too
+            write_private(self._data_dir / _STATE, json.dumps(asdict(self._state), indent=2) + "\n")
 
 
 def _request_stop(_number: int, _frame: FrameType | None) -> None:
@@ -151,8 +153,9 @@ def main(data_dir: str, port: str, request: str) -> int:
     """Run in the background; what happens goes to the log that standard error is."""
 
     def log(part: str, status: str) -> None:
-        sys.stderr.write(f"{part}: {status}\n")
-        sys.stderr.flush()
+        with suppress(OSError):  # the log may lie on a full disk
+            sys.stderr.write(f"{part}: {status}\n")
+            sys.stderr.flush()
 
     try:
         Supervisor(Path(data_dir), int(port) or None, log).run(request, log)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -23,6 +24,7 @@ from PIL import Image
 from deploy.local.credentials import free_ports
 from deploy.local.identity import ProcessIdentity
 from deploy.local.ledger import Ledger
+from deploy.local.supervisor import read_state
 from shared.client import Client
 from tests.tiny_model import NAME, write_model
 
@@ -219,6 +221,22 @@ def test_up_again_starts_what_is_missing_and_leaves_the_rest_alone(stack: Stack)
     assert changed == {"webhook_worker", "valkey"}
     assert {**after, "pids": None} == {**before, "pids": None}
     assert {identity.pid for identity in stack.processes() if identity.alive} == set(after["pids"].values())
+
+
+def test_a_full_disk_ends_nothing_that_runs(stack: Stack):
+    before, owner = stack.document(), read_state(stack.data_dir)
+    assert owner is not None
+    limits = resource.prlimit(owner.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(owner.pid, resource.RLIMIT_FSIZE, (0, limits[1]))  # its writes fail, as on a full disk
+    os.kill(before["pids"]["beat"], signal.SIGKILL)
+    _await(lambda: not Path(f"/proc/{before['pids']['beat']}").exists())
+
+    assert "local stack: not whole: beat" in stack.run("doctor").stdout
+    assert owner.identity.alive
+
+    resource.prlimit(owner.pid, resource.RLIMIT_FSIZE, limits)
+    after = stack.up()
+    assert {name for name in _NAMES if after["pids"][name] != before["pids"][name]} == {"beat"}
 
 
 def test_up_on_another_port_is_refused_while_the_stack_runs(stack: Stack):
