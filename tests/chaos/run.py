@@ -27,6 +27,8 @@ from tests.chaos.receiver import endpoints_of
 from tests.chaos.schedule import Planned
 from tests.chaos.witness import Dropped, Witness
 
+#: How long a fault waits for something that it can be done to.
+_TARGET_SECONDS = 15.0
 _TICK_SECONDS = 0.05
 #: How long everything may take to come to rest after the last fault and the last submission.
 _QUIET_SECONDS = 180.0
@@ -121,6 +123,9 @@ def _carry_out(deployment: Deployment, witness: Witness, plan: Sequence[Planned]
         while waiting and waiting[0].at <= now:
             planned = waiting.pop(0)
             fault = _begin(deployment, witness, planned)
+            if fault is None and now < planned.at + _TARGET_SECONDS:
+                waiting.insert(0, planned)  # what it is done to is still being started again
+                break
             if fault is not None:
                 done.append(fault)
                 lasting.append((now + planned.seconds, fault))
