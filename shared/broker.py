@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import structlog
 from celery import Celery
 from kombu.exceptions import KombuError
@@ -54,11 +56,17 @@ def make_celery(settings: Settings) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 10,
         },
+        broker_use_ssl=_verified_tls(settings.redis_url.get_secret_value()),
         visibility_timeout=_VISIBILITY_SECONDS,
         redis_socket_timeout=_SOCKET_SECONDS,
         redis_socket_connect_timeout=_SOCKET_SECONDS,
     )
     return app
+
+
+def _verified_tls(url: str) -> dict[str, ssl.VerifyMode] | None:
+    """Have the server's certificate verified, which kombu does not do unasked; None where there is no TLS."""
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else None
 
 
 class Broker:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ from deploy.local.processes import ChildProcess
 from deploy.local.servers import ValkeyServer, valkey_url
 from deploy.local.services import ServiceUrls
 from shared.broker import ANALYZE, Broker, make_celery
+from tests.receivers import self_signed
 from tests.service_settings import settings_for
 
 
@@ -94,3 +96,26 @@ def test_a_message_that_outlives_its_connection_is_no_bug_of_celerys(services: S
             connection.close()
         with pytest.raises(lost):
             received[0].ack()
+
+
+def test_a_redis_behind_tls_must_show_a_certificate_that_somebody_vouches_for(
+    services: ServiceUrls, tmp_path: Path
+) -> None:
+    context, _ = self_signed(tmp_path, "localhost")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        port = listener.getsockname()[1]
+        greeted = pool.submit(_handshake, listener, context)
+        assert not broker(services, f"rediss://localhost:{port}/0").wake("q", ANALYZE)
+        assert greeted.result(10) is False
+
+
+def _handshake(listener: socket.socket, context: ssl.SSLContext) -> bool:
+    """Return whether the next client trusts us."""
+    connection, _ = listener.accept()
+    with contextlib.closing(connection):
+        connection.settimeout(5)
+        try:
+            with context.wrap_socket(connection, server_side=True) as greeted:
+                return bool(greeted.recv(1))
+        except OSError:
+            return False
