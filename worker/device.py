@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
+import os
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import structlog
 import torch
 
 from worker.batcher import DeviceMemoryError, Finding, Floats, Notify, Watch
@@ -15,6 +20,10 @@ from worker.model.detector import Detector
 
 #: A pass that takes longer has filled the device: one more image would only keep the others waiting.
 PASS_SECONDS = 2.0
+#: How much later the watch ends a process in which no Python runs any more.
+_LOCKED_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
 
 
 class Device:
@@ -63,19 +72,30 @@ def settle_batch(detector: Detector, most: int) -> int:
 def pass_limit(seconds: float) -> Watch:
     """Return the watch that ends this process when a pass takes longer: a stuck device cannot be interrupted.
 
-    The timer is a thread of the interpreter's own C code, so it also fires while a driver holds the interpreter's
-    lock. It writes the stack of every thread to standard error and exits with 1; the leases of the jobs then end.
+    It logs where the pass hangs and exits with 1; the leases of the jobs then end. Where a driver holds the
+    interpreter's lock, no Python runs any more: then a timer in the interpreter's own C code does the same, later.
+    That one alone would not do: it reads the frames of threads that run on, which can crash.
     """
 
     @contextmanager
     def watch() -> Iterator[None]:
-        faulthandler.dump_traceback_later(seconds, exit=True)
+        timer = threading.Timer(seconds, _end_process, [seconds, threading.get_ident()])
+        timer.daemon = True
+        timer.start()
+        faulthandler.dump_traceback_later(seconds + _LOCKED_SECONDS, exit=True)
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
+            timer.cancel()
 
     return watch
+
+
+def _end_process(seconds: float, stuck_thread: int) -> None:
+    stack = "".join(traceback.format_stack(sys._current_frames()[stuck_thread]))  # noqa: SLF001  # the documented way
+    _log.critical("device_stuck", seconds=seconds, stack=stack)
+    os._exit(1)
 
 
 def _fits(detector: Detector, batch: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,14 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(detector: Detector, mon
     monkeypatch.setattr(detector, "detect", detect)
     monkeypatch.setattr(device, "PASS_SECONDS", 1000.0)
     assert settle_batch(detector, 8) == 2
+
+
+def test_a_pass_that_holds_the_interpreters_lock_is_ended_too():
+    program = (
+        "import ctypes, worker.device as device; device._LOCKED_SECONDS = 0.2\n"
+        "with device.pass_limit(0.2)():\n"
+        "    ctypes.PyDLL(None).sleep(60)\n"  # as a driver would: it keeps the lock
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
