@@ -7,7 +7,7 @@ from typing import cast
 import structlog
 from flask import g, request
 
-from api.problems import KEY_INVALID, KEY_MISSING, ApiError
+from api.problems import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, ApiError
 from api.resources import resources
 from shared.keys import KEY_PREFIX, Caller, authenticate
 
@@ -35,6 +35,12 @@ def require_key() -> None:
 def caller() -> Caller:
     """Return whose request this is."""
     return cast("Caller", g.caller)
+
+
+def require_operator() -> None:
+    """Refuse a caller whose key is no operator's: for what concerns all tenants, or none; raise `ApiError` (403)."""
+    if not caller().operator:
+        raise ApiError(OPERATOR_ONLY)
 
 
 def _look_up(key: str) -> Caller | None:

@@ -46,6 +46,12 @@ KEY_INVALID = Problem(
     "Not a valid API key",
     "Check the key. The operator can make a new one: `distildire keys create`.",
 )
+OPERATOR_ONLY = Problem(
+    403,
+    "operator_only",
+    "Only for the operator",
+    "Use an operator's key: `distildire keys create --operator` makes one.",
+)
 NOT_FOUND = Problem(404, "not_found", "There is no such thing", "Check the address and the id.")
 ARTIFACT_NOT_FOUND = Problem(
     404,

@@ -24,6 +24,8 @@ class Caller:
 
     tenant_id: UUID
     priority: int
+    operator: bool = False
+    """Whether they may also see and do what is the operator's: workers, and what concerns all tenants."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,31 @@ class NewKey:
     key: str
 
 
-def create_key(session: Session, vault: Vault, *, tenant: str, name: str = "default", priority: int = 0) -> NewKey:
+def create_key(
+    session: Session,
+    vault: Vault,
+    *,
+    tenant: str,
+    name: str = "default",
+    priority: int = 0,
+    operator: bool = False,
+) -> NewKey:
     """Make a key of 256 random bits for `tenant`, which is made where it does not exist.
 
-    Jobs that are submitted with a key of higher `priority` are taken first, whoever waits.
+    Jobs that are submitted with a key of higher `priority` are taken first, whoever waits. An `operator`'s key opens
+    its tenant as any other does, and the routes that are the operator's.
     """
     session.execute(insert(Tenant).values(name=tenant).on_conflict_do_nothing(index_elements=["name"]))
     tenant_id = session.scalars(select(Tenant.id).where(Tenant.name == tenant)).one()
     key = KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
-    row = ApiKey(tenant_id=tenant_id, name=name, hash=vault.keyed_hash(key), hint=key[-4:], priority=priority)
+    row = ApiKey(
+        tenant_id=tenant_id,
+        name=name,
+        hash=vault.keyed_hash(key),
+        hint=key[-4:],
+        priority=priority,
+        operator=operator,
+    )
     session.add(row)
     session.flush()
     return NewKey(row.id, key)
@@ -54,11 +72,11 @@ def authenticate(session: Session, vault: Vault, key: str) -> Caller | None:
     The look-up compares keyed hashes inside an index: what its time could tell says nothing about a key.
     """
     found = session.execute(
-        select(ApiKey.tenant_id, ApiKey.priority).where(
+        select(ApiKey.tenant_id, ApiKey.priority, ApiKey.operator).where(
             ApiKey.hash == vault.keyed_hash(key), ApiKey.revoked_at.is_(None)
         )
     ).one_or_none()
-    return Caller(found.tenant_id, found.priority) if found else None
+    return Caller(found.tenant_id, found.priority, found.operator) if found else None
 
 
 def list_keys(session: Session) -> list[tuple[ApiKey, str]]:

@@ -42,12 +42,18 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """A platform, or a part of one, that sees only its own jobs."""
+    """A platform, or a part of one, that sees only its own jobs. Where a limit is null, that of the settings holds."""
 
     __tablename__ = "tenants"
+    __table_args__ = (
+        CheckConstraint("max_open_jobs >= 1", name="tenants_max_open_jobs"),
+        CheckConstraint("retention_days >= 1", name="tenants_retention_days"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str] = mapped_column(unique=True)
+    max_open_jobs: Mapped[int | None]
+    retention_days: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -62,6 +68,7 @@ class ApiKey(Base):
     hash: Mapped[bytes] = mapped_column(unique=True)
     hint: Mapped[str]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    operator: Mapped[bool] = mapped_column(server_default="false")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None]
 
@@ -83,6 +90,16 @@ class Job(Base):
         Index("jobs_list", "tenant_id", desc("created_at"), desc("id")),
         Index("jobs_list_by_state", "tenant_id", "state", desc("created_at"), desc("id")),
         Index("jobs_ended", "finished_at", "state", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("jobs_retention", "tenant_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index(
+            "jobs_list_by_error",
+            "tenant_id",
+            "error_code",
+            desc("created_at"),
+            desc("id"),
+            postgresql_where=text("error_code IS NOT NULL"),
+        ),
+        Index("jobs_replays", "replay_of", postgresql_where=text("replay_of IS NOT NULL")),
         Index(
             "jobs_idempotency",
             "tenant_id",
@@ -98,9 +115,16 @@ class Job(Base):
     stage: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     attempt: Mapped[int] = mapped_column(server_default="0")
+    #: Its last worker died, and carried it: it must run alone.
+    suspect: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Its worker carries nothing else.
+    alone: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Of workers that carried it alone.
     deaths: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    #: The last sign of life of its worker.
+    beat_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deadline_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
@@ -116,6 +140,7 @@ class Job(Base):
     error_message: Mapped[str | None]
     error_retryable: Mapped[bool | None]
     idempotency_key: Mapped[str | None]
+    replay_of: Mapped[UUID | None]
 
     result: Mapped[Result | None] = relationship(back_populates="job", lazy="raise")
 
@@ -149,6 +174,56 @@ class Result(Base):
     artifacts: Mapped[dict[str, Any]]
 
     job: Mapped[Job] = relationship(back_populates="result", lazy="raise")
+
+
+class Worker(Base):
+    """A process that works: written by itself at each beat, removed by itself at its end."""
+
+    __tablename__ = "workers"
+    __table_args__ = (
+        CheckConstraint("role IN ('analysis', 'webhooks', 'beat')", name="workers_role"),
+        CheckConstraint("state IN ('starting', 'ready', 'draining')", name="workers_state"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Of this one process, as `jobs.worker` names it."""
+    role: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    pid_space: Mapped[str | None]
+    """Who has the same may judge whether the process lives."""
+    pid_ticks: Mapped[int | None] = mapped_column(BigInteger)
+    """When the process began: ids are used again."""
+    version: Mapped[str]
+    model: Mapped[str | None]
+    device: Mapped[str | None]
+    precision: Mapped[str | None]
+    slots: Mapped[int]
+    busy: Mapped[int]
+    state: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Erasure(Base):
+    """A job whose row is gone and whose bytes must follow: written in the transaction that deletes the row."""
+
+    __tablename__ = "erasures"
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class BucketWalk(Base):
+    """How far the search for objects that no row knows has come, and when it goes on. One row."""
+
+    __tablename__ = "bucket_walk"
+    __table_args__ = (CheckConstraint('"only"', name="bucket_walk_only"),)
+
+    only: Mapped[bool] = mapped_column(primary_key=True, server_default="true")
+    after_key: Mapped[str] = mapped_column(server_default="")
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class WebhookEndpoint(Base):

@@ -33,13 +33,14 @@ def command() -> None:
 @click.option(
     "--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher is served first."
 )
+@click.option("--operator", is_flag=True, help="Also opens what is the operator's: the list of workers.")
 @data_dir_option
-def create(tenant: str, name: str, priority: int, data_dir: Path) -> None:
+def create(tenant: str, name: str, priority: int, operator: bool, data_dir: Path) -> None:
     """Make a key and print it; it cannot be shown again."""
     settings = server_settings(data_dir)
     vault = Vault(settings.secret_key.get_secret_value())
     with _session(settings) as session:
-        made = create_key(session, vault, tenant=tenant, name=name, priority=priority)
+        made = create_key(session, vault, tenant=tenant, name=name, priority=priority, operator=operator)
     click.echo(made.key)
     notes().print(f"Key {made.id} of {tenant}. Keep it now: only a hash of it is stored.")
 
@@ -50,7 +51,7 @@ def create(tenant: str, name: str, priority: int, data_dir: Path) -> None:
 def list_all(as_json: bool, data_dir: Path) -> None:
     """List all keys, by their last characters."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
-    for title in ("id", "tenant", "name", "key", "created", "revoked"):
+    for title in ("id", "tenant", "name", "key", "operator", "created", "revoked"):
         table.add_column(title, overflow="fold", no_wrap=title == "id")  # an id is there to be copied
     with _session(server_settings(data_dir)) as session:
         rows = [
@@ -59,6 +60,7 @@ def list_all(as_json: bool, data_dir: Path) -> None:
                 "tenant": tenant,
                 "name": key.name,
                 "key": f"…{key.hint}",
+                "operator": key.operator,
                 "created": f"{key.created_at:%Y-%m-%d %H:%M}",
                 "revoked": f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else None,
             }
@@ -67,7 +69,7 @@ def list_all(as_json: bool, data_dir: Path) -> None:
     for row in rows:
         if as_json:
             click.echo(json.dumps(row, ensure_ascii=False))
-        table.add_row(*(value or "" for value in row.values()))
+        table.add_row(*("yes" if value is True else value or "" for value in row.values()))
     if not as_json:
         output().print(table)
 

@@ -9,10 +9,9 @@ import os
 import select
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+from shared.procfs import boot_id, start_ticks
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,5 @@ def _ended(handle: int, seconds: float) -> bool:
 
 
 def _start_of(pid: int) -> str | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything, parentheses too
-    state, start_ticks = fields[0], fields[19]
-    return None if state in "ZX" else f"{_BOOT_ID.read_text().strip()}:{start_ticks}"
+    ticks = start_ticks(pid)
+    return None if ticks is None else f"{boot_id()}:{ticks}"

@@ -35,6 +35,15 @@ def test_a_key_opens_its_tenant_until_it_is_revoked(database: Database) -> None:
         assert not revoke_key(session, made.id)
 
 
+def test_only_a_key_made_for_the_operator_is_the_operators(database: Database) -> None:
+    with database.begin() as session:
+        callers = [
+            authenticate(session, VAULT, create_key(session, VAULT, tenant="a", operator=operator).key)
+            for operator in (False, True)
+        ]
+        assert [caller and caller.operator for caller in callers] == [False, True]
+
+
 def test_only_a_keyed_hash_is_stored(database: Database) -> None:
     with database.begin() as session:
         made = create_key(session, VAULT, tenant="a")

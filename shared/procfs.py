@@ -1,0 +1,63 @@
+"""What Linux's /proc says of processes: which one an id means, and who may judge by it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_PROC = Path("/proc")
+#: In the fields of a process's `stat` line that follow its name.
+_STATE, _START = 0, 19
+
+
+def boot_id() -> str | None:
+    """Return what tells this run of the kernel from all others; None where it does not say."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def pid_space() -> str | None:
+    """Return what two processes have in common exactly if a process id means the same to both; None if not known.
+
+    That is the boot, the namespace of process ids, and the namespace of clocks, by which start times are told.
+    """
+    boot = boot_id()
+    try:
+        seen = int((_PROC / "self").readlink().name)
+        spaces = [(_PROC / "self/ns" / kind).stat().st_ino for kind in ("pid", "time")]
+    except OSError:
+        return None
+    if boot is None or seen != os.getpid():  # a /proc that tells of other processes than ours
+        return None
+    return ":".join([boot, *map(str, spaces)])
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when the living process `pid` began, in clock ticks since the boot; None if there is none to be seen.
+
+    A stopped process lives. A zombie does not: nothing of it will ever run again.
+    """
+    fields = _stat(pid)
+    return None if fields is None or fields[_STATE] in "ZX" else int(fields[_START])
+
+
+def is_gone(pid: int, ticks: int) -> bool:
+    """Whether the process `pid` that began at `ticks` has ended for certain; what cannot be told counts as alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # it is there, and somebody else's: /proc may hide it
+    fields = _stat(pid)
+    return fields is not None and (fields[_STATE] in "ZX" or int(fields[_START]) != ticks)
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()  # the name before it may hold anything, parentheses too
