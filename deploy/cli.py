@@ -24,6 +24,7 @@ COMMANDS = {
     "submit": _Entry("Send images to a running API."),
     "models": _Entry("List, show and verify models.", "worker"),
     "keys": _Entry("Create, list and revoke API keys.", "server"),
+    "egress": _Entry("Say why a webhook's URL may be called from here, or not."),
     "db": _Entry("Bring the database's schema up to date.", "server"),
     "doctor": _Entry("Check this installation, with a remedy for what is wrong."),
     "bench": _Entry("Measure the model and the service on this machine.", "local"),

@@ -8,18 +8,16 @@ is the other half: it looks names up, passes what it found through `admit`, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NoReturn, Self
 
 import httpx
 
+from shared.addresses import IPAddress, IPNetwork, Kind, SpecialRange, special_range
 from shared.errors import DistildireError
-
-IPAddress = IPv4Address | IPv6Address
-IPNetwork = IPv4Network | IPv6Network
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65_535
@@ -58,53 +56,6 @@ class EgressError(DistildireError):
 
 class EgressRefused(EgressError):
     """The URL may not be called from here. Nothing was sent."""
-
-
-class _Kind(StrEnum):
-    """Why an address is not public, in words that end the sentence "it is …"."""
-
-    METADATA = "a cloud's metadata or control service"
-    LOOPBACK = "a loopback address, that is, the service's own machine"
-    UNSPECIFIED = 'an address of "this network", which reaches the service\'s own machine'
-    LINK_LOCAL = "a link-local address"
-    PRIVATE = "a private address"
-    SHARED = "an address of a carrier's or an overlay network"
-    EMBEDDED = "an IPv6 address that stands for another address (mapped, translated or tunnelled)"
-    MULTICAST = "a multicast address"
-    RESERVED = "an address reserved for documentation, tests or protocols"
-
-
-#: The kinds that an allowed CIDR opens. All else that is denied opens by its exact address only: nobody who allows
-#: 0.0.0.0/0 or fc00::/7 means the machine itself or the credentials of its cloud.
-_OPENED_BY_NETWORK = frozenset({_Kind.PRIVATE, _Kind.SHARED, _Kind.RESERVED})
-
-#: The first match decides. Sources: the IANA special-purpose registries for IPv4 and IPv6 (RFC 6890) and the clouds'
-#: own documentation. `ipaddress.is_global` is not used: it calls several of these global, and changes with Python.
-_DENIED: tuple[tuple[IPNetwork, _Kind], ...] = tuple(
-    (ip_network(network), kind)
-    for kind, networks in (
-        # AWS and most others, ECS, EKS; Azure; Alibaba; Oracle.
-        (_Kind.METADATA, "169.254.169.254 169.254.170.2 169.254.170.23 168.63.129.16 100.100.100.200 192.0.0.192"),
-        # AWS, EKS, Google, Scaleway.
-        (_Kind.METADATA, "fd00:ec2::254 fd00:ec2::23 fd20:ce::254 fd00:42::42"),
-        (_Kind.LOOPBACK, "127.0.0.0/8 ::1"),
-        (_Kind.UNSPECIFIED, "0.0.0.0/8 ::"),
-        (_Kind.LINK_LOCAL, "169.254.0.0/16 fe80::/10"),
-        # Unique local and the older site-local addresses are IPv6's private ones.
-        (_Kind.PRIVATE, "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7 fec0::/10"),
-        (_Kind.SHARED, "100.64.0.0/10"),
-        # Compatible, mapped, translated (RFC 2765), NAT64 (two prefixes), Teredo, 6to4 and its IPv4 relays.
-        (_Kind.EMBEDDED, "::/96 ::ffff:0:0/96 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48"),
-        (_Kind.EMBEDDED, "2001::/32 2002::/16 192.88.99.0/24"),
-        (_Kind.MULTICAST, "224.0.0.0/4 ff00::/8"),
-        (_Kind.RESERVED, "192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.175.48.0/24"),
-        (_Kind.RESERVED, "198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4"),
-        (_Kind.RESERVED, "2001::/23 2001:db8::/32 2620:4f:8000::/48 3fff::/20"),
-        # What is left of IPv6 outside 2000::/3, the only part from which public addresses are given out.
-        (_Kind.RESERVED, "::/3 4000::/2 8000::/1"),
-    )
-    for network in networks.split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +108,33 @@ class AllowList:
             names=frozenset((host, port) for host, port in parsed if isinstance(host, str) and port is not None),
         )
 
-    def opens(self, destination: Destination, address: IPAddress) -> bool:
-        """Whether the operator allows this destination at this address."""
-        if {(address, None), (address, destination.port)} & self.addresses:
-            return True
-        kind = _kind(address)
-        by_network = kind is None or kind in _OPENED_BY_NETWORK
-        if (destination.host, destination.port) in self.names:
-            return by_network or (kind is _Kind.LOOPBACK and destination.is_localhost)
-        return by_network and any(address in network for network in self.networks)
+    def opened_by(self, destination: Destination, address: IPAddress) -> str | None:
+        """Return the entry by which the operator allows this destination at this address; None if none does."""
+        for port in (None, destination.port):
+            if (address, port) in self.addresses:
+                return _entry(address, port)
+        special = special_range(address)
+        by_network = special is None or special.kind.opened_by_network
+        if (destination.host, destination.port) in self.names and (
+            by_network or (special is not None and special.kind is Kind.LOOPBACK and destination.is_localhost)
+        ):
+            return _entry(destination.host, destination.port)
+        return next((str(network) for network in self.networks if by_network and address in network), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What is decided about one address of a destination, and by which rule."""
+
+    address: IPAddress
+    refusal: EgressCode | None
+    """None where it may be called."""
+    special: SpecialRange | None
+    """The range that it lies in; None where it is public."""
+    opened_by: str | None
+    """The entry of `DISTILDIRE_EGRESS_ALLOW` that allows it."""
+    would_open: str | None
+    """The narrowest entry that would allow it, where it is refused."""
 
 
 def parse(url: str) -> Destination:
@@ -194,35 +163,50 @@ def parse(url: str) -> Destination:
     )
 
 
-def admit(destination: Destination, addresses: Sequence[IPAddress], allow: AllowList) -> tuple[IPAddress, ...]:
+def judge(destination: Destination, addresses: Iterable[IPAddress], allow: AllowList) -> tuple[Ruling, ...]:
+    """Rule on each of a destination's addresses."""
+    rulings = tuple(_rule(destination, address, allow) for address in addresses)
+    if destination.is_localhost:
+        # Where only one of 127.0.0.1 and ::1 is allowed, `localhost` means that one.
+        return tuple(ruling for ruling in rulings if ruling.opened_by) or rulings
+    return rulings
+
+
+def admit(destination: Destination, addresses: Iterable[IPAddress], allow: AllowList) -> tuple[IPAddress, ...]:
     """Return the addresses to which may be connected; raise `EgressRefused` if any of `addresses` is denied.
 
     One denied address refuses the destination: a name that mixes public and inner addresses is not to be trusted.
     """
-    if destination.is_localhost:
-        # Where only one of 127.0.0.1 and ::1 is allowed, `localhost` means that one.
-        addresses = [address for address in addresses if allow.opens(destination, address)] or addresses
-    for address in addresses:
-        if allow.opens(destination, address):
-            continue
-        if (kind := _kind(address)) is not None:
-            _refuse(
-                EgressCode.ADDRESS_NOT_ALLOWED,
-                f"{destination.host} may not be called: it is {kind}. Only public addresses are called, "
-                "and those that the operator allows in DISTILDIRE_EGRESS_ALLOW.",
-            )
-        if destination.scheme != "https":
-            _refuse(
-                EgressCode.HTTPS_REQUIRED,
-                f"{destination.host} must be called by https://. Plain http:// is only for receivers that the "
-                "operator allows in DISTILDIRE_EGRESS_ALLOW.",
-            )
-    return tuple(addresses)
+    rulings = judge(destination, addresses, allow)
+    for ruling in rulings:
+        if ruling.refusal is not None:
+            _refuse(ruling.refusal, _why(destination, ruling))
+    return tuple(ruling.address for ruling in rulings)
 
 
-def _kind(address: IPAddress) -> _Kind | None:
-    """Say why an address is not public; None if it is."""
-    return next((kind for network, kind in _DENIED if address in network), None)
+def _rule(destination: Destination, address: IPAddress, allow: AllowList) -> Ruling:
+    special, opened_by = special_range(address), allow.opened_by(destination, address)
+    refusal = None
+    if opened_by is None and special is not None:
+        refusal = EgressCode.ADDRESS_NOT_ALLOWED
+    elif opened_by is None and destination.scheme != "https":
+        refusal = EgressCode.HTTPS_REQUIRED
+    by_name = special is None or special.kind.opened_by_network
+    would_open = _entry(destination.host if by_name else address, destination.port) if refusal else None
+    return Ruling(address, refusal, special, opened_by, would_open)
+
+
+def _why(destination: Destination, ruling: Ruling) -> str:
+    """Say why an address is refused, without it: what an inner name resolves to is no tenant's business."""
+    if ruling.special is not None:
+        return (
+            f"{destination.host} may not be called: it is {ruling.special.kind}. Only public addresses are called, "
+            "and those that the operator allows in DISTILDIRE_EGRESS_ALLOW."
+        )
+    return (
+        f"{destination.host} must be called by https://. Plain http:// is only for receivers that the "
+        "operator allows in DISTILDIRE_EGRESS_ALLOW."
+    )
 
 
 def _literal(host: str) -> IPAddress | None:
@@ -263,6 +247,14 @@ def _parse_entry(entry: str) -> tuple[IPAddress | IPNetwork | str, int | None]:
     except (ValueError, EgressRefused):
         pass  # said below, in the same words for each
     raise ValueError(f"{entry!r} in DISTILDIRE_EGRESS_ALLOW is not a host:port, an address or a CIDR")
+
+
+def _entry(host: IPAddress | str, port: int | None) -> str:
+    """Write an entry of the allow-list as `_parse_entry` reads it."""
+    if port is None:
+        return str(host)
+    brackets = isinstance(host, IPv6Address) or ":" in str(host)
+    return f"[{host}]:{port}" if brackets else f"{host}:{port}"
 
 
 def _refuse(code: EgressCode, message: str) -> NoReturn:

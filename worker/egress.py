@@ -8,25 +8,27 @@ not unpacked, and one deadline covers look-up, connection, request and answer, h
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 
 import httpcore
 import httpx
 
-from shared.destinations import AllowList, Destination, EgressCode, EgressError, IPAddress, admit, parse
+from shared.addresses import IPAddress
+from shared.destinations import AllowList, Destination, EgressCode, EgressError, admit, parse
+from worker.pinned import PinnedBackend
 
 #: So much of an answer is read and kept; then the connection is closed.
 EXCERPT_BYTES = 2_048
 _RESOLVE_SECONDS = 5.0
-_CONNECT_SECONDS = 5.0
 
 Resolver = Callable[[str, int], Sequence[IPAddress]]
 
@@ -37,7 +39,7 @@ class EgressFailed(EgressError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A destination that may be called, and the only addresses at which."""
+    """A destination and its addresses, looked up once: the only ones to which is connected."""
 
     destination: Destination
     addresses: tuple[IPAddress, ...]
@@ -71,17 +73,37 @@ class Egress:
         """Verify receivers by the bundled authorities, or by those of `SSL_CERT_FILE` or `SSL_CERT_DIR`."""
         return httpx.create_ssl_context()
 
+    def look_up(self, url: str, timeout: float = _RESOLVE_SECONDS) -> Target:
+        """Take a URL apart and look its name up, within `timeout` seconds; nothing is judged yet but the URL's form.
+
+        Raises `EgressRefused` for a URL that may never be called, `EgressFailed` if its name cannot be looked up.
+        """
+        destination = parse(url)
+        if destination.address is not None:
+            return Target(destination, (destination.address,))
+        return Target(destination, tuple(self._resolve(destination, min(timeout, _RESOLVE_SECONDS))))
+
     def check(self, url: str, timeout: float = _RESOLVE_SECONDS) -> Target:
         """Look a URL up and judge it, within `timeout` seconds.
 
         Raises `EgressRefused` if it may not be called, `EgressFailed` if its name cannot be looked up.
         """
-        destination = parse(url)
-        if destination.address is not None:
-            addresses: Sequence[IPAddress] = (destination.address,)
-        else:
-            addresses = self._resolve(destination, min(timeout, _RESOLVE_SECONDS))
-        return Target(destination, admit(destination, addresses, self._allow))
+        found = self.look_up(url, timeout)
+        return Target(found.destination, admit(found.destination, found.addresses, self._allow))
+
+    def connect(self, target: Target, timeout: float) -> IPAddress:
+        """Connect to what `check` returned, as `post` does, certificate and all; send nothing.
+
+        Return the address that was reached, as the operating system tells it. Raises `EgressFailed`.
+        """
+        destination = target.destination
+        backend = PinnedBackend(target.addresses, time.monotonic() + timeout)
+        with _plain_failures():
+            connection = backend.connect_tcp(destination.host, destination.port)
+            if destination.scheme == "https":
+                connection = connection.start_tls(self._tls, destination.host)
+            with contextlib.closing(connection):
+                return connection.peer
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> EgressResponse:
         """Post `body` and return the answer, whatever its status; all of it within `timeout` seconds.
@@ -92,23 +114,20 @@ class Egress:
         target = self.check(url, timeout)
         destination = target.destination
         origin = httpcore.Origin(destination.scheme.encode(), destination.host.encode(), destination.port)
-        backend = _PinnedBackend(target.addresses, deadline)
-        try:
-            with (
-                httpcore.HTTPConnection(origin, ssl_context=self._tls, network_backend=backend) as connection,
-                connection.stream(
-                    "POST",
-                    httpcore.URL(
-                        scheme=origin.scheme, host=origin.host, port=origin.port, target=destination.target.encode()
-                    ),
-                    headers=[("Host", destination.authority), ("Connection", "close"), *headers.items()],
-                    content=body,
-                ) as response,
-            ):
-                return EgressResponse(response.status, _excerpt(response.iter_stream()))
-        except tuple(_FAILURES) as error:
-            code, message = next(said for kind, said in _FAILURES.items() if isinstance(error, kind))
-            raise EgressFailed(code, message) from error
+        backend = PinnedBackend(target.addresses, deadline)
+        with (
+            _plain_failures(),
+            httpcore.HTTPConnection(origin, ssl_context=self._tls, network_backend=backend) as connection,
+            connection.stream(
+                "POST",
+                httpcore.URL(
+                    scheme=origin.scheme, host=origin.host, port=origin.port, target=destination.target.encode()
+                ),
+                headers=[("Host", destination.authority), ("Connection", "close"), *headers.items()],
+                content=body,
+            ) as response,
+        ):
+            return EgressResponse(response.status, _excerpt(response.iter_stream()))
 
     def _resolve(self, destination: Destination, timeout: float) -> Sequence[IPAddress]:
         # getaddrinfo takes no time limit, so it runs in a thread that is left behind when it takes too long. That
@@ -155,105 +174,10 @@ _FAILURES: dict[type[Exception], tuple[EgressCode, str]] = {
 }
 
 
-class _PinnedBackend(httpcore.NetworkBackend):
-    """Connects to the addresses that were checked, and never looks at the host's name again."""
-
-    def __init__(self, addresses: Sequence[IPAddress], deadline: float) -> None:
-        self._addresses = addresses
-        self._deadline = deadline
-
-    def connect_tcp(
-        self,
-        host: str,  # noqa: ARG002  # checked already; connecting by name would look it up anew
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002  # the deadline rules
-        local_address: str | None = None,  # noqa: ARG002
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002
-    ) -> httpcore.NetworkStream:
-        """Connect to the first address that accepts."""
-        failure: OSError = OSError("no address")
-        for address in self._addresses:
-            try:
-                return _DeadlineStream(_connect(address, port, self._deadline), self._deadline)
-            except OSError as error:
-                failure = error
-        if isinstance(failure, TimeoutError):
-            raise httpcore.ConnectTimeout from failure
-        raise httpcore.ConnectError from failure
-
-
-class _DeadlineStream(httpcore.NetworkStream):
-    """A connection on which each single wait ends with the deadline of the whole call."""
-
-    def __init__(self, connection: socket.socket, deadline: float) -> None:
-        self._connection = connection
-        self._deadline = deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002  # the deadline rules
-        try:
-            self._connection.settimeout(_remaining(self._deadline))
-            return self._connection.recv(max_bytes)
-        except TimeoutError as error:
-            raise httpcore.ReadTimeout from error
-        except OSError as error:
-            raise httpcore.ReadError from error
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        unsent = memoryview(buffer)
-        try:
-            while unsent:
-                self._connection.settimeout(_remaining(self._deadline))
-                unsent = unsent[self._connection.send(unsent) :]
-        except TimeoutError as error:
-            raise httpcore.WriteTimeout from error
-        except OSError as error:
-            raise httpcore.WriteError from error
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ARG002
-    ) -> httpcore.NetworkStream:
-        try:
-            self._connection.settimeout(_remaining(self._deadline))
-            secured = ssl_context.wrap_socket(self._connection, server_hostname=server_hostname)
-        except TimeoutError as error:
-            self.close()
-            raise httpcore.ConnectTimeout from error
-        except ssl.SSLError:
-            self.close()
-            raise
-        except OSError as error:
-            self.close()
-            raise httpcore.ConnectError from error
-        return _DeadlineStream(secured, self._deadline)
-
-    def get_extra_info(self, info: str) -> object:  # noqa: ARG002
-        """Tell nothing: the connection is used once, and ALPN offers nothing but HTTP/1.1."""
-        return None
-
-
-def _connect(address: IPAddress, port: int, deadline: float) -> socket.socket:
-    family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
-    connection = socket.socket(family, socket.SOCK_STREAM)
+@contextlib.contextmanager
+def _plain_failures() -> Iterator[None]:
     try:
-        connection.settimeout(min(_CONNECT_SECONDS, _remaining(deadline)))
-        connection.connect((str(address), port))
-        # Head and body are sent apart; without this the body waits for the receiver's delayed acknowledgement.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
-        connection.close()
-        raise
-    return connection
-
-
-def _remaining(deadline: float) -> float:
-    """Return the seconds left; raise `TimeoutError` if there are none, since a timeout of 0 means another mode."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+        yield
+    except tuple(_FAILURES) as error:
+        code, message = next(said for kind, said in _FAILURES.items() if isinstance(error, kind))
+        raise EgressFailed(code, message) from error

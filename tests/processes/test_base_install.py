@@ -41,6 +41,10 @@ def test_submit_needs_no_extra(tmp_path: Path):
     assert "No API is known" in base(tmp_path, "submit", "cat.png").stderr
 
 
+def test_egress_check_needs_no_extra(tmp_path: Path):
+    assert "a private address" in base(tmp_path, "egress", "check", "https://10.1.2.3/").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [

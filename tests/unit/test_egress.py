@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.destinations import AllowList, EgressCode, EgressRefused, IPAddress, parse
+from shared.addresses import IPAddress
+from shared.destinations import AllowList, EgressCode, EgressRefused, parse
 from worker.egress import Egress, EgressFailed
 
 PUBLIC = "93.184.215.14"

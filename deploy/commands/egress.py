@@ -1,0 +1,102 @@
+"""`distildire egress`: why a URL may be called from here, or not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from deploy.terminal import output
+from shared.destinations import AllowList, EgressError, Ruling, admit, judge
+from worker.egress import Egress, Target
+
+_TIMEOUT_SECONDS = 15.0
+
+
+@click.group()
+def command() -> None:
+    """Ask the guard that webhooks go through."""
+
+
+@command.command()
+@click.argument("url")
+@click.option(
+    "--allow",
+    default="",
+    envvar="DISTILDIRE_EGRESS_ALLOW",
+    show_envvar=True,
+    help="What may be called although it is not public, as the setting has it: `host:port`, addresses or CIDRs, "
+    "separated by commas.",
+)
+@click.option("--connect", is_flag=True, help="Connect too, and verify the certificate; nothing is sent.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else.")
+def check(url: str, allow: str, connect: bool, as_json: bool) -> None:
+    """Say whether a webhook to URL would be sent, and if not, why.
+
+    The name is looked up from here, so ask where the webhook worker runs. Exit status: 0 allowed, 1 refused or failed.
+    """
+    entries = [entry.strip() for entry in allow.split(",") if entry.strip()]
+    try:
+        allowed = AllowList.parse(entries)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--allow") from error
+    document = _examine(Egress(entries), url, allowed, connect=connect)
+    click.echo(json.dumps(document, ensure_ascii=False)) if as_json else _show(document)
+    sys.exit(0 if document["allowed"] else 1)
+
+
+def _examine(egress: Egress, url: str, allow: AllowList, *, connect: bool) -> dict[str, Any]:
+    """Do what a delivery does, up to the request; return all that was found out."""
+    found: dict[str, Any] = {"url": url, "allowed": False, "code": None, "reason": None, "host": None, "port": None}
+    found |= {"addresses": [], "connected_to": None}
+    try:
+        target = egress.look_up(url)
+        destination = target.destination
+        rulings = judge(destination, target.addresses, allow)
+        found |= {"host": destination.host, "port": destination.port}
+        found["addresses"] = [_present(ruling) for ruling in rulings]
+        admitted = Target(destination, admit(destination, target.addresses, allow))
+        if connect:
+            found["connected_to"] = str(egress.connect(admitted, _TIMEOUT_SECONDS))
+    except EgressError as error:
+        return found | {"code": str(error.code), "reason": error.message}
+    return found | {"allowed": True}
+
+
+def _present(ruling: Ruling) -> dict[str, Any]:
+    special = ruling.special
+    return {
+        "address": str(ruling.address),
+        "allowed": ruling.refusal is None,
+        "code": ruling.refusal and str(ruling.refusal),
+        "kind": special and special.kind.name.lower(),
+        "range": special and str(special.network),
+        "what": str(special.kind) if special else "a public address",
+        "opened_by": ruling.opened_by,
+        "would_open": ruling.would_open,
+    }
+
+
+def _show(document: dict[str, Any]) -> None:
+    """Say the same to a person."""
+    console = output()
+    where = f" {document['host']}, port {document['port']}" if document["host"] else ""
+    if document["allowed"]:
+        console.print(f"[green]✓[/] allowed:{escape(where)}")
+    else:
+        console.print(f"[red]✗[/] {document['code']}:{escape(where)}\n  {escape(document['reason'])}")
+    for found in document["addresses"]:
+        console.print(f"  {'[green]✓[/]' if found['allowed'] else '[red]✗[/]'} {escape(_line(found))}")
+    if document["connected_to"]:
+        console.print(f"  connected to {document['connected_to']}")
+
+
+def _line(found: dict[str, Any]) -> str:
+    """Say of one address what it is, which range says so, and what opens or would open it."""
+    within = f", in {found['range']}" if found["range"] else ""
+    opened = f"; opened by DISTILDIRE_EGRESS_ALLOW={found['opened_by']}" if found["opened_by"] else ""
+    remedy = f"; DISTILDIRE_EGRESS_ALLOW={found['would_open']} would open it" if found["would_open"] else ""
+    return f"{found['address']} is {found['what']}{within}{opened}{remedy}"
