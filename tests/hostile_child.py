@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import struct
@@ -21,6 +22,7 @@ import numpy as np
 
 from shared.errors import ErrorCode, JobError
 from worker import imaging, sandbox_child
+from worker.imaging import Caveat
 
 _JOB_FD = 3
 
@@ -96,6 +98,19 @@ def _message(header: bytes, payload: bytes = b"") -> bytes:
 _X = np.zeros((3, 64, 64), np.float32)
 _FACTS = b'{"width": 1, "height": 1, "caveats": []}'
 
+
+def _pictures(lengths: bytes) -> Callable[[], None]:
+    """Write a true answer on the image, and one on the heatmap that cannot be."""
+    rendered = _message(b'{"lengths": ' + lengths + b"}", b"\x89PNG\r\n\x1a\n")
+    return _answer(_message(_FACTS, _X.tobytes()), rendered)
+
+
+def _no_memory() -> None:
+    """Leave no memory for the answer, and none for telling of that."""
+    vars(sandbox_child)["send"] = lambda *_: bytearray(1 << 40)
+    raise JobError(ErrorCode.CORRUPT_IMAGE)
+
+
 BEHAVIOURS: dict[str, Callable[[], None]] = {
     "behave": lambda: None,
     "segfault": _read_null,
@@ -124,12 +139,28 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "a caveat of its own": _answer(_message(b'{"width": 1, "height": 1, "caveats": ["<b>"]}', _X.tobytes())),
     "an unknown code": _answer(_message(b'{"error": {"code": "nonsense", "message": ""}}')),
     "an error of another shape": _answer(_message(b'{"error": [1]}')),
+    "an endless size": _answer(_message(b'{"width": Infinity, "height": 1, "caveats": []}', _X.tobytes())),
+    "a size that is no number": _answer(_message(b'{"width": NaN, "height": 1, "caveats": []}', _X.tobytes())),
+    "a size in words": _answer(_message(b'{"width": "1", "height": 1, "caveats": []}', _X.tobytes())),
+    "a size that is true": _answer(_message(b'{"width": true, "height": 1, "caveats": []}', _X.tobytes())),
+    "a size of many digits": _answer(_message(_FACTS.replace(b"1", b"9" * 2000), _X.tobytes())),
+    "caveats in a text": _answer(_message(b'{"width": 1, "height": 1, "caveats": "abc"}', _X.tobytes())),
+    "a caveat in a list": _answer(_message(b'{"width": 1, "height": 1, "caveats": [[]]}', _X.tobytes())),
+    "a caveat twice": _answer(_message(_FACTS.replace(b"[]", json.dumps([Caveat.CMYK] * 2).encode()), _X.tobytes())),
+    "a code that blames the service": _answer(_message(b'{"error": {"code": "internal", "message": ""}}')),
+    "a message that is no text": _answer(_message(b'{"error": {"code": "corrupt_image", "message": {}}}')),
+    "a code in a list": _answer(_message(b'{"error": {"code": [], "message": ""}}')),
+    "no memory to say so": _no_memory,
     "pictures that are none": _answer(
         _message(_FACTS, _X.tobytes()), _message(b'{"lengths": {"heatmap": 4}}', b"<b>!")
     ),
-    "pictures of other lengths": _answer(
-        _message(_FACTS, _X.tobytes()), _message(b'{"lengths": {"heatmap": 9}}', b"\x89PNG\r\n\x1a\n")
-    ),
+    "pictures of other lengths": _pictures(b'{"heatmap": 9}'),
+    "pictures without end": _pictures(b'{"heatmap": Infinity}'),
+    "pictures of less than nothing": _pictures(b'{"heatmap": -1}'),
+    "pictures of some length": _pictures(b'{"heatmap": "8"}'),
+    "pictures without lengths": _pictures(b"[8]"),
+    "pictures not asked for": _pictures(b'{"heatmap": 8, "overlay": 0}'),
+    "a picture too many": _pictures(b'{"dire_map": 8, "overlay": 8, "heatmap": 8}'),
 }
 
 

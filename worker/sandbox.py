@@ -14,18 +14,21 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from shared.errors import ErrorCode, JobError
 from shared.media import HEAD_BYTES, check_header, check_size
 from worker.imaging import Caveat, ImageLimits
 from worker.sandbox_child import ChildLimits
-from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, untrue_answer
+from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
 
 __all__ = ["PICTURES", "OpenedImage", "Sandbox", "SandboxError"]
 
 PICTURES = ("dire_map", "heatmap", "overlay")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_log = structlog.get_logger(__name__)
 
 
 class Sandbox:
@@ -94,8 +97,9 @@ class Sandbox:
         child = self._child()
         try:
             return OpenedImage(child, data, media_type, size, self._limits)
-        except BaseException:
+        except BaseException as error:
             child.close()
+            _note(error)
             raise
 
     def _child(self) -> Child:
@@ -125,15 +129,16 @@ class OpenedImage:
     def __init__(self, child: Child, data: bytes, media_type: str, size: int, limits: ImageLimits) -> None:
         x_bytes = 3 * size * size * 4
         facts, payload = child.ask({"size": size}, data, max_payload=x_bytes)
-        try:
-            self.x = np.frombuffer(payload, np.float32).reshape(3, size, size)
-            self.width, self.height = int(facts["width"]), int(facts["height"])
-            self.caveats = tuple(Caveat(text) for text in facts["caveats"])
-            check_size(self.width, self.height, len(data), limits)
-        except (KeyError, TypeError, ValueError, JobError) as error:
-            raise untrue_answer() from error
+        if len(payload) != x_bytes:
+            raise untrue_answer()
+        self.x = np.frombuffer(payload, np.float32).reshape(3, size, size)
         if not np.abs(self.x).max() <= 1.001:  # also where it is not a number
             raise untrue_answer()
+        self.width, self.height, self.caveats = _image_facts(facts)
+        try:
+            check_size(self.width, self.height, len(data), limits)
+        except JobError as error:
+            raise untrue_answer() from error
         self.media_type = media_type
         self._child = child
 
@@ -165,21 +170,47 @@ class OpenedImage:
         most = len(names) * (4 * max(self.width * self.height, eps[0].size) + (1 << 16))
         try:
             reply, payload = self._child.ask(request, *arrays, max_payload=most)
+            return _pictures(reply, payload, names)
         except ServerDiedError as error:
             raise JobError(ErrorCode.INTERNAL) from error
-        return _pictures(reply, payload, names)
+        except JobError as error:
+            _note(error)
+            raise
+
+
+def _image_facts(facts: dict[str, Any]) -> tuple[int, int, tuple[Caveat, ...]]:
+    """Width, height and caveats as a child tells them. JSON knows infinities and true, and a number may be a text."""
+    width, height, caveats = (facts.get(name) for name in ("width", "height", "caveats"))
+    if not (type(width) is type(height) is int and isinstance(caveats, list)):
+        raise untrue_answer()
+    try:
+        known = tuple(map(Caveat, caveats))
+    except ValueError as error:
+        raise untrue_answer() from error
+    if len(set(known)) != len(known):
+        raise untrue_answer()
+    return width, height, known
 
 
 def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> dict[str, bytes]:
     """The payload cut into the files that were asked for."""
+    lengths = reply.get("lengths")
+    if not isinstance(lengths, dict) or lengths.keys() != set(wanted):
+        raise untrue_answer()
     pictures, start = {}, 0
-    try:
-        for name in wanted:
-            end = start + int(reply["lengths"][name])
-            pictures[name] = bytes(payload[start:end])
-            start = end
-    except (KeyError, TypeError, ValueError) as error:
-        raise untrue_answer() from error
+    for name in wanted:
+        if type(lengths[name]) is not int or lengths[name] < len(_PNG_SIGNATURE):
+            raise untrue_answer()
+        end = start + lengths[name]
+        pictures[name] = bytes(payload[start:end])
+        start = end
     if start != len(payload) or not all(png.startswith(_PNG_SIGNATURE) for png in pictures.values()):
         raise untrue_answer()
     return pictures
+
+
+def _note(error: BaseException) -> None:
+    """Tell the log of a decoder that crashed, ran past a limit or lied: the operator should see attempts at that."""
+    if isinstance(error, JobError) and error.code is ErrorCode.DECODE_CRASHED:
+        event = "decoder_answer_refused" if isinstance(error, UntrueAnswerError) else "decoder_crashed"
+        _log.warning(event, reason=error.message, cause=repr(error.__cause__))

@@ -24,7 +24,7 @@ from typing import Never
 
 import numpy as np
 
-from shared.errors import ErrorCode, JobError
+from shared.errors import JobError
 from shared.pictures import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
 from worker.imaging import DecodedImage, ImageLimits, decode, preprocess
 from worker.sandbox_wire import receive, send
@@ -35,6 +35,9 @@ FORK, KILL = b"f", b"k"
 #: What the server writes to a job's status pipe once the child has ended: its wait status.
 STATUS = struct.Struct("!i")
 READY = b"ready"
+
+#: The exit status of a child that had not even the memory to say so.
+OUT_OF_MEMORY = 80  # beyond those of <sysexits.h>
 
 _COULD_NOT_FORK = os.EX_OSERR << 8  # as a wait status
 _JOB_FD = 3  # the first after the standard streams
@@ -79,12 +82,15 @@ class ForkServer:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the file descriptor is written to
         gc.freeze()  # children share these objects' pages; a collection would copy them
         self._control.send(READY)
+        poll = select.poll()  # select.select knows no descriptor above 1023, and the worker may have many open
+        poll.register(self._control, select.POLLIN)
+        poll.register(child_ended, select.POLLIN)
         while True:
-            readable, _, _ = select.select([self._control, child_ended], [], [])
-            if child_ended in readable:
+            readable = {fd for fd, _ in poll.poll()}
+            if child_ended.fileno() in readable:
                 child_ended.recv(4096)
                 self._reap()
-            if self._control in readable and not self._obey():
+            if self._control.fileno() in readable and not self._obey():
                 break
         signal.set_wakeup_fd(-1)  # the interpreter's shutdown closes its socket, and children end as this process does
 
@@ -132,6 +138,8 @@ class ForkServer:
             self._confine(job_fd)
             do_job(socket.socket(fileno=_JOB_FD), self._limits.image)
             status = os.EX_OK
+        except MemoryError:  # nothing that needs more of it may be done here
+            status = OUT_OF_MEMORY
         except BaseException:  # noqa: BLE001  whatever it was, it may not run on into the server's loop
             sys.excepthook(*sys.exc_info())
         finally:
@@ -163,8 +171,6 @@ def do_job(sock: socket.socket, limits: ImageLimits) -> None:
         _draw(sock, image, size)
     except JobError as error:
         send(sock, {"error": {"code": error.code, "message": error.message}})
-    except MemoryError:
-        send(sock, {"error": {"code": ErrorCode.OUT_OF_MEMORY, "message": JobError(ErrorCode.OUT_OF_MEMORY).message}})
     except (EOFError, BrokenPipeError):
         return  # the worker wants no more of this job
 

@@ -15,12 +15,22 @@ from typing import Any
 
 from shared.errors import DistildireError, ErrorCode, JobError
 from worker import sandbox_wire as wire
-from worker.sandbox_child import COMMAND, FORK, KILL, READY, STATUS, ChildLimits
+from worker.sandbox_child import COMMAND, FORK, KILL, OUT_OF_MEMORY, READY, STATUS, ChildLimits
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _STATUS_SECONDS = 5.0  # from a child's last byte to the server's word on how it ended
 _MAX_MESSAGE = 300  # characters of a child's error message
+#: What a decoder has to say of a file. Any other code would blame the service for what the file does.
+_DECODER_CODES = frozenset(
+    {
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode.CORRUPT_IMAGE,
+        ErrorCode.IMAGE_TOO_LARGE,
+        ErrorCode.DECOMPRESSION_BOMB,
+        ErrorCode.OUT_OF_MEMORY,
+    }
+)
 #: What the server needs of the worker's environment; the rest holds passwords.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
 
@@ -31,6 +41,10 @@ class SandboxError(DistildireError):
 
 class ServerDiedError(Exception):
     """The fork server went, and with it the child."""
+
+
+class UntrueAnswerError(JobError):
+    """A child's answer cannot be what its code would send: the file may have taken it over."""
 
 
 class Child:
@@ -58,11 +72,14 @@ class Child:
         return reply, payload
 
     def _why_it_ended(self) -> Exception:
-        readable, _, _ = select.select([self._status_fd], [], [], _STATUS_SECONDS)
-        status = os.read(self._status_fd, STATUS.size) if readable else b""
+        poll = select.poll()  # select.select knows no descriptor above 1023
+        poll.register(self._status_fd, select.POLLIN)
+        status = os.read(self._status_fd, STATUS.size) if poll.poll(_STATUS_SECONDS * 1000) else b""
         if not status:
             return ServerDiedError()
         code = os.waitstatus_to_exitcode(*STATUS.unpack(status))
+        if code == OUT_OF_MEMORY:
+            return JobError(ErrorCode.OUT_OF_MEMORY)
         if code == -signal.SIGXCPU:
             return _crashed("used more processor time than it may")
         if code < 0:
@@ -143,17 +160,20 @@ def _environment() -> dict[str, str]:
 
 def _reported(error: Any) -> JobError:
     """The error that a child tells of; it may have been told what to say."""
-    try:
-        code, message = ErrorCode(error["code"]), str(error["message"])
-    except (KeyError, TypeError, ValueError):
-        return untrue_answer()
-    return JobError(code, "".join(filter(str.isprintable, message))[:_MAX_MESSAGE])
+    match error:
+        case {"code": str(code), "message": str(message)} if code in _DECODER_CODES:
+            return JobError(ErrorCode(code), "".join(filter(str.isprintable, message))[:_MAX_MESSAGE])
+    return untrue_answer()
+
+
+def untrue_answer() -> UntrueAnswerError:
+    """Return the error for a child whose answer cannot be what its code would send."""
+    return UntrueAnswerError(ErrorCode.DECODE_CRASHED, _crash_message("gave an answer that cannot be true"))
 
 
 def _crashed(how: str) -> JobError:
-    return JobError(ErrorCode.DECODE_CRASHED, f"The decoder {how} on this file. Re-encode the image.")
+    return JobError(ErrorCode.DECODE_CRASHED, _crash_message(how))
 
 
-def untrue_answer() -> JobError:
-    """The error for a child whose answer cannot be what its code would send."""
-    return _crashed("gave an answer that cannot be true")
+def _crash_message(how: str) -> str:
+    return f"The decoder {how} on this file. Re-encode the image."

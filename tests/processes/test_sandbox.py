@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
 
 from shared.errors import ErrorCode, JobError
 from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
@@ -133,6 +135,7 @@ def test_only_what_is_wanted_is_drawn(sandbox: Sandbox):
         ("segfault", ErrorCode.DECODE_CRASHED, "SIGSEGV"),
         ("abort", ErrorCode.DECODE_CRASHED, "SIGABRT"),
         ("allocate", ErrorCode.OUT_OF_MEMORY, "memory"),
+        ("no memory to say so", ErrorCode.OUT_OF_MEMORY, "memory"),
         ("exit", ErrorCode.INTERNAL, ""),
         ("bug", ErrorCode.INTERNAL, ""),
     ],
@@ -173,6 +176,17 @@ def test_a_decoder_that_hangs_is_ended_by_the_clock():
         "a caveat of its own",
         "an unknown code",
         "an error of another shape",
+        "an endless size",
+        "a size that is no number",
+        "a size in words",
+        "a size that is true",
+        "a size of many digits",
+        "caveats in a text",
+        "a caveat in a list",
+        "a caveat twice",
+        "a code that blames the service",
+        "a message that is no text",
+        "a code in a list",
     ],
 )
 def test_an_answer_that_cannot_be_true_is_refused(behaviour: str, hostile: HostileSandbox):
@@ -180,10 +194,53 @@ def test_an_answer_that_cannot_be_true_is_refused(behaviour: str, hostile: Hosti
     assert (error.code, "cannot be true" in error.message) == (ErrorCode.DECODE_CRASHED, True)
 
 
-@pytest.mark.parametrize("behaviour", ["pictures that are none", "pictures of other lengths"])
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        "pictures that are none",
+        "pictures of other lengths",
+        "pictures without end",
+        "pictures of less than nothing",
+        "pictures of some length",
+        "pictures without lengths",
+        "pictures not asked for",
+        "a picture too many",
+    ],
+)
 def test_pictures_that_cannot_be_true_are_refused(behaviour: str, hostile: HostileSandbox):
     with hostile.open(told_to(behaviour), 64) as image, pytest.raises(JobError, match="cannot be true"):
         image.render(_EPS, _MEAN, {"heatmap"})
+
+
+def test_a_lie_and_a_crash_are_told_to_the_log(hostile: HostileSandbox):
+    with structlog.testing.capture_logs() as logged:
+        failure(hostile, told_to("an endless size"))
+        failure(hostile, told_to("segfault"))
+        failure(hostile, _PNG[:100])
+    assert [(entry["event"], entry["log_level"]) for entry in logged] == [
+        ("decoder_answer_refused", "warning"),
+        ("decoder_crashed", "warning"),
+    ]
+
+
+@pytest.fixture
+def a_thousand_descriptors() -> Iterator[None]:
+    """So many are in use that each new one has a number beyond what select.select knows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    yield
+    for fd in opened:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("a_thousand_descriptors")
+def test_a_worker_with_many_descriptors_is_told_how_a_child_ended():
+    with HostileSandbox() as hostile:
+        assert "SIGSEGV" in failure(hostile, told_to("segfault")).message
+        with hostile.open(told_to("behave"), 64) as image:
+            assert image.render(_EPS, _MEAN, PICTURES)
 
 
 def test_a_childs_words_are_cut_and_made_plain(hostile: HostileSandbox):
