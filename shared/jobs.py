@@ -72,8 +72,8 @@ class ClaimedJob:
     id: UUID
     tenant_id: UUID
     attempt: int
-    alone: bool
-    """A worker died with this job before: it must not share a batch."""
+    suspect: bool
+    """Its last worker died: it must have this one to itself (`lifecycle.begin_alone`)."""
     source_key: str
     source_sha256: str
     pictures: list[str]

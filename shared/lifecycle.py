@@ -3,12 +3,16 @@
 The truth is here, in PostgreSQL. A job is owned by the attempt that claimed it, for as long as its lease is
 extended; whatever is written for a job is fenced by `(id, attempt, state = 'running')`, so an attempt that lost
 its lease writes nothing. A job ends once: result, terminal state and the webhooks to send are one transaction.
+
+When a worker dies, nobody knows which of its jobs did it. None of them gets a death counted; each becomes a *suspect*,
+which next runs in a process that carries nothing else. Only the death of such a process counts (docs/adr/0006).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,7 +40,8 @@ MOST_COUNTED = 64
 # Tenants in the order of their most urgent, then oldest job, the one with the fewest running jobs first; of the first
 # tenant that has one, the next job. SKIP LOCKED: two workers that look at the same moment get different jobs, and
 # neither waits. Only the job that is taken is locked: a lock on each tenant's next would hide it from all who look
-# meanwhile, and they would find nothing to do.
+# meanwhile, and they would find nothing to do. A suspect is left alone until its last worker has been silent for a
+# while: that one is being started again, and the next death would find nobody to go on.
 _CLAIM = text("""
 WITH busy AS (
     SELECT tenant_id, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY tenant_id
@@ -49,6 +54,7 @@ WITH busy AS (
             SELECT id, priority, created_at FROM jobs
             WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now()
               AND (model IS NULL OR model = :model)
+              AND (suspect AND beat_at > now() - :suspect_wait) IS NOT TRUE
             ORDER BY priority DESC, created_at, id
             LIMIT 1
         ) AS head
@@ -59,6 +65,7 @@ WITH busy AS (
         SELECT id FROM jobs
         WHERE tenant_id = turn.tenant_id AND state = 'queued' AND deadline_at > now()
           AND (model IS NULL OR model = :model)
+          AND (suspect AND beat_at > now() - :suspect_wait) IS NOT TRUE
         ORDER BY priority DESC, created_at, id
         LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS job
@@ -66,14 +73,14 @@ WITH busy AS (
     LIMIT 1
 )
 UPDATE jobs
-SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker,
-    lease_until = now() + :lease, started_at = coalesce(started_at, now())
+SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker, alone = false,
+    lease_until = now() + :lease, beat_at = now(), started_at = coalesce(started_at, now())
 WHERE id = (SELECT id FROM next) AND state = 'queued'
-RETURNING id, tenant_id, attempt, deaths > 0 AS alone, source_key, source_sha256, pictures, deadline_at
+RETURNING id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at
 """).columns(id=Uuid, tenant_id=Uuid)
 
 _HEARTBEAT = text("""
-UPDATE jobs SET lease_until = now() + :lease, stage = beat.stage
+UPDATE jobs SET lease_until = now() + :lease, beat_at = now(), stage = beat.stage
 FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[])) AS beat(id, attempt, stage)
 WHERE jobs.id = beat.id AND jobs.attempt = beat.attempt AND jobs.state = 'running'
 RETURNING jobs.id, jobs.attempt
@@ -114,6 +121,8 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
         source_bytes=new.source_bytes,
         media_type=new.media_type,
         idempotency_key=new.idempotency_key,
+        replay_of=new.replay_of,
+        suspect=new.replay_of is not None,  # what ended a process once may do so again: not in others' company
     )
     session.add(job)
     try:
@@ -126,16 +135,31 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
     return job
 
 
-def claim(database: Database, *, worker: str, model: str, lease: timedelta) -> ClaimedJob | None:
+def claim(
+    database: Database, *, worker: str, model: str, lease: timedelta, suspect_wait: timedelta = timedelta(0)
+) -> ClaimedJob | None:
     """Take the next job: priority, then fairness between tenants, then age. None where nothing waits.
 
-    The attempt is committed before this returns, so before any byte of the image is touched.
+    The attempt is committed before this returns, so before any byte of the image is touched. A suspect is taken only
+    when its last worker has been silent for `suspect_wait`; the caller must see to it that it runs alone.
     """
     with database.begin() as session:
-        row = session.execute(_CLAIM, {"worker": worker, "model": model, "lease": lease}).one_or_none()
+        names = {"worker": worker, "model": model, "lease": lease, "suspect_wait": suspect_wait}
+        row = session.execute(_CLAIM, names).one_or_none()
     if row is None:
         return None
     return ClaimedJob(*row)
+
+
+def begin_alone(database: Database, job_id: UUID, attempt: int) -> None:
+    """Note that the process carries this job and no other: from now on its death is the job's doing.
+
+    Raises:
+        LeaseLostError: the job is no longer this attempt's.
+
+    """
+    with database.begin() as session:
+        _owned(session, job_id, attempt).alone = True
 
 
 def heartbeat(
@@ -180,14 +204,31 @@ def fail(database: Database, job_id: UUID, attempt: int, error: JobError) -> boo
 
 
 def give_back(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
-    """Queue jobs again that this worker holds and will not finish; nothing counts against them."""
+    """Queue jobs again that this worker holds and will not finish; nothing counts against them.
+
+    A suspect stays one, and what was counted stays counted.
+    """
     with database.begin() as session:
-        for job_id, attempt in fences:
-            session.execute(
-                update(Job)
-                .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
-                .values(state=JobState.QUEUED, stage=None, lease_until=None, worker=None)
-            )
+        _queue_again(session, fences)
+
+
+def surrender(
+    database: Database,
+    in_pass: Collection[tuple[UUID, int]],
+    others: Collection[tuple[UUID, int]],
+    *,
+    max_attempts: int,
+) -> None:
+    """Account for this process's end by a pass of its device, which it knows beforehand.
+
+    The `others` that it carries had no part in it. Of the jobs in the pass each is a suspect; where there is but one,
+    it is known which did it, and the death counts, whatever else the process carries.
+    """
+    with database.begin() as session:
+        _queue_again(session, others)
+        for job_id, attempt in in_pass:
+            with suppress(LeaseLostError):
+                _drop(session, _owned(session, job_id, attempt), counts=len(in_pass) == 1, max_attempts=max_attempts)
 
 
 def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
@@ -236,14 +277,32 @@ def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
     )
     released = exhausted = 0
     for job in session.scalars(dropped).all():
-        job.deaths += 1
-        if job.deaths >= max_attempts:
-            _end(session, job, JobState.FAILED, error=JobError(ErrorCode.ATTEMPTS_EXHAUSTED))
+        if _drop(session, job, counts=job.alone, max_attempts=max_attempts):
             exhausted += 1
         else:
-            job.state, job.stage, job.worker, job.lease_until = JobState.QUEUED, None, None, None
             released += 1
     return released, exhausted
+
+
+def _drop(session: Session, job: Job, *, counts: bool, max_attempts: int) -> bool:
+    """Queue a job again, locked and running, whose worker is gone; end it if that counts too often. True: it ended."""
+    job.suspect = True
+    job.deaths += counts
+    if job.deaths >= max_attempts:
+        _end(session, job, JobState.FAILED, error=JobError(ErrorCode.ATTEMPTS_EXHAUSTED))
+        return True
+    job.state, job.stage, job.worker, job.lease_until, job.alone = JobState.QUEUED, None, None, None, False
+    return False
+
+
+def _queue_again(session: Session, fences: Collection[tuple[UUID, int]]) -> None:
+    """Queue what these attempts own; with no sign of life, so that nobody waits for the worker to come back."""
+    for job_id, attempt in fences:
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+            .values(state=JobState.QUEUED, stage=None, worker=None, lease_until=None, beat_at=None, alone=False)
+        )
 
 
 def _owned(session: Session, job_id: UUID, attempt: int) -> Job:

@@ -120,7 +120,7 @@ class Analyzer:
                 image = opened.enter_context(self._open(source, attempt))
                 attempt.enter(Stage.DIFFUSING)
                 future = self._batcher.submit(
-                    image.x, alone=job.alone, on_classifying=partial(attempt.note, Stage.CLASSIFYING)
+                    image.x, alone=job.suspect, on_classifying=partial(attempt.note, Stage.CLASSIFYING)
                 )
             finding = attempt.result_of(future)
             pictures = self._render(image, finding, attempt)

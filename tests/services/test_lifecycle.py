@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier
 from uuid import UUID, uuid4
@@ -21,6 +22,7 @@ from shared.jobs import EVENT_TYPES, Artifact, ClaimedJob, JobResult, JobState, 
 from shared.tables import Job, Result, Tenant, WebhookDelivery
 
 LEASE = timedelta(seconds=30)
+NO_TIME = timedelta(0)
 DEADLINE = timedelta(hours=1)
 VAULT = Vault("a secret key for tests, 32 chars at least")
 
@@ -95,7 +97,7 @@ def test_a_claim_owns_the_job_before_it_returns(database: Database, tenant: UUID
     job_id = add_job(database, tenant)
     job = claimed(database)
     row = read(database, job_id)
-    assert (job.id, job.attempt, job.alone) == (job_id, 1, False)
+    assert (job.id, job.attempt, job.suspect) == (job_id, 1, False)
     assert (row.state, row.stage, row.attempt, row.worker) == ("running", "fetching", 1, "w")
     assert claim(database) is None
 
@@ -139,7 +141,9 @@ def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database:
 def test_a_claim_that_is_not_committed_yet_hides_no_other_tenants_job(database: Database, tenant: UUID) -> None:
     jobs = {add_job(database, tenant), add_job(database, add_tenant(database, "b"))}
     with database.begin() as session:
-        first = session.execute(lifecycle._CLAIM, {"worker": "w", "model": "M", "lease": LEASE}).one()
+        first = session.execute(
+            lifecycle._CLAIM, {"worker": "w", "model": "M", "lease": LEASE, "suspect_wait": NO_TIME}
+        ).one()
         assert {first.id, claimed(database).id} == jobs
 
 
@@ -200,28 +204,119 @@ def test_a_heartbeat_extends_what_is_owned_and_tells_what_is_not(database: Datab
     assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
 
 
-def test_a_dead_workers_job_runs_alone_and_three_deaths_end_it(database: Database, tenant: UUID) -> None:
-    job_id = add_job(database, tenant)
-    for deaths in (1, 2):
-        assert claimed(database).alone == (deaths > 1)
+def dies(database: Database, *jobs: UUID) -> lifecycle.SweepReport:
+    """Their worker does."""
+    for job_id in jobs:
         end_lease(database, job_id)
-        report = lifecycle.sweep(database, max_attempts=3)
-        assert report is not None
-        assert (report.released, report.queued) == (1, 1)
+    report = lifecycle.sweep(database, max_attempts=3)
+    assert report is not None
+    return report
+
+
+def test_a_death_that_several_jobs_shared_counts_for_none_and_makes_each_a_suspect(
+    database: Database, tenant: UUID
+) -> None:
+    jobs = [add_job(database, tenant) for _ in range(3)]
+    for _ in range(5):
+        assert {claimed(database).id for _ in jobs} == set(jobs)
+        assert dies(database, *jobs).released == 3
+    for job_id in jobs:
+        row = read(database, job_id)
+        assert (row.state, row.attempt, row.deaths, row.suspect, row.alone) == ("queued", 5, 0, True, False)
+    assert claimed(database).suspect
+
+
+def test_three_deaths_alone_end_a_job(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
     claimed(database)
-    end_lease(database, job_id)
-    lifecycle.sweep(database, max_attempts=3)
+    dies(database, job_id)
+    for deaths in (1, 2):
+        lifecycle.begin_alone(database, *claimed(database).fence)
+        report = dies(database, job_id)
+        assert (report.released, report.queued) == (1, 1)
+        row = read(database, job_id)
+        assert (row.deaths, row.suspect, row.alone) == (deaths, True, False)
+    claimed(database)
+    dies(database, job_id)
+    assert read(database, job_id).deaths == 2  # it had been claimed, and still shared its process
+    lifecycle.begin_alone(database, *claimed(database).fence)
+    assert dies(database, job_id).exhausted == 1
     row = read(database, job_id)
     assert (row.state, row.error_code, row.error_retryable) == ("failed", "attempts_exhausted", False)
 
 
-def test_a_job_given_back_has_no_death_counted(database: Database, tenant: UUID) -> None:
+def test_an_attempt_that_lost_its_job_does_not_begin_alone(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    stale = claimed(database)
+    dies(database, job_id)
+    claimed(database)
+    with pytest.raises(LeaseLostError):
+        lifecycle.begin_alone(database, *stale.fence)
+    assert not read(database, job_id).alone
+
+
+def test_a_suspect_waits_until_its_last_worker_was_silent_for_long_enough(database: Database, tenant: UUID) -> None:
+    suspect, other = add_job(database, tenant), add_job(database, tenant)
+    claimed(database)
+    dies(database, suspect)
+    while_silent = {"worker": "w", "model": "M", "lease": LEASE}
+    taken = lifecycle.claim(database, **while_silent, suspect_wait=timedelta(minutes=1))
+    assert taken is not None
+    assert taken.id == other  # and nobody waits for the suspect
+    assert lifecycle.claim(database, **while_silent, suspect_wait=timedelta(minutes=1)) is None
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == suspect).values(beat_at=func.now() - timedelta(minutes=2)))
+    assert lifecycle.claim(database, **while_silent, suspect_wait=timedelta(minutes=1)) is not None
+
+
+def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
     lifecycle.give_back(database, [claimed(database).fence])
     row = read(database, job_id)
     assert (row.state, row.deaths, row.lease_until) == ("queued", 0, None)
     again = claimed(database)
-    assert (again.attempt, again.alone) == (2, False)
+    assert (again.attempt, again.suspect) == (2, False)
+    dies(database, job_id)
+    lifecycle.begin_alone(database, *claimed(database).fence)
+    dies(database, job_id)
+    alone = claimed(database)
+    lifecycle.begin_alone(database, *alone.fence)
+    lifecycle.give_back(database, [alone.fence])
+    row = read(database, job_id)
+    assert (row.state, row.deaths, row.suspect, row.alone) == ("queued", 1, True, False)
+    # Nobody died: nobody waits for a worker to come back.
+    assert lifecycle.claim(database, worker="w", model="M", lease=LEASE, suspect_wait=timedelta(minutes=1)) is not None
+
+
+def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, tenant: UUID) -> None:
+    jobs = [claimed_job(database, tenant) for _ in range(3)]
+    lifecycle.surrender(database, [job.fence for job in jobs[:2]], [jobs[2].fence], max_attempts=3)
+    rows = [read(database, job.id) for job in jobs]
+    assert [(row.state, row.deaths, row.suspect) for row in rows] == [
+        ("queued", 0, True),
+        ("queued", 0, True),
+        ("queued", 0, False),
+    ]
+    assert [row.beat_at is None for row in rows] == [False, False, True]
+
+
+def test_a_pass_with_one_image_counts_whatever_else_the_process_carried(database: Database, tenant: UUID) -> None:
+    other = claimed_job(database, tenant)
+    culprit = claimed_job(database, tenant).id
+    for _ in range(3):
+        row = read(database, culprit)
+        lifecycle.surrender(database, [(culprit, row.attempt)], [other.fence], max_attempts=3)
+        if row.deaths < 2:
+            assert {claimed(database).id for _ in range(2)} == {culprit, other.id}
+            other = replace(other, attempt=other.attempt + 1)
+    row = read(database, culprit)
+    assert (row.state, row.error_code, row.deaths) == ("failed", "attempts_exhausted", 3)
+    assert read(database, other.id).deaths == 0
+
+
+def claimed_job(database: Database, tenant: UUID) -> ClaimedJob:
+    add_job(database, tenant)
+    return claimed(database)
 
 
 def test_a_job_past_its_deadline_expires_whether_it_waits_or_runs(database: Database, tenant: UUID) -> None:
