@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
-import structlog
 from apiflask import APIBlueprint
 from flask import Response, request, url_for
 
 from api.auth import caller
 from api.heatmaps import stream_with_scores
-from api.openapi import answer, refusals
+from api.openapi import NO_CONTENT, answer, refusals
 from api.problems import (
+    ARTIFACT_NOT_FOUND,
     BODY_TOO_LARGE,
     CORRUPT_IMAGE,
     DECOMPRESSION_BOMB,
@@ -24,23 +24,26 @@ from api.problems import (
     IMAGE_TOO_LARGE,
     INVALID_FIELD,
     JOB_ALREADY_FINISHED,
+    JOB_NOT_ENDED,
+    JOB_NOT_REPLAYABLE,
     MALFORMED_REQUEST,
     MULTIPART_REQUIRED,
     NOT_FOUND,
+    SERVICE_OVERLOADED,
     STORE_UNAVAILABLE,
     TOO_MANY_IMAGES,
+    TOO_MANY_OPEN_JOBS,
     UNKNOWN_FIELD,
     UNKNOWN_MODEL,
     UNSUPPORTED_MEDIA_TYPE,
     ApiError,
     field_error,
 )
-from api.resources import Resources, resources
+from api.resources import resources
 from api.schemas import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
-from api.uploads import Upload, read_upload
-from shared import lifecycle
-from shared.errors import DatabaseUnavailableError, KeyTakenError, StoreUnavailableError
-from shared.idempotency import KeyReusedError, earlier_job
+from api.uploads import Upload, check_model, read_upload
+from shared import housekeeping, lifecycle
+from shared.errors import DatabaseUnavailableError, StoreUnavailableError
 from shared.jobs import JobState, NewJob
 from shared.listing import JobRow, find_job, list_jobs
 from shared.object_store import source_key
@@ -52,13 +55,12 @@ jobs_blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs")
 #: Seconds after which polling makes sense.
 _POLL_AFTER = "1"
 
-_log = structlog.get_logger(__name__)
-
 _SUBMIT_REFUSALS = refusals(
     MALFORMED_REQUEST, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, MULTIPART_REQUIRED, IMAGE_REQUIRED, IMAGE_EMPTY,
     TOO_MANY_IMAGES, IMAGE_TOO_LARGE, DECOMPRESSION_BOMB, CORRUPT_IMAGE, UNKNOWN_FIELD, INVALID_FIELD, UNKNOWN_MODEL,
-    IDEMPOTENCY_KEY_REUSED, STORE_UNAVAILABLE,
+    IDEMPOTENCY_KEY_REUSED, TOO_MANY_OPEN_JOBS, STORE_UNAVAILABLE, SERVICE_OVERLOADED,
 )  # fmt: skip
+_NO_ROOM = (TOO_MANY_OPEN_JOBS, SERVICE_OVERLOADED)
 
 
 @jobs_blueprint.post("")
@@ -74,12 +76,9 @@ def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
     """
     around = resources()
     key = _idempotency_key()
+    around.intake.check_room(caller().tenant_id, key)
     with read_upload(request, around.settings) as upload:
-        job = _accept(around, upload, key)
-    around.doorbell.ring(job.id)
-    document = present_job(job, None)
-    accepted = {name: document[name] for name in ("id", "status", "created_at", "links")}
-    return accepted, 202, {"Location": accepted["links"]["self"], "Retry-After": _POLL_AFTER}
+        return _accepted(around.intake.accept(_new_job(upload, key), upload.stream))
 
 
 @jobs_blueprint.get("")
@@ -88,7 +87,7 @@ def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
 def index(query: JobsQuery) -> dict[str, Any]:
     """List your jobs, newest first."""
     with resources().database.begin() as session:
-        page = list_jobs(session, caller().tenant_id, state=query.status, after=query.after, limit=query.limit)
+        page = list_jobs(session, caller().tenant_id, only=query.filters(), after=query.after, limit=query.limit)
         items = [present_job(row.job, row.result) for row in page.rows]
     return {"items": items, "links": page_links(page.next.encode() if page.next else None)}
 
@@ -123,6 +122,44 @@ def cancel(job_id: UUID) -> dict[str, Any]:
         return present_job(job, None)
 
 
+@jobs_blueprint.post("/<uuid:job_id>/replay")
+@jobs_blueprint.doc(
+    tags=["Jobs"],
+    responses=answer(Accepted, "The new job is committed and will run.", 202, "Location", "Retry-After")
+    | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_REPLAYABLE, UNKNOWN_MODEL, IDEMPOTENCY_KEY_REUSED, *_NO_ROOM)
+    | refusals(STORE_UNAVAILABLE),
+)
+def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Run a job that failed or expired again, as a new job.
+
+    The new job has the same image and options, and names the old one in `replay_of`; the old one stays as it is.
+    """
+    key, job = _idempotency_key(), own_job(job_id).job
+    if not JobState(job.state).replayable:
+        raise ApiError(JOB_NOT_REPLAYABLE, f"The job is {job.state}.")
+    check_model(job.model, resources().settings)
+    return _accepted(resources().intake.replay(job, priority=caller().priority, idempotency_key=key))
+
+
+@jobs_blueprint.delete("/<uuid:job_id>")
+@jobs_blueprint.doc(tags=["Jobs"], responses=NO_CONTENT | refusals(NOT_FOUND, JOB_NOT_ENDED))
+def delete(job_id: UUID) -> tuple[str, int]:
+    """Delete a job that has ended, with its image, its pictures and its webhooks.
+
+    It is gone at once. Its bytes are too, or follow by themselves where the object store is away.
+    """
+    around = resources()
+    with around.database.begin() as session:
+        job = housekeeping.delete_job(session, caller().tenant_id, job_id)
+        if job is None:
+            raise ApiError(NOT_FOUND)
+        if not JobState(job.state).terminal:
+            raise ApiError(JOB_NOT_ENDED, f"The job is {job.state}.")
+    with suppress(StoreUnavailableError, DatabaseUnavailableError):  # the erasure is written down
+        housekeeping.erase(around.database, around.store, caller().tenant_id, job_id)
+    return "", 204
+
+
 def own_job(job_id: UUID) -> JobRow:
     """Return the caller's job; raise `ApiError` (404) where it has none of this id, whoever else may."""
     with resources().database.begin() as session:
@@ -147,10 +184,9 @@ def _idempotency_key() -> str | None:
     return key
 
 
-def _accept(around: Resources, upload: Upload, key: str | None) -> JobTable:
-    """Return the job of this submission: a new one, or the one that it made when it came before."""
+def _new_job(upload: Upload, key: str | None) -> NewJob:
     who, job_id = caller(), uuid4()
-    new = NewJob(
+    return NewJob(
         id=job_id,
         tenant_id=who.tenant_id,
         source_key=source_key(who.tenant_id, job_id),
@@ -163,43 +199,11 @@ def _accept(around: Resources, upload: Upload, key: str | None) -> JobTable:
         metadata=upload.metadata,
         idempotency_key=key,
     )
-    try:
-        return _earlier(around, new) or _create(around, new, upload)
-    except KeyTakenError:  # by the same submission, which came beside this one
-        job = _earlier(around, new)
-        if job is None:
-            raise
-        return job
 
 
-def _earlier(around: Resources, new: NewJob) -> JobTable | None:
-    if new.idempotency_key is None:
-        return None
-    try:
-        with around.database.begin() as session:
-            return earlier_job(session, new)
-    except KeyReusedError as error:
-        raise ApiError(IDEMPOTENCY_KEY_REUSED, error.message) from None
-
-
-def _create(around: Resources, new: NewJob, upload: Upload) -> JobTable:
-    """Store the image, then commit the job: a committed job's image is always there."""
-    around.store.put(new.source_key, upload.stream, upload.size, upload.media_type)
-    try:
-        with around.database.begin() as session:
-            return lifecycle.create(session, new, deadline=timedelta(hours=around.settings.deadline_hours))
-    except DatabaseUnavailableError:
-        # The connection may have broken after the commit. A job without its image is worse than an image alone.
-        _log.warning("upload_may_be_left_over", key=new.source_key)
-        raise
-    except Exception:
-        _discard(around, new.source_key)
-        raise
-
-
-def _discard(around: Resources, key: str) -> None:
-    """Remove the image of a job that was not committed; what cannot be removed now is only left over."""
-    try:
-        around.store.delete(key)
-    except StoreUnavailableError:
-        _log.warning("upload_left_over", key=key)
+def _accepted(job: JobTable) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Ring for a job that was accepted, and return the answer that says so."""
+    resources().doorbell.ring(job.id)
+    document = present_job(job, None)
+    told = {name: document[name] for name in ("id", "status", "created_at", "links")}
+    return told, 202, {"Location": told["links"]["self"], "Retry-After": _POLL_AFTER}

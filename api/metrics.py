@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from apiflask import APIBlueprint
 from flask import Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -29,6 +29,9 @@ _REQUESTS = Histogram(
     ["method", "route", "status"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+_REFUSED = Counter(
+    "distildire_submissions_refused", "Submissions refused because too many jobs are open, by code.", ["code"]
+)
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 
 # Each reads no more than what waits, runs, or has just ended, from an index; never all jobs there ever were.
@@ -43,6 +46,11 @@ def observe(method: str, route: str, status: int, seconds: float) -> None:
     """Count one answered request."""
     known = method if method in _METHODS else "other"  # a client must not be able to invent series
     _REQUESTS.labels(known, route, str(status)).observe(seconds)
+
+
+def count_refusal(code: str) -> None:
+    """Count one submission that was refused for want of room."""
+    _REFUSED.labels(code).inc()
 
 
 @metrics_blueprint.get("/metrics")

@@ -100,7 +100,8 @@ def _complete(found: dict[str, Any] | str) -> dict[str, Any]:
             _complete_operation(operation)
     submit = spec["paths"]["/v1/jobs"]["post"]
     submit["requestBody"] = _submission()
-    submit["parameters"].append(_IDEMPOTENCY_PARAMETER)
+    for making in (submit, spec["paths"]["/v1/jobs/{job_id}/replay"]["post"]):
+        making["parameters"].append(_IDEMPOTENCY_PARAMETER)
     return spec
 
 

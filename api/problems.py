@@ -12,7 +12,10 @@ from apiflask import APIFlask, HTTPError
 from flask import Response, g, json
 from werkzeug.exceptions import HTTPException
 
+from api.metrics import count_refusal
+from shared.admission import FullError, ServiceFullError, TenantFullError
 from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissingError, StoreUnavailableError
+from shared.idempotency import KeyReusedError
 
 MEDIA_TYPE = "application/problem+json"
 #: Seconds after which it makes sense to try again what a server that is away has refused.
@@ -69,8 +72,21 @@ JOB_ALREADY_FINISHED = Problem(
 JOB_NOT_FINISHED = Problem(
     409, "job_not_finished", "The job has no result yet", "Ask again when its status is `succeeded`."
 )
+JOB_NOT_ENDED = Problem(409, "job_not_ended", "The job has not ended", "Cancel it first, or wait until it has ended.")
+JOB_NOT_REPLAYABLE = Problem(
+    409,
+    "job_not_replayable",
+    "The job has not failed",
+    "Only a job that failed or expired can be replayed; submit the image again instead.",
+)
 TOO_MANY_ENDPOINTS = Problem(
     409, "too_many_endpoints", "No more webhook endpoints", "Delete an endpoint that is no longer used."
+)
+DELIVERY_PENDING = Problem(
+    409, "delivery_pending", "The delivery has not ended", "Wait: it is tried again by itself, at `next_attempt_at`."
+)
+ENDPOINT_DISABLED = Problem(
+    409, "endpoint_disabled", "The webhook endpoint is disabled", "Enable it: POST /v1/webhook-endpoints/{id}/enable."
 )
 BODY_TOO_LARGE = Problem(413, "body_too_large", "The request is too large", "Scale the image down or compress it more.")
 UNSUPPORTED_MEDIA_TYPE = Problem(
@@ -107,6 +123,12 @@ UNKNOWN_MODEL = Problem(
 URL_NOT_ALLOWED = Problem(
     422, "url_not_allowed", "The URL may not be called", "Use a public https:// URL, or ask the operator to allow it."
 )
+TOO_MANY_OPEN_JOBS = Problem(
+    429,
+    "too_many_open_jobs",
+    "Too many jobs of yours are open",
+    "Submit again after `Retry-After` seconds, or cancel jobs that are no longer needed; the operator sets the limit.",
+)
 INTERNAL = Problem(
     500, "internal", "An error in the service", "Try again; tell the operator the `request_id` if it stays."
 )
@@ -119,10 +141,17 @@ DATABASE_UNAVAILABLE = Problem(
 STORE_UNAVAILABLE = Problem(
     503, "store_unavailable", "The object store is away", "Try again in a few seconds; nothing was accepted."
 )
+SERVICE_OVERLOADED = Problem(
+    503,
+    "service_overloaded",
+    "Too many jobs are open",
+    "Submit again after `Retry-After` seconds; nothing was accepted. The operator can add workers.",
+)
 
 #: The closed list, for the documentation.
 PROBLEMS: tuple[Problem, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Problem))
 _BY_STATUS = {problem.status: problem for problem in (METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, BODY_TOO_LARGE)}
+_FULL: dict[type[FullError], Problem] = {TenantFullError: TOO_MANY_OPEN_JOBS, ServiceFullError: SERVICE_OVERLOADED}
 _OUTAGES = {DatabaseUnavailableError: DATABASE_UNAVAILABLE, StoreUnavailableError: STORE_UNAVAILABLE}
 
 
@@ -180,6 +209,8 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(HTTPException, _werkzeug)
     app.register_error_handler(HTTPError, _invalid_parameters)
     app.register_error_handler(ObjectMissingError, _object_missing)
+    app.register_error_handler(FullError, _full)
+    app.register_error_handler(KeyReusedError, _key_reused)
     app.register_error_handler(RecursionError, _too_deep)
     for outage in _OUTAGES:
         app.register_error_handler(outage, _outage)
@@ -210,6 +241,17 @@ def _invalid_parameters(error: HTTPError) -> Response:
 
 def _object_missing(_error: ObjectMissingError) -> Response:
     return respond(ApiError(ARTIFACT_NOT_FOUND, "The file is no longer in the store."))
+
+
+def _full(error: FullError) -> Response:
+    problem = _FULL[type(error)]
+    count_refusal(problem.code)
+    detail = f"{error.most:,} jobs are open, the most that may be."
+    return respond(ApiError(problem, detail, headers={"Retry-After": str(error.retry_after)}))
+
+
+def _key_reused(error: KeyReusedError) -> Response:
+    return respond(ApiError(IDEMPOTENCY_KEY_REUSED, error.message))
 
 
 def _too_deep(_error: RecursionError) -> Response:

@@ -12,6 +12,7 @@ from shared.broker import Broker, make_celery
 from shared.crypto import Vault
 from shared.database import Database
 from shared.destinations import AllowList
+from shared.intake import Intake
 from shared.object_store import BRIEF_SECONDS, ObjectStore
 from shared.settings import Settings
 
@@ -25,6 +26,7 @@ class Resources:
     settings: Settings
     database: Database
     store: ObjectStore
+    intake: Intake
     broker: Broker
     doorbell: Doorbell
     vault: Vault
@@ -34,10 +36,13 @@ class Resources:
 def make_resources(settings: Settings) -> Resources:
     """Make them; nothing connects before it is used, so servers may still be starting."""
     broker = Broker(make_celery(settings))
+    database = Database(settings.database_url.get_secret_value())
+    store = ObjectStore(settings, silence=BRIEF_SECONDS)
     return Resources(
         settings=settings,
-        database=Database(settings.database_url.get_secret_value()),
-        store=ObjectStore(settings, silence=BRIEF_SECONDS),
+        database=database,
+        store=store,
+        intake=Intake(database, store, settings),
         broker=broker,
         doorbell=Doorbell(broker),
         vault=Vault(settings.secret_key.get_secret_value()),

@@ -67,6 +67,12 @@ class JobsQuery(Paging):
     status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"] | None = Field(
         default=None, description="Only jobs in this state."
     )
+    error_code: ErrorCode | None = Field(default=None, description="Only jobs that ended with this error.")
+
+    def filters(self) -> dict[str, str]:
+        """Return the columns that are asked for, with their values."""
+        wanted = {"state": self.status, "error_code": self.error_code}
+        return {column: str(value) for column, value in wanted.items() if value is not None}
 
 
 class JobQuery(Query):
@@ -218,6 +224,7 @@ class Job(Document):
     started_at: datetime | None
     finished_at: datetime | None
     deadline_at: datetime
+    replay_of: UUID | None = Field(description="The job that failed or expired, and is run again as this one.")
     metadata: dict[str, Any]
     links: JobLinks
     artifacts: Artifacts

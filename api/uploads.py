@@ -93,7 +93,8 @@ def _check(form: MultiDict[str, str], files: MultiDict[str, FileStorage], settin
     _refuse_unknown(form, files)
     options = {name: _single(form, name) for name in _OPTIONS}
     pictures = tuple(name for name in PICTURES if _boolean(name, options[name]))
-    model = _model(options["model"], settings)
+    model = options["model"]
+    check_model(model, settings)
     metadata = parse_metadata(options["metadata"])
     image = _image(form, files)
     size, sha256 = _measure(image.stream)
@@ -115,6 +116,12 @@ def parse_metadata(value: str | None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise field_error("metadata", "must be a JSON object")
     return found
+
+
+def check_model(name: str | None, settings: Settings) -> None:
+    """Raise `ApiError` where a job asks for another model than is served."""
+    if name is not None and name != settings.model:
+        raise ApiError(UNKNOWN_MODEL, f"This service runs the model {settings.model}.")
 
 
 def _parse(
@@ -167,12 +174,6 @@ def _boolean(name: str, value: str | None) -> bool:
     if value not in _BOOLEANS:
         raise field_error(name, f"must be one of {', '.join(_BOOLEANS)}", INVALID_FIELD)
     return _BOOLEANS[value]
-
-
-def _model(value: str | None, settings: Settings) -> str | None:
-    if value is not None and value != settings.model:
-        raise ApiError(UNKNOWN_MODEL, f"This service runs the model {settings.model}.")
-    return value
 
 
 def _image(form: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> FileStorage:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
@@ -27,6 +29,7 @@ def earlier_job(session: Session, new: NewJob) -> Job | None:
         Job.source_sha256 == new.source_sha256,
         Job.pictures == list(new.pictures),
         Job.model.is_not_distinct_from(new.model),
+        Job.replay_of.is_not_distinct_from(new.replay_of),
         Job.client_metadata == new.metadata,  # as PostgreSQL compares documents: spelling does not count
     )
     found = session.execute(
@@ -39,3 +42,9 @@ def earlier_job(session: Session, new: NewJob) -> Job | None:
     if not found.same:
         raise KeyReusedError
     return found[0]
+
+
+def key_is_known(session: Session, tenant_id: UUID, key: str) -> bool:
+    """Whether a job of the tenant has this key."""
+    query = select(Job.id).where(Job.tenant_id == tenant_id, Job.idempotency_key == key)
+    return session.scalar(query) is not None

@@ -20,6 +20,11 @@ class JobState(StrEnum):
     EXPIRED = "expired"
 
     @property
+    def replayable(self) -> bool:
+        """Whether the job ended for a reason that may not be there the next time."""
+        return self in (JobState.FAILED, JobState.EXPIRED)
+
+    @property
     def terminal(self) -> bool:
         """Whether the job never changes again."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
@@ -63,6 +68,8 @@ class NewJob:
     """The client's own words, given back untouched."""
     idempotency_key: str | None = None
     """The client's name for this submission: sent again under it, it is the same job."""
+    replay_of: UUID | None = None
+    """The job that ended without a verdict and is run again as this one."""
 
 
 @dataclass(frozen=True)

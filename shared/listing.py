@@ -85,12 +85,14 @@ def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None:
 
 
 def list_jobs(
-    session: Session, tenant_id: UUID, *, state: str | None, after: Cursor | None, limit: int
+    session: Session, tenant_id: UUID, *, only: Mapping[str, str], after: Cursor | None, limit: int
 ) -> Page[JobRow]:
-    """Return a tenant's jobs, newest first; the numbers behind heatmaps stay in the database."""
+    """Return a tenant's jobs, newest first; `only` maps columns to the value wanted.
+
+    The numbers behind heatmaps stay in the database.
+    """
     query = _jobs(tenant_id).options(defer(Result.feature_mean))
-    if state is not None:
-        query = query.where(Job.state == state)
+    query = query.where(*(getattr(Job, column) == value for column, value in only.items()))
     rows = [JobRow(row[0], row[1]) for row in session.execute(_page(query, Job, after, limit))]
     return _cut(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))
 

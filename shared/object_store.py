@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from itertools import islice
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import urllib3
 from minio import Minio
+from minio.datatypes import Object
+from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
 from shared.errors import ObjectMissingError, StoreUnavailableError
@@ -30,12 +33,17 @@ _MISSING = {"NoSuchKey", "NoSuchObject"}
 
 def source_key(tenant_id: UUID, job_id: UUID) -> str:
     """Return where an upload lies."""
-    return f"{tenant_id}/{job_id}/source"
+    return f"{job_prefix(tenant_id, job_id)}source"
+
+
+def job_prefix(tenant_id: UUID, job_id: UUID) -> str:
+    """Return what all keys of a job begin with."""
+    return f"{tenant_id}/{job_id}/"
 
 
 def artifact_key(tenant_id: UUID, job_id: UUID, attempt: int, name: str) -> str:
     """Return where a picture lies; an attempt never writes over another's."""
-    return f"{tenant_id}/{job_id}/{attempt}/{name}.png"
+    return f"{job_prefix(tenant_id, job_id)}{attempt}/{name}.png"
 
 
 class ObjectStore:
@@ -72,6 +80,25 @@ class ObjectStore:
         with _translated(key):
             self._client.remove_object(self._bucket, key)
 
+    def delete_all(self, keys: Collection[str]) -> list[str]:
+        """Remove at most 1,000 objects; those that are not there are no error. Return the keys that the store kept."""
+        if not keys:
+            return []
+        with _translated(next(iter(keys))):
+            refused = list(self._client.remove_objects(self._bucket, map(DeleteObject, keys)))
+        return [str(error.name) for error in refused]
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys of all objects that begin with `prefix`."""
+        with _translated(prefix):
+            return [str(found.object_name) for found in self._list(prefix=prefix)]
+
+    def page(self, after: str, most: int = 1_000) -> list[tuple[str, datetime]]:
+        """Return the keys behind `after` in their order, at most 1,000, each with the time at which it was written."""
+        with _translated(after):
+            found = list(islice(self._list(start_after=after), most))
+        return [(str(each.object_name), each.last_modified or datetime.now(UTC)) for each in found]
+
     def link(self, key: str) -> str:
         """Return a presigned GET of five minutes, signed for the host by which browsers reach the store."""
         return self._public.presigned_get_object(self._bucket, key, expires=LINK_LIFETIME)
@@ -82,6 +109,12 @@ class ObjectStore:
             if not self._client.bucket_exists(self._bucket):
                 msg = f"The object store has no bucket {self._bucket!r}. Create it."
                 raise StoreUnavailableError(msg)
+
+    def _list(self, *, prefix: str | None = None, start_after: str | None = None) -> Iterator[Object]:
+        found: Iterator[Object] = self._client.list_objects(
+            self._bucket, prefix=prefix, start_after=start_after, recursive=True
+        )
+        return found
 
     def _chunks(self, key: str, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         try:

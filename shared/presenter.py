@@ -33,6 +33,7 @@ def present_job(job: Job, result: Result | None) -> dict[str, Any]:
         "started_at": timestamp(job.started_at),
         "finished_at": timestamp(job.finished_at),
         "deadline_at": timestamp(job.deadline_at),
+        "replay_of": str(job.replay_of) if job.replay_of else None,
         "metadata": job.client_metadata,
         "links": _links(job, result),
         "artifacts": _artifacts(job, result),

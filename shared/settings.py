@@ -73,6 +73,18 @@ class Settings(BaseSettings):
         default=None, description="A file that exists while a worker is ready, for health checks."
     )
 
+    max_open_jobs: int = Field(
+        default=100_000, ge=1, description="The most jobs that wait or run; beyond it submissions answer 503."
+    )
+    max_open_jobs_per_tenant: int = Field(
+        default=10_000, ge=1, description="The same for one tenant, 429; `distildire tenants set` makes exceptions."
+    )
+    retention_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs that ended so long ago are deleted with all their bytes; kept for ever if not set.",
+    )
+
     max_upload_bytes: int = Field(default=20_000_000, ge=1, description="The largest image file accepted.")
     max_pixels: int = Field(default=40_000_000, ge=1, description="The most pixels an image may have.")
     decode_memory_bytes: int = Field(

@@ -120,16 +120,9 @@ class Job(Base):
     #: Its worker carries nothing else.
     alone: Mapped[bool] = mapped_column(server_default=text("false"))
     #: Of workers that carried it alone.
-    #: Its last worker died, and carried it: it must run alone.
-    suspect: Mapped[bool] = mapped_column(server_default=text("false"))
-    #: Its worker carries nothing else.
-    alone: Mapped[bool] = mapped_column(server_default=text("false"))
-    #: Of workers that carried it alone.
     deaths: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
-    #: The last sign of life of its worker.
-    beat_at: Mapped[datetime | None]
     #: The last sign of life of its worker.
     beat_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -219,7 +212,7 @@ class Erasure(Base):
 
     job_id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 
 class BucketWalk(Base):

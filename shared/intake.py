@@ -1,0 +1,123 @@
+"""The one way in for jobs, submitted or replayed: room for them, their image in the store, then the committed row."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from io import BytesIO
+from typing import BinaryIO
+from uuid import UUID, uuid4
+
+import structlog
+
+from shared import lifecycle
+from shared.admission import Admission, OpenLimits
+from shared.database import Database
+from shared.errors import DatabaseUnavailableError, KeyTakenError, StoreUnavailableError
+from shared.idempotency import earlier_job, key_is_known
+from shared.jobs import NewJob
+from shared.object_store import ObjectStore, source_key
+from shared.settings import Settings
+from shared.tables import Job
+
+_log = structlog.get_logger(__name__)
+
+
+class Intake:
+    """Accepts jobs; one for each process."""
+
+    def __init__(self, database: Database, store: ObjectStore, settings: Settings) -> None:
+        self._database = database
+        self._store = store
+        self._deadline = timedelta(hours=settings.deadline_hours)
+        limits = OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant)
+        self._admission = Admission(database, limits)
+
+    def check_room(self, tenant_id: UUID, idempotency_key: str | None) -> None:
+        """Raise `FullError` where a job of this key would be refused, before its image is read.
+
+        A key that is known makes no new job: its submission is to be answered however full the service is.
+        """
+        if idempotency_key is not None:
+            with self._database.begin() as session:
+                if key_is_known(session, tenant_id, idempotency_key):
+                    return
+        self._admission.check(tenant_id)
+
+    def accept(self, new: NewJob, image: BinaryIO) -> Job:
+        """Return the job of this submission: a new one, or the one that it made when it came before.
+
+        Raises:
+            FullError: too many jobs are open; nothing is stored.
+            KeyReusedError: the idempotency key came with something else.
+            StoreUnavailableError, DatabaseUnavailableError: nothing was accepted that is known of.
+
+        """
+        try:
+            return self._earlier(new) or self._create(new, image)
+        except KeyTakenError:  # by the same submission, which came beside this one
+            job = self._earlier(new)
+            if job is None:
+                raise
+            return job
+
+    def replay(self, ended: Job, *, priority: int, idempotency_key: str | None = None) -> Job:
+        """Accept a new job that does what `ended` did not, with its image and options; `ended` stays as it is.
+
+        The image is copied: each job owns its bytes, so either can be deleted without a look at the other.
+
+        Raises:
+            FullError, KeyReusedError, StoreUnavailableError, DatabaseUnavailableError: as `accept`.
+            ObjectMissingError: the image is no longer in the store.
+
+        """
+        job_id = uuid4()
+        new = NewJob(
+            id=job_id,
+            tenant_id=ended.tenant_id,
+            source_key=source_key(ended.tenant_id, job_id),
+            source_sha256=ended.source_sha256,
+            source_bytes=ended.source_bytes,
+            media_type=ended.media_type,
+            pictures=tuple(ended.pictures),
+            model=ended.model,
+            priority=priority,
+            metadata=ended.client_metadata,
+            idempotency_key=idempotency_key,
+            replay_of=ended.id,
+        )
+        self.check_room(ended.tenant_id, idempotency_key)
+        image = self._store.get(ended.source_key)
+        if hashlib.sha256(image).hexdigest() != ended.source_sha256:
+            raise StoreUnavailableError("The store answered with other bytes than were uploaded. Try again.")
+        return self.accept(new, BytesIO(image))
+
+    def _earlier(self, new: NewJob) -> Job | None:
+        if new.idempotency_key is None:
+            return None
+        with self._database.begin() as session:
+            return earlier_job(session, new)
+
+    def _create(self, new: NewJob, image: BinaryIO) -> Job:
+        """Store the image, then commit the job: a committed job's image is always there."""
+        self._admission.check_service()
+        self._store.put(new.source_key, image, new.source_bytes, new.media_type)
+        try:
+            with self._database.begin() as session:
+                self._admission.hold_tenant(session, new.tenant_id)
+                return lifecycle.create(session, new, deadline=self._deadline)
+        except DatabaseUnavailableError:
+            # The connection may have broken after the commit. A job without its image is worse than an image alone,
+            # which is collected after a day.
+            _log.warning("upload_may_be_left_over", key=new.source_key)
+            raise
+        except Exception:
+            self._discard(new.source_key)
+            raise
+
+    def _discard(self, key: str) -> None:
+        """Remove the image of a job that was not committed; what cannot be removed now is collected after a day."""
+        try:
+            self._store.delete(key)
+        except StoreUnavailableError:
+            _log.warning("upload_left_over", key=key)
