@@ -90,7 +90,11 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(
         default=2_000_000_000, ge=100_000_000, description="Address space of a child process that decodes and renders."
     )
-    decode_seconds: float = Field(default=20, gt=0, description="Wall and CPU time of a child for one phase of a job.")
+    decode_seconds: float = Field(
+        default=8,
+        gt=0,
+        description="Processor time of such a child in all, and the most that decoding or rendering takes by the clock.",
+    )
 
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
