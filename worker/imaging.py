@@ -26,7 +26,7 @@ from PIL import (
 from PIL.ExifTags import Base as ExifTag
 
 from shared.errors import ErrorCode, JobError
-from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size
+from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size, jpeg_scans
 from shared.pictures import crop_offset, resized
 
 Image.preinit()  # the plugins for the other formats
@@ -54,6 +54,8 @@ _UPRIGHT = {
 }
 #: How Pillow's PNG reader begins to say that a compressed text or profile unpacks to more than it allows.
 _BOMB_MESSAGES = ("Decompressed data too large", "Too much memory used in text chunks")
+#: Pixels times scans of a JPEG: 50 scans at the most pixels, far more than programs write; about a second.
+_MAX_SCANNED_PIXELS = 2_000_000_000
 #: Rows that are resized at once: bounds the float copies to a few megabytes for any image.
 _BAND_PIXELS = 1 << 20
 
@@ -110,6 +112,8 @@ def _read(path: Path, limits: ImageLimits) -> bytes:
 def _decoded(data: bytes, media_type: str, limits: ImageLimits) -> DecodedImage:
     image: Image.Image = Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[media_type]])
     check_size(*image.size, len(data), limits)
+    if media_type == "image/jpeg":
+        _refuse_many_scans(data, image)
     caveats = _caveats(image)
     image.load()
     try:
@@ -121,6 +125,15 @@ def _decoded(data: bytes, media_type: str, limits: ImageLimits) -> DecodedImage:
         caveats.append(Caveat.NO_ORIENTATION)
     pixels = _rgb(image)
     return DecodedImage(pixels if upright is None else pixels.transpose(upright), media_type, tuple(caveats))
+
+
+def _refuse_many_scans(data: bytes, image: Image.Image) -> None:
+    """Refuse a JPEG whose scans, a few bytes each, would keep its reader busy for minutes."""
+    scans = jpeg_scans(data)
+    if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
+        raise JobError(
+            ErrorCode.DECOMPRESSION_BOMB, f"The image is stored in {scans:,} scans. Save it anew, with fewer or none."
+        )
 
 
 def _caveats(image: Image.Image) -> list[Caveat]:

@@ -173,3 +173,16 @@ def test_preprocess_does_not_depend_on_the_bands(monkeypatch: pytest.MonkeyPatch
     whole = preprocess(image, 32)
     monkeypatch.setattr(imaging, "_BAND_PIXELS", 700)
     np.testing.assert_array_equal(preprocess(image, 32), whole)
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_read():
+    jpeg = saved(Image.new("RGB", (640, 480), "grey"), "JPEG", progressive=True)
+    last = jpeg.rindex(b"\xff\xda")
+
+    def with_scans(more: int) -> bytes:
+        return jpeg[:-2] + jpeg[last:-2] * more + b"\xff\xd9"
+
+    assert decode(with_scans(100), ImageLimits()).image.size == (640, 480)
+    with pytest.raises(JobError, match="scans") as failed:
+        decode(with_scans(7000), ImageLimits())
+    assert failed.value.code == ErrorCode.DECOMPRESSION_BOMB

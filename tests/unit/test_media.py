@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from shared.errors import ErrorCode, JobError
-from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size, claimed_size, sniff
+from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size, claimed_size, jpeg_scans, sniff
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_HEADER_ANSWERS = {
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    ErrorCode.IMAGE_TOO_LARGE,
+    ErrorCode.DECOMPRESSION_BOMB,
+    ErrorCode.CORRUPT_IMAGE,
+    *(f"image/{name.lower()}" for name in _FORMATS),
+}
+_file = cache(lambda file_format: saved(photograph(), file_format))
 
 
 def code_of(width: int, height: int, byte_count: int = 1_000_000) -> ErrorCode | None:
@@ -18,6 +30,13 @@ def code_of(width: int, height: int, byte_count: int = 1_000_000) -> ErrorCode |
     except JobError as error:
         return error.code
     return None
+
+
+def header_answer(head: bytes) -> str:
+    try:
+        return check_header(head, len(head), ImageLimits())
+    except JobError as error:
+        return error.code
 
 
 @pytest.mark.parametrize("file_format", _FORMATS)
@@ -70,10 +89,38 @@ def test_the_size_of_a_bmp_from_the_top_down_is_positive():
 
 
 @pytest.mark.parametrize("file_format", _FORMATS)
-def test_a_head_of_any_length_does_no_harm(file_format: str):
+def test_a_head_of_any_length_tells_the_truth_or_nothing(file_format: str):
     data = saved(photograph(), file_format)
-    for length in range(60):
-        claimed_size(data[:length])
+    sizes = [claimed_size(data[:length]) for length in range(len(data) + 1)]
+    known = file_format not in {"TIFF", "AVIF"}
+    assert set(sizes) == ({None, (64, 48)} if known else {None})
+    assert sizes == sorted(sizes, key=bool), "what is known of a head is known of every longer one"
+    types = [sniff(data[:length]) for length in range(len(data) + 1)]
+    assert types == sorted(types, key=bool)
+    assert set(types) == {None, f"image/{file_format.lower()}"}
+
+
+@given(st.sampled_from(_FORMATS), st.binary(max_size=64), st.data())
+def test_a_head_of_any_bytes_has_a_type_and_a_size_or_a_refusal(file_format: str, noise: bytes, data: st.DataObject):
+    whole = _file(file_format)
+    at = data.draw(st.integers(0, min(len(whole), 700)))
+    head = whole[:at] + noise + whole[at + len(noise) :]
+    assert header_answer(head) in _HEADER_ANSWERS
+    size = claimed_size(head)
+    assert size is None or all(type(side) is int and side >= 0 for side in size)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=400))
+def test_scans_are_counted_in_any_bytes(start: bytes, rest: bytes):
+    assert 0 <= jpeg_scans(start + rest) <= (start + rest).count(b"\xda")
+
+
+@pytest.mark.parametrize(("progressive", "scans"), [(False, 1), (True, 10)])
+def test_the_scans_of_a_jpeg_are_counted(progressive: bool, scans: int):
+    segments = {"icc_profile": b"\xff\xda" * 500, "comment": b"\xff\xda\xff\xd9" * 50}
+    jpeg = saved(photograph(), "JPEG", progressive=progressive, **segments)
+    assert jpeg_scans(jpeg) == scans, "what lies in metadata is none"
+    assert jpeg_scans(jpeg + b"\xff\xda" * 500) == scans, "nor is what follows the image"
 
 
 def test_a_jpeg_with_long_metadata_gives_its_size_away_later():
