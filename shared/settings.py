@@ -64,7 +64,12 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(default=2, gt=0, description="How often an idle worker looks for work by itself.")
 
     pass_seconds: float = Field(
-        default=300, gt=0, description="A pass of the device that takes longer hangs: the analysis worker ends itself."
+        default=300, gt=0, description="The longest that a pass of the device may take, however slow the device is."
+    )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=100_000_000,
+        description="An analysis worker that a pass brings above this ends itself; by default 80 % of what there is.",
     )
     drain_seconds: float = Field(
         default=25, ge=0, description="How long a worker that is told to stop may finish what it carries."

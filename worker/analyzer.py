@@ -32,7 +32,7 @@ from shared.pictures import analyzed_region
 from worker.attempt import Attempt
 from worker.batcher import Batcher, Finding
 from worker.model.decision import verdict
-from worker.outcome import Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
+from worker.outcome import OUTAGES, Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
 from worker.sandbox import OpenedImage, Sandbox
 
 #: Seconds for which a job waits for the object store before it goes back into the queue.
@@ -96,11 +96,16 @@ class Analyzer:
 
         """
         outcome = self._outcome(attempt)
-        written = self._settle(attempt, outcome)
+        try:
+            written = self._settle(attempt, outcome)
+        except Exception:  # noqa: BLE001  # an attempt that ends in no way would count as a death, again and again
+            _log.exception("outcome_not_written")
+            outcome, written = self._end_otherwise(attempt)
         _log.info("attempt_ended", outcome=type(outcome).__name__.lower(), written=written.name.lower())
-        if attempt.stage is Stage.STORING and not (isinstance(outcome, Succeeded) and written is not _Written.REFUSED):
+        referred_to = isinstance(outcome, Succeeded) and written is _Written.YES
+        if attempt.stage is Stage.STORING and not referred_to and written is not _Written.UNKNOWN:
             self._remove_pictures(attempt.job)
-        if isinstance(outcome, Released):
+        if isinstance(outcome, Released) and isinstance(outcome.cause, OUTAGES):
             raise outcome.cause
 
     def _outcome(self, attempt: Attempt) -> Outcome:
@@ -113,14 +118,15 @@ class Analyzer:
             return outcome
 
     def _analyze(self, attempt: Attempt) -> JobResult:
-        job = attempt.job
+        if attempt.job.suspect:
+            lifecycle.begin_alone(self._database, *attempt.job.fence)
         with ExitStack() as opened:
             with self._batcher.approaching():
                 source = self._fetch(attempt)
                 image = opened.enter_context(self._open(source, attempt))
                 attempt.enter(Stage.DIFFUSING)
                 future = self._batcher.submit(
-                    image.x, alone=job.suspect, on_classifying=partial(attempt.note, Stage.CLASSIFYING)
+                    image.x, attempt.job.fence, on_classifying=partial(attempt.note, Stage.CLASSIFYING)
                 )
             finding = attempt.result_of(future)
             pictures = self._render(image, finding, attempt)
@@ -184,6 +190,19 @@ class Analyzer:
                 return self._commit(attempt, partial(lifecycle.give_back, self._database, [job.fence]))
             case Abandoned():
                 return _Written.REFUSED
+
+    def _end_otherwise(self, attempt: Attempt) -> tuple[Outcome, _Written]:
+        """End a job whose outcome could not be written, for a reason that nobody foresaw.
+
+        It fails; where not even that can be written, it is queued again and the error raised, so that the crew pauses.
+        """
+        outcome = Failed(JobError(ErrorCode.INTERNAL))
+        try:
+            written = self._settle(attempt, outcome)
+        except Exception:
+            lifecycle.give_back(self._database, [attempt.job.fence])
+            raise
+        return outcome, _Written.UNKNOWN if written is _Written.REFUSED else written  # the first may have been written
 
     def _commit(self, attempt: Attempt, write: Callable[[], bool | None]) -> _Written:
         """Write an outcome, again and again while the database is away and the lease can still be ours."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from uuid import UUID
 
 import numpy as np
 import structlog
@@ -24,6 +25,10 @@ _log = structlog.get_logger(__name__)
 
 class DeviceMemoryError(DistildireError):
     """The device has not enough memory for the batch."""
+
+
+class DeviceLostError(DistildireError):
+    """The device can do nothing more for this process."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,13 @@ Notify = Callable[[], None]
 #: Runs images, each (3, S, S), through the networks; returns their findings in the same order. Calls what it is given
 #: when the noise maps are there and the classifier begins.
 Infer = Callable[[Sequence[Floats], Notify], Sequence[Finding]]
-Watch = Callable[[], AbstractContextManager[None]]
-#: So many passes in a row fail where the device is broken, not the images: it would fail every job in the queue.
+#: The attempt at a job that an image is of: the job's id and the attempt's number.
+Fence = tuple[UUID, int]
+#: Entered around each pass, with whose images are in it.
+Watch = Callable[[Sequence[Fence]], AbstractContextManager[None]]
+#: Ends this process, because of a pass with these in it; empty where it is nobody's doing.
+GiveUp = Callable[[Sequence[Fence]], None]
+#: So many passes of one image fail in a row where the device is broken, not the images: it would fail every job.
 FAILED_PASSES = 3
 
 
@@ -57,7 +67,7 @@ class _Ticket:
     """An image that waits for the device."""
 
     image: Floats
-    alone: bool
+    fence: Fence
     since: float
     on_classifying: Notify
     future: Future[Finding]
@@ -76,17 +86,17 @@ class Batcher:
         *,
         max_batch: int,
         wait_seconds: float,
-        watch: Watch = nullcontext,
-        on_broken: Callable[[], None] = lambda: None,
+        watch: Watch = lambda _: nullcontext(),
+        give_up: GiveUp = lambda _: None,
     ) -> None:
         """Begin with nothing to do; `start` starts the thread.
 
-        `watch` is entered around each pass. `on_broken` is called where `FAILED_PASSES` in a row have failed, or where
-        the thread cannot go on: it should end the process.
+        `give_up` is called where the device is lost or broken, or where the thread cannot go on.
         """
         self._infer = infer
-        self._on_broken = on_broken
+        self._give_up = give_up
         self._failed_passes = 0
+        self._in_pass: list[Fence] = []
         self._max_batch = max_batch
         self._wait_seconds = wait_seconds
         self._watch = watch
@@ -122,15 +132,15 @@ class Batcher:
                 self._on_their_way -= 1
                 self._changed.notify_all()
 
-    def submit(self, image: Floats, *, alone: bool = False, on_classifying: Notify = lambda: None) -> Future[Finding]:
-        """Queue an image, (3, S, S) in [-1, 1]; one that is `alone` shares its batch with none.
+    def submit(self, image: Floats, fence: Fence, *, on_classifying: Notify = lambda: None) -> Future[Finding]:
+        """Queue the image, (3, S, S) in [-1, 1], of an attempt at a job.
 
         The future ends with the finding or a `JobError`; cancel it and the image is dropped if it does not run yet.
         `on_classifying` is called by the batcher's thread when the image's pass comes to the classifier.
         """
         future: Future[Finding] = Future()
         with self._changed:
-            self._waiting.append(_Ticket(image, alone, time.monotonic(), on_classifying, future))
+            self._waiting.append(_Ticket(image, fence, time.monotonic(), on_classifying, future))
             self._changed.notify_all()
         return future
 
@@ -142,7 +152,7 @@ class Batcher:
                     self._serve(running)
         except BaseException:  # noqa: BLE001  # without this thread every job would wait until its deadline
             _log.critical("batcher_ended", exc_info=True)
-            self._on_broken()
+            self._give_up(self._in_pass)
 
     def _gather(self) -> list[_Ticket]:
         """Wait for a batch and take it off the queue; empty when closed."""
@@ -155,35 +165,38 @@ class Batcher:
         """Seconds for which the batch may still wait; None where there is none yet."""
         if not self._waiting:
             return None
-        if self._waiting[0].alone or len(self._waiting) >= self._max_batch or not self._on_their_way:
+        if len(self._waiting) >= self._max_batch or not self._on_their_way:
             return 0
         return max(0, self._waiting[0].since + self._wait_seconds - time.monotonic())
 
     def _take(self) -> list[_Ticket]:
         batch = [self._waiting.popleft()]
-        while self._waiting and len(batch) < self._max_batch and not (batch[0].alone or self._waiting[0].alone):
+        while self._waiting and len(batch) < self._max_batch:
             batch.append(self._waiting.popleft())
         return batch
 
     def _serve(self, tickets: list[_Ticket]) -> None:
-        """Run a batch; one that does not fit into memory runs as two halves."""
+        """Run a batch. One that does not fit into memory, or fails, runs again as two halves: one image may be why."""
 
         def tell() -> None:
             for ticket in tickets:
                 ticket.on_classifying()
 
+        self._in_pass = [ticket.fence for ticket in tickets]
         try:
-            with self._watch():
+            with self._watch(self._in_pass):
                 findings = self._infer([ticket.image for ticket in tickets], tell)
             answers = list(zip(tickets, map(_checked, findings), strict=True))
         except (DeviceMemoryError, MemoryError):
             _log.warning("device_out_of_memory", batch=len(tickets))
-            self._serve_halves(tickets)
+            self._serve_halves(tickets, JobError(ErrorCode.OUT_OF_MEMORY))
+        except DeviceLostError:
+            raise  # the end of this thread, and with it of the process
         except Exception:  # noqa: BLE001  # a pass may fail in any way; this thread must serve the next one
             _log.exception("device_failed", batch=len(tickets))
-            self._count_failure()
-            for ticket in tickets:
-                ticket.future.set_exception(JobError(ErrorCode.INTERNAL, "The device failed. Submit the image again."))
+            if len(tickets) == 1:
+                self._count_failure()
+            self._serve_halves(tickets, JobError(ErrorCode.INTERNAL, "The device failed. Submit the image again."))
         else:
             self._failed_passes = 0
             for ticket, answer in answers:
@@ -191,16 +204,17 @@ class Batcher:
                     ticket.future.set_result(answer)
                 else:
                     ticket.future.set_exception(answer)
+        self._in_pass = []
 
     def _count_failure(self) -> None:
         self._failed_passes += 1
         if self._failed_passes >= FAILED_PASSES:
             _log.critical("device_broken", failed_passes=self._failed_passes)
-            self._on_broken()
+            self._give_up([])
 
-    def _serve_halves(self, tickets: list[_Ticket]) -> None:
+    def _serve_halves(self, tickets: list[_Ticket], why: JobError) -> None:
         if len(tickets) == 1:
-            tickets[0].future.set_exception(JobError(ErrorCode.OUT_OF_MEMORY))
+            tickets[0].future.set_exception(why)
             return
         middle = len(tickets) // 2
         self._serve(tickets[:middle])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import structlog
 
@@ -16,19 +18,32 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 
 _log = structlog.get_logger(__name__)
 
-Errand = Callable[[], None]
+
+@dataclass(frozen=True)
+class Errand:
+    """Something to do."""
+
+    do: Callable[[], None]
+    alone: bool = False
+    """It shares the crew with no other: it calls `Crew.wait_until_alone` before it begins."""
 
 
 class Crew:
-    """At most `slots` errands at once.
+    """At most `slots` errands at once, or one that is to be alone.
 
     `take` returns the next errand, None where nothing is to be done. Either may raise an outage: the whole crew then
     pauses, longer each time until an errand succeeds.
     """
 
     def __init__(self, take: Callable[[], Errand | None], *, slots: int) -> None:
+        self.taken = 0
+        """How many errands were taken until now."""
         self._take = take
         self._slots = threading.Semaphore(slots)
+        # One takes at a time; who has taken an errand that is to be alone keeps the others out until it has ended.
+        self._taking = threading.Lock()
+        self._shared = 0
+        self._shared_ended = threading.Condition()
         self._own_threads = ThreadPoolExecutor(slots, thread_name_prefix="crew")
         self._stopping = threading.Event()
         self._pausing = threading.Lock()
@@ -53,6 +68,11 @@ class Crew:
             except RuntimeError:  # closed since
                 self._slots.release()
 
+    def wait_until_alone(self) -> None:
+        """Return when no other errand is under way: called by one that is to be alone, so that none can begin."""
+        with self._shared_ended:
+            self._shared_ended.wait_for(lambda: self._shared == 0)
+
     def stop(self) -> None:
         """Take nothing more. Safe in a signal handler."""
         self._stopping.set()
@@ -61,6 +81,11 @@ class Crew:
     def stopping(self) -> bool:
         """Whether nothing more is taken."""
         return self._stopping.is_set()
+
+    @property
+    def willing(self) -> bool:
+        """Whether it would take an errand now: it neither stops nor pauses."""
+        return not self.stopping and time.monotonic() >= self._paused_until
 
     def close(self) -> None:
         """Stop, and wait for the errands on our own threads."""
@@ -76,15 +101,13 @@ class Crew:
 
     def _run_next(self, before: Callable[[], None] | None = None) -> bool:
         """Do the next errand; False where there is none or the crew pauses."""
-        if self._stopping.is_set() or time.monotonic() < self._paused_until:
-            return False
         try:
-            errand = self._take()
-            if errand is None:
-                return False
-            if before:
-                before()
-            errand()
+            with self._next() as errand:
+                if errand is None:
+                    return False
+                if before:
+                    before()
+                errand.do()
         except OUTAGES as outage:
             self._pause(outage.message)
             return False
@@ -95,6 +118,26 @@ class Crew:
             return False
         self._outages = 0
         return True
+
+    @contextmanager
+    def _next(self) -> Iterator[Errand | None]:
+        """Take an errand, to be done inside the block."""
+        with self._taking:
+            errand = self._take() if self.willing else None
+            self.taken += errand is not None
+            if errand is None or errand.alone:
+                yield errand
+                return
+            self._count_shared(1)
+        try:
+            yield errand
+        finally:
+            self._count_shared(-1)
+
+    def _count_shared(self, more: int) -> None:
+        with self._shared_ended:
+            self._shared += more
+            self._shared_ended.notify_all()
 
     def _pause(self, reason: str) -> None:
         with self._pausing:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import structlog
 import torch
 
-from worker.batcher import DeviceMemoryError, Finding, Floats, Notify, Watch
+from worker.batcher import DeviceLostError, DeviceMemoryError, Finding, Floats, Notify
 from worker.model.detector import Detector
 
 #: A pass that takes longer has filled the device: one more image would only keep the others waiting.
 PASS_SECONDS = 2.0
-#: How much later the watch ends a process in which no Python runs any more.
-_LOCKED_SECONDS = 5.0
-
-_log = structlog.get_logger(__name__)
 
 
 class Device:
@@ -37,6 +27,7 @@ class Device:
 
         Raises:
             DeviceMemoryError: they do not fit.
+            DeviceLostError: no pass of this process can succeed any more.
 
         """
         x = torch.from_numpy(np.stack(images))
@@ -50,12 +41,24 @@ class Device:
             if _is_memory(error):
                 torch.cuda.empty_cache()  # does nothing without CUDA
                 raise DeviceMemoryError from error
+            if _is_lost(error):
+                raise DeviceLostError from error
             raise
         return [Finding(*found) for found in zip(noise, logits, means, strict=True)]
 
 
-def settle_batch(detector: Detector, most: int) -> int:
-    """Warm the detector up; return how many images one pass should take, at most `most`.
+@dataclass(frozen=True)
+class Pace:
+    """What was learnt of a device when it warmed up."""
+
+    batch: int
+    """How many images one pass should take."""
+    pass_seconds: float
+    """How long such a pass takes at most."""
+
+
+def settle_batch(detector: Detector, most: int) -> Pace:
+    """Warm the detector up; return what a pass should take, at most `most` images.
 
     As many as run in `PASS_SECONDS`, and fit into memory. On a CPU the published model takes seconds for one image and
     gains nothing from more: a batch of eight would let all eight wait for the last, and every start of a worker too.
@@ -63,39 +66,11 @@ def settle_batch(detector: Detector, most: int) -> int:
     detector.warm_up(1)  # sets up kernels, which on a GPU takes longer than the pass
     began = time.monotonic()
     detector.warm_up(1)
-    batch = max(1, min(most, int(PASS_SECONDS / (time.monotonic() - began))))
+    seconds = time.monotonic() - began
+    batch = max(1, min(most, int(PASS_SECONDS / seconds)))
     while batch > 1 and not _fits(detector, batch):
         batch //= 2
-    return batch
-
-
-def pass_limit(seconds: float) -> Watch:
-    """Return the watch that ends this process when a pass takes longer: a stuck device cannot be interrupted.
-
-    It logs where the pass hangs and exits with 1; the leases of the jobs then end. Where a driver holds the
-    interpreter's lock, no Python runs any more: then a timer in the interpreter's own C code does the same, later.
-    That one alone would not do: it reads the frames of threads that run on, which can crash.
-    """
-
-    @contextmanager
-    def watch() -> Iterator[None]:
-        timer = threading.Timer(seconds, _end_process, [seconds, threading.get_ident()])
-        timer.daemon = True
-        timer.start()
-        faulthandler.dump_traceback_later(seconds + _LOCKED_SECONDS, exit=True)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-            timer.cancel()
-
-    return watch
-
-
-def _end_process(seconds: float, stuck_thread: int) -> None:
-    stack = "".join(traceback.format_stack(sys._current_frames()[stuck_thread]))  # noqa: SLF001  # the documented way
-    _log.critical("device_stuck", seconds=seconds, stack=stack)
-    os._exit(1)
+    return Pace(batch, batch * seconds)  # never longer than one after the other
 
 
 def _fits(detector: Detector, batch: int) -> bool:
@@ -110,5 +85,24 @@ def _fits(detector: Detector, batch: int) -> bool:
 
 
 def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory ran out; on a CPU its allocator has no exception class of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether torch says that memory ran out: not all of its allocators have an exception class for it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    message = str(error)
+    return any(words in message for words in ("can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED"))
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether CUDA's context is gone, as after an illegal access or a failed assertion on the device.
+
+    Every later call then fails too, and no call mends it: only another process gets another context.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
+        return False
+    try:
+        torch.cuda.synchronize()  # cuDNN and cuBLAS call the error by names of their own
+    except RuntimeError:
+        return True
+    return False

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,15 +23,22 @@ from shared.object_store import ObjectStore
 from shared.settings import Settings
 from worker.analyzer import Analyzer, ServedModel
 from worker.attempt import Attempts
-from worker.batcher import Batcher
+from worker.batcher import Batcher, Fence
 from worker.crew import Crew, Errand
 from worker.heartbeat import Heartbeat
 from worker.lookout import Lookout
+from worker.pass_watch import PassWatch, memory_limit, pass_limit
 from worker.sandbox import Sandbox
 from worker.sweeper import Sweeper
 
 if TYPE_CHECKING:  # torch is imported when the sandbox runs
+    from worker.device import Pace
     from worker.model import Detector
+
+#: From the death of a worker to the readiness of the next, in times of what its own start took: Celery's comes on top.
+_RESTART = 2
+#: Three deaths of a job that kills its workers are over within a minute.
+_LONGEST_SUSPECT_WAIT = timedelta(seconds=15)
 
 _log = structlog.get_logger(__name__)
 
@@ -39,12 +47,20 @@ class AnalysisRuntime:
     """Everything between a wake-up and a verdict. Made by `start`, once a process."""
 
     def __init__(
-        self, settings: Settings, sandbox: Sandbox, detector: Detector, broker: Broker, *, max_batch: int
+        self,
+        settings: Settings,
+        sandbox: Sandbox,
+        detector: Detector,
+        broker: Broker,
+        *,
+        pace: Pace,
+        start_seconds: float,
     ) -> None:
-        from worker.device import Device, pass_limit
+        from worker.device import Device
 
         self._settings = settings
         self._lease = timedelta(seconds=settings.lease_seconds)
+        self._suspect_wait = min(timedelta(seconds=_RESTART * start_seconds), _LONGEST_SUSPECT_WAIT, self._lease)
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
         self._model = detector.card.name
         self._sandbox = sandbox
@@ -55,10 +71,15 @@ class AnalysisRuntime:
         self._heartbeat = Heartbeat(self._heart_database, self._attempts, lease=self._lease)
         self._batcher = Batcher(
             Device(detector),
-            max_batch=max_batch,
+            max_batch=pace.batch,
             wait_seconds=settings.batch_wait_ms / 1000,
-            watch=pass_limit(settings.pass_seconds),
-            on_broken=partial(os._exit, 1),  # what is carried goes to another worker when its lease ends
+            watch=PassWatch(
+                self._give_up,
+                seconds=pass_limit(pace.pass_seconds, settings.pass_seconds),
+                ceiling=settings.pass_seconds,
+                memory_bytes=settings.memory_bytes or memory_limit(),
+            ),
+            give_up=self._give_up,
         )
         self._analyzer = Analyzer(
             database=self._database,
@@ -79,7 +100,7 @@ class AnalysisRuntime:
             ),
         )
         # A job that waits here for a slow device could be with another worker.
-        self._slots = settings.slots or 2 * max_batch
+        self._slots = settings.slots or 2 * pace.batch
         self._crew = Crew(self._take, slots=self._slots)
         sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
         # Leases end and deadlines fall even where Redis and beat are dead.
@@ -108,16 +129,16 @@ class AnalysisRuntime:
 
         detector = load_detector(settings)
         loaded_at = time.monotonic()
-        max_batch = settle_batch(detector, settings.max_batch)
+        pace = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()
-        runtime = cls(settings, sandbox, detector, broker, max_batch=max_batch)
+        runtime = cls(settings, sandbox, detector, broker, pace=pace, start_seconds=warm_at - began)
         runtime._begin()
         _log.info(
             "worker_ready",
             model=detector.card.name,
             device=str(detector.device),
             precision=detector.precision,
-            max_batch=max_batch,
+            max_batch=pace.batch,
             slots=runtime._slots,
             sandbox_seconds=round(sandbox_at - began, 2),
             load_seconds=round(loaded_at - sandbox_at, 2),
@@ -156,13 +177,33 @@ class AnalysisRuntime:
             self._settings.ready_file.touch()
 
     def _take(self) -> Errand | None:
-        job = lifecycle.claim(self._database, worker=self._worker, model=self._model, lease=self._lease)
-        return None if job is None else partial(self._carry, job)
+        job = lifecycle.claim(
+            self._database,
+            worker=self._worker,
+            model=self._model,
+            lease=self._lease,
+            suspect_wait=self._suspect_wait,
+        )
+        return None if job is None else Errand(partial(self._carry, job), alone=job.suspect)
 
     def _carry(self, job: ClaimedJob) -> None:
         names = structlog.contextvars.bound_contextvars(job_id=str(job.id), attempt=job.attempt)
         with names, self._attempts.carrying(job) as attempt:
+            if job.suspect:
+                self._crew.wait_until_alone()
             self._analyzer.carry(attempt)
+
+    def _give_up(self, in_pass: Sequence[Fence]) -> None:
+        """End this process because of a pass with these images in it, and say first which jobs had no part in it."""
+        self._crew.stop()
+        carried = [attempt.job.fence for attempt in self._attempts.now()]
+        others = [fence for fence in carried if fence not in in_pass]
+        try:
+            lifecycle.surrender(self._database, in_pass, others, max_attempts=self._settings.max_attempts)
+            _log.warning("jobs_surrendered", in_pass=len(in_pass), others=len(others))
+        except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
+            _log.exception("jobs_not_surrendered", jobs=len(carried))
+        os._exit(1)
 
     def _end_in_time(self) -> None:
         """Wait for the end; where it does not come, give the jobs back and end this process."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from worker import device
-from worker.device import settle_batch
+from worker.batcher import DeviceLostError, DeviceMemoryError
+from worker.device import Device, settle_batch
 from worker.model import Detector, load_model
 from worker.model.detector import Detection
 
@@ -39,13 +40,13 @@ def test_a_quick_device_is_given_full_batches_after_one_was_tried(
     detector: Detector, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(device, "PASS_SECONDS", 1000.0)
-    assert settle_batch(detector, 5) == 5
+    assert settle_batch(detector, 5).batch == 5
     assert passes == [1, 1, 5]
 
 
 def test_a_slow_device_is_given_single_images(detector: Detector, passes: list[int], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device, "PASS_SECONDS", 1e-9)
-    assert settle_batch(detector, 8) == 1
+    assert settle_batch(detector, 8).batch == 1
     assert passes == [1, 1]  # not eight: with the published model on a CPU that would take minutes
 
 
@@ -59,15 +60,35 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(detector: Detector, mon
 
     monkeypatch.setattr(detector, "detect", detect)
     monkeypatch.setattr(device, "PASS_SECONDS", 1000.0)
-    assert settle_batch(detector, 8) == 2
+    assert settle_batch(detector, 8).batch == 2
 
 
-def test_a_pass_that_holds_the_interpreters_lock_is_ended_too():
-    program = (
-        "import ctypes, worker.device as device; device._LOCKED_SECONDS = 0.2\n"
-        "with device.pass_limit(0.2)():\n"
-        "    ctypes.PyDLL(None).sleep(60)\n"  # as a driver would: it keeps the lock
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert "Timeout" in ended.stderr
+def test_a_warm_device_says_how_long_a_full_pass_takes(detector: Detector):
+    began = time.monotonic()
+    pace = settle_batch(detector, 4)
+    assert 0 < pace.pass_seconds <= 4 * (time.monotonic() - began)
+
+
+@pytest.mark.parametrize(
+    ("error", "meant"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), DeviceMemoryError),
+        (torch.AcceleratorError("CUDA error: out of memory"), DeviceMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), DeviceMemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), DeviceMemoryError),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), DeviceLostError),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceLostError),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), RuntimeError),
+    ],
+)
+def test_what_torch_says_is_told_apart(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, error: RuntimeError, meant: type[Exception]
+):
+    def fail(_: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(detector, "noise_map", fail)
+    side = detector.card.image_size
+    with pytest.raises(meant) as caught:
+        Device(detector)([np.zeros((3, side, side), np.float32)], lambda: None)
+    assert type(caught.value) is meant

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 
 from shared.errors import ErrorCode, JobError
-from worker.batcher import Batcher, DeviceMemoryError, Finding, Floats, Notify
+from worker.batcher import Batcher, DeviceLostError, DeviceMemoryError, Fence, Finding, Floats, Infer, Notify
 
 LONG, SOON = 20.0, 5.0  # seconds: never reached by a test that passes
 
@@ -39,6 +44,8 @@ class Model:
         logits = [float(image.flat[0]) for image in images]
         if 666 in logits:
             raise RuntimeError("the device is on fire")
+        if 667 in logits:
+            raise DeviceLostError
         return [Finding(np.zeros((3, 2, 2), np.float32), logit, np.zeros((1, 1), np.float32)) for logit in logits]
 
 
@@ -51,8 +58,8 @@ def model() -> Model:
 def start(model: Model) -> Iterator[Start]:
     started: list[Batcher] = []
 
-    def make(max_batch: int = 4, wait_seconds: float = LONG) -> Batcher:
-        batcher = Batcher(model, max_batch=max_batch, wait_seconds=wait_seconds)
+    def make(max_batch: int = 4, wait_seconds: float = LONG, infer: Infer = model, **more: Any) -> Batcher:
+        batcher = Batcher(infer, max_batch=max_batch, wait_seconds=wait_seconds, **more)
         started.append(batcher)
         batcher.start()
         return batcher
@@ -67,10 +74,19 @@ def image(number: float) -> Floats:
     return np.full((3, 2, 2), number, np.float32)
 
 
-def submit_together(batcher: Batcher, *numbers: float, alone: Sequence[float] = ()) -> list[Future[Finding]]:
+def fence(number: float) -> Fence:
+    """Of a job that is known by its image's number."""
+    return UUID(int=int(number)), 1
+
+
+def submit(batcher: Batcher, number: float) -> Future[Finding]:
+    return batcher.submit(image(number), fence(number) if math.isfinite(number) else fence(0))
+
+
+def submit_together(batcher: Batcher, *numbers: float) -> list[Future[Finding]]:
     """As jobs do that are all on their way before the first arrives."""
     with batcher.approaching():
-        return [batcher.submit(image(number), alone=number in alone) for number in numbers]
+        return [submit(batcher, number) for number in numbers]
 
 
 def logits(futures: Sequence[Future[Finding]]) -> list[float]:
@@ -80,7 +96,7 @@ def logits(futures: Sequence[Future[Finding]]) -> list[float]:
 def test_full_batch_runs_although_others_are_on_their_way(start: Start, model: Model):
     batcher = start(max_batch=3)
     with batcher.approaching():
-        futures = [batcher.submit(image(number)) for number in (1, 2, 3)]
+        futures = [submit(batcher, number) for number in (1, 2, 3)]
         assert logits(futures) == [1, 2, 3]
     assert model.batches == [3]
 
@@ -89,20 +105,20 @@ def test_batch_runs_when_its_oldest_image_has_waited_long_enough(start: Start, m
     batcher = start(wait_seconds=0.05)
     with batcher.approaching():
         began = time.monotonic()
-        assert batcher.submit(image(1)).result(SOON).logit == 1
+        assert submit(batcher, 1).result(SOON).logit == 1
     assert time.monotonic() - began >= 0.05
     assert model.batches == [1]
 
 
 def test_nobody_waits_when_nobody_is_on_their_way(start: Start, model: Model):
-    assert start(wait_seconds=LONG).submit(image(1)).result(SOON).logit == 1
+    assert submit(start(wait_seconds=LONG), 1).result(SOON).logit == 1
 
 
 def test_image_waits_for_one_that_is_on_its_way(start: Start, model: Model):
     batcher = start()
     with batcher.approaching():
-        first = batcher.submit(image(1))
-        second = batcher.submit(image(2))
+        first = submit(batcher, 1)
+        second = submit(batcher, 2)
         assert not first.done()
     assert logits([first, second]) == [1, 2]
     assert model.batches == [2]
@@ -114,17 +130,6 @@ def test_more_images_than_a_batch_holds_run_in_order(start: Start, model: Model)
     assert sorted(model.batches) == [1, 2, 2]
 
 
-def test_job_that_must_be_alone_shares_its_batch_with_none(start: Start, model: Model):
-    model.open.clear()
-    batcher = start(max_batch=8)
-    futures = submit_together(batcher, 0)
-    assert model.entered.wait(SOON)  # the others gather behind this pass
-    futures += submit_together(batcher, 1, 2, 3, 4, 5, alone=[3])
-    model.open.set()
-    assert logits(futures) == [0, 1, 2, 3, 4, 5]
-    assert model.batches == [1, 2, 1, 2]
-
-
 def test_batch_that_does_not_fit_runs_in_halves(start: Start, model: Model):
     model.fits = 2
     batcher = start(max_batch=8)
@@ -134,19 +139,57 @@ def test_batch_that_does_not_fit_runs_in_halves(start: Start, model: Model):
 
 def test_image_that_does_not_fit_alone_fails_for_lack_of_memory(start: Start, model: Model):
     model.fits = 0
-    future = start().submit(image(1))
+    future = submit(start(), 1)
     with pytest.raises(JobError) as caught:
         future.result(SOON)
     assert caught.value.code == ErrorCode.OUT_OF_MEMORY
 
 
-def test_device_error_fails_its_batch_retryably_and_the_next_batch_runs(start: Start, model: Model):
-    batcher = start()
-    for future in submit_together(batcher, 1, 666):
-        with pytest.raises(JobError) as caught:
-            future.result(SOON)
-        assert (caught.value.code, caught.value.retryable) == (ErrorCode.INTERNAL, True)
-    assert logits(submit_together(batcher, 7)) == [7]
+def test_image_that_fails_its_pass_fails_alone_and_retryably(start: Start, model: Model):
+    culprit, *others = submit_together(start(), 666, 1, 2, 3)
+    with pytest.raises(JobError) as caught:
+        culprit.result(SOON)
+    assert (caught.value.code, caught.value.retryable) == (ErrorCode.INTERNAL, True)
+    assert logits(others) == [1, 2, 3]
+    assert model.batches == [4, 2, 1, 1, 2]
+
+
+def test_image_that_takes_all_memory_fails_alone(start: Start, model: Model):
+    """As Python says it, and not the device."""
+    usual = model.__call__
+
+    def run(images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+        if any(image.flat[0] == 2 for image in images):
+            raise MemoryError
+        return usual(images, classifying)
+
+    batcher = start(infer=run)
+    first, culprit, third = submit_together(batcher, 1, 2, 3)
+    with pytest.raises(JobError) as caught:
+        culprit.result(SOON)
+    assert caught.value.code == ErrorCode.OUT_OF_MEMORY
+    assert logits([first, third]) == [1, 3]
+
+
+def test_device_that_is_lost_ends_all_with_the_jobs_of_that_pass_named(start: Start):
+    given_up: queue.SimpleQueue[Sequence[Fence]] = queue.SimpleQueue()
+    futures = submit_together(start(give_up=given_up.put), 1, 667)
+    assert given_up.get(timeout=SOON) == [fence(1), fence(667)]
+    assert not any(future.done() for future in futures)  # that is for the process's end to settle
+
+
+def test_each_pass_is_watched_with_the_jobs_in_it(start: Start):
+    watched: list[Sequence[Fence]] = []
+
+    @contextmanager
+    def watch(fences: Sequence[Fence]) -> Iterator[None]:
+        watched.append(fences)
+        yield
+
+    batcher = start(max_batch=2, watch=watch)
+    logits(submit_together(batcher, 1, 2))
+    logits(submit_together(batcher, 3))
+    assert watched == [[fence(1), fence(2)], [fence(3)]]
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -160,21 +203,21 @@ def test_logit_that_is_no_number_is_a_failure_of_its_job_alone(start: Start, num
 
 def test_device_that_keeps_failing_is_given_up(model: Model):
     """A pass that succeeds in between shows that it was the images."""
-    broken = threading.Event()
-    batcher = Batcher(model, max_batch=1, wait_seconds=0, on_broken=broken.set)
+    given_up: list[Sequence[Fence]] = []
+    batcher = Batcher(model, max_batch=1, wait_seconds=0, give_up=given_up.append)
     batcher.start()
     for number in (666, 666, 1, 666, 666):
-        batcher.submit(image(number)).exception(SOON)
-    assert not broken.is_set()
-    batcher.submit(image(666)).exception(SOON)
-    assert broken.is_set()
+        submit(batcher, number).exception(SOON)
+    assert not given_up
+    submit(batcher, 666).exception(SOON)
+    assert given_up == [[]]  # nobody's doing
     batcher.close()
 
 
 def test_each_image_of_a_pass_is_told_when_the_classifier_begins(start: Start, model: Model):
     batcher, told = start(max_batch=2), threading.Semaphore(0)
     model.open.clear()
-    futures = [batcher.submit(image(number), on_classifying=told.release) for number in (1, 2)]
+    futures = [batcher.submit(image(number), fence(number), on_classifying=told.release) for number in (1, 2)]
     assert model.entered.wait(SOON)
     assert not told.acquire(blocking=False)
     model.open.set()
@@ -188,20 +231,20 @@ def test_thread_that_ends_against_all_rules_is_not_silent():
     def exits(_: Sequence[Floats], _classifying: Notify) -> list[Finding]:
         raise SystemExit
 
-    broken = threading.Event()
-    batcher = Batcher(exits, max_batch=1, wait_seconds=0, on_broken=broken.set)
+    given_up: queue.SimpleQueue[Sequence[Fence]] = queue.SimpleQueue()
+    batcher = Batcher(exits, max_batch=1, wait_seconds=0, give_up=given_up.put)
     batcher.start()
-    batcher.submit(image(1))
-    assert broken.wait(SOON)
+    submit(batcher, 1)
+    assert given_up.get(timeout=SOON) == [fence(1)]
     batcher.close()
 
 
 def test_canceled_image_does_not_reach_the_device(start: Start, model: Model):
     model.open.clear()
     batcher = start(max_batch=1)
-    running = batcher.submit(image(1))
+    running = submit(batcher, 1)
     assert model.entered.wait(SOON)
-    dropped, kept = batcher.submit(image(2)), batcher.submit(image(3))
+    dropped, kept = submit(batcher, 2), submit(batcher, 3)
     assert dropped.cancel()
     model.open.set()
     assert logits([running, kept]) == [1, 3]
@@ -211,9 +254,9 @@ def test_canceled_image_does_not_reach_the_device(start: Start, model: Model):
 def test_closing_cancels_what_still_waits(start: Start, model: Model):
     model.open.clear()
     batcher = start(max_batch=1)
-    running = batcher.submit(image(1))
+    running = submit(batcher, 1)
     assert model.entered.wait(SOON)
-    waiting = batcher.submit(image(2))
+    waiting = submit(batcher, 2)
     closing = threading.Thread(target=batcher.close)
     closing.start()
     model.open.set()

@@ -34,11 +34,11 @@ class Work:
 
     def add(self, count: int) -> None:
         for number in range(count):
-            self.waiting.put(lambda number=number: self.done.append(f"errand {number}"))  # type: ignore[misc]
+            self.waiting.put(Errand(lambda number=number: self.done.append(f"errand {number}")))  # type: ignore[misc]
 
     def add_long(self, count: int) -> None:
         for _ in range(count):
-            self.waiting.put(self._long)
+            self.waiting.put(Errand(self._long))
 
     def _long(self) -> None:
         self.doing.release()
@@ -60,10 +60,10 @@ def crew(work: Work) -> Iterator[Crew]:
 
 
 def raises(error: Exception) -> Errand:
-    def errand() -> None:
+    def do() -> None:
         raise error
 
-    return errand
+    return Errand(do)
 
 
 def await_true(condition: Callable[[], bool]) -> None:
@@ -144,12 +144,95 @@ def test_outage_makes_the_crew_pause_and_an_errand_that_succeeds_ends_it(crew: C
 def test_outage_that_every_slot_meets_is_one_pause(crew: Crew, work: Work):
     all_started = threading.Barrier(3)
 
-    def errand() -> None:
+    def do() -> None:
         all_started.wait(SOON)
         raise StoreUnavailableError
 
     for _ in range(3):
-        work.waiting.put(errand)
+        work.waiting.put(Errand(do))
     crew.look()
     await_true(lambda: crew._slots._value == 3)
     assert crew._outages == 1
+
+
+def add_alone(crew: Crew, work: Work, log: list[str], name: str) -> None:
+    """Add an errand that is to be alone, and notes when it has been taken, when it is, and when it ends."""
+
+    def do() -> None:
+        log.append(f"{name} taken")
+        crew.wait_until_alone()
+        log.append(f"{name} alone")
+        work.doing.release()
+        assert work.may_end.wait(SOON)
+        log.append(f"{name} ends")
+
+    work.waiting.put(Errand(do, alone=True))
+
+
+def test_errand_that_is_to_be_alone_begins_when_the_others_have_ended(crew: Crew, work: Work):
+    log: list[str] = []
+    work.add_long(2)
+    add_alone(crew, work, log, "first")
+    add_alone(crew, work, log, "second")
+    work.add(4)
+    crew.look()
+    await_true(lambda: log == ["first taken"])
+    assert work.done == []
+    assert work.looks == 3  # nobody takes meanwhile
+    work.may_end.set()
+    await_true(lambda: len(work.done) == 6)
+    assert log == [f"{name} {what}" for name in ("first", "second") for what in ("taken", "alone", "ends")]
+    assert work.done[:2] == ["long", "long"]
+
+
+def test_nothing_is_taken_while_an_errand_is_alone_and_all_slots_are_used_after(crew: Crew, work: Work):
+    log: list[str] = []
+    add_alone(crew, work, log, "lonely")
+    work.add_long(3)
+    crew.look()
+    assert work.doing.acquire(timeout=SOON)
+    crew.look()
+    assert not work.doing.acquire(timeout=0.05)
+    assert work.looks == 1
+    work.may_end.set()
+    await_true(lambda: work.done == ["long"] * 3)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), StoreUnavailableError()])
+def test_errand_that_fails_alone_lets_the_others_in(crew: Crew, work: Work, error: Exception):
+    work.waiting.put(Errand(raises(error).do, alone=True))
+    work.add(2)
+    crew.work()
+    crew._paused_until = 0.0
+    crew.work()
+    assert work.done == ["errand 0", "errand 1"]
+
+
+def test_crew_that_is_told_to_stop_ends_although_one_waits_to_be_alone(crew: Crew, work: Work):
+    log: list[str] = []
+    work.add_long(1)
+    add_alone(crew, work, log, "last")
+    work.add(3)
+    crew.look()
+    await_true(lambda: log == ["last taken"])
+    woken = threading.Thread(target=crew.work)
+    woken.start()
+    crew.stop()
+    work.may_end.set()
+    crew.close()
+    woken.join(SOON)
+    assert not woken.is_alive()
+    assert log[-1] == "last ends"
+    assert work.done == ["long"]
+
+
+def test_hundred_errands_that_run_out_of_memory_leave_every_slot_working(crew: Crew, work: Work):
+    for _ in range(100):
+        work.waiting.put(raises(MemoryError()))
+        crew._paused_until = 0.0
+        crew.work()
+    crew._paused_until = 0.0
+    work.add_long(3)
+    crew.look()
+    for _ in range(3):
+        assert work.doing.acquire(timeout=SOON)

@@ -1,0 +1,113 @@
+"""What happens to a pass of the device that takes too long, or too much."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from worker import pass_watch
+from worker.batcher import Fence
+from worker.pass_watch import PassWatch, memory_limit, pass_limit, resident_bytes
+
+SOON, LONG = 5.0, 20.0  # seconds: never reached by a test that passes
+PASS = [(UUID(int=1), 1), (UUID(int=2), 3)]
+NO_LIMIT = 1 << 60
+
+
+@pytest.fixture
+def given_up() -> queue.SimpleQueue[Sequence[Fence]]:
+    return queue.SimpleQueue()
+
+
+def test_pass_that_takes_too_long_is_given_up_with_its_jobs_named(
+    given_up: queue.SimpleQueue[Sequence[Fence]], capfd: pytest.CaptureFixture[str]
+):
+    with PassWatch(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)(PASS):
+        assert given_up.get(timeout=SOON) == PASS
+    said = capfd.readouterr().out
+    assert "device_stuck" in said
+    assert "test_pass_watch.py" in said  # the stack says where it hung
+
+
+def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
+    with PassWatch(given_up.put, seconds=LONG, ceiling=LONG, memory_bytes=resident_bytes() + (32 << 20))(PASS):
+        assert given_up.empty()
+        taken = bytearray(os.urandom(1)) * (64 << 20)
+        assert given_up.get(timeout=SOON) == PASS
+        del taken
+
+
+def test_pass_that_ends_in_time_leaves_nothing_behind(given_up: queue.SimpleQueue[Sequence[Fence]]):
+    watch = PassWatch(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)
+    for _ in range(3):
+        with watch(PASS):
+            pass
+    for thread in threading.enumerate():
+        if thread.name == "pass watch":
+            thread.join(SOON)
+            assert not thread.is_alive()
+    assert given_up.empty()
+
+
+def test_process_that_was_stopped_is_not_stuck():
+    """Nobody computes while the process stands still: a pass has lost no time by it."""
+    program = (
+        "import os, threading, time, worker.pass_watch as w\n"
+        "watch = w.PassWatch(lambda _: os._exit(1), seconds=1.0, ceiling=60, memory_bytes=1 << 60)\n"
+        "with watch([]):\n"
+        "    print('in', flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    print('stop', flush=True)\n"
+        "    time.sleep(0.2)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in\n"
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)  # the standing still itself: there is nothing to wait for
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(SOON) == 0
+
+
+def test_pass_that_holds_the_interpreters_lock_is_ended_too():
+    program = (
+        "import ctypes, os, worker.pass_watch as w; w._LOCKED_SECONDS = 0.2\n"
+        "with w.PassWatch(lambda _: os._exit(9), seconds=60, ceiling=0.2, memory_bytes=1 << 60)([]):\n"
+        "    ctypes.PyDLL(None).sleep(60)\n"  # as a driver would: it keeps the lock
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("expected", "ceiling", "limit"),
+    [(0.02, 300, 5), (0.4, 300, 5), (1.6, 300, 16), (20, 300, 200), (60, 300, 300), (0.02, 1, 1)],
+)
+def test_limit_of_a_pass_comes_from_what_it_takes_as_a_rule(expected: float, ceiling: float, limit: float):
+    assert pass_limit(expected, ceiling) == limit
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_limit_of_memory_is_most_of_the_containers(tmp_path: Path, name: str):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("1000000\n")
+    assert memory_limit(tmp_path) == 800_000
+
+
+@pytest.mark.parametrize("limit", ["max", str(1 << 62), None])
+def test_limit_of_memory_is_most_of_the_machines_where_no_container_has_one(tmp_path: Path, limit: str | None):
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory_limit(tmp_path) == int(pass_watch._SHARE_OF_MEMORY * machine)

@@ -1,0 +1,99 @@
+"""Watches each pass of the device, for its time and its memory: a pass that has gone wrong cannot be interrupted."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import resource
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from worker.batcher import Fence, GiveUp
+
+#: So often is looked. An endless allocation fills a gigabyte or two meanwhile, at worst.
+_TICK_SECONDS = 0.1
+#: A pass may take so many times what the slowest should; below the floor, what a busy machine does to any process.
+_PATIENCE, _FLOOR_SECONDS = 10, 5.0
+#: How much later than the longest limit the watch ends a process in which no Python runs any more.
+_LOCKED_SECONDS = 5.0
+#: What a process may use by itself of the memory there is: its decoding children need some too.
+_SHARE_OF_MEMORY = 0.8
+_CGROUP = Path("/sys/fs/cgroup")
+
+_log = structlog.get_logger(__name__)
+
+
+class PassWatch:
+    """Has the process given up when a pass takes longer than `seconds`, or brings it above `memory_bytes`.
+
+    Seconds are counted in ticks of the watch's own thread: a process that was stopped, or got no processor, is not
+    stuck. Where a driver holds the interpreter's lock no Python runs, nor this watch: then a timer in the interpreter's
+    own C code ends the process after `ceiling` seconds. That one alone would not do: it tells nobody whose pass it was,
+    and it reads the frames of threads that run on, which can crash.
+    """
+
+    def __init__(self, give_up: GiveUp, *, seconds: float, ceiling: float, memory_bytes: int) -> None:
+        self._give_up = give_up
+        self._seconds = seconds
+        self._ceiling = ceiling
+        self._memory_bytes = memory_bytes
+
+    @contextmanager
+    def __call__(self, fences: Sequence[Fence]) -> Iterator[None]:
+        """Watch a pass with these images for as long as the block runs."""
+        ended = threading.Event()
+        watching = [ended, threading.get_ident(), fences]
+        threading.Thread(target=self._look_on, args=watching, name="pass watch", daemon=True).start()
+        faulthandler.dump_traceback_later(self._ceiling + _LOCKED_SECONDS, exit=True)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            ended.set()
+
+    def _look_on(self, ended: threading.Event, thread: int, fences: Sequence[Fence]) -> None:
+        ticks = 0
+        while not ended.wait(_TICK_SECONDS):
+            ticks += 1
+            if ticks * _TICK_SECONDS >= self._seconds:
+                self._end("device_stuck", thread, fences, seconds=self._seconds)
+                return
+            if resident_bytes() > self._memory_bytes:
+                self._end("device_takes_all_memory", thread, fences, memory_bytes=self._memory_bytes)
+                return
+
+    def _end(self, event: str, thread: int, fences: Sequence[Fence], **facts: float) -> None:
+        stack = "".join(traceback.format_stack(sys._current_frames().get(thread)))  # noqa: SLF001  # the documented way
+        jobs = [str(job_id) for job_id, _ in fences]
+        _log.critical(event, jobs=jobs, stack=stack, **facts)
+        self._give_up(fences)
+
+
+def pass_limit(expected: float, ceiling: float) -> float:
+    """Return the seconds after which a pass hangs that takes `expected` seconds as a rule; at most `ceiling`."""
+    return min(ceiling, max(_FLOOR_SECONDS, _PATIENCE * expected))
+
+
+def memory_limit(cgroup: Path = _CGROUP) -> int:
+    """Return the bytes that this process may use by itself: most of its container's memory, or else the machine's."""
+    there_is = os.sysconf("SC_PHYS_PAGES") * resource.getpagesize()
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of either version of control groups
+        try:
+            limit = (cgroup / name).read_text().strip()
+        except OSError:
+            continue
+        if limit != "max":
+            there_is = min(there_is, int(limit))
+    return int(_SHARE_OF_MEMORY * there_is)
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process uses now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
