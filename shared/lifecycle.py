@@ -151,6 +151,15 @@ def claim(
     return ClaimedJob(*row)
 
 
+def anything_waits(database: Database, *, model: str, suspect_wait: timedelta = timedelta(0)) -> bool:
+    """Whether `claim` would find a job: asked by the very same statement, which is then undone."""
+    with database.begin() as session:
+        names = {"worker": None, "model": model, "lease": timedelta(0), "suspect_wait": suspect_wait}
+        found = session.execute(_CLAIM, names).one_or_none()
+        session.rollback()
+    return found is not None
+
+
 def begin_alone(database: Database, job_id: UUID, attempt: int) -> None:
     """Note that the process carries this job and no other: from now on its death is the job's doing.
 

@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=25, ge=0, description="How long a worker that is told to stop may finish what it carries."
     )
+    watchdog_seconds: float = Field(
+        default=120,
+        gt=0,
+        description="A worker that takes nothing for so long, while work waits that it could do, ends itself.",
+    )
     ready_file: Path | None = Field(
         default=None, description="A file that exists while a worker is ready, for health checks."
     )

@@ -10,17 +10,27 @@ from contextlib import contextmanager
 from typing import TypeVar
 from uuid import UUID
 
-from shared.errors import LeaseLostError
+from shared.errors import DistildireError, LeaseLostError
 from shared.jobs import ClaimedJob, Stage
 
 _T = TypeVar("_T")
 
 
+#: Stages that are the device's to limit: their thread waits for it whatever becomes of the job.
+ON_DEVICE = (Stage.DIFFUSING, Stage.CLASSIFYING)
+
+
+class WorkerStopsError(DistildireError):
+    """The worker was told to stop before the job was begun."""
+
+
 class Attempt:
     """What the job's own thread and the heartbeat both know of it."""
 
-    def __init__(self, job: ClaimedJob) -> None:
+    def __init__(self, job: ClaimedJob, begin_no_more: threading.Event | None = None) -> None:
+        """Begin to carry `job`; once `begin_no_more` is set, it goes no further than to the end of its first stage."""
         self.job = job
+        self._begin_no_more = begin_no_more
         self.claimed_at = time.monotonic()
         self.stage = Stage.FETCHING
         self.stage_since = self.claimed_at
@@ -29,9 +39,17 @@ class Attempt:
         self._awaited: Future[object] | None = None
 
     def enter(self, stage: Stage) -> None:
-        """Go on to `stage`; raise `LeaseLostError` where the job is no longer ours."""
+        """Go on to `stage`.
+
+        Raises:
+            LeaseLostError: the job is no longer ours.
+            WorkerStopsError: the worker was told to stop, and the job has not got far.
+
+        """
         if self._lost.is_set():
             raise LeaseLostError
+        if self.stage is Stage.FETCHING and self._begin_no_more is not None and self._begin_no_more.is_set():
+            raise WorkerStopsError
         self.note(stage)
 
     def note(self, stage: Stage) -> None:
@@ -81,11 +99,12 @@ class Attempts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._carried: dict[tuple[UUID, int], Attempt] = {}
+        self._begin_no_more = threading.Event()
 
     @contextmanager
     def carrying(self, job: ClaimedJob) -> Iterator[Attempt]:
         """Carry `job`: its lease is extended from now until the end of the block."""
-        attempt = Attempt(job)
+        attempt = Attempt(job, self._begin_no_more)
         with self._lock:
             self._carried[job.fence] = attempt
         try:
@@ -98,3 +117,11 @@ class Attempts:
         """Return what is carried at this moment."""
         with self._lock:
             return list(self._carried.values())
+
+    def living(self) -> list[Attempt]:
+        """Return what is carried and can be expected to go on: not lost, or in the hands of the device."""
+        return [attempt for attempt in self.now() if not attempt.lost or attempt.stage in ON_DEVICE]
+
+    def begin_no_more(self) -> None:
+        """Have those that are still fetching, now or later, end with `WorkerStopsError`."""
+        self._begin_no_more.set()

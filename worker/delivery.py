@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -37,11 +39,22 @@ class Courier:
     def __init__(
         self, database: Database, egress: Egress, vault: Vault, *, senders: int = 32, per_endpoint: int = 4
     ) -> None:
-        """Send at most `senders` webhooks at once, and at most `per_endpoint` (of all processes) to one endpoint."""
+        """Send at most `senders` webhooks at once, and at most `per_endpoint` (of all processes) to one endpoint.
+
+        An endpoint whose last try failed gets one try at a time, and all such endpoints half of the senders: however
+        many receivers hang, the others are served.
+        """
+        self.senders = senders
+        self.taken = 0
+        """How many deliveries were claimed until now."""
+        self.busy = 0
+        """How many tries are under way."""
+        self._counting = threading.Lock()
         self._database = database
         self._egress = egress
         self._vault = vault
-        self._per_endpoint = per_endpoint
+        self.per_endpoint = per_endpoint
+        self._for_failing = threading.Semaphore(senders // 2)
         self._free = threading.Semaphore(senders)
         self._pool = ThreadPoolExecutor(max_workers=senders, thread_name_prefix="webhook-sender")
         self._closed = threading.Event()
@@ -55,6 +68,15 @@ class Courier:
             except RuntimeError:  # closed since
                 self._free.release()
 
+    @property
+    def closed(self) -> bool:
+        """Whether no further delivery is begun."""
+        return self._closed.is_set()
+
+    def stop(self) -> None:
+        """Begin no further delivery."""
+        self._closed.set()
+
     def close(self) -> None:
         """Begin no further delivery; return when those under way are recorded, within some 20 seconds."""
         self._closed.set()
@@ -62,9 +84,8 @@ class Courier:
 
     def _send_until_none_is_due(self) -> None:
         try:
-            while not self._closed.is_set() and (claimed := self._claim()) is not None:
-                self.deliver_due()  # where there was one there may be more: one further sender looks
-                self._record(claimed, self._try(claimed))
+            while not self._closed.is_set() and self._send_next():
+                pass
         except DatabaseUnavailableError:
             _log.warning("webhooks_wait_for_the_database")  # the next call of deliver_due looks again
         except Exception:  # noqa: BLE001  # a pool swallows what a thread raises
@@ -72,8 +93,36 @@ class Courier:
         finally:
             self._free.release()
 
-    def _claim(self) -> ClaimedDelivery | None:
-        return claim_due(self._database, lease=_LEASE, per_endpoint=self._per_endpoint)
+    def _send_next(self) -> bool:
+        """Try one delivery that is due; return whether there was one."""
+        may_fail = self._for_failing.acquire(blocking=False)
+        try:
+            claimed = self._claim(per_failing=1 if may_fail else 0)
+            if claimed is None:
+                return False
+            if may_fail and not claimed.failing:
+                self._for_failing.release()
+                may_fail = False
+            self.deliver_due()  # where there was one there may be more: one further sender looks
+            with self._under_way():
+                self._record(claimed, self._try(claimed))
+        finally:
+            if may_fail:
+                self._for_failing.release()
+        return True
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        with self._counting:
+            self.taken, self.busy = self.taken + 1, self.busy + 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.busy -= 1
+
+    def _claim(self, *, per_failing: int) -> ClaimedDelivery | None:
+        return claim_due(self._database, lease=_LEASE, per_endpoint=self.per_endpoint, per_failing=per_failing)
 
     def _try(self, claimed: ClaimedDelivery) -> Try:
         """Post a delivery once; whatever happens is a result."""
@@ -114,7 +163,7 @@ class Courier:
             with self._database.begin() as session:
                 now = session.scalars(select(func.now())).one()
                 # Jitter is no secret.
-                decision = decide(claimed.attempt, tried.status, now, random.random())  # noqa: S311
+                decision = decide(claimed.planned_try, tried.status, now, random.random())  # noqa: S311
                 record_try(session, claimed, tried, decision)
         except LeaseLostError:
             log.warning("webhook_try_came_too_late")

@@ -1,8 +1,7 @@
-"""The thread that extends the leases of all jobs that a worker carries, and learns which of them it has lost."""
+"""The chore that extends the leases of all jobs that a worker carries, and learns which of them it has lost."""
 
 from __future__ import annotations
 
-import threading
 import time
 from datetime import timedelta
 
@@ -11,12 +10,10 @@ import structlog
 from shared import lifecycle
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
-from shared.jobs import Stage
-from worker.attempt import Attempt, Attempts
+from worker.attempt import ON_DEVICE, Attempt, Attempts
 
 #: No stage takes so long but the device's, whose passes have a limit of their own: a thread that does hangs.
 STAGE_SECONDS = 300.0
-_ON_DEVICE = (Stage.DIFFUSING, Stage.CLASSIFYING)
 _BEAT_SECONDS = 1.0
 #: Beats in a lease: some may be lost.
 _BEATS = 6
@@ -25,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """One UPDATE a second for everything that is carried, on a connection of its own."""
+    """One UPDATE for everything that is carried, every `seconds`."""
 
     def __init__(
         self, database: Database, attempts: Attempts, *, lease: timedelta, stage_seconds: float = STAGE_SECONDS
@@ -35,26 +32,11 @@ class Heartbeat:
         self._lease = lease
         self._stage_seconds = stage_seconds
         self._answered_at = time.monotonic()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def start(self) -> None:
-        """Begin to beat."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End; what is still carried then lives until its lease ends."""
-        self._closed.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        period = min(_BEAT_SECONDS, self._lease.total_seconds() / _BEATS)
-        while not self._closed.wait(period):
-            try:
-                self.beat()
-            except Exception:  # noqa: BLE001  # a heart that stops would cost every job: say it and go on
-                _log.exception("heartbeat_failed")
+    @property
+    def seconds(self) -> float:
+        """How often to beat."""
+        return min(_BEAT_SECONDS, self._lease.total_seconds() / _BEATS)
 
     def beat(self) -> None:
         """Extend what is carried and within its stage's time; mark as lost what is not ours any more."""
@@ -73,7 +55,7 @@ class Heartbeat:
                 attempt.lose()
 
     def _overdue(self, attempt: Attempt) -> bool:
-        if attempt.stage in _ON_DEVICE or time.monotonic() - attempt.stage_since < self._stage_seconds:
+        if attempt.stage in ON_DEVICE or time.monotonic() - attempt.stage_since < self._stage_seconds:
             return False
         if not attempt.lost:
             _log.error("stage_took_too_long", job_id=str(attempt.job.id), stage=attempt.stage)

@@ -14,6 +14,7 @@ from shared.errors import (
     StoreUnavailableError,
 )
 from shared.jobs import JobResult
+from worker.attempt import WorkerStopsError
 
 #: What is nobody's fault and passes by itself.
 OUTAGES = (StoreUnavailableError, DatabaseUnavailableError)
@@ -40,7 +41,7 @@ class Abandoned:
 
 @dataclass(frozen=True)
 class Released:
-    """The job goes back into the queue, nothing counted: a server that it needs is away."""
+    """The job goes back into the queue, nothing counted: a server that it needs is away, or this worker stops."""
 
     cause: DistildireError
 
@@ -55,7 +56,7 @@ def outcome_of(error: Exception) -> Outcome:
             return Failed(error)
         case LeaseLostError():
             return Abandoned()
-        case StoreUnavailableError() | DatabaseUnavailableError():
+        case StoreUnavailableError() | DatabaseUnavailableError() | WorkerStopsError():
             return Released(error)
         case ObjectMissingError():
             return Failed(JobError(ErrorCode.INTERNAL, "The uploaded image is not in the store. Submit it again."))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
-import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -21,6 +19,7 @@ from shared.jobs import ClaimedJob, ModelIdentity
 from shared.media import ImageLimits
 from shared.object_store import ObjectStore
 from shared.settings import Settings
+from shared.workers import Condition, WorkerState
 from worker.analyzer import Analyzer, ServedModel
 from worker.attempt import Attempts
 from worker.batcher import Batcher, Fence
@@ -30,6 +29,7 @@ from worker.lookout import Lookout
 from worker.pass_watch import PassWatch, memory_limit, pass_limit
 from worker.sandbox import Sandbox
 from worker.sweeper import Sweeper
+from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:  # torch is imported when the sandbox runs
     from worker.device import Pace
@@ -44,7 +44,7 @@ _log = structlog.get_logger(__name__)
 
 
 class AnalysisRuntime:
-    """Everything between a wake-up and a verdict. Made by `start`, once a process."""
+    """Everything between a wake-up and a verdict. Made by `load`, once a process."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class AnalysisRuntime:
         detector: Detector,
         broker: Broker,
         *,
+        worker: str,
         pace: Pace,
         start_seconds: float,
     ) -> None:
@@ -61,14 +62,15 @@ class AnalysisRuntime:
         self._settings = settings
         self._lease = timedelta(seconds=settings.lease_seconds)
         self._suspect_wait = min(timedelta(seconds=_RESTART * start_seconds), _LONGEST_SUSPECT_WAIT, self._lease)
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._worker = worker
         self._model = detector.card.name
         self._sandbox = sandbox
         self._database = Database(settings.database_url.get_secret_value())
         # Of its own: a crowd of jobs that wait for a connection must not keep leases from being extended.
         self._heart_database = Database(settings.database_url.get_secret_value(), pool_size=1)
         self._attempts = Attempts()
-        self._heartbeat = Heartbeat(self._heart_database, self._attempts, lease=self._lease)
+        heartbeat = Heartbeat(self._heart_database, self._attempts, lease=self._lease)
+        self._heart = Lookout([heartbeat.beat], seconds=heartbeat.seconds, name="heartbeat")
         self._batcher = Batcher(
             Device(detector),
             max_batch=pace.batch,
@@ -81,35 +83,38 @@ class AnalysisRuntime:
             ),
             give_up=self._give_up,
         )
+        self._identity = ModelIdentity(
+            self._model,
+            detector.weights_sha256,
+            detector.card.demonstration,
+            str(detector.device),
+            detector.precision,
+        )
         self._analyzer = Analyzer(
             database=self._database,
             store=ObjectStore(settings),
             sandbox=sandbox,
             batcher=self._batcher,
             broker=broker,
-            served=ServedModel(
-                ModelIdentity(
-                    self._model,
-                    detector.weights_sha256,
-                    detector.card.demonstration,
-                    str(detector.device),
-                    detector.precision,
-                ),
-                detector.card.image_size,
-                detector.card.threshold,
-            ),
+            served=ServedModel(self._identity, detector.card.image_size, detector.card.threshold),
         )
         # A job that waits here for a slow device could be with another worker.
         self._slots = settings.slots or 2 * pace.batch
         self._crew = Crew(self._take, slots=self._slots)
         sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
-        # Leases end and deadlines fall even where Redis and beat are dead.
-        self._lookout = Lookout([self._crew.look, sweeper.sweep], seconds=settings.poll_seconds)
-        self._drained = threading.Event()
+        # Leases end and deadlines fall even where Redis and beat are dead; what that sets free is looked for at once.
+        self._lookout = Lookout([sweeper.sweep, self._crew.look], seconds=settings.poll_seconds)
+        watchdog = Watchdog(
+            idle=lambda: self._crew.willing and not self._attempts.living(),
+            taken=lambda: self._crew.taken,
+            waiting=self._anything_waits,
+            patience_seconds=settings.watchdog_seconds,
+        )
+        self._watch = Lookout([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 
     @classmethod
-    def start(cls, settings: Settings, broker: Broker) -> AnalysisRuntime:
-        """Load and warm up everything, then begin to take jobs.
+    def load(cls, settings: Settings, broker: Broker, *, worker: str) -> AnalysisRuntime:
+        """Load and warm up everything. `worker` is what the rows of its jobs call this process.
 
         Raises:
             ModelError: the model cannot be loaded.
@@ -131,10 +136,9 @@ class AnalysisRuntime:
         loaded_at = time.monotonic()
         pace = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()
-        runtime = cls(settings, sandbox, detector, broker, pace=pace, start_seconds=warm_at - began)
-        runtime._begin()
+        runtime = cls(settings, sandbox, detector, broker, worker=worker, pace=pace, start_seconds=warm_at - began)
         _log.info(
-            "worker_ready",
+            "model_loaded",
             model=detector.card.name,
             device=str(detector.device),
             precision=detector.precision,
@@ -146,35 +150,58 @@ class AnalysisRuntime:
         )
         return runtime
 
+    def begin(self) -> None:
+        """Begin to take jobs."""
+        for part in (self._heart, self._batcher, self._lookout, self._watch):
+            part.start()
+        if self._settings.ready_file:
+            self._settings.ready_file.touch()
+        _log.info("worker_ready")
+
     def wake(self) -> None:
         """Work until no job is left; by the thread of a wake-up."""
         self._crew.work()
 
+    def condition(self) -> Condition:
+        """Return how this worker fares."""
+        return Condition(
+            WorkerState.DRAINING if self._crew.stopping else WorkerState.READY,
+            self._slots,
+            len(self._attempts.now()),
+            self._model,
+            self._identity.device,
+            self._identity.precision,
+        )
+
     def stop(self) -> None:
-        """Take no more jobs, and give back in time what cannot be finished. Safe in a signal handler."""
-        if not self._crew.stopping:
-            self._crew.stop()
-            threading.Thread(target=self._end_in_time, name="drain", daemon=True).start()
+        """Take no more jobs; those that have not been begun are given back, each by the thread that carries it."""
+        self._crew.stop()
+        self._attempts.begin_no_more()
+        if self._settings.ready_file:
+            self._settings.ready_file.unlink(missing_ok=True)
+
+    def hand_back(self) -> bool:
+        """Give back what could not be finished in time; return whether its leases need not be waited for."""
+        carried = self._attempts.now()
+        for attempt in carried:
+            attempt.lose()
+        try:
+            lifecycle.give_back(self._database, [attempt.job.fence for attempt in carried])
+        except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
+            _log.exception("jobs_not_given_back", jobs=len(carried))
+            return False
+        if carried:
+            _log.warning("jobs_given_back", jobs=len(carried))
+        return True
 
     def close(self) -> None:
-        """Wait for what is carried, then end every part; `stop` sees to it that this ends."""
-        self.stop()
+        """Wait for what is carried, then end every part."""
         self._crew.close()
-        self._drained.set()
-        self._lookout.close()
-        self._heartbeat.close()
-        self._batcher.close()
-        self._sandbox.close()
+        for part in (self._watch, self._lookout, self._heart, self._batcher, self._sandbox):
+            part.close()
         self._database.close()
         self._heart_database.close()
         _log.info("worker_stopped")
-
-    def _begin(self) -> None:
-        self._heartbeat.start()
-        self._batcher.start()
-        self._lookout.start()
-        if self._settings.ready_file:
-            self._settings.ready_file.touch()
 
     def _take(self) -> Errand | None:
         job = lifecycle.claim(
@@ -205,23 +232,8 @@ class AnalysisRuntime:
             _log.exception("jobs_not_surrendered", jobs=len(carried))
         os._exit(1)
 
-    def _end_in_time(self) -> None:
-        """Wait for the end; where it does not come, give the jobs back and end this process."""
-        if self._settings.ready_file:
-            self._settings.ready_file.unlink(missing_ok=True)
-        if self._drained.wait(self._settings.drain_seconds):
-            return
-        carried = self._attempts.now()
-        for attempt in carried:
-            attempt.lose()
-        try:
-            lifecycle.give_back(self._database, [attempt.job.fence for attempt in carried])
-            _log.warning("jobs_given_back", jobs=len(carried))
-            status = 0
-        except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
-            _log.exception("jobs_not_given_back", jobs=len(carried))
-            status = 1
-        os._exit(status)  # a thread that is in the device or in a server's answer cannot be ended otherwise
+    def _anything_waits(self) -> bool:
+        return lifecycle.anything_waits(self._heart_database, model=self._model, suspect_wait=self._suspect_wait)
 
 
 def load_detector(settings: Settings) -> Detector:

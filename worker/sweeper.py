@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from shared import lifecycle
+from shared import lifecycle, workers
 from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
 from shared.database import Database
 
@@ -22,6 +22,8 @@ class Sweeper:
     def sweep(self) -> lifecycle.SweepReport | None:
         """Sweep once; None where another process is at it. Any number of processes may call this."""
         report = lifecycle.sweep(self._database, max_attempts=self._max_attempts)
+        if report:
+            workers.forget_silent(self._database)
         if report and (report.released or report.exhausted or report.expired):
             _log.info("swept", released=report.released, exhausted=report.exhausted, expired=report.expired)
         return report

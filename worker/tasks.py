@@ -5,13 +5,16 @@ A worker's queues are its role: one that consumes `analysis` runs the model, any
 
 from __future__ import annotations
 
+from worker.departure import Part, departure  # first: from now on SIGTERM ends this process in order
+
+# isort: split
+import atexit
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from celery import signals
@@ -20,11 +23,14 @@ from shared.broker import ANALYSIS_QUEUE, ANALYZE, DELIVER, SWEEP, SWEEP_QUEUE, 
 from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
 from shared.settings import load_settings
+from shared.workers import Condition, Role, WorkerState
+from worker.presence import Presence
 
 SWEEP_SECONDS = 2.0
 _QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "celery.beat")  # a line or two for every wake-up
 
 settings = load_settings()
+departure.seconds = settings.drain_seconds
 app = make_celery(settings)
 app.conf.update(
     worker_pool="threads",  # the model is in one process, its jobs on threads
@@ -42,17 +48,6 @@ app.conf.update(
 _log = structlog.get_logger(__name__)
 
 
-class _Part(Protocol):
-    """What does the work behind the tasks of one role."""
-
-    def stop(self) -> None:
-        """Begin nothing more; returns at once."""
-
-    def close(self) -> None:
-        """End, when what is under way is done."""
-
-
-_parts: list[_Part] = []
 #: What each task of this process rings.
 _bells: dict[str, Callable[[], object]] = {}
 
@@ -117,34 +112,51 @@ def _start(**_: object) -> None:
 
 def _start_parts(queues: set[str]) -> None:
     broker = Broker(app)
+    presence = _appear(Role.ANALYSIS if ANALYSIS_QUEUE in queues else Role.WEBHOOKS)
     if ANALYSIS_QUEUE in queues:
-        from worker.runtime import AnalysisRuntime  # imports numpy and Pillow, and torch when it starts
+        from worker.runtime import AnalysisRuntime  # imports numpy and Pillow, and torch when it loads
 
-        analysis = AnalysisRuntime.start(settings, broker)
-        _parts.append(analysis)
+        analysis = AnalysisRuntime.load(settings, broker, worker=presence.identity.id)
+        _begin(analysis)
         _bells[ANALYZE] = analysis.wake
     if queues & {WEBHOOK_QUEUE, SWEEP_QUEUE}:
         from worker.webhooks import WebhookRuntime
 
-        webhooks = WebhookRuntime.start(settings, broker)
-        _parts.append(webhooks)
+        webhooks = WebhookRuntime(settings, broker)
+        _begin(webhooks)
         _bells[DELIVER], _bells[SWEEP] = webhooks.deliver, webhooks.sweeper.sweep_and_wake
+    if departure.parts:
+        presence.show(departure.parts[0].condition)
+
+
+def _begin(part: Part) -> None:
+    departure.parts.append(part)  # before it carries anything: what is told to stop now must stop it too
+    part.begin()
+
+
+def _appear(role: Role) -> Presence:
+    """Be on the list of workers from now on, whatever way this process ends in order."""
+    presence = Presence(settings, role)
+    presence.start()
+    departure.farewell = presence.close
+    atexit.register(presence.close)
+    return presence
 
 
 @signals.worker_shutting_down.connect
 def _stop(**_: object) -> None:
     """Called in the signal handler, before Celery waits for the threads of its tasks."""
-    for part in _parts:
-        part.stop()
+    departure.tell()
 
 
 @signals.worker_shutdown.connect
 def _close(**_: object) -> None:
-    for part in _parts:
+    for part in departure.parts:
         part.close()
 
 
 @signals.beat_init.connect
 def _beat_is_ready(**_: object) -> None:
+    _appear(Role.BEAT).show(lambda: Condition(WorkerState.READY))
     if settings.ready_file:
         settings.ready_file.touch()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import structlog
 
 from shared.broker import Broker
 from shared.crypto import Vault
 from shared.database import Database
+from shared.deliveries import is_due
 from shared.settings import Settings
+from shared.workers import Condition, WorkerState
 from worker.delivery import Courier
 from worker.egress import Egress
 from worker.lookout import Lookout
 from worker.sweeper import Sweeper
+from worker.watchdog import Watchdog
 
 _log = structlog.get_logger(__name__)
 
@@ -27,30 +32,49 @@ class WebhookRuntime:
         self._courier = Courier(self._database, Egress(settings.egress_allow), vault)
         self.sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
         self._lookout = Lookout([self.deliver, self.sweeper.sweep], seconds=settings.poll_seconds)
+        # Of its own: where the senders wait for connections in vain, it must not.
+        self._watch_database = Database(settings.database_url.get_secret_value(), pool_size=1)
+        watchdog = Watchdog(
+            idle=lambda: not self._courier.closed and not self._courier.busy,
+            taken=lambda: self._courier.taken,
+            waiting=partial(is_due, self._watch_database, per_endpoint=self._courier.per_endpoint),
+            patience_seconds=settings.watchdog_seconds,
+        )
+        self._watch = Lookout([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 
-    @classmethod
-    def start(cls, settings: Settings, broker: Broker) -> WebhookRuntime:
+    def begin(self) -> None:
         """Begin to send."""
-        runtime = cls(settings, broker)
-        runtime._lookout.start()
-        if settings.ready_file:
-            settings.ready_file.touch()
+        self._lookout.start()
+        self._watch.start()
+        if self._ready_file:
+            self._ready_file.touch()
         _log.info("worker_ready")
-        return runtime
+
+    def condition(self) -> Condition:
+        """Return how this worker fares."""
+        state = WorkerState.DRAINING if self._courier.closed else WorkerState.READY
+        return Condition(state, self._courier.senders, self._courier.busy)
 
     def deliver(self) -> None:
         """Have the courier send what is due."""
         self._courier.deliver_due()
 
     def stop(self) -> None:
-        """Say that this worker is not ready any more."""
+        """Begin no further try."""
+        self._courier.stop()
         if self._ready_file:
             self._ready_file.unlink(missing_ok=True)
 
+    def hand_back(self) -> bool:
+        """Return whether every try is recorded: one that is not is made again when its lease ends."""
+        if tries := self._courier.busy:
+            _log.warning("tries_not_recorded", tries=tries)
+        return not tries
+
     def close(self) -> None:
         """End when the tries under way are recorded."""
-        self.stop()
-        self._lookout.close()
-        self._courier.close()
+        for part in (self._watch, self._lookout, self._courier):
+            part.close()
         self._database.close()
+        self._watch_database.close()
         _log.info("worker_stopped")

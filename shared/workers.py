@@ -1,0 +1,142 @@
+"""The SQL of workers: who runs where and how it fares, and what is done for those that have died."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Self
+
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from shared import procfs
+from shared.database import Database
+from shared.jobs import JobState
+from shared.tables import Job, Worker
+
+#: A worker that was not heard of for so long is no longer shown; its jobs have gone elsewhere long before.
+_FORGOTTEN_AFTER = timedelta(minutes=10)
+
+
+class Role(StrEnum):
+    """What a worker is for."""
+
+    ANALYSIS = "analysis"
+    WEBHOOKS = "webhooks"
+    BEAT = "beat"
+
+
+class WorkerState(StrEnum):
+    """`starting → ready → draining`."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """One process, that no other can be taken for."""
+
+    id: str
+    """As `jobs.worker` names it: host, some random characters, process id."""
+    role: Role
+    host: str
+    pid: int
+    pid_space: str | None
+    """Equal for processes to which a process id means the same; None where that is not known."""
+    pid_ticks: int | None
+    """When the process began, since ids are used again."""
+    version: str
+
+    @classmethod
+    def of_this_process(cls, role: Role) -> Self:
+        """Return a new identity of the calling process."""
+        host, pid = socket.gethostname(), os.getpid()
+        return cls(
+            f"{host}:{secrets.token_hex(4)}:{pid}",
+            role,
+            host,
+            pid,
+            procfs.pid_space(),
+            procfs.start_ticks(pid),
+            version("distildire"),
+        )
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a worker says that it fares."""
+
+    state: WorkerState
+    slots: int = 0
+    """What it can carry at once: jobs, or webhooks."""
+    busy: int = 0
+    """What it carries."""
+    model: str | None = None
+    device: str | None = None
+    precision: str | None = None
+
+
+def beat(database: Database, worker: WorkerIdentity, condition: Condition, *, age: timedelta) -> None:
+    """Write that `worker`, which began `age` ago, lives, and how it fares."""
+    now = asdict(condition)
+    row = insert(Worker).values(**asdict(worker), **now, started_at=func.now() - age)
+    with database.begin() as session:
+        session.execute(text("SET LOCAL synchronous_commit = off"))  # the next beat says it again
+        session.execute(
+            row.on_conflict_do_update(index_elements=["id"], set_={**now, "heartbeat_at": func.now()}),
+        )
+
+
+def bury_dead(database: Database, judge: WorkerIdentity) -> list[str]:
+    """End the leases of workers of this host that are certainly dead, so that the next sweep queues their jobs again.
+
+    Only who sees the same process ids may judge; one that is frozen lives. Were a judgement wrong all the same, its
+    jobs would run twice and end once: leases are fenced.
+
+    Returns:
+        The workers' ids, each once, whoever looks.
+
+    """
+    with database.begin() as session:
+        neighbours = session.execute(
+            select(Worker.id, Worker.pid, Worker.pid_ticks).where(
+                Worker.host == judge.host, Worker.pid_space == judge.pid_space, Worker.id != judge.id
+            )
+        )
+        gone = [name for name, pid, ticks in neighbours if ticks is not None and procfs.is_gone(pid, ticks)]
+        if not gone:
+            return []
+        buried = list(session.scalars(delete(Worker).where(Worker.id.in_(gone)).returning(Worker.id)))
+        session.execute(
+            update(Job)
+            .where(Job.state == JobState.RUNNING, Job.worker.in_(buried), Job.lease_until > func.now())
+            .values(lease_until=func.now())
+        )
+    return buried
+
+
+def leave(database: Database, worker: WorkerIdentity) -> None:
+    """Take a worker off the list that ends in order."""
+    with database.begin() as session:
+        session.execute(delete(Worker).where(Worker.id == worker.id))
+
+
+def forget_silent(database: Database) -> None:
+    """Take those off the list that were not heard of for long: their machine is gone, or cannot reach us."""
+    with database.begin() as session:
+        session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - _FORGOTTEN_AFTER))
+
+
+def list_workers(session: Session) -> list[tuple[Worker, float]]:
+    """Return every worker with the seconds since it was heard of; by role, host and age."""
+    silence = func.extract("epoch", func.now() - Worker.heartbeat_at)
+    rows = session.execute(select(Worker, silence).order_by(Worker.role, Worker.host, Worker.started_at, Worker.id))
+    return [(worker, float(seconds)) for worker, seconds in rows]

@@ -1,0 +1,95 @@
+"""How a worker's process ends when it is told to by SIGTERM: in order, in time, and from its first moment on.
+
+worker/tasks.py imports this before anything else, and that alone installs the handler: what it imports next takes
+seconds, the model more of them. Later Celery puts its own handler in the place of this one, and calls `tell`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from shared.workers import Condition
+
+#: What a server that does not answer may cost when the time is up.
+_HAND_BACK_SECONDS, _LEAVE_SECONDS = 3.0, 1.0
+
+
+class Part(Protocol):
+    """What does the work behind the tasks of one role."""
+
+    def begin(self) -> None:
+        """Begin to work."""
+
+    def condition(self) -> Condition:
+        """Return how it fares."""
+
+    def stop(self) -> None:
+        """Begin nothing more; returns at once."""
+
+    def hand_back(self) -> bool:
+        """Give back what is carried; return whether nothing was left undone that somebody must wait for."""
+
+    def close(self) -> None:
+        """End, when what is under way is done."""
+
+
+class Departure:
+    """A thread that waits for the end, since a signal handler may do next to nothing: it runs between any two lines."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        """What there is to stop. While this is empty, nothing is carried."""
+        self.seconds = 0.0
+        """How long parts may take to end."""
+        self.farewell: Callable[[float], None] = lambda _: None
+        """Called last, with the seconds that it may take."""
+        self._told: SimpleQueue[float] = SimpleQueue()  # its `put` alone may interrupt itself
+        threading.Thread(target=self._run, name="departure", daemon=True).start()
+
+    def tell(self, *_: object) -> None:
+        """Begin to end. Safe in a signal handler, and any number of times."""
+        self._told.put(time.monotonic())
+
+    def _run(self) -> None:
+        told_at = self._told.get()
+        if self.parts:
+            self._stop_parts()
+            time.sleep(max(0.0, told_at + self.seconds - time.monotonic()))
+        done = within(_HAND_BACK_SECONDS, self._hand_back)  # the process has ended by now, as a rule
+        self.farewell(_LEAVE_SECONDS)
+        os._exit(0 if done else 1)  # a thread that is in the device or in a server's answer cannot be ended otherwise
+
+    def _stop_parts(self) -> None:
+        import structlog
+        from celery.worker import state
+
+        for part in self.parts:
+            try:
+                part.stop()
+            except Exception:  # noqa: BLE001  # whatever it was, this process must end
+                structlog.get_logger(__name__).exception("part_not_stopped")
+        state.should_stop = 0  # type: ignore[assignment]  # Celery's own handler may not be there yet
+
+    def _hand_back(self) -> bool:
+        answers = [part.hand_back() for part in self.parts]  # each of them, whatever the first one says
+        return all(answers)
+
+
+def within(seconds: float, call: Callable[[], bool]) -> bool:
+    """Return what `call` returns; False where it raises, or takes longer."""
+    answers: SimpleQueue[bool] = SimpleQueue()
+    thread = threading.Thread(target=lambda: answers.put(call()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not answers.empty() and answers.get()
+
+
+departure = Departure()
+signal.signal(signal.SIGTERM, departure.tell)

@@ -1,0 +1,62 @@
+"""How a worker makes itself known: a row that says how it fares, and a look for neighbours that have died."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+
+from shared import workers
+from shared.database import Database
+from shared.settings import Settings
+from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from worker.lookout import Lookout
+
+_BEAT_SECONDS = 1.0
+_LEAVE_SECONDS = 3.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Presence:
+    """One row in the list of workers, from the first moment of a process to its end in order.
+
+    It has a thread and a connection of its own: a worker that is stuck elsewhere is still seen, and how.
+    """
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self.identity = WorkerIdentity.of_this_process(role)
+        self._began = time.monotonic()
+        self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
+        self._report: Callable[[], Condition] = lambda: Condition(WorkerState.STARTING)
+        self._lookout = Lookout(
+            [self.beat, self.bury_dead], seconds=_BEAT_SECONDS, name="presence", farewell=self._leave
+        )
+
+    def start(self) -> None:
+        """Begin to be seen."""
+        self._lookout.start()
+
+    def show(self, report: Callable[[], Condition]) -> None:
+        """From now on say at each beat what `report` returns."""
+        self._report = report
+
+    def beat(self) -> None:
+        """Say once how this worker fares."""
+        age = timedelta(seconds=time.monotonic() - self._began)
+        workers.beat(self._database, self.identity, self._report(), age=age)
+
+    def bury_dead(self) -> None:
+        """Have the jobs of dead neighbours run elsewhere now, not when their leases end."""
+        for worker in workers.bury_dead(self._database, self.identity):
+            _log.warning("worker_found_dead", worker=worker)
+
+    def close(self, within: float = _LEAVE_SECONDS) -> None:
+        """Be seen no more. A database that does not answer is not waited for: the others forget this worker in time."""
+        self._lookout.close(within)
+
+    def _leave(self) -> None:
+        workers.leave(self._database, self.identity)
+        self._database.close()
