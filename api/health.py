@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 from apiflask import APIBlueprint
-from sqlalchemy import select
+from sqlalchemy import text
 
 from api.openapi import answer
 from api.resources import Resources, resources
@@ -24,6 +24,12 @@ _SECONDS = 3
 _REQUIRED = {"database": True, "object_store": True, "redis": False}
 #: For each server, shared by all requests: probes of one that is frozen neither pile up nor keep the others waiting.
 _probes = {name: ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"ready-{name}") for name in _REQUIRED}
+
+# From the catalog, which is open to all: the API may not read every column.
+_COLUMNS = text(
+    "SELECT relname, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid "
+    "WHERE relnamespace = current_schema()::regnamespace AND attnum > 0"
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -60,8 +66,10 @@ def _questions(around: Resources) -> dict[str, Callable[[], object]]:
 def _ask_for_tables(around: Resources) -> None:
     """Raise where PostgreSQL is away, and also where it lacks the tables and columns that requests need."""
     with around.database.begin() as session:
-        for table in Base.metadata.tables.values():
-            session.execute(select(table).limit(0))
+        there = {tuple(row) for row in session.execute(_COLUMNS)}
+    tables = Base.metadata.tables.values()
+    if missing := {(table.name, column.name) for table in tables for column in table.columns} - there:
+        raise LookupError(f"the database lacks {len(missing)} columns, {min(missing)} among them")
 
 
 def _ask_redis(around: Resources) -> None:

@@ -34,12 +34,13 @@ _REFUSED = Counter(
 )
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 
-# Each reads no more than what waits, runs, or has just ended, from an index; never all jobs there ever were.
-_WAITING = text("SELECT count(*) FROM jobs WHERE state = 'queued'")
-_RUNNING = text("SELECT count(*) FROM jobs WHERE state = 'running'")
-_ENDED = text("SELECT state, count(*) FROM jobs WHERE finished_at > now() - interval '5 minutes' GROUP BY state")
-_OLDEST = text("SELECT extract(epoch FROM now() - min(created_at)) FROM jobs WHERE state = 'queued'")
-_DUE = text("SELECT count(*) FROM webhook_deliveries WHERE state = 'pending' AND next_attempt_at <= now()")
+# Each reads no more than what waits, runs, or has just ended, from an index; never all jobs there ever were. The views
+# show all tenants' rows, and of each only what is counted here.
+_WAITING = text("SELECT count(*) FROM job_states WHERE state = 'queued'")
+_RUNNING = text("SELECT count(*) FROM job_states WHERE state = 'running'")
+_ENDED = text("SELECT state, count(*) FROM job_states WHERE finished_at > now() - interval '5 minutes' GROUP BY state")
+_OLDEST = text("SELECT extract(epoch FROM now() - min(created_at)) FROM job_states WHERE state = 'queued'")
+_DUE = text("SELECT count(*) FROM delivery_states WHERE state = 'pending' AND next_attempt_at <= now()")
 
 
 def observe(method: str, route: str, status: int, seconds: float) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import cast
+from uuid import UUID
 
-from flask import current_app
+from flask import current_app, g, has_app_context
 
 from api.doorbell import Doorbell
 from shared.broker import Broker, make_celery
@@ -36,7 +37,7 @@ class Resources:
 def make_resources(settings: Settings) -> Resources:
     """Make them; nothing connects before it is used, so servers may still be starting."""
     broker = Broker(make_celery(settings))
-    database = Database(settings.database_url.get_secret_value())
+    database = Database(settings.database_url.get_secret_value(), tenant=_callers_tenant)
     store = ObjectStore(settings, silence=BRIEF_SECONDS)
     return Resources(
         settings=settings,
@@ -48,6 +49,12 @@ def make_resources(settings: Settings) -> Resources:
         vault=Vault(settings.secret_key.get_secret_value()),
         egress_allow=AllowList.parse(settings.egress_allow),
     )
+
+
+def _callers_tenant() -> UUID | None:
+    """Whose request is being answered; None where nobody's key has been looked at yet."""
+    who = g.get("caller") if has_app_context() else None
+    return who.tenant_id if who else None
 
 
 def resources() -> Resources:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,19 +12,30 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine, make_url
 
+from migrations.roles import grant_rights, make_roles
+
 _FOLDER = Path(__file__).parent
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Apply all migrations up to `revision`; nothing happens where they are applied."""
+    """Apply all migrations up to `revision`, and give the roles that there are their rights in what is new."""
     with _connection(database_url) as connection:
         command.upgrade(_config(connection), revision)
+        grant_rights(connection)
+        connection.commit()
 
 
 def downgrade(database_url: str, revision: str) -> None:
     """Undo migrations down to `revision` (`base`: all)."""
     with _connection(database_url) as connection:
         command.downgrade(_config(connection), revision)
+
+
+def prepare_roles(database_url: str, passwords: Mapping[str, str]) -> None:
+    """Make the roles of `migrations/roles.py` with their rights; those with a password, by role, may then log in."""
+    with _connection(database_url) as connection:
+        make_roles(connection, passwords)
+        connection.commit()
 
 
 def is_current(database_url: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 import psycopg2
 from psycopg2.extensions import (
@@ -20,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseUnavailableError
+from shared.wall import show_tenant
 
 _CONNECT_SECONDS = 3
 _STATEMENT_MS = 15_000
@@ -32,7 +34,9 @@ _SILENCE_SECONDS = _STATEMENT_MS / 1000 + 2
 class Database:
     """One process's pool. Make it after a fork, never before: connections do not survive one."""
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, tenant: Callable[[], UUID | None] = lambda: None) -> None:
+        """`tenant` says at the beginning of each transaction whose rows it may see, where PostgreSQL guards them."""
+        self._tenant = tenant
         self.engine: Engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg2"),
             hide_parameters=True,  # errors are logged; their statements' values are tenants' data
@@ -60,6 +64,8 @@ class Database:
         """
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                if (tenant_id := self._tenant()) is not None:
+                    show_tenant(session, tenant_id)
                 yield session
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError from error

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from shared.crypto import Vault
 from shared.tables import ApiKey, Tenant
+from shared.wall import show_key
 
 #: Lets scanners of source code recognise a leaked key.
 KEY_PREFIX = "dd_"
@@ -71,9 +72,11 @@ def authenticate(session: Session, vault: Vault, key: str) -> Caller | None:
 
     The look-up compares keyed hashes inside an index: what its time could tell says nothing about a key.
     """
+    key_hash = vault.keyed_hash(key)
+    show_key(session, key_hash)
     found = session.execute(
         select(ApiKey.tenant_id, ApiKey.priority, ApiKey.operator).where(
-            ApiKey.hash == vault.keyed_hash(key), ApiKey.revoked_at.is_(None)
+            ApiKey.hash == key_hash, ApiKey.revoked_at.is_(None)
         )
     ).one_or_none()
     return Caller(found.tenant_id, found.priority, found.operator) if found else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
 from typing import Any, cast
@@ -17,6 +18,7 @@ from werkzeug.test import Client, TestResponse, encode_multipart
 
 from api.resources import EXTENSION, Resources
 from shared import lifecycle
+from shared.database import Database
 from shared.errors import ErrorCode, JobError
 from shared.jobs import PICTURES, JobResult, ModelIdentity
 from shared.keys import create_key
@@ -91,9 +93,10 @@ class Tenant(Visitor):
 class ApiWorld:
     """An application, two tenants without anything, and a worker's hand."""
 
-    def __init__(self, app: APIFlask) -> None:
+    def __init__(self, app: APIFlask, database: Database) -> None:
+        """`database` is the API's as its owner sees it: the tests act for all tenants, and for workers."""
         self.app = app
-        self.around: Resources = app.extensions[EXTENSION]
+        self.around: Resources = replace(app.extensions[EXTENSION], database=database)
         self.anonymous = Visitor(app)
         with self.around.database.begin() as session:
             session.execute(text("TRUNCATE tenants CASCADE"))

@@ -6,7 +6,11 @@ from uuid import uuid4
 
 from sqlalchemy import create_engine, make_url, text
 
-from migrations.upgrade import upgrade
+from migrations.upgrade import prepare_roles, upgrade
+from shared.wall import API_ROLE, WORKER_ROLE
+
+#: Of the roles on servers that live as long as a test session.
+ROLE_PASSWORD = "password-of-a-throwaway-role"
 
 
 def fresh_database(server_url: str, template: str = "template1") -> str:
@@ -23,5 +27,16 @@ def fresh_database(server_url: str, template: str = "template1") -> str:
 def migrated_template(server_url: str) -> str:
     """Create a database with all migrations applied; return its name, to be a template of others."""
     url = fresh_database(server_url)
-    upgrade(url)
+    migrate(url)
     return str(make_url(url).database)
+
+
+def migrate(url: str) -> None:
+    """Apply all migrations, and let the roles of the API and of the workers log in: `as_role` gives their URLs."""
+    upgrade(url)
+    prepare_roles(url, dict.fromkeys((API_ROLE, WORKER_ROLE), ROLE_PASSWORD))
+
+
+def as_role(owner_url: str, role: str) -> str:
+    """Return the URL by which `role` reaches the database of `owner_url`."""
+    return make_url(owner_url).set(username=role, password=ROLE_PASSWORD).render_as_string(hide_password=False)

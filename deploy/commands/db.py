@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
+from sqlalchemy.exc import ProgrammingError
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
 from deploy.terminal import notes
+from migrations.upgrade import prepare_roles
 from migrations.upgrade import upgrade as upgrade_schema
+from shared.wall import API_ROLE, WORKER_ROLE
+
+#: Where the passwords of the roles are looked for.
+_PASSWORDS = {API_ROLE: "API_PASSWORD", WORKER_ROLE: "WORKER_PASSWORD"}
 
 
 @click.group()
@@ -23,3 +30,20 @@ def upgrade(data_dir: Path) -> None:
     """Apply all migrations that are missing; harmless where there are none."""
     upgrade_schema(server_settings(data_dir).database_url.get_secret_value())
     notes().print("The database's schema is up to date.")
+
+
+@command.command()
+@data_dir_option
+def roles(data_dir: Path) -> None:
+    """Make the roles distildire_api and distildire_worker, or grant them what they lack; harmless to repeat.
+
+    With the environment's API_PASSWORD and WORKER_PASSWORD they may log in; give the API and the workers these logins
+    in the place of the owner's, and PostgreSQL itself keeps tenants apart. Without, grant the roles to logins of yours.
+    """
+    passwords = {role: os.environ[name] for role, name in _PASSWORDS.items() if os.environ.get(name)}
+    try:
+        prepare_roles(server_settings(data_dir).database_url.get_secret_value(), passwords)
+    except ProgrammingError as error:
+        raise click.ClickException(f"The roles cannot be made or changed: {str(error.orig).strip()}") from None
+    who = " and ".join(passwords) or "Nobody"
+    notes().print(f"The roles have their rights. {who} may log in with the passwords given.")

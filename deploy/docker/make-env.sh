@@ -23,6 +23,8 @@ umask 077
 cat > "$file" <<END
 COMPOSE_PROFILES=$profile
 POSTGRES_PASSWORD=$(random 24)
+API_PASSWORD=$(random 24)
+WORKER_PASSWORD=$(random 24)
 REDIS_PASSWORD=$(random 24)
 S3_ACCESS_KEY=$(random 10)
 S3_SECRET_KEY=$(random 24)

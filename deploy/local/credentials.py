@@ -20,7 +20,9 @@ class Credentials:
     """What a restart must find again. The file is readable by its owner alone."""
 
     ports: Mapping[str, int]  # by the server's name
-    postgres_password: str
+    postgres_password: str  # of the owner, who sees everything
+    api_password: str  # of the roles in PostgreSQL that the processes log in as
+    worker_password: str
     valkey_password: str
     s3_access_key: str
     s3_secret_key: str
@@ -30,18 +32,24 @@ class Credentials:
 def load_credentials(data_dir: Path) -> Credentials:
     """Read the credentials of `data_dir`; make and keep them the first time."""
     path = data_dir / _FILE
-    if path.exists():
-        return Credentials(**json.loads(path.read_text()))
-    credentials = Credentials(
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    credentials = replace(_new(), **kept)
+    if kept != asdict(credentials):  # also where an older release made the file, which knew fewer
+        _keep(credentials, path)
+    return credentials
+
+
+def _new() -> Credentials:
+    return Credentials(
         ports=dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True)),
         postgres_password=secrets.token_urlsafe(24),
+        api_password=secrets.token_urlsafe(24),
+        worker_password=secrets.token_urlsafe(24),
         valkey_password=secrets.token_urlsafe(24),
         s3_access_key=secrets.token_hex(10).upper(),
         s3_secret_key=secrets.token_urlsafe(30),
         secret_key=secrets.token_urlsafe(48),
     )
-    _keep(credentials, path)
-    return credentials
 
 
 def move_port(credentials: Credentials, server: str, data_dir: Path) -> Credentials:

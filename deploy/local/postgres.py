@@ -6,7 +6,7 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from psycopg2 import sql
 
 from deploy.local.credentials import Credentials, write_private
 from deploy.local.processes import Program, StackError
+from shared.wall import API_ROLE, WORKER_ROLE
 
 USER = "app"
 DATABASE = "distildire"
@@ -94,8 +95,20 @@ class PostgresServer:
 
 
 def postgres_url(credentials: Credentials, database: str = DATABASE) -> str:
-    """The URL of `database`, for SQLAlchemy and libpq alike."""
+    """The URL by which its owner reaches `database`, for SQLAlchemy and libpq alike."""
     return f"postgresql://{USER}:{credentials.postgres_password}@127.0.0.1:{credentials.ports['postgres']}/{database}"
+
+
+def role_urls(credentials: Credentials) -> Mapping[str, str]:
+    """The URLs by which the roles of the API and of the workers reach the database, by role."""
+    passwords = role_passwords(credentials)
+    end = f"127.0.0.1:{credentials.ports['postgres']}/{DATABASE}"
+    return {role: f"postgresql://{role}:{password}@{end}" for role, password in passwords.items()}
+
+
+def role_passwords(credentials: Credentials) -> Mapping[str, str]:
+    """The passwords of these roles, by role."""
+    return {API_ROLE: credentials.api_password, WORKER_ROLE: credentials.worker_password}
 
 
 #: PostgreSQL refuses to run as root. A user namespace in which root is called nobody is enough and changes no file's

@@ -14,8 +14,10 @@ from pathlib import Path
 import httpx
 
 from deploy.local.processes import Program
+from shared.wall import API_ROLE, WORKER_ROLE
 
 HOST = "127.0.0.1"
+_DATABASE_URL = "DISTILDIRE_DATABASE_URL"
 _WEBHOOK_THREADS = 4  # they only ring; the deliveries have threads of their own
 _READYZ_SECONDS = 2
 
@@ -49,13 +51,20 @@ class Part:
             return False
 
 
-def product_parts(data_dir: Path, port: int, settings: Mapping[str, str], slots: int) -> tuple[Part, ...]:
-    """The API, the two workers and the scheduler, in the order of their start."""
+def product_parts(
+    data_dir: Path, port: int, settings: Mapping[str, str], slots: int, databases: Mapping[str, str]
+) -> tuple[Part, ...]:
+    """The API, the two workers and the scheduler, in the order of their start.
+
+    `databases` has the URL of the database for each role: none of them gets the owner's.
+    """
+    of_api = {**settings, _DATABASE_URL: databases[API_ROLE]}
+    of_worker = {**settings, _DATABASE_URL: databases[WORKER_ROLE]}
     return (
-        _api(data_dir, port, settings),
-        _worker("analysis_worker", "analysis", slots, data_dir, settings),
-        _worker("webhook_worker", "webhooks,sweep", _WEBHOOK_THREADS, data_dir, settings),
-        _beat(data_dir, settings),
+        _api(data_dir, port, of_api),
+        _worker("analysis_worker", "analysis", slots, data_dir, of_worker),
+        _worker("webhook_worker", "webhooks,sweep", _WEBHOOK_THREADS, data_dir, of_worker),
+        _beat(data_dir, of_worker),
     )
 
 

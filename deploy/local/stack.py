@@ -12,10 +12,11 @@ from deploy.local.credentials import free_ports, is_free, write_private
 from deploy.local.document import STACK_FILE, StackDocument
 from deploy.local.identity import ProcessIdentity
 from deploy.local.ledger import Ledger
+from deploy.local.postgres import role_passwords, role_urls
 from deploy.local.processes import ChildProcess, StackError
 from deploy.local.programs import HOST, Part, product_parts
 from deploy.local.services import LocalServices, ServiceUrls
-from migrations.upgrade import upgrade
+from migrations.upgrade import prepare_roles, upgrade
 from shared.crypto import Vault
 from shared.database import Database
 from shared.keys import authenticate, create_key
@@ -57,17 +58,20 @@ class Stack:
             DataDirInUseError: the stack has another owner.
             StackError: something did not come up; what was started for this call is stopped, the rest left alone.
         """
-        secret_key = self._services.claim().secret_key
+        credentials = self._services.claim()
+        secret_key = credentials.secret_key
         port = self._api_port()  # before anything is started for nothing
         urls = self._start_services()
         values = {**asdict(urls), "secret_key": secret_key}
         settings = Settings.read(**values)  # with the user's own DISTILDIRE_*: a mistake there is told at once
         with self._reported("schema"):
             upgrade(urls.database_url)
+            prepare_roles(urls.database_url, role_passwords(credentials))
         with self._reported("key"):
             api_key = _api_key(self._data_dir, urls.database_url, secret_key)
         environment = {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
-        self._start_product(product_parts(self._data_dir, port, environment, settings.slot_count))
+        databases = role_urls(self._services.claim())
+        self._start_product(product_parts(self._data_dir, port, environment, settings.slot_count, databases))
         self._document = StackDocument(
             api_url=f"http://{HOST}:{port}",
             api_key=api_key,

@@ -14,10 +14,10 @@ from sqlalchemy import func, update
 
 from deploy.local.credentials import free_ports
 from deploy.local.services import LocalServices
-from migrations.upgrade import upgrade
 from shared.broker import ANALYSIS_QUEUE, Broker
 from shared.tables import Job
 from tests.bad_images import photograph, saved
+from tests.databases import migrate
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, open_workplace, wait_until
 from tests.service_settings import settings_for
@@ -86,7 +86,7 @@ def own_servers(tmp_path: Path) -> Iterator[LocalServices]:
 @pytest.fixture
 def own_place(own_servers: LocalServices, models_dir: Path, tmp_path: Path) -> Iterator[Workplace]:
     """A workplace on servers that the test may stop."""
-    upgrade(own_servers.urls.database_url)
+    migrate(own_servers.urls.database_url)
     quick = {"lease_seconds": 3, "poll_seconds": 0.5, "max_batch": 4, "models_dir": models_dir, "device": "cpu"}
     place = open_workplace(settings_for(own_servers.urls, model="TEST-MODEL", **quick), tmp_path)
     yield place

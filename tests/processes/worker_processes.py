@@ -33,6 +33,8 @@ from shared.keys import create_key
 from shared.object_store import ObjectStore, source_key
 from shared.settings import Settings
 from shared.tables import Job, Tenant
+from shared.wall import API_ROLE, WORKER_ROLE
+from tests.databases import as_role
 
 #: Some seconds on an idle machine; importing torch takes a minute on a crowded one.
 READY_SECONDS = 180.0
@@ -95,7 +97,7 @@ class Workplace:
         command = [sys.executable, "-m", "celery", "-A", app, *arguments]
         own = {"DISTILDIRE_READY_FILE": str(ready_file), **(environment or {})}
         with log.open("wb") as output:
-            process = _spawn(command, os.environ | as_environment(self.settings) | own, output)
+            process = _spawn(command, os.environ | self._environment(WORKER_ROLE) | own, output)
         worker = WorkerProcess(process, log, ready_file)
         self.started.append(worker)
         if ready:
@@ -108,12 +110,17 @@ class Workplace:
         command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]
         log = self.folder / "api.log"
         with log.open("wb") as output:
-            environment = os.environ | as_environment(self.settings) | {"DISTILDIRE_BIND": f"127.0.0.1:{port}"}
+            environment = os.environ | self._environment(API_ROLE) | {"DISTILDIRE_BIND": f"127.0.0.1:{port}"}
             process = _spawn(command, environment, output)
         self.started.append(WorkerProcess(process, log, self.folder / "never"))
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: _answers(f"{url}/readyz"), READY_SECONDS, self.said)
         return url
+
+    def _environment(self, role: str) -> dict[str, str]:
+        """The settings of a process that logs in as `role`; the test itself is the owner."""
+        url = as_role(self.settings.database_url.get_secret_value(), role)
+        return as_environment(self.settings) | {"DISTILDIRE_DATABASE_URL": url}
 
     def new_key(self, tenant: str = "tenant") -> str:
         """Return an API key of the workplace's tenant, or of another."""

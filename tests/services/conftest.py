@@ -10,16 +10,27 @@ from apiflask import APIFlask
 from api.app import create_app
 from api.resources import EXTENSION
 from deploy.local.services import ServiceUrls
+from shared.database import Database
 from shared.settings import Settings
+from shared.wall import API_ROLE
 from tests.api_world import ApiWorld
-from tests.databases import fresh_database
+from tests.databases import as_role, fresh_database
 from tests.service_settings import settings_for
 
 
 @pytest.fixture(scope="session")
-def api_settings(services: ServiceUrls, migrated_database: str) -> Settings:
-    """Settings of a database that all tests of the API share: making one for each would take longer than most tests."""
-    return settings_for(services, database_url=fresh_database(services.database_url, migrated_database))
+def api_database(services: ServiceUrls, migrated_database: str) -> Iterator[Database]:
+    """A database that all tests of the API share, as its owner: one for each would take longer than most tests."""
+    database = Database(fresh_database(services.database_url, migrated_database))
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def api_settings(services: ServiceUrls, api_database: Database) -> Settings:
+    """Settings of that database; the API logs in as its own role, as it is deployed."""
+    owner_url = api_database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return settings_for(services, database_url=as_role(owner_url, API_ROLE))
 
 
 @pytest.fixture(scope="session")
@@ -30,19 +41,19 @@ def api_app(api_settings: Settings) -> Iterator[APIFlask]:
 
 
 @pytest.fixture
-def api(api_app: APIFlask) -> ApiWorld:
+def api(api_app: APIFlask, api_database: Database) -> ApiWorld:
     """The application with an empty database and two new tenants."""
-    return ApiWorld(api_app)
+    return ApiWorld(api_app, api_database)
 
 
 @pytest.fixture
-def api_with(api_settings: Settings) -> Iterator[Callable[..., ApiWorld]]:
+def api_with(api_settings: Settings, api_database: Database) -> Iterator[Callable[..., ApiWorld]]:
     """Make the same with other settings."""
     apps = []
 
     def make(**changes: object) -> ApiWorld:
         apps.append(create_app(api_settings.model_copy(update=changes)))
-        return ApiWorld(apps[-1])
+        return ApiWorld(apps[-1], api_database)
 
     yield make
     for app in apps:

@@ -16,6 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from shared.wall import API_ROLE, WORKER_ROLE
+
 ROOT = Path(__file__).parents[2]
 LOCKS = {
     "dev": ROOT / "requirements.txt",
@@ -23,7 +25,10 @@ LOCKS = {
     "worker": ROOT / "deploy/docker/worker.txt",
 }
 ONE_SHOT = {"store-volume", "bucket", "migrate"}
-SECRET_VARIABLES = {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "DISTILDIRE_SECRET_KEY"}
+SECRET_VARIABLES = {
+    *("POSTGRES_PASSWORD", "API_PASSWORD", "WORKER_PASSWORD", "REDIS_PASSWORD"),
+    *("S3_ACCESS_KEY", "S3_SECRET_KEY", "DISTILDIRE_SECRET_KEY"),
+}
 
 
 def pins(lock: Path) -> dict[str, set[str]]:
@@ -149,6 +154,18 @@ def test_no_password_is_on_a_command_line(services: dict[str, dict[str, Any]]) -
     for name, service in services.items():
         text = yaml.safe_dump([service.get("command"), service.get("entrypoint")])
         assert not re.search(r"--requirepass|PASSWORD|SECRET_KEY|ACCESS_KEY", text), name
+
+
+def test_only_the_migrations_and_the_server_know_the_owners_password(services: dict[str, dict[str, Any]]) -> None:
+    knowing = {name for name, service in services.items() if "{POSTGRES_PASSWORD" in str(service.get("environment"))}
+    assert knowing == {"postgres", "migrate"}
+    urls = {
+        name: str(service.get("environment", {}).get("DISTILDIRE_DATABASE_URL")) for name, service in services.items()
+    }
+    assert [name for name, url in urls.items() if f"//{API_ROLE}:" in url] == ["api"]
+    assert {name for name, url in urls.items() if f"//{WORKER_ROLE}:" in url} == {
+        *("worker-cpu", "worker-gpu", "webhook-worker", "beat"),
+    }
 
 
 def test_only_the_job_that_hands_over_a_volume_is_root(services: dict[str, dict[str, Any]]) -> None:

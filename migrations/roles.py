@@ -1,0 +1,95 @@
+"""The roles that the API and the workers log in as, and the little that each may do.
+
+Roles belong to a whole server, not to a database, and not every owner of a database may make them. So no migration
+does; `distildire db roles` does, and every upgrade grants anew what it finds missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  # a class in spite of its name
+from psycopg2.extensions import encrypt_password
+from sqlalchemy import Connection, text
+
+from shared.wall import API_ROLE, WORKER_ROLE
+
+#: For each role what it may do with each table and view; nothing with what is not here. A verdict is written once:
+#: nobody may change one. What is deleted with its parent, as the tries of a delivery are, needs no right of its own.
+RIGHTS: Mapping[str, Mapping[str, str]] = {
+    API_ROLE: {
+        "alembic_version": "SELECT",
+        "tenants": "SELECT",
+        "api_keys": "SELECT",
+        "jobs": "SELECT, INSERT, UPDATE, DELETE",
+        "results": "SELECT",
+        "webhook_endpoints": "SELECT, INSERT, UPDATE, DELETE",
+        "webhook_deliveries": "SELECT, INSERT, UPDATE",
+        "webhook_attempts": "SELECT",
+        "erasures": "SELECT, INSERT, DELETE",
+        "job_states": "SELECT",
+        "delivery_states": "SELECT",
+        "workers": "SELECT",
+    },
+    WORKER_ROLE: {
+        "alembic_version": "SELECT",
+        "tenants": "SELECT",
+        "jobs": "SELECT, UPDATE, DELETE",
+        "results": "SELECT, INSERT",
+        "webhook_endpoints": "SELECT, UPDATE",
+        "webhook_deliveries": "SELECT, INSERT, UPDATE",
+        "webhook_attempts": "SELECT, INSERT",
+        "workers": "SELECT, INSERT, UPDATE, DELETE",
+        "erasures": "SELECT, INSERT, UPDATE, DELETE",
+        "bucket_walk": "SELECT, INSERT, UPDATE",
+    },
+}
+
+_READABLE = text(
+    "SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace = current_schema()::regnamespace"
+)
+_WALLED = text("SELECT relname FROM pg_class WHERE relrowsecurity AND relnamespace = current_schema()::regnamespace")
+_PASSED = text("SELECT tablename FROM pg_policies WHERE policyname = 'worker' AND schemaname = current_schema()")
+
+
+def make_roles(connection: Connection, passwords: Mapping[str, str]) -> None:
+    """Make the roles that are missing, let those log in that have a password here, and grant them their rights.
+
+    Raises:
+        sqlalchemy.exc.ProgrammingError: the connection's user may not make roles.
+
+    """
+    present = _present(connection)
+    for role in RIGHTS:
+        if role not in present:
+            connection.execute(text(f"CREATE ROLE {role}"))
+        if role in passwords:
+            # Hashed here: a statement may be logged, and the server need not know a password to check one.
+            driver = cast("Psycopg2Connection", connection.connection.dbapi_connection)
+            hashed = encrypt_password(passwords[role], role, driver, "scram-sha-256")
+            connection.exec_driver_sql(f"ALTER ROLE {role} LOGIN PASSWORD '{hashed}'")
+    grant_rights(connection)
+
+
+def grant_rights(connection: Connection) -> None:
+    """Give each role that there is exactly its rights in this database."""
+    present = _present(connection)
+    schema, readable = connection.scalar(text("SELECT quote_ident(current_schema())")), {*connection.scalars(_READABLE)}
+    for role in RIGHTS.keys() & present:
+        connection.execute(text(f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role}"))
+        connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {role}"))
+        for table in RIGHTS[role].keys() & readable:
+            connection.execute(text(f"GRANT {RIGHTS[role][table]} ON {table} TO {role}"))
+    if WORKER_ROLE in present:
+        _let_worker_pass(connection)
+
+
+def _let_worker_pass(connection: Connection) -> None:
+    """Show the worker the rows of all tenants, in the tables that it may read at all."""
+    for table in {*connection.scalars(_WALLED)} - {*connection.scalars(_PASSED)}:
+        connection.execute(text(f"CREATE POLICY worker ON {table} TO {WORKER_ROLE} USING (true)"))
+
+
+def _present(connection: Connection) -> set[str]:
+    return {*connection.scalars(text("SELECT rolname FROM pg_roles WHERE rolname = ANY(:roles)"), {"roles": [*RIGHTS]})}
