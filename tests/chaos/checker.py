@@ -32,6 +32,9 @@ class Broken(StrEnum):
     WEBHOOK_DOUBLED = "an endpoint was told under two ids"
     WEBHOOK_CHANGED = "a webhook's tries had different bodies"
     WEBHOOK_UNKNOWN = "something was sent that is no webhook of this endpoint"
+    OVERCOUNTED = "more deaths were counted against a job than can have happened to it"
+    EXHAUSTED = "a job that kills no worker failed as one that does"
+    GHOST = "a worker is shown that is gone"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ def check(evidence: Evidence) -> list[Violation]:
         *_contradicted(evidence),
         *_artifacts(evidence),
         *_webhooks(evidence),
+        *_accounts(evidence),
+        *(Violation(Broken.GHOST, "-", worker) for worker in evidence.ghosts),
     ]
     order = list(Broken)
     return sorted(found, key=lambda violation: order.index(violation.broken))
@@ -156,6 +161,16 @@ def _untold(evidence: Evidence) -> Iterator[Violation]:
             if pair not in received or state.get(pair) != "delivered":
                 detail = f"{endpoint}: {state.get(pair, 'not written')}"
                 yield Violation(Broken.WEBHOOK_MISSING, row.job, detail)
+
+
+def _accounts(evidence: Evidence) -> Iterator[Violation]:
+    """No image of these runs kills its worker, so whatever was counted must have come from outside."""
+    for row in evidence.jobs:
+        possible = sum(row.created <= at <= row.ended for at in evidence.incidents)
+        if row.deaths > possible:
+            yield Violation(Broken.OVERCOUNTED, row.job, f"{row.deaths} counted, {possible} possible")
+        if row.error == "attempts_exhausted":
+            yield Violation(Broken.EXHAUSTED, row.job, f"after {row.deaths} deaths")
 
 
 def _grouped(pairs: Iterable[tuple[_K, _V]]) -> Mapping[_K, Collection[_V]]:

@@ -9,8 +9,9 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,111 +23,87 @@ from pydantic import SecretStr
 from redis import Redis
 
 from deploy.bench.processes import tree
-from deploy.local.credentials import SERVERS, Credentials
-from deploy.local.postgres import PostgresServer, postgres_url
-from deploy.local.processes import ChildProcess, Program
+from deploy.local.credentials import SERVERS, load_credentials
+from deploy.local.postgres import PostgresServer, postgres_url, role_passwords, role_urls
 from deploy.local.programs import Part, product_parts
 from deploy.local.servers import BUCKET, S3Server, Server, ValkeyServer, valkey_url
-from migrations.upgrade import upgrade
+from migrations.upgrade import prepare_roles, upgrade
 from shared.settings import Settings
+from tests.chaos import members
+from tests.chaos.deaths import FOLDER
+from tests.chaos.disks import Disk, mounted
+from tests.chaos.members import Ended, Member
 from tests.chaos.proxy import StoreProxy
 from tests.chaos.receiver import Receiver
 from tests.processes.worker_processes import as_environment
 from tests.service_settings import SECRET_KEY
 
 ANALYSIS_WORKERS = ("analysis_worker", "analysis_worker_2")
-LEASE_SECONDS = 3.0
-#: From a process's end to the start of the next: what a supervisor takes to notice.
-_RESTART_SECONDS = 0.5
+SERVERS_WITH_DISKS = ("postgres", "valkey", "s3")
 _START_SECONDS = 180.0
 _BUSY_SECONDS = 1.0
 #: Below those that the kernel gives to clients: none of them takes the port of a server that is down for a moment.
 _PORTS = range(20_000, 32_000)
+_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A process that ended."""
+class Clocks:
+    """How long the service waits before it acts by itself."""
 
-    name: str
-    code: int
-    """As `Popen.returncode`: negative is a signal."""
-    stop_seconds: float | None
-    """How long it took to end after it was told to (SIGTERM); None where it was not."""
+    lease_seconds: float
+    poll_seconds: float
 
 
-@dataclass
-class Member:
-    """One process that is to be there always."""
-
-    program: Program
-    prepare: Callable[[], None]
-    is_ready: Callable[[], bool]
-    child: ChildProcess | None = None
-    ended_at: float | None = None
-    stopped_at: float | None = None
-    held_down: bool = False
-
-    @property
-    def pid(self) -> int | None:
-        """Of the living process."""
-        return self.child.pid if self.child is not None and self.child.running else None
-
-    def start(self) -> None:
-        """Start a process."""
-        self.prepare()
-        self.child, self.ended_at, self.stopped_at = ChildProcess(self.program), None, None
-
-    def look(self) -> Ended | None:
-        """Return the end of the process the first time that it is seen to have ended."""
-        if self.child is None or self.ended_at is not None or self.child.running:
-            return None
-        self.ended_at = time.monotonic()
-        took = None if self.stopped_at is None else self.ended_at - self.stopped_at
-        return Ended(self.program.name, self.child._process.returncode, took)
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time to start it again."""
-        return self.ended_at is not None and not self.held_down and time.monotonic() > self.ended_at + _RESTART_SECONDS
+#: So short that a run shows many recoveries.
+QUICK = Clocks(lease_seconds=3, poll_seconds=1)
+#: The product's own.
+DEFAULT = Clocks(*(Settings.model_fields[name].default for name in ("lease_seconds", "poll_seconds")))
 
 
 class Deployment:
     """Servers, the way to the store, and the product's processes: two analysis workers and one of each other."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, disks: Mapping[str, Disk], clocks: Clocks) -> None:
         ports = steady_ports(5)
-        self._credentials = Credentials(
-            dict(zip(SERVERS, ports, strict=False)), "postgres-password", "valkey-password", "ACCESS", "secret", ""
-        )
+        self._credentials = replace(load_credentials(folder), ports=dict(zip(SERVERS, ports, strict=False)))
         self.receiver = Receiver()
         self.proxy = StoreProxy(ports[3], ports[2], seed)
-        self.settings = self._settings(folder / "models", ports[3])
+        self.settings = self._settings(folder / "models", ports[3], clocks)
         self.direct = self.settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{ports[2]}"})
         self.api_url = f"http://127.0.0.1:{ports[4]}"
-        self.logs = folder / "logs"
+        self.logs, self.orders = folder / "logs", folder / "orders"
+        self.orders.mkdir()
+        self.disks = disks
         self._servers = self._server_members(folder)
-        self._product = {part.name: _member(part) for part in self._parts(folder, ports[4])}
+        self._product = {part.name: Member.of(part) for part in self._parts(folder, ports[4])}
         self._members = self._servers | self._product
         self.ended: list[Ended] = []
+        self.frozen: list[float] = []
+        """When a worker was frozen, by the clock of the epoch."""
+        self.news = threading.Event()
+        """Set whenever a process has ended."""
 
     def start(self) -> None:
         """Start everything and wait until it works."""
-        for members in (self._servers, self._product):
-            for member in members.values():
+        for group in (self._servers, self._product):
+            for member in group.values():
                 member.start()
-            for member in members.values():
+            for member in group.values():
                 assert member.child is not None
                 member.child.wait_until(member.is_ready, _START_SECONDS)
-            if members is self._servers:
+            if group is self._servers:
                 upgrade(self.settings.database_url.get_secret_value())
+                prepare_roles(self.settings.database_url.get_secret_value(), role_passwords(self._credentials))
 
     def tend(self) -> None:
         """Note what ended, start again what is due."""
         for member in self._members.values():
             ended = member.look()
             if ended is not None:
-                self.ended.append(ended)
+                alone = not any(self.ready(name) for name in ANALYSIS_WORKERS if name != ended.name)
+                self.ended.append(replace(ended, alone=alone))
+                self.news.set()
             if member.due:
                 member.start()
 
@@ -134,6 +111,11 @@ class Deployment:
         """Whether this process runs and works; asked of a server or the API, so it can take some seconds."""
         member = self._members[name]
         return member.pid is not None and member.is_ready()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes that live, by name."""
+        return {name: member.pid for name, member in self._members.items() if member.pid is not None}
 
     @property
     def stopping(self) -> bool:
@@ -166,28 +148,35 @@ class Deployment:
             member.stopped_at = time.monotonic()
         return True
 
-    def wait_busy(self, name: str) -> None:
-        """Wait until this worker carries a job, not for long: an idle one has nothing to lose."""
-        with (
-            contextlib.suppress(psycopg2.Error),
-            contextlib.closing(self.postgres()) as connection,
-            connection.cursor() as cursor,
-        ):
-            connection.autocommit = True
-            give_up_at = time.monotonic() + _BUSY_SECONDS
-            while time.monotonic() < give_up_at:
-                cursor.execute(
-                    "SELECT FROM jobs WHERE state = 'running' AND worker LIKE %s LIMIT 1", (f"%:{self.pid(name)}",)
-                )
-                if cursor.rowcount:
-                    return
-                time.sleep(0.005)
+    def wait_busy(self, name: str) -> bool:
+        """Wait until this worker carries a job, not for long; return whether it may die now.
+
+        It may not with a job that already died as often as a job can: one death more would rightly end that one.
+        """
+        last, give_up_at = self.settings.max_attempts - 1, time.monotonic() + _BUSY_SECONDS
+        try:
+            with contextlib.closing(self.postgres()) as connection, connection.cursor() as cursor:
+                connection.autocommit = True
+                while True:
+                    cursor.execute(
+                        "SELECT max(deaths) FROM jobs WHERE state = 'running' AND worker LIKE %s",
+                        (f"%:{self.pid(name)}",),
+                    )
+                    deaths = (cursor.fetchone() or (None,))[0]
+                    if deaths is not None and deaths < last:
+                        return True
+                    if time.monotonic() > give_up_at:
+                        return deaths is None  # an idle one may die, too
+                    time.sleep(0.005)
+        except psycopg2.Error:
+            return True  # PostgreSQL is away
 
     def freeze(self, name: str) -> bool:
         """Stop a process and its children where they stand."""
         pid = self._members[name].pid
         if pid is not None:
             os.killpg(pid, signal.SIGSTOP)
+            self.frozen += [time.time()] if name in ANALYSIS_WORKERS else []
         return pid is not None
 
     def thaw(self, name: str) -> None:
@@ -198,11 +187,11 @@ class Deployment:
 
     def hold_down(self, name: str) -> None:
         """Do not start this again for now."""
-        self._members[name].held_down = True
+        self._members[name].held_down += 1
 
     def let_up(self, name: str) -> None:
-        """Start it again."""
-        self._members[name].held_down = False
+        """Start it again, if nobody else holds it down."""
+        self._members[name].held_down -= 1
 
     def kill_gunicorn_worker(self) -> bool:
         """Kill one of the processes that answer requests; return whether there was one."""
@@ -221,7 +210,7 @@ class Deployment:
         url = self.settings.database_url.get_secret_value()
         return psycopg2.connect(url, connect_timeout=2, application_name="chaos", options="-c statement_timeout=10000")
 
-    def _settings(self, models_dir: Path, proxy_port: int) -> Settings:
+    def _settings(self, models_dir: Path, proxy_port: int, clocks: Clocks) -> Settings:
         from tests.tiny_model import NAME, write_model  # imports torch
 
         models_dir.mkdir()
@@ -237,16 +226,17 @@ class Deployment:
             models_dir=write_model(models_dir),
             device="cpu",
             max_batch=4,
-            lease_seconds=LEASE_SECONDS,
-            poll_seconds=1,
+            lease_seconds=clocks.lease_seconds,
+            poll_seconds=clocks.poll_seconds,
             egress_allow=(f"127.0.0.1:{self.receiver.port}",),
         )
 
     def _server_members(self, folder: Path) -> dict[str, Member]:
+        homes = {name: self.disks[name].folder if name in self.disks else folder for name in SERVERS_WITH_DISKS}
         servers: tuple[Server, ...] = (
-            PostgresServer(folder, self.logs / "postgres.log"),
-            ValkeyServer(folder, self.logs / "valkey.log"),
-            S3Server(folder, self.logs / "s3.log"),
+            PostgresServer(homes["postgres"], self.logs / "postgres.log"),
+            ValkeyServer(homes["valkey"], self.logs / "valkey.log"),
+            S3Server(homes["s3"], self.logs / "s3.log"),
         )
         return {
             server.name: Member(
@@ -259,22 +249,29 @@ class Deployment:
 
     def _parts(self, folder: Path, port: int) -> Iterator[Part]:
         environment = as_environment(self.settings)
-        parts = product_parts(folder, port, environment, self.settings.slot_count)
-        for part in parts:
-            yield part
-            if part.name == ANALYSIS_WORKERS[0]:
-                yield _another(part, ANALYSIS_WORKERS[1], environment)
+        environment |= {FOLDER: str(self.orders), "PYTHONPATH": str(_ROOT)}
+        databases = role_urls(self._credentials)
+        for part in product_parts(folder, port, environment, self.settings.slot_count, databases):
+            if part.name == "api":
+                yield members.running(part, "tests.chaos.mortal_api:app", instead_of="api.wsgi:app")
+            elif part.name == ANALYSIS_WORKERS[0]:
+                mortal = members.running(part, "tests.chaos.mortal_worker", instead_of="worker.tasks")
+                yield mortal
+                yield members.another(mortal, ANALYSIS_WORKERS[1])
+            else:
+                yield part
 
 
 @contextmanager
-def running(folder: Path, seed: int) -> Iterator[Deployment]:
+def running(folder: Path, seed: int, clocks: Clocks = QUICK) -> Iterator[Deployment]:
     """Run a deployment until the block ends."""
-    deployment = Deployment(folder, seed)
-    try:
-        deployment.start()
-        yield deployment
-    finally:
-        deployment.close()
+    with mounted(folder / "disks", SERVERS_WITH_DISKS) as disks:
+        deployment = Deployment(folder, seed, disks, clocks)
+        try:
+            deployment.start()
+            yield deployment
+        finally:
+            deployment.close()
 
 
 def steady_ports(count: int) -> list[int]:
@@ -287,21 +284,3 @@ def steady_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise RuntimeError("no ports are free")
-
-
-def _member(part: Part) -> Member:
-    return Member(part.program, part.prepare, part.is_ready)
-
-
-def _another(part: Part, name: str, environment: Mapping[str, str]) -> Part:
-    """Return a second process of a part, under a name of its own."""
-    assert part.ready_file is not None
-    ready_file = part.ready_file.with_stem(name)
-    program = replace(
-        part.program,
-        name=name,
-        command=[word.replace(part.name, name) for word in part.program.command],
-        log=part.program.log.with_stem(name),
-        environment={**environment, "DISTILDIRE_READY_FILE": str(ready_file)},
-    )
-    return replace(part, program=program, ready_file=ready_file)

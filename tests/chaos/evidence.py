@@ -49,6 +49,13 @@ class JobRow:
     source_key: str
     pictures: tuple[str, ...]
     digest: str
+    error: str = ""
+    """The code of a failure."""
+    deaths: int = 0
+    """How often its worker's end was counted against it."""
+    created: float = 0.0
+    ended: float = 0.0
+    """Both by the clock of the epoch."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +113,7 @@ class Evidence:
     """The endpoints that each tenant had from before its first job, by its name."""
     deliveries: Sequence[DeliveryRow] = ()
     receipts: Sequence[Receipt] = ()
+    incidents: Sequence[float] = ()
+    """When something happened that can cost a worker its jobs: its end, a freeze, a database that was away."""
+    ghosts: Sequence[str] = ()
+    """Workers that the database still shows at the end, though their processes are gone."""

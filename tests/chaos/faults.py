@@ -10,10 +10,13 @@ import psycopg2
 import redis
 from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
 
-from tests.chaos.deployment import ANALYSIS_WORKERS, Deployment
+from tests.chaos.deaths import ACCEPTED, DECIDED, STAGES, have_one_die
+from tests.chaos.deployment import ANALYSIS_WORKERS, SERVERS_WITH_DISKS, Deployment
 from tests.chaos.proxy import Way
 
 _AT_ONCE = (0.0, 0.0)
+#: How long a look for a process that passes a point takes; a plan looks again.
+_PASSING_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Fault:
     """One fault; `lasts` are the least and the most seconds between its begin and its end."""
 
     lasts: tuple[float, float] = _AT_ONCE
+    target: str = ""
+    """The process that it is done to, where it is one that is known before."""
 
     @property
     def kills(self) -> bool:
@@ -31,6 +36,10 @@ class Fault:
     def name(self) -> str:
         """What a report calls it."""
         raise NotImplementedError
+
+    def possible(self, deployment: Deployment) -> bool:
+        """Whether this machine can do it at all."""
+        return True
 
     def begin(self, deployment: Deployment) -> bool:
         """Do it; return whether there was anything to do it to."""
@@ -44,7 +53,6 @@ class Fault:
 class Signal(Fault):
     """A process gets a signal that ends it, and is started again as soon as the deployment sees it."""
 
-    target: str = ""
     number: Signals = SIGKILL
 
     @property
@@ -56,8 +64,23 @@ class Signal(Fault):
         return f"{self.number.name} {self.target}"
 
     def begin(self, deployment: Deployment) -> bool:
-        _wait_busy(deployment, self.target)
-        return deployment.signal(self.target, self.number)
+        return _may_die(deployment, self.target) and deployment.signal(self.target, self.number)
+
+
+@dataclass(frozen=True)
+class DieAt(Fault):
+    """Whichever process passes a point of its work next is killed there, with its children."""
+
+    process: str = ""
+    point: str = ""
+    kills = True
+
+    @property
+    def name(self) -> str:
+        return f"SIGKILL {self.process}: {self.point}"
+
+    def begin(self, deployment: Deployment) -> bool:
+        return have_one_die(deployment.orders, self.point, _PASSING_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -75,15 +98,12 @@ class KillGunicornWorker(Fault):
 class Freeze(Fault):
     """A process and its children stand still (SIGSTOP), then go on as if nothing had been (SIGCONT)."""
 
-    target: str = ""
-
     @property
     def name(self) -> str:
         return f"freeze {self.target}{_exactly(self.lasts)}"
 
     def begin(self, deployment: Deployment) -> bool:
-        _wait_busy(deployment, self.target)
-        return deployment.freeze(self.target)
+        return _may_die(deployment, self.target) and deployment.freeze(self.target)
 
     def end(self, deployment: Deployment) -> None:
         deployment.thaw(self.target)
@@ -93,7 +113,6 @@ class Freeze(Fault):
 class Down(Fault):
     """A process is killed and stays away for a while."""
 
-    target: str = ""
     kills = True
 
     @property
@@ -113,6 +132,7 @@ class Down(Fault):
 class Flush(Fault):
     """Everything in Valkey is deleted."""
 
+    target: str = "valkey"
     name = "FLUSHALL"
 
     def begin(self, deployment: Deployment) -> bool:
@@ -167,6 +187,25 @@ class LockJobs(Fault):
 
 
 @dataclass(frozen=True)
+class FullDisk(Fault):
+    """The disk of a server has no room left."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.target}'s disk full"
+
+    def possible(self, deployment: Deployment) -> bool:
+        return self.target in deployment.disks
+
+    def begin(self, deployment: Deployment) -> bool:
+        deployment.disks[self.target].fill()
+        return True
+
+    def end(self, deployment: Deployment) -> None:
+        deployment.disks[self.target].empty()
+
+
+@dataclass(frozen=True)
 class BadStore(Fault):
     """A share of what goes to the object store goes wrong on its way."""
 
@@ -207,35 +246,48 @@ def _exactly(lasts: tuple[float, float]) -> str:
     return f" {lasts[0]:.0f} s" if lasts[0] == lasts[1] else ""
 
 
-def _wait_busy(deployment: Deployment, target: str) -> None:
-    if target in ANALYSIS_WORKERS:
-        deployment.wait_busy(target)
+def _may_die(deployment: Deployment, target: str) -> bool:
+    return target not in ANALYSIS_WORKERS or deployment.wait_busy(target)
 
 
 #: Ended from outside, at once, and started again.
 KILLS: tuple[Fault, ...] = (
-    *(Signal(target=name) for name in ANALYSIS_WORKERS for _ in range(2)),
-    *(Signal(target="api"), KillGunicornWorker(), Signal(target="webhook_worker"), Signal(target="beat")),
+    *(Signal(target=name) for name in ANALYSIS_WORKERS),
+    *(DieAt(process="analysis worker", point=point) for point in (*STAGES, DECIDED)),
+    *(Signal(target="api"), DieAt(process="api", point=ACCEPTED), KillGunicornWorker()),
+    *(Signal(target="webhook_worker"), Signal(target="beat")),
     *(Signal(target="valkey"), Signal(target="s3"), Signal(target="postgres", number=SIGQUIT)),
 )
-#: Everything else. SIGSTOP lasts longer than the lease; a 5 s lock is the longest wait that a request makes for one.
-CATALOGUE: tuple[Fault, ...] = (
-    *(Freeze((4.0, 8.0), name) for name in ANALYSIS_WORKERS),
+#: What else happens in a moment.
+MOMENTS: tuple[Fault, ...] = (
     *(Signal(target=name, number=SIGTERM) for name in ("api", *ANALYSIS_WORKERS, "webhook_worker", "beat")),
     Flush(),
+    TerminateBackends(),
+)
+#: What lasts. SIGSTOP lasts longer than the lease; a 5 s lock is the longest wait that a request makes for one.
+LASTING: tuple[Fault, ...] = (
+    *(Freeze((4.0, 8.0), name) for name in ANALYSIS_WORKERS),
     Freeze((3.0, 20.0), "valkey"),
     Down((3.0, 20.0), "valkey"),
-    TerminateBackends(),
     LockJobs((5.0, 5.0)),
     Down((3.0, 8.0), "s3"),
-    *(BadStore((3.0, 8.0), way, share=0.5) for way in (Way.UNAVAILABLE, Way.SLOW, Way.RESET)),
-    BadStore((7.0, 12.0), Way.SILENT, share=1.0),
-    *(BadStore((3.0, 8.0), way, share=0.3) for way in (Way.CUT_ANSWER, Way.CUT_REQUEST)),
-    *(BadStore((3.0, 8.0), way, share=0.3) for way in (Way.WRONG_ANSWER, Way.WRONG_REQUEST)),
-    *(BadReceivers((2.0, 8.0), how) for how in ("500", "hang", "drip-body", "drip-head", "close", "redirect")),
-    BadReceivers((2.0, 4.0), "gigabyte"),
+    *(BadStore((3.0, 8.0), way=way, share=0.5) for way in (Way.UNAVAILABLE, Way.SLOW, Way.RESET)),
+    BadStore((7.0, 12.0), way=Way.SILENT, share=1.0),
+    *(BadStore((3.0, 8.0), way=way, share=0.3) for way in (Way.CUT_ANSWER, Way.CUT_REQUEST)),
+    *(BadStore((3.0, 8.0), way=way, share=0.3) for way in (Way.WRONG_ANSWER, Way.WRONG_REQUEST)),
+    *(
+        BadReceivers((2.0, 8.0), behaviour=how)
+        for how in ("500", "hang", "drip-body", "drip-head", "close", "redirect")
+    ),
+    BadReceivers((2.0, 4.0), behaviour="gigabyte"),
+    *(FullDisk((3.0, 8.0), name) for name in SERVERS_WITH_DISKS),
 )
-#: Too long for a plan of chance: a run has them when it asks for them.
+#: So long that only a long run has them.
 LONG: tuple[Fault, ...] = (Freeze((70.0, 70.0), "valkey"), Down((600.0, 600.0), "valkey"))
-#: Each fault of a run, once.
-EVERY_FAULT: tuple[Fault, ...] = (*dict.fromkeys(KILLS[1:2] + KILLS[4:]), *CATALOGUE)
+#: What happens to servers and to the ways between them: the product's processes live through all of it.
+OUTSIDE: frozenset[Fault] = frozenset(
+    fault
+    for fault in (*KILLS, *MOMENTS, *LASTING)
+    if isinstance(fault, Flush | TerminateBackends | LockJobs | BadStore | BadReceivers | FullDisk)
+    or (isinstance(fault, Signal | Freeze | Down) and fault.target in SERVERS_WITH_DISKS)
+)

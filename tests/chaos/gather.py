@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
@@ -20,7 +20,11 @@ _READERS = 8
 
 
 def gather(
-    deployment: Deployment, history: History, witness: Witness, endpoints: Mapping[str, Collection[str]]
+    deployment: Deployment,
+    history: History,
+    witness: Witness,
+    endpoints: Mapping[str, Collection[str]],
+    incidents: Sequence[float],
 ) -> Evidence:
     """Return all that is known of the run."""
     accepted, observed = history.read()
@@ -28,6 +32,7 @@ def gather(
     observed += deployment.receiver.observed()
     with contextlib.closing(deployment.postgres()) as connection:
         jobs, results, deliveries = _jobs(connection), _results(connection), _deliveries(connection)
+        ghosts = find_ghosts(connection, deployment.pids.values())
     keys = [row.source_key for row in jobs] + [each.key for row in results for each in row.artifacts]
     return Evidence(
         accepted=accepted,
@@ -39,18 +44,22 @@ def gather(
         endpoints=endpoints,
         deliveries=deliveries,
         receipts=receipts,
+        incidents=incidents,
+        ghosts=ghosts,
     )
 
 
 def _jobs(connection: Connection) -> list[JobRow]:
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT jobs.id, tenants.name, state, source_key, pictures, {DIGEST} FROM jobs "
+            f"SELECT jobs.id::text, tenants.name, state, source_key, pictures, {DIGEST}, "
+            "coalesce(error_code, ''), deaths, extract(epoch FROM jobs.created_at)::float8, "
+            "coalesce(extract(epoch FROM finished_at)::float8, 'infinity') FROM jobs "
             "JOIN tenants ON tenants.id = tenant_id LEFT JOIN results ON results.job_id = jobs.id"
         )
         return [
-            JobRow(str(job), tenant, state, key, tuple(pictures), digest)
-            for job, tenant, state, key, pictures, digest in cursor.fetchall()
+            JobRow(job, tenant, state, key, tuple(pictures), *rest)
+            for job, tenant, state, key, pictures, *rest in cursor.fetchall()
         ]
 
 
@@ -70,6 +79,13 @@ def _deliveries(connection: Connection) -> list[DeliveryRow]:
             "JOIN webhook_endpoints e ON e.id = d.endpoint_id"
         )
         return [DeliveryRow(f"msg_{key.hex}", str(job), url, state) for key, job, url, state in cursor.fetchall()]
+
+
+def find_ghosts(connection: Connection, living: Collection[int]) -> list[str]:
+    """Return the workers that the database shows and whose processes are not among the living."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM workers WHERE pid <> ALL(%s)", (list(living),))
+        return [worker for (worker,) in cursor.fetchall()]
 
 
 def _stored(store: ObjectStore, keys: Iterable[str]) -> dict[str, str]:

@@ -47,9 +47,10 @@ class Load:
 
     def __init__(self, url: str, keys: Mapping[str, str], history: History, *, seed: int, rate: float) -> None:
         self.posts: list[Post] = []
+        self.rate = rate
+        """Submissions a second; a measure may change it at any time."""
         self.accepted = 0
         self._history = history
-        self._rate = rate
         self._chance = random.Random(seed)
         self._images = [_image(random.Random(seed + number), number) for number in range(_IMAGES)]
         self._clients = [
@@ -88,7 +89,7 @@ class Load:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="client") as pool:
             while not (self._ending.is_set() and self.accepted >= self._enough):
                 burst = self._chance.randint(1, 2 * _BURST - 1)
-                due += burst * self._chance.expovariate(self._rate)
+                due += burst * self._chance.expovariate(self.rate)
                 time.sleep(max(0.0, due - time.monotonic()))
                 tenant = self._chance.randrange(len(self._clients))
                 for image in self._chance.choices(self._images, k=burst):
@@ -129,8 +130,8 @@ class Load:
 
 
 def _image(chance: random.Random, number: int) -> bytes:
-    """A picture of its own of some 100 kilobytes; every twelfth has a good head and a broken body."""
-    size = (chance.randrange(100, 400), chance.randrange(100, 400))
+    """A picture of its own of some 60 kilobytes; every twelfth has a good head and a broken body."""
+    size = (chance.randrange(60, 240), chance.randrange(60, 240))
     file = io.BytesIO()
     Image.frombytes("RGB", size, chance.randbytes(size[0] * size[1] * 3)).save(file, "PNG", compress_level=1)
     data = file.getvalue()

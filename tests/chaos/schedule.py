@@ -1,17 +1,24 @@
-"""When which fault begins and how long it lasts: drawn from the seed alone, so that a run can be repeated."""
+"""When which fault begins and how long it lasts: drawn from the seed alone, so that a run can be repeated.
+
+A plan has lanes, each with one fault after the other; what is in different lanes overlaps. Faults are dealt like
+cards, so that each comes once before any comes again.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.faults import CATALOGUE, KILLS, LONG, Fault
+from tests.chaos.faults import KILLS, LASTING, LONG, MOMENTS, Fault
 
-#: Kills come by themselves, beside the other faults, about so many seconds apart.
-_BETWEEN_KILLS = 4.0
+#: Seconds between two kills, on average: as many as two cores can start processes again.
+_BETWEEN_KILLS = 4.5
+_BETWEEN_MOMENTS = 15.0
 #: Between the end of one fault and the begin of the next: long enough to see the service recover from some.
 _REST = (0.5, 6.0)
+#: A run of so many seconds also has the long faults.
+_LONG_RUN = 1800.0
 
 
 @dataclass(frozen=True)
@@ -30,30 +37,69 @@ class Planned:
         return self.at + self.seconds
 
 
-def random_plan(seed: int, seconds: float, only: Collection[str] = ()) -> list[Planned]:
-    """Return faults one after the other for so long, and kills at any moment beside them; `only` those, by name."""
+Lane = Sequence[Planned]
+
+
+def random_plan(seed: int, seconds: float, only: Collection[str] = ()) -> list[Lane]:
+    """Return kills, other moments and what lasts, each in a lane of its own, for so long; `only` those, by name."""
     chance = random.Random(seed)
-    lasting = [fault for fault in CATALOGUE + LONG if fault.name in only] if only else CATALOGUE
+    lasting = [fault for fault in LASTING + LONG if fault.name in only] if only else LASTING
     kills = [fault for fault in KILLS if fault.name in only] if only else KILLS
-    plan: list[Planned] = []
-    now = chance.uniform(*_REST)
-    while lasting and now < seconds:
-        fault = chance.choice(lasting)
-        plan.append(Planned(now, fault, chance.uniform(*fault.lasts)))
-        now = plan[-1].until + chance.uniform(*_REST)
-    now = chance.expovariate(1 / _BETWEEN_KILLS)
-    while kills and now < seconds:
-        plan.append(Planned(now, chance.choice(kills), 0.0))
-        now += chance.expovariate(1 / _BETWEEN_KILLS)
-    return sorted(plan, key=lambda planned: planned.at)
+    moments = [fault for fault in MOMENTS if fault.name in only] if only else MOMENTS
+    lanes = [
+        _sudden(chance, kills, _BETWEEN_KILLS, seconds),
+        _sudden(chance, moments, _BETWEEN_MOMENTS, seconds),
+        _one_after_the_other(chance, lasting, seconds),
+    ]
+    if seconds >= _LONG_RUN and not only:
+        lanes.append(_spread(chance, LONG, seconds))
+    return lanes
 
 
-def one_pass(seed: int, faults: Sequence[Fault], rest: float) -> list[Planned]:
-    """Return each fault once, as short as it can be, in an order drawn from the seed, `rest` seconds apart."""
+def one_pass(seed: int, rest: float, faults: Collection[Fault] = (*KILLS[1:], *MOMENTS, *LASTING)) -> list[Lane]:
+    """Return each fault once, as short as it can be, in an order drawn from the seed: two lanes, equally long."""
     chance = random.Random(seed)
-    plan: list[Planned] = []
+    lasting, sudden = ([fault for fault in faults if (fault.lasts[0] > 0) is lasts] for lasts in (True, False))
+    long_lane: list[Planned] = []
+    now = rest
+    for fault in chance.sample(lasting, len(lasting)):
+        long_lane.append(Planned(now, fault, fault.lasts[0]))
+        now = long_lane[-1].until + rest
+    step = now / (len(sudden) + 1)
+    order = chance.sample(sudden, len(sudden))
+    return [long_lane, [Planned(step * (number + 1), fault, 0.0) for number, fault in enumerate(order)]]
+
+
+def _sudden(chance: random.Random, faults: Sequence[Fault], apart: float, seconds: float) -> Lane:
+    lane: list[Planned] = []
+    now, deck = chance.expovariate(1 / apart), _dealt(chance, faults)
+    while faults and now < seconds:
+        lane.append(Planned(now, next(deck), 0.0))
+        now += chance.expovariate(1 / apart)
+    return lane
+
+
+def _one_after_the_other(chance: random.Random, faults: Sequence[Fault], seconds: float) -> Lane:
+    lane: list[Planned] = []
+    now, deck = chance.uniform(*_REST), _dealt(chance, faults)
+    while faults and now < seconds:
+        fault = next(deck)
+        lane.append(Planned(now, fault, chance.uniform(*fault.lasts)))
+        now = lane[-1].until + chance.uniform(*_REST)
+    return lane
+
+
+def _spread(chance: random.Random, faults: Sequence[Fault], seconds: float) -> Lane:
+    """Each once, with equal rests before, between and after them."""
+    rest = (seconds - sum(fault.lasts[0] for fault in faults)) / (len(faults) + 1)
+    lane: list[Planned] = []
     now = rest
     for fault in chance.sample(faults, len(faults)):
-        plan.append(Planned(now, fault, fault.lasts[0]))
-        now = plan[-1].until + rest
-    return plan
+        lane.append(Planned(now, fault, fault.lasts[0]))
+        now = lane[-1].until + rest
+    return lane
+
+
+def _dealt(chance: random.Random, faults: Sequence[Fault]) -> Iterator[Fault]:
+    while True:
+        yield from chance.sample(faults, len(faults))

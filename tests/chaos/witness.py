@@ -12,13 +12,14 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
 from psycopg2.extras import register_uuid
 
-from tests.chaos.deployment import Deployment
+from tests.chaos.deployment import ANALYSIS_WORKERS, Deployment
 from tests.chaos.evidence import Snapshot
+from tests.chaos.members import Ended
 
 #: A job's row and its result, as one number.
 DIGEST = "md5(to_jsonb(jobs)::text || coalesce(to_jsonb(results)::text, ''))"
 _TERMINAL = "state NOT IN ('queued', 'running')"
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.1
 _SNAPSHOT_SECONDS = 2.0
 
 register_uuid()
@@ -32,7 +33,7 @@ class Dropped:
     attempt: int
     stage: str
     killed_at: float
-    """By the monotonic clock."""
+    """By the clock of the epoch."""
     alone: bool
     """Whether no other worker was ready then."""
     waited: float | None = None
@@ -46,7 +47,7 @@ class Witness:
     deployment: Deployment
     snapshots: list[Snapshot] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
-    _kills: list[tuple[str, float, bool]] = field(default_factory=list)
+    _ends_seen: int = 0
     _closed: threading.Event = field(default_factory=threading.Event)
     _snapshot_at: float = 0.0
     _thread: threading.Thread | None = None
@@ -55,10 +56,6 @@ class Witness:
         """Begin to look."""
         self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
         self._thread.start()
-
-    def worker_killed(self, pid: int, *, alone: bool) -> None:
-        """Follow the jobs that this worker carried; `alone` says that no other was ready."""
-        self._kills.append((f"%:{pid}", time.monotonic(), alone))
 
     def close(self) -> None:
         """Look no more."""
@@ -77,7 +74,9 @@ class Witness:
             self._closed.wait(_LOOK_SECONDS)
 
     def _look(self, connection: Connection) -> None:
-        while not self._closed.wait(_LOOK_SECONDS):
+        while not self._closed.is_set():
+            self.deployment.news.wait(_LOOK_SECONDS)
+            self.deployment.news.clear()
             self._find_dropped(connection)
             self._follow_dropped(connection)
             if time.monotonic() > self._snapshot_at + _SNAPSHOT_SECONDS:
@@ -85,16 +84,12 @@ class Witness:
                 self._snapshot_at = time.monotonic()
 
     def _find_dropped(self, connection: Connection) -> None:
-        while self._kills:
-            worker, killed_at, alone = self._kills[0]
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT id, attempt, stage FROM jobs WHERE state = 'running' AND worker LIKE %s", (worker,)
-                )
-                self.dropped += [
-                    Dropped(job, attempt, stage, killed_at, alone) for job, attempt, stage in cursor.fetchall()
-                ]
-            self._kills.pop(0)
+        """Note what killed workers carried, at once: it may soon run elsewhere."""
+        while self._ends_seen < len(self.deployment.ended):
+            end = self.deployment.ended[self._ends_seen]
+            if end.name in ANALYSIS_WORKERS and end.code < 0:
+                self.dropped += _carried_by(connection, end)
+            self._ends_seen += 1
 
     def _follow_dropped(self, connection: Connection) -> None:
         waiting = {each.job: each for each in self.dropped if each.waited is None}
@@ -104,7 +99,7 @@ class Witness:
             cursor.execute(f"SELECT id, attempt, {_TERMINAL} FROM jobs WHERE id = ANY(%s)", (list(waiting),))
             for job, attempt, ended in cursor.fetchall():
                 if ended or attempt > waiting[job].attempt:
-                    waiting[job].waited = time.monotonic() - waiting[job].killed_at
+                    waiting[job].waited = time.time() - waiting[job].killed_at
 
     def _take_snapshots(self, connection: Connection) -> None:
         """Note what ended lately: often enough that each is noted several times."""
@@ -114,3 +109,11 @@ class Witness:
                 f"WHERE {_TERMINAL} AND finished_at > now() - interval '{3 * _SNAPSHOT_SECONDS} seconds'"
             )
             self.snapshots += [Snapshot(str(job), digest, time.time()) for job, digest in cursor.fetchall()]
+
+
+def _carried_by(connection: Connection, end: Ended) -> list[Dropped]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT id, attempt, stage FROM jobs WHERE state = 'running' AND worker LIKE %s", (f"%:{end.pid}",)
+        )
+        return [Dropped(job, attempt, stage, end.at, end.alone) for job, attempt, stage in cursor.fetchall()]

@@ -48,6 +48,11 @@ def test_a_run_that_kept_every_promise_shows_no_violation():
     assert check(SOUND) == []
 
 
+def test_deaths_that_incidents_explain_are_no_violation():
+    died_twice = replace(OK, deaths=2, created=1.0, ended=5.0)
+    assert check(replace(SOUND, jobs=(died_twice, BAD), incidents=(0.5, 2.0, 3.0, 6.0))) == []
+
+
 def test_a_job_whose_202_never_arrived_must_end_too_but_is_not_lost():
     unknown = replace(BAD, job="unknown", state="queued")
     found = check(replace(SOUND, jobs=(*SOUND.jobs, unknown)))
@@ -106,6 +111,17 @@ PLANTED = {
         "ok",
         {"receipts": (*RECEIPTS, replace(RECEIPTS[1], endpoint="/b"))},
     ),
+    "a death that nothing explains": (
+        Broken.OVERCOUNTED,
+        "ok",
+        {"jobs": (replace(OK, deaths=2, created=1.0, ended=5.0), BAD), "incidents": (0.5, 2.0, 6.0)},
+    ),
+    "an innocent that is called a killer": (
+        Broken.EXHAUSTED,
+        "bad",
+        {"jobs": (OK, replace(BAD, error="attempts_exhausted"))},
+    ),
+    "a worker that is gone": (Broken.GHOST, "-", {"ghosts": ("host:17",)}),
 }
 
 

@@ -1,0 +1,21 @@
+"""The API with a point at which it can be told to die: the job is committed, nobody was told of it yet."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from api.doorbell import Doorbell
+from api.wsgi import app
+from tests.chaos.deaths import ACCEPTED, die_if_told
+
+__all__ = ["app"]
+
+_ring = Doorbell.ring
+
+
+def _die_or_ring(self: Doorbell, job_id: UUID) -> None:
+    die_if_told(ACCEPTED)
+    _ring(self, job_id)
+
+
+Doorbell.ring = _die_or_ring  # type: ignore[method-assign]

@@ -1,0 +1,46 @@
+"""The analysis worker's application with points at which it can be told to die: each stage, and the moment after.
+
+A job that a worker died with before is spared: it runs alone now, so a death would rightly count against it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from shared import lifecycle
+from shared.database import Database
+from shared.jobs import ClaimedJob, JobResult, Stage
+from tests.chaos.deaths import DECIDED, die_if_told
+from worker.attempt import Attempt
+from worker.tasks import app
+
+__all__ = ["app"]
+
+_begin, _note, _succeed = Attempt.__init__, Attempt.note, lifecycle.succeed
+
+
+def _begin_or_die(self: Attempt, job: ClaimedJob, *rest: Any) -> None:
+    _begin(self, job, *rest)
+    _die_in(self, Stage.FETCHING)
+
+
+def _note_or_die(self: Attempt, stage: Stage) -> None:
+    _note(self, stage)
+    _die_in(self, stage)
+
+
+def _die_in(attempt: Attempt, stage: Stage) -> None:
+    if not attempt.job.suspect:
+        die_if_told(stage)
+
+
+def _succeed_and_die(database: Database, job_id: UUID, attempt: int, result: JobResult) -> bool:
+    told = _succeed(database, job_id, attempt, result)
+    die_if_told(DECIDED)
+    return told
+
+
+Attempt.__init__ = _begin_or_die  # type: ignore[method-assign, assignment]
+Attempt.note = _note_or_die  # type: ignore[method-assign]
+lifecycle.succeed = _succeed_and_die
