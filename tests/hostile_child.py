@@ -1,18 +1,24 @@
 """The sandbox's fork server with a decoder that does what the file tells it: `<a valid image>|<behaviour>`.
 
-Stands for a decoder that a crafted image has taken over. Production code knows nothing of it; tests start it in the
-place of `worker.sandbox_child`.
+Stands for a decoder that a crafted image has taken over. With `unwalled` as its first argument it does without the
+seccomp filter, as on a kernel that has none: the other limits must hold by themselves. Production code knows nothing of
+it; tests start it in the place of `worker.sandbox_child`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
+import resource
 import signal
+import socket
 import struct
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +52,56 @@ def _kill_server() -> None:
     time.sleep(1000)
 
 
+def _tell_file() -> None:
+    try:
+        Path("/etc/hostname").read_bytes()
+    except OSError as error:
+        _tell(f"not opened: {error.strerror}")
+
+
+def _tell_forbidden() -> None:
+    """Try what a taken-over decoder would: to leave the process in any direction."""
+    os.close(0)  # so that it is not for want of a number that nothing can be opened
+    page = ctypes.create_string_buffer(16)
+    region = struct.pack("@PN", ctypes.addressof(page), len(page))
+    attempts: dict[str, Callable[[], object]] = {
+        "open a file": lambda: Path("/etc/hostname").read_bytes(),
+        "look at the worker": lambda: Path("/proc/1/environ").read_bytes(),
+        "kill": lambda: os.kill(1, 0),
+        "signal its group": lambda: os.killpg(0, signal.SIGCONT),
+        "fork": os.fork,
+        "run a program": lambda: os.execv("/bin/true", ["true"]),
+        "connect": lambda: socket.socket(socket.AF_INET),
+        "pair": socket.socketpair,
+        "trace": lambda: _called("ptrace", 16, 1, 0, 0),
+        "read memory": lambda: _called("process_vm_readv", 1, region, 1, region, 1, 0),
+        "change limits": lambda: resource.setrlimit(resource.RLIMIT_CPU, (1, 1)),
+        "change another's limits": lambda: resource.prlimit(1, resource.RLIMIT_CPU),
+        "type on a terminal": lambda: fcntl.ioctl(2, termios.TIOCSTI, b"x"),
+        "ask who is its parent": os.getppid,
+    }
+    _tell(f"allowed {[name for name, attempt in attempts.items() if not _refused(attempt)]}")
+
+
+def _called(name: str, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) == -1:
+        raise OSError(ctypes.get_errno(), name)
+
+
+def _refused(attempt: Callable[[], object]) -> bool:
+    try:
+        return attempt() == -1
+    except (PermissionError, ValueError):  # the latter is how Python says that setrlimit was refused
+        return True
+
+
+def _start_a_thread() -> None:
+    thread = threading.Thread(target=time.sleep, args=(0,))
+    thread.start()
+    thread.join()
+
+
 def _spin() -> None:
     while True:
         pass
@@ -71,13 +127,6 @@ def _tell_descriptors() -> None:
             os.fstat(fd)
             opened.append(fd)
     _tell(f"descriptors {opened}")
-
-
-def _tell_file() -> None:
-    try:
-        Path("/etc/hostname").read_bytes()
-    except OSError as error:
-        _tell(f"not opened: {error.strerror}")
 
 
 def _answer(*parts: bytes) -> Callable[[], None]:
@@ -125,6 +174,8 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "tell the environment": lambda: _tell(f"variables {sorted(os.environ)}"),
     "tell the descriptors": _tell_descriptors,
     "open a file": _tell_file,
+    "try what is forbidden": _tell_forbidden,
+    "start a thread": _start_a_thread,
     "tell the limits": lambda: _tell(f"core {getrlimit(RLIMIT_CORE)}, file size {getrlimit(RLIMIT_FSIZE)}"),
     "long message": lambda: _tell("a\n\x1b[31m" + "b" * 3000),
     "noise": _answer(b"\xff" * 64),
@@ -166,4 +217,6 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     vars(sandbox_child)["decode"] = behave
-    sandbox_child.main(sys.argv[1:])
+    if sys.argv[1] == "unwalled":
+        vars(sandbox_child)["raise_wall"] = bool
+    sandbox_child.main(sys.argv[-2:])

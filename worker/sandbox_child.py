@@ -2,8 +2,8 @@
 
 Run as `python -m worker.sandbox_child FD LIMITS` by worker.sandbox. It has one thread and imports numpy and Pillow
 only, so that a child costs a fork of a few milliseconds. A child serves one job: it decodes, waits with the pixels for
-the model's answer, draws the pictures and ends. It can open no file; it dies with the server, and the server ends with
-the worker.
+the model's answer, draws the pictures and ends. It can open no file, reach no other process and start none; it dies
+with the server, and the server ends with the worker.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 from shared.errors import JobError
 from shared.pictures import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
 from worker.imaging import DecodedImage, ImageLimits, decode, preprocess
+from worker.sandbox_wall import raise_wall
 from worker.sandbox_wire import receive, send
 
 #: A command to the server: FORK, with the job's socket and status pipe, or KILL; and the job's number.
@@ -162,6 +163,7 @@ class ForkServer:
             (resource.RLIMIT_NOFILE, _JOB_FD + 1, _JOB_FD + 1),  # all of them are in use
         ):
             resource.setrlimit(limit, (soft, hard))
+        raise_wall()
 
 
 def do_job(sock: socket.socket, limits: ImageLimits) -> None:

@@ -37,6 +37,12 @@ class HostileSandbox(Sandbox):
     _entry = ("-m", "tests.hostile_child")
 
 
+class UnwalledSandbox(Sandbox):
+    """The same on a kernel without seccomp."""
+
+    _entry = ("-m", "tests.hostile_child", "unwalled")
+
+
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox() as started:
@@ -46,6 +52,12 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[HostileSandbox]:
     with HostileSandbox(wall_seconds=20) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def unwalled() -> Iterator[UnwalledSandbox]:
+    with UnwalledSandbox(wall_seconds=20) as started:
         yield started
 
 
@@ -249,13 +261,21 @@ def test_a_childs_words_are_cut_and_made_plain(hostile: HostileSandbox):
     assert message.isprintable()
 
 
-def test_a_child_inherits_and_opens_nothing(hostile: HostileSandbox, monkeypatch: pytest.MonkeyPatch):
+def test_a_child_inherits_and_opens_nothing(
+    hostile: HostileSandbox, unwalled: UnwalledSandbox, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("DISTILDIRE_SECRET_KEY", "not for decoders")
     with HostileSandbox() as started_now, hostile.open(told_to("behave"), 64):
         assert "DISTILDIRE" not in failure(started_now, told_to("tell the environment")).message
-    assert failure(hostile, told_to("tell the descriptors")).message == "descriptors [0, 1, 2, 3]"
-    assert failure(hostile, told_to("open a file")).message == "not opened: Too many open files"
-    assert failure(hostile, told_to("tell the limits")).message == "core (0, 0), file size (0, 0)"
+    assert failure(unwalled, told_to("tell the descriptors")).message == "descriptors [0, 1, 2, 3]"
+    assert failure(unwalled, told_to("open a file")).message == "not opened: Too many open files"
+    assert failure(unwalled, told_to("tell the limits")).message == "core (0, 0), file size (0, 0)"
+
+
+def test_the_kernel_refuses_a_child_everything_but_computing(hostile: HostileSandbox):
+    assert failure(hostile, told_to("try what is forbidden")).message == "allowed []"
+    with hostile.open(told_to("start a thread"), 64) as image:
+        assert image.width == 64
 
 
 def test_no_child_and_no_descriptor_is_left_behind(sandbox: Sandbox):
@@ -296,9 +316,9 @@ def test_the_server_is_replaced_after_its_death():
         assert server_pid(sandbox) != first
 
 
-def test_an_image_that_kills_the_server_is_given_up_after_two_tries(hostile: HostileSandbox):
-    assert failure(hostile, told_to("kill the server")).code == ErrorCode.INTERNAL
-    with hostile.open(told_to("behave"), 64) as image:
+def test_an_image_that_kills_the_server_is_given_up_after_two_tries(unwalled: UnwalledSandbox):
+    assert failure(unwalled, told_to("kill the server")).code == ErrorCode.INTERNAL
+    with unwalled.open(told_to("behave"), 64) as image:
         assert image.width == 64
 
 
