@@ -89,9 +89,9 @@ class ObjectStore:
         return [str(error.name) for error in refused]
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys of all objects that begin with `prefix`."""
+        """Return the keys of all objects that begin with `prefix`; empty folders, which some servers list, are none."""
         with _translated(prefix):
-            return [str(found.object_name) for found in self._list(prefix=prefix)]
+            return [str(found.object_name) for found in self._list(prefix=prefix) if not found.is_dir]
 
     def page(self, after: str, most: int = 1_000) -> list[tuple[str, datetime]]:
         """Return the keys behind `after` in their order, at most 1,000, each with the time at which it was written."""
