@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -221,23 +220,20 @@ def give_back(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
         _queue_again(session, fences)
 
 
-def surrender(
-    database: Database,
-    in_pass: Collection[tuple[UUID, int]],
-    others: Collection[tuple[UUID, int]],
-    *,
-    max_attempts: int,
-) -> None:
-    """Account for this process's end by a pass of its device, which it knows beforehand.
+def surrender(database: Database, worker: str, in_pass: Collection[tuple[UUID, int]], *, max_attempts: int) -> int:
+    """Account for the end of `worker` by a pass of its device, of which it knows beforehand; return what it carried.
 
-    The `others` that it carries had no part in it. Of the jobs in the pass each is a suspect; where there is but one,
-    it is known which did it, and the death counts, whatever else the process carries.
+    Of the jobs in the pass each is a suspect; where there is but one, it is known which did it, and the death counts,
+    whatever else the worker carries. All others that it carries had no part in it.
     """
     with database.begin() as session:
-        _queue_again(session, others)
-        for job_id, attempt in in_pass:
-            with suppress(LeaseLostError):
-                _drop(session, _owned(session, job_id, attempt), counts=len(in_pass) == 1, max_attempts=max_attempts)
+        carried = select(Job).where(Job.state == JobState.RUNNING, Job.worker == worker).with_for_update()
+        jobs = session.scalars(carried).all()
+        for job in jobs:
+            if (job.id, job.attempt) in in_pass:
+                _drop(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
+        _queue_again(session, {(job.id, job.attempt) for job in jobs}.difference(in_pass))
+        return len(jobs)
 
 
 def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:

@@ -77,6 +77,11 @@ class Crew:
         """Take nothing more. Safe in a signal handler."""
         self._stopping.set()
 
+    def freeze(self, seconds: float) -> None:
+        """Stop for good, in a process that is about to end; wait so long for one who is just taking."""
+        self.stop()
+        self._taking.acquire(timeout=seconds)
+
     @property
     def stopping(self) -> bool:
         """Whether nothing more is taken."""

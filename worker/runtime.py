@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # torch is imported when the sandbox runs
 
 #: From the death of a worker to the readiness of the next, in times of what its own start took: Celery's comes on top.
 _RESTART = 2
+#: How long a process that must end waits for a claim that is under way: a pass may be filling the memory meanwhile.
+_TAKING_SECONDS = 0.2
 #: Three deaths of a job that kills its workers are over within a minute.
 _LONGEST_SUSPECT_WAIT = timedelta(seconds=15)
 
@@ -185,13 +187,14 @@ class AnalysisRuntime:
         carried = self._attempts.now()
         for attempt in carried:
             attempt.lose()
+        if not carried:
+            return True
         try:
             lifecycle.give_back(self._database, [attempt.job.fence for attempt in carried])
         except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
             _log.exception("jobs_not_given_back", jobs=len(carried))
             return False
-        if carried:
-            _log.warning("jobs_given_back", jobs=len(carried))
+        _log.warning("jobs_given_back", jobs=len(carried))
         return True
 
     def close(self) -> None:
@@ -222,14 +225,12 @@ class AnalysisRuntime:
 
     def _give_up(self, in_pass: Sequence[Fence]) -> None:
         """End this process because of a pass with these images in it, and say first which jobs had no part in it."""
-        self._crew.stop()
-        carried = [attempt.job.fence for attempt in self._attempts.now()]
-        others = [fence for fence in carried if fence not in in_pass]
+        self._crew.freeze(_TAKING_SECONDS)
         try:
-            lifecycle.surrender(self._database, in_pass, others, max_attempts=self._settings.max_attempts)
-            _log.warning("jobs_surrendered", in_pass=len(in_pass), others=len(others))
+            jobs = lifecycle.surrender(self._database, self._worker, in_pass, max_attempts=self._settings.max_attempts)
+            _log.warning("jobs_surrendered", jobs=jobs, in_pass=len(in_pass))
         except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
-            _log.exception("jobs_not_surrendered", jobs=len(carried))
+            _log.exception("jobs_not_surrendered")
         os._exit(1)
 
     def _anything_waits(self) -> bool:

@@ -236,3 +236,23 @@ def test_hundred_errands_that_run_out_of_memory_leave_every_slot_working(crew: C
     crew.look()
     for _ in range(3):
         assert work.doing.acquire(timeout=SOON)
+
+
+def test_frozen_crew_takes_nothing_more_and_one_who_is_taking_is_waited_for():
+    taking, may_take, taken = threading.Event(), threading.Event(), []
+
+    def take() -> Errand | None:
+        taking.set()
+        assert may_take.wait(SOON)
+        taken.append("an errand")
+        return None
+
+    crew = Crew(take, slots=2)
+    woken = threading.Thread(target=crew.work)
+    woken.start()
+    assert taking.wait(SOON)
+    threading.Timer(0.05, may_take.set).start()
+    crew.freeze(SOON)
+    assert taken == ["an errand"]
+    assert crew._taking.locked()
+    woken.join(SOON)
