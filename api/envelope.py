@@ -10,22 +10,12 @@ from apiflask import APIFlask
 from flask import Response, g, request
 
 from api.auth import require_key
+from api.headers import SAFE_HEADERS
 from api.metrics import observe
 
-#: A client that neither sends nor takes a byte for so long loses its connection, and frees its thread.
-_STALL_SECONDS = 30
 #: Bodies other than uploads: a few short fields.
 _SMALL_BODY = 64 * 1024
 UPLOAD_ENDPOINT = "jobs.submit"
-
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 _log = structlog.get_logger("api.access")
 
@@ -44,13 +34,10 @@ def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     if request.endpoint != UPLOAD_ENDPOINT:
         request.max_content_length = _SMALL_BODY
-    connection = request.environ.get("gunicorn.socket")
-    if connection is not None:
-        connection.settimeout(_STALL_SECONDS)
 
 
 def _finish(response: Response) -> Response:
-    for name, value in _HEADERS.items():
+    for name, value in SAFE_HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["X-Request-ID"] = g.request_id
     seconds = time.perf_counter() - g.started

@@ -10,9 +10,11 @@ from typing import Any
 
 #: Loopback unless told otherwise: what is public is decided by whoever deploys it.
 bind = os.environ.get("DISTILDIRE_BIND", "127.0.0.1:8000")
-worker_class = "gthread"  # requests wait for PostgreSQL and the store; threads wait cheaply
+worker_class = "api.connections.Worker"  # threads: requests wait for PostgreSQL and the store
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
-threads = 16
+# Most wait for their clients, and cost little; how many work at the same moment is for the worker class to say.
+threads = 256
+worker_connections = 1000  # those that are kept alive included
 preload_app = False  # each worker makes its own connections: they do not survive a fork
 timeout = 60  # of a worker's heartbeat, not of a request
 graceful_timeout = 30  # uploads that are under way finish

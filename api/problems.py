@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from apiflask import APIFlask, HTTPError
 from flask import Response, g, json
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from api.metrics import count_refusal
@@ -89,6 +90,7 @@ ENDPOINT_DISABLED = Problem(
     409, "endpoint_disabled", "The webhook endpoint is disabled", "Enable it: POST /v1/webhook-endpoints/{id}/enable."
 )
 BODY_TOO_LARGE = Problem(413, "body_too_large", "The request is too large", "Scale the image down or compress it more.")
+URL_TOO_LONG = Problem(414, "url_too_long", "The address is too long", "Send what is long in the body, not in the URL.")
 UNSUPPORTED_MEDIA_TYPE = Problem(
     415,
     "unsupported_media_type",
@@ -128,6 +130,9 @@ TOO_MANY_OPEN_JOBS = Problem(
     "too_many_open_jobs",
     "Too many jobs of yours are open",
     "Submit again after `Retry-After` seconds, or cancel jobs that are no longer needed; the operator sets the limit.",
+)
+HEADERS_TOO_LARGE = Problem(
+    431, "headers_too_large", "Too many headers, or too long ones", "Send no more than 64 headers of 8 kB each."
 )
 INTERNAL = Problem(
     500, "internal", "An error in the service", "Try again; tell the operator the `request_id` if it stays."
@@ -185,22 +190,27 @@ def field_error(field: str, message: str, problem: Problem = INVALID_FIELD) -> A
     return ApiError(problem, f"{field}: {message}", errors=[FieldError(field, message)])
 
 
-def respond(error: ApiError) -> Response:
-    """Return the problem document of `error`."""
+def document(error: ApiError, request_id: str) -> str:
+    """Return the problem document of `error`, as JSON."""
     problem = error.problem
-    document: dict[str, Any] = {
+    members: dict[str, Any] = {
         "type": problem.type,
         "title": problem.title,
         "status": problem.status,
         "detail": error.message,
         "code": problem.code,
         "remedy": problem.remedy,
-        "request_id": g.request_id,
+        "request_id": request_id,
     }
     if error.errors:
-        document["errors"] = [vars(item) for item in error.errors]
-    g.problem = problem.code
-    return Response(json.dumps(document), problem.status, error.headers, mimetype=MEDIA_TYPE)
+        members["errors"] = [vars(item) for item in error.errors]
+    return json.dumps(members)
+
+
+def respond(error: ApiError) -> Response:
+    """Answer with the problem document of `error`."""
+    g.problem = error.problem.code
+    return Response(document(error, g.request_id), error.problem.status, error.headers, mimetype=MEDIA_TYPE)
 
 
 def register(app: APIFlask) -> None:
@@ -212,6 +222,7 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(FullError, _full)
     app.register_error_handler(KeyReusedError, _key_reused)
     app.register_error_handler(RecursionError, _too_deep)
+    app.register_error_handler(ParseException, _unreadable)
     for outage in _OUTAGES:
         app.register_error_handler(outage, _outage)
     app.register_error_handler(Exception, _unexpected)
@@ -256,6 +267,10 @@ def _key_reused(error: KeyReusedError) -> Response:
 
 def _too_deep(_error: RecursionError) -> Response:
     return respond(ApiError(MALFORMED_REQUEST, "The JSON is nested too deeply."))
+
+
+def _unreadable(_error: ParseException) -> Response:
+    return respond(ApiError(MALFORMED_REQUEST, "The body is not what its Transfer-Encoding says."))
 
 
 def _outage(error: DistildireError) -> Response:

@@ -148,7 +148,11 @@ def _spooling(spool: ExitStack) -> Callable[..., IO[bytes]]:
 
 
 def _too_large(settings: Settings) -> ApiError:
-    return ApiError(BODY_TOO_LARGE, f"An image may have {settings.max_upload_bytes:,} bytes.")
+    return ApiError(
+        BODY_TOO_LARGE,
+        f"An image may have {settings.max_upload_bytes:,} bytes; a form {_MOST_PARTS} parts, and {FORM_BYTES:,} bytes"
+        " beside the image.",
+    )
 
 
 def _refuse_unknown(form: Iterable[str], files: Iterable[str]) -> None:

@@ -2,83 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.request import urlopen
 
 import httpx
 import pytest
 
 from shared.settings import Settings
+from tests.api_server import LIMIT, Server, serving
 from tests.api_world import ApiWorld, png
 
-LIMIT = 1_000_000
 #: What may be on its way when the answer is written: socket buffers of both sides.
 IN_FLIGHT = 8_000_000
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running gunicorn."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-    temporary: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-
 @pytest.fixture(scope="module")
 def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("gunicorn")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--bind", f"127.0.0.1:{port}"], env=_environment(api_settings, folder), stdout=log, stderr=log
-        )
-    running = Server(port, process, folder)
-    try:
-        _await(running)
+    with serving(api_settings, tmp_path_factory.mktemp("gunicorn")) as running:
         yield running
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _environment(settings: Settings, folder: Path) -> dict[str, str]:
-    names = ("database_url", "redis_url", "secret_key", "s3_access_key", "s3_secret_key")
-    secrets = {f"DISTILDIRE_{name.upper()}": getattr(settings, name).get_secret_value() for name in names}
-    return {
-        "PATH": os.environ["PATH"],
-        "TMPDIR": str(folder),
-        "DISTILDIRE_S3_ENDPOINT": settings.s3_endpoint,
-        "DISTILDIRE_S3_BUCKET": settings.s3_bucket,
-        "DISTILDIRE_MAX_UPLOAD_BYTES": str(LIMIT),
-        **secrets,
-    }
-
-
-def _await(server: Server) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.process.poll() is None, (server.temporary / "log").read_text()
-        try:
-            with urlopen(f"{server.url}/healthz", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail("gunicorn did not answer")
 
 
 def _request_head(api: ApiWorld, *headers: str) -> bytes:
