@@ -60,7 +60,7 @@ RETURNING tenant_id, job_id
 
 _TAKE_PAGE = text("""
 INSERT INTO bucket_walk (next_at) VALUES (now() + :retry)
-ON CONFLICT (only) DO UPDATE SET next_at = now() + :retry WHERE bucket_walk.next_at <= now()
+ON CONFLICT ("only") DO UPDATE SET next_at = now() + :retry WHERE bucket_walk.next_at <= now()
 RETURNING after_key
 """)
 _END_PAGE = text("UPDATE bucket_walk SET after_key = :after, next_at = now() + :rest")
@@ -139,14 +139,13 @@ def collect_orphans(database: Database, store: ObjectStore, *, grace: timedelta 
         after = session.scalar(_TAKE_PAGE, {"retry": _RETRY})
     if after is None:
         return None
-    page = store.page(after, _PAGE)
+    page, rest_after = store.page(after, _PAGE)
     written_before = datetime.now(UTC) - grace
-    orphans = find_orphans(database, [key for key, written in page if written < written_before])
+    orphans = find_orphans(database, [key for key, written in page.items() if written < written_before])
     kept = store.delete_all(orphans)
-    more = len(page) == _PAGE
+    rest = _REST if rest_after is None else timedelta()
     with database.begin() as session:
-        rest = timedelta() if more else _REST
-        session.execute(_END_PAGE, {"after": page[-1][0] if more else "", "rest": rest})
+        session.execute(_END_PAGE, {"after": rest_after or "", "rest": rest})
     return Walked(len(page), len(orphans) - len(kept), len(kept))
 
 

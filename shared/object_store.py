@@ -93,11 +93,15 @@ class ObjectStore:
         with _translated(prefix):
             return [str(found.object_name) for found in self._list(prefix=prefix) if not found.is_dir]
 
-    def page(self, after: str, most: int = 1_000) -> list[tuple[str, datetime]]:
-        """Return the keys behind `after` in their order, at most 1,000, each with the time at which it was written."""
+    def page(self, after: str, most: int = 1_000) -> tuple[dict[str, datetime], str | None]:
+        """Return the keys behind `after` in their order, at most 1,000, each with the time at which it was written.
+
+        Also the key behind which the rest begins; None at the end.
+        """
         with _translated(after):
             found = list(islice(self._list(start_after=after), most))
-        return [(str(each.object_name), each.last_modified or datetime.now(UTC)) for each in found]
+        written = {str(each.object_name): each.last_modified or datetime.now(UTC) for each in found if not each.is_dir}
+        return written, str(found[-1].object_name) if len(found) == most else None
 
     def link(self, key: str) -> str:
         """Return a presigned GET of five minutes, signed for the host by which browsers reach the store."""

@@ -1,4 +1,4 @@
-"""What a webhook worker is made of: the courier, the sweep, and a look-out for both. It never imports torch."""
+"""What a webhook worker is made of: the courier, the sweep, the housekeeper, and who calls them. No torch here."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from shared.broker import Broker
 from shared.crypto import Vault
 from shared.database import Database
 from shared.deliveries import is_due
+from shared.object_store import ObjectStore
 from shared.settings import Settings
 from shared.workers import Condition, WorkerState
 from worker.delivery import Courier
 from worker.egress import Egress
+from worker.housekeeper import Housekeeper
 from worker.lookout import Lookout
 from worker.sweeper import Sweeper
 from worker.watchdog import Watchdog
+
+#: Between two rounds of the housekeeper; what is due then is done for some seconds.
+_HOUSEKEEPING_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +37,9 @@ class WebhookRuntime:
         self._courier = Courier(self._database, Egress(settings.egress_allow), vault)
         self.sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
         self._lookout = Lookout([self.deliver, self.sweeper.sweep], seconds=settings.poll_seconds)
+        housekeeper = Housekeeper(self._database, ObjectStore(settings), retention_days=settings.retention_days)
+        # Of its own: a store that is slow must not keep leases from being looked at.
+        self._housekeeping = Lookout([housekeeper.tidy], seconds=_HOUSEKEEPING_SECONDS, name="housekeeping")
         # Of its own: where the senders wait for connections in vain, it must not.
         self._watch_database = Database(settings.database_url.get_secret_value(), pool_size=1)
         watchdog = Watchdog(
@@ -44,8 +52,8 @@ class WebhookRuntime:
 
     def begin(self) -> None:
         """Begin to send."""
-        self._lookout.start()
-        self._watch.start()
+        for part in (self._lookout, self._housekeeping, self._watch):
+            part.start()
         if self._ready_file:
             self._ready_file.touch()
         _log.info("worker_ready")
@@ -73,7 +81,7 @@ class WebhookRuntime:
 
     def close(self) -> None:
         """End when the tries under way are recorded."""
-        for part in (self._watch, self._lookout, self._courier):
+        for part in (self._watch, self._housekeeping, self._lookout, self._courier):
             part.close()
         self._database.close()
         self._watch_database.close()

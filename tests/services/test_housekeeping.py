@@ -1,0 +1,331 @@
+"""What is deleted goes with all its bytes, whoever dies in between; what a job refers to stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+from threading import Event, Thread
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from deploy.local.services import ServiceUrls
+from shared import housekeeping, lifecycle
+from shared.crypto import Vault
+from shared.database import Database
+from shared.endpoints import create_endpoint
+from shared.errors import ErrorCode, JobError, StoreUnavailableError
+from shared.jobs import EVENT_TYPES, ClaimedJob, JobResult, ModelIdentity, NewJob
+from shared.object_store import ObjectStore, artifact_key, job_prefix, source_key
+from shared.settings import Settings
+from shared.tables import Erasure, Job, Result, Tenant, WebhookDelivery
+from tests.juicefs import juicefs_gateway
+from tests.service_settings import SECRET_KEY, settings_for
+from worker.housekeeper import Housekeeper
+
+NOW = timedelta()
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module", params=["nanio", "juicefs"])
+def settings(
+    request: pytest.FixtureRequest, services: ServiceUrls, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    embedded = settings_for(services)
+    if request.param == "nanio":
+        yield embedded
+    else:
+        with juicefs_gateway(tmp_path_factory.mktemp("juicefs"), embedded) as other:
+            yield other
+
+
+@pytest.fixture
+def store(settings: Settings) -> ObjectStore:
+    """The store, emptied: a walk sees the whole bucket."""
+    store = ObjectStore(settings)
+    assert store.delete_all(store.keys("")) == []
+    return store
+
+
+@pytest.fixture
+def database(empty_database: str) -> Iterator[Database]:
+    database = Database(empty_database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tenant(database: Database) -> UUID:
+    return add_tenant(database, "a")
+
+
+def add_tenant(database: Database, name: str, **limits: int) -> UUID:
+    with database.begin() as session:
+        row = Tenant(name=name, **limits)
+        session.add(row)
+    return row.id
+
+
+def submit(database: Database, store: ObjectStore, tenant: UUID) -> UUID:
+    job_id = uuid4()
+    key = source_key(tenant, job_id)
+    store.put(key, BytesIO(b"image"), 5, "image/png")
+    with database.begin() as session:
+        lifecycle.create(session, NewJob(job_id, tenant, key, "00" * 32, 5, "image/png"), deadline=HOUR)
+    return job_id
+
+
+def claim(database: Database) -> ClaimedJob:
+    job = lifecycle.claim(database, worker="w", model="M", lease=HOUR)
+    assert job is not None
+    return job
+
+
+def succeed(database: Database, store: ObjectStore, job: ClaimedJob) -> None:
+    key = artifact_key(job.tenant_id, job.id, job.attempt, "heatmap")
+    result = JobResult(
+        prediction="REAL",
+        confidence=0.9,
+        probability_fake=0.1,
+        threshold=0.5,
+        processing_time=0.1,
+        width=8,
+        height=8,
+        analyzed_region={"x": 0, "y": 0, "width": 8, "height": 8},
+        media_type="image/png",
+        model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cpu", precision="fp32"),
+        timings={},
+        caveats=(),
+        feature_mean=b"\0" * 4,
+        feature_height=1,
+        feature_width=1,
+        artifacts={"heatmap": store.put_artifact(key, b"png")},
+    )
+    lifecycle.succeed(database, job.id, job.attempt, result)
+
+
+def finished(database: Database, store: ObjectStore, tenant: UUID, *, days_ago: int = 0) -> UUID:
+    """A job with a result and pictures, that ended a while ago."""
+    job_id = submit(database, store, tenant)
+    succeed(database, store, claim(database))
+    with database.begin() as session:
+        ended = func.now() - timedelta(days=days_ago)
+        session.execute(update(Job).where(Job.id == job_id).values(finished_at=ended))
+    return job_id
+
+
+def jobs(database: Database) -> set[UUID]:
+    with database.begin() as session:
+        return {*session.scalars(select(Job.id))}
+
+
+def erasures(database: Database) -> set[UUID]:
+    with database.begin() as session:
+        return {*session.scalars(select(Erasure.job_id))}
+
+
+def stored(store: ObjectStore) -> set[str]:
+    return {*store.keys("")}
+
+
+def make_due(database: Database) -> None:
+    with database.begin() as session:
+        session.execute(text("UPDATE erasures SET due_at = now()"))
+        session.execute(text("UPDATE bucket_walk SET next_at = now()"))
+
+
+def test_a_job_that_has_ended_goes_with_its_rows_and_all_its_bytes(
+    database: Database, store: ObjectStore, tenant: UUID
+) -> None:
+    with database.begin() as session:
+        create_endpoint(session, Vault(SECRET_KEY), tenant, "https://example.org/hook", EVENT_TYPES)
+    gone, kept = finished(database, store, tenant), finished(database, store, tenant)
+    store.put_artifact(artifact_key(tenant, gone, 7, "overlay"), b"of an attempt that died")
+    with database.begin() as session:
+        assert housekeeping.delete_job(session, tenant, gone) is not None
+    housekeeping.erase(database, store, tenant, gone)
+    assert store.keys(job_prefix(tenant, gone)) == []
+    assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
+    with database.begin() as session:
+        assert session.scalars(select(Result.job_id)).all() == [kept]
+        assert session.scalars(select(WebhookDelivery.job_id)).all() == [kept]
+    assert erasures(database) == set()
+
+
+def test_what_is_kept_is_each_tenants_own_affair(database: Database, store: ObjectStore) -> None:
+    default, short, long = (
+        add_tenant(database, "default"),
+        add_tenant(database, "short", retention_days=2),
+        add_tenant(database, "long", retention_days=365),
+    )
+    old = {name: finished(database, store, tenant, days_ago=31) for name, tenant in (("d", default), ("l", long))}
+    young = {finished(database, store, default, days_ago=29), finished(database, store, short, days_ago=1)}
+    middle = finished(database, store, short, days_ago=3)
+    waiting = submit(database, store, default)
+    assert housekeeping.delete_old(database, days=None) == 1  # nothing goes by itself; one tenant asked for it
+    assert jobs(database) == {*old.values(), *young, waiting}
+    assert housekeeping.delete_old(database, days=30) == 1
+    assert jobs(database) == {old["l"], *young, waiting}
+    assert erasures(database) == {middle, old["d"]}
+
+
+def test_old_jobs_go_a_few_at_a_time_the_oldest_first(database: Database, store: ObjectStore, tenant: UUID) -> None:
+    ages = {finished(database, store, tenant, days_ago=days): days for days in (5, 9, 7, 3)}
+    assert housekeeping.delete_old(database, days=1, most=3) == 3
+    assert [ages[job] for job in jobs(database)] == [3]
+    assert housekeeping.delete_old(database, days=1, most=3) == 1
+
+
+def test_a_webhook_that_still_waits_keeps_its_job(database: Database, store: ObjectStore, tenant: UUID) -> None:
+    with database.begin() as session:
+        create_endpoint(session, Vault(SECRET_KEY), tenant, "https://example.org/hook", EVENT_TYPES)
+    finished(database, store, tenant, days_ago=9)
+    assert housekeeping.delete_old(database, days=1) == 0
+    with database.begin() as session:
+        session.execute(text("UPDATE webhook_deliveries SET state = 'delivered', finished_at = now()"))
+    assert housekeeping.delete_old(database, days=1) == 1
+
+
+def test_a_round_does_all_of_it(database: Database, store: ObjectStore, tenant: UUID) -> None:
+    for _ in range(3):
+        finished(database, store, tenant, days_ago=9)
+    kept = finished(database, store, tenant)
+    Housekeeper(database, store, retention_days=7).tidy()
+    assert jobs(database) == {kept}
+    assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
+    assert erasures(database) == set()
+
+
+_DIE_IN_BETWEEN = """
+from shared.database import Database
+from shared.settings import Settings
+from shared.object_store import ObjectStore
+from worker.housekeeper import Housekeeper
+settings = Settings.read()
+Housekeeper(Database(settings.database_url.get_secret_value()), ObjectStore(settings), retention_days=1).tidy()
+"""
+
+
+def test_a_kill_between_row_and_bytes_leaves_nothing_behind(
+    database: Database, empty_database: str, store: ObjectStore, settings: Settings, tenant: UUID
+) -> None:
+    """The store takes the housekeeper's call and is silent; there the housekeeper is killed."""
+    job_id = finished(database, store, tenant, days_ago=9)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        environment = {
+            "DISTILDIRE_DATABASE_URL": empty_database,
+            "DISTILDIRE_REDIS_URL": "redis://127.0.0.1:1/0",
+            "DISTILDIRE_SECRET_KEY": SECRET_KEY,
+            "DISTILDIRE_S3_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "DISTILDIRE_S3_ACCESS_KEY": "x",
+            "DISTILDIRE_S3_SECRET_KEY": "x",
+        }
+        root = Path(__file__).parents[2]
+        command = [sys.executable, "-c", _DIE_IN_BETWEEN]
+        process = subprocess.Popen(command, env={"PATH": os.environ["PATH"], **environment}, cwd=root)
+        with silent.accept()[0]:
+            process.send_signal(signal.SIGKILL)
+            process.wait(20)
+    assert process.returncode == -signal.SIGKILL
+    assert jobs(database) == set()
+    assert len(store.keys(job_prefix(tenant, job_id))) == 2
+    Housekeeper(database, store, retention_days=1).tidy()  # not at once: whoever took it may still be at it
+    assert erasures(database) == {job_id}
+    make_due(database)
+    Housekeeper(database, store, retention_days=1).tidy()
+    assert store.keys(job_prefix(tenant, job_id)) == []
+    assert erasures(database) == set()
+
+
+def test_where_the_store_is_away_the_bytes_wait_and_the_next_job_has_its_turn(
+    database: Database, store: ObjectStore, settings: Settings, tenant: UUID
+) -> None:
+    for _ in range(2):
+        finished(database, store, tenant, days_ago=9)
+    housekeeping.delete_old(database, days=1)
+    away = ObjectStore(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"}))
+    with pytest.raises(StoreUnavailableError):
+        housekeeping.erase_next(database, away)
+    assert len(erasures(database)) == 2
+    assert housekeeping.erase_next(database, store)
+    assert not housekeeping.erase_next(database, store)  # the first one's turn comes again in a minute
+    make_due(database)
+    assert housekeeping.erase_next(database, store)
+    assert stored(store) == set()
+
+
+def test_orphans_go_after_a_day_and_what_a_job_refers_to_stays(
+    database: Database, store: ObjectStore, tenant: UUID
+) -> None:
+    done, failed, running = (submit(database, store, tenant) for _ in range(3))
+    succeed(database, store, claim(database))
+    lost = claim(database)
+    store.put_artifact(artifact_key(tenant, failed, lost.attempt, "heatmap"), b"png")
+    lifecycle.fail(database, *lost.fence, JobError(ErrorCode.INTERNAL))
+    at_work = claim(database)
+    store.put_artifact(artifact_key(tenant, running, at_work.attempt, "heatmap"), b"png")
+    never_committed = source_key(tenant, uuid4())
+    store.put(never_committed, BytesIO(b"image"), 5, "image/png")
+    foreign = "backups/of-somebody-else.tar"
+    store.put(foreign, BytesIO(b"tar"), 3, "application/x-tar")
+    everything = stored(store)
+
+    assert housekeeping.collect_orphans(database, store) == housekeeping.Walked(len(everything), 0, 0)
+    make_due(database)
+    assert housekeeping.collect_orphans(database, store, grace=NOW) == housekeeping.Walked(len(everything), 2, 0)
+    assert everything - stored(store) == {never_committed, artifact_key(tenant, failed, 1, "heatmap")}
+    assert {source_key(tenant, done), artifact_key(tenant, done, 1, "heatmap"), foreign} < stored(store)
+
+
+def test_a_job_that_is_committed_while_orphans_are_collected_loses_nothing(
+    database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector has looked its keys up, and is about to delete, when the attempt commits."""
+    job_id = submit(database, store, tenant)
+    job = claim(database)
+    store.put_artifact(artifact_key(tenant, job_id, job.attempt, "heatmap"), b"png")
+    looked_up, committed = Event(), Event()
+    delete_all = store.delete_all
+
+    def delete_late(keys: list[str]) -> list[str]:
+        looked_up.set()
+        assert committed.wait(20)
+        return delete_all(keys)
+
+    monkeypatch.setattr(store, "delete_all", delete_late)
+    collector = Thread(target=housekeeping.collect_orphans, args=(database, store), kwargs={"grace": NOW})
+    collector.start()
+    assert looked_up.wait(20)
+    succeed(database, store, job)
+    committed.set()
+    collector.join()
+    assert stored(store) == {source_key(tenant, job_id), artifact_key(tenant, job_id, 1, "heatmap")}
+
+
+def test_a_walk_goes_on_page_by_page_where_it_was_and_then_rests(
+    database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_PAGE", 4)
+    orphans = {source_key(tenant, uuid4()) for _ in range(9)}
+    for key in orphans:
+        store.put(key, BytesIO(b"x"), 1, "image/png")
+    finished(database, store, tenant)
+    pages = []
+    while (page := housekeeping.collect_orphans(database, store, grace=NOW)) is not None:
+        pages.append((page.objects, page.removed))
+    assert len(pages) >= 3
+    assert max(objects for objects, _ in pages) <= 4
+    assert tuple(map(sum, zip(*pages, strict=True))) == (11, 9)
+    assert len(stored(store)) == 2
+    assert housekeeping.collect_orphans(database, store, grace=NOW) is None
+    make_due(database)
+    assert housekeeping.collect_orphans(database, store, grace=NOW) is not None
