@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from shared.errors import ErrorCode
 from shared.jobs import JobState, Stage
 from shared.listing import Cursor, CursorError
+from shared.workers import Role, WorkerState
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 #: What the header may hold, as a regular expression: it is compared as it is, quotes included.
@@ -263,6 +264,7 @@ class Endpoint(Document):
     created_at: datetime
     disabled_at: datetime | None
     disabled_reason: str | None
+    failing_since: datetime | None = Field(description="Since when each try has failed, of whatever delivery.")
 
 
 class CreatedEndpoint(Endpoint):
@@ -308,6 +310,31 @@ class DeliveryPage(Document):
 
     items: list[Delivery]
     links: PageLinks
+
+
+class Worker(Document):
+    """A process that works."""
+
+    id: str
+    role: Role
+    state: WorkerState
+    host: str
+    pid: int
+    version: str
+    model: str | None = Field(description="What it runs; null for those that run none.")
+    device: str | None
+    precision: str | None
+    slots: int = Field(description="What it can carry at once: jobs, or webhooks.")
+    busy: int = Field(description="What it carries.")
+    started_at: datetime
+    heartbeat_at: datetime = Field(description="When it was last heard of: once a second while all is well.")
+    silent_seconds: float = Field(description="How long ago that was.")
+
+
+class WorkerList(Document):
+    """Every process that works, and those that have been silent for less than ten minutes."""
+
+    items: list[Worker]
 
 
 class Alive(Document):
@@ -373,4 +400,5 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Link,
     ProblemDocument,
     Readiness,
+    WorkerList,
 )

@@ -11,7 +11,15 @@ from apiflask import APIBlueprint
 from api.auth import caller
 from api.jobs import page_links
 from api.openapi import NO_CONTENT, answer, refusals
-from api.problems import NOT_FOUND, TOO_MANY_ENDPOINTS, URL_NOT_ALLOWED, ApiError, field_error
+from api.problems import (
+    DELIVERY_PENDING,
+    ENDPOINT_DISABLED,
+    NOT_FOUND,
+    TOO_MANY_ENDPOINTS,
+    URL_NOT_ALLOWED,
+    ApiError,
+    field_error,
+)
 from api.resources import resources
 from api.schemas import (
     CreatedEndpoint,
@@ -22,8 +30,9 @@ from api.schemas import (
     EndpointList,
     NewEndpoint,
 )
+from shared.deliveries import DeliveryPendingError, EndpointDisabledError, resend
 from shared.destinations import AllowList, EgressRefused, admit, parse
-from shared.endpoints import count_endpoints, create_endpoint, find_endpoint, list_endpoints
+from shared.endpoints import count_endpoints, create_endpoint, enable_endpoint, find_endpoint, list_endpoints
 from shared.listing import DeliveryRow, find_delivery, list_deliveries
 from shared.presenter import timestamp
 from shared.tables import WebhookAttempt, WebhookEndpoint
@@ -76,6 +85,22 @@ def show(endpoint_id: UUID) -> dict[str, Any]:
     return _present_endpoint(found)
 
 
+@endpoints_blueprint.post("/<uuid:endpoint_id>/enable")
+@endpoints_blueprint.doc(
+    tags=["Webhooks"], responses=answer(Endpoint, "The endpoint is enabled.") | refusals(NOT_FOUND)
+)
+def enable(endpoint_id: UUID) -> dict[str, Any]:
+    """Enable a webhook endpoint that was disabled, as by an answer of 410.
+
+    What was given up meanwhile is not sent by itself: send it anew, delivery by delivery. One that is enabled stays so.
+    """
+    with resources().database.begin() as session:
+        found = enable_endpoint(session, caller().tenant_id, endpoint_id)
+    if found is None:
+        raise ApiError(NOT_FOUND)
+    return _present_endpoint(found)
+
+
 @endpoints_blueprint.delete("/<uuid:endpoint_id>")
 @endpoints_blueprint.doc(tags=["Webhooks"], responses=NO_CONTENT | refusals(NOT_FOUND))
 def delete(endpoint_id: UUID) -> tuple[str, int]:
@@ -111,6 +136,29 @@ def show_delivery(delivery_id: UUID) -> dict[str, Any]:
     return _present_delivery(row)
 
 
+@deliveries_blueprint.post("/<uuid:delivery_id>/resend")
+@deliveries_blueprint.doc(
+    tags=["Webhooks"],
+    responses=answer(Delivery, "It is due now.", 202) | refusals(NOT_FOUND, DELIVERY_PENDING, ENDPOINT_DISABLED),
+)
+def send_anew(delivery_id: UUID) -> tuple[dict[str, Any], int]:
+    """Send a delivery anew that has ended, arrived or given up.
+
+    It has the same `webhook-id` and body, is tried within seconds and, where that fails, by the whole schedule again.
+    """
+    with resources().database.begin() as session:
+        try:
+            found = resend(session, caller().tenant_id, delivery_id)
+        except DeliveryPendingError as error:
+            raise ApiError(DELIVERY_PENDING, error.message) from None
+        except EndpointDisabledError as error:
+            raise ApiError(ENDPOINT_DISABLED, error.message) from None
+        row = find_delivery(session, caller().tenant_id, delivery_id) if found else None
+    if row is None:
+        raise ApiError(NOT_FOUND)
+    return _present_delivery(row), 202
+
+
 def _check_url(url: str, allow: AllowList) -> None:
     """Refuse what can be seen without a look-up: malformed URLs and addresses that are not public."""
     if not url.isprintable():
@@ -131,6 +179,7 @@ def _present_endpoint(endpoint: WebhookEndpoint) -> dict[str, Any]:
         "created_at": timestamp(endpoint.created_at),
         "disabled_at": timestamp(endpoint.disabled_at),
         "disabled_reason": endpoint.disabled_reason,
+        "failing_since": timestamp(endpoint.failing_since),
     }
 
 

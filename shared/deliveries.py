@@ -13,32 +13,59 @@ from sqlalchemy import LargeBinary, Uuid, func, select, text
 from sqlalchemy.orm import Session
 
 from shared.database import Database
-from shared.errors import LeaseLostError
+from shared.errors import DistildireError, LeaseLostError
 from shared.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from shared.webhook_schedule import Decision, Delivered, Disable, Retry
 
-# Claims take turns, or two at once could both see the last free place of an endpoint.
-_TURN = text("SELECT pg_advisory_xact_lock(1147498341)")
-
-# At most so many tries of one endpoint at a time: a dead receiver must not hold every sender.
-_CLAIM = text("""
-WITH busy AS (
-    SELECT endpoint_id FROM webhook_deliveries WHERE lease_until > now()
-    GROUP BY endpoint_id HAVING count(*) >= :per_endpoint
-), due AS (
-    SELECT d.id FROM webhook_deliveries d
-    JOIN webhook_endpoints e ON e.id = d.endpoint_id AND e.disabled_at IS NULL
-    WHERE d.state = 'pending' AND d.next_attempt_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now())
-      AND d.endpoint_id NOT IN (SELECT endpoint_id FROM busy)
-    ORDER BY d.next_attempt_at
-    LIMIT 1 FOR UPDATE OF d SKIP LOCKED
+# One look at each endpoint, whatever waits behind it: its own oldest delivery that is due, by index. Those with the
+# fewest tries under way come first, so a receiver that hangs waits for others and not they for it. The lock is tried,
+# never waited for, and is one endpoint's: a process that is frozen in the middle of a claim stops that endpoint alone,
+# until PostgreSQL ends its transaction.
+_TURN = text("""
+WITH turn AS MATERIALIZED (
+    SELECT endpoint.id
+    FROM webhook_endpoints AS endpoint
+    CROSS JOIN LATERAL (
+        SELECT next_attempt_at FROM webhook_deliveries
+        WHERE endpoint_id = endpoint.id AND state = 'pending' AND next_attempt_at <= now()
+          AND (lease_until IS NULL OR lease_until < now())
+        ORDER BY next_attempt_at
+        LIMIT 1
+    ) AS head
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS tries FROM webhook_deliveries WHERE endpoint_id = endpoint.id AND lease_until > now()
+    ) AS busy
+    WHERE endpoint.disabled_at IS NULL AND endpoint.id <> ALL (CAST(:passed AS uuid[]))
+      AND busy.tries < CASE WHEN endpoint.failing_since IS NULL THEN :per_endpoint ELSE :per_failing END
+    ORDER BY busy.tries, head.next_attempt_at, endpoint.id
 )
+SELECT id FROM turn WHERE pg_try_advisory_xact_lock(1147498341, hashtext(CAST(id AS text))) LIMIT 1
+""").columns(id=Uuid)
+
+# A statement of its own: it sees what the endpoint's last claim, which held the lock before, has committed.
+_CLAIM = text("""
 UPDATE webhook_deliveries SET attempt = attempt + 1, lease_until = now() + :lease
-FROM due, webhook_endpoints e
-WHERE webhook_deliveries.id = due.id AND e.id = webhook_deliveries.endpoint_id
-RETURNING webhook_deliveries.id, webhook_deliveries.attempt, webhook_deliveries.endpoint_id,
-          webhook_deliveries.body, e.url, e.secret_encrypted
+FROM webhook_endpoints AS endpoint
+WHERE webhook_deliveries.id = (
+    SELECT id FROM webhook_deliveries
+    WHERE endpoint_id = :endpoint AND state = 'pending' AND next_attempt_at <= now()
+      AND (lease_until IS NULL OR lease_until < now())
+    ORDER BY next_attempt_at
+    LIMIT 1 FOR UPDATE SKIP LOCKED
+) AND endpoint.id = webhook_deliveries.endpoint_id AND endpoint.disabled_at IS NULL
+  AND (SELECT count(*) FROM webhook_deliveries WHERE endpoint_id = :endpoint AND lease_until > now())
+      < CASE WHEN endpoint.failing_since IS NULL THEN :per_endpoint ELSE :per_failing END
+RETURNING webhook_deliveries.id, webhook_deliveries.attempt, attempt - tries_before AS planned_try, endpoint.id,
+          webhook_deliveries.body, endpoint.url, endpoint.secret_encrypted, endpoint.failing_since IS NOT NULL
 """).columns(id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary)
+
+
+class DeliveryPendingError(DistildireError):
+    """The delivery has not ended: it is tried again by itself."""
+
+
+class EndpointDisabledError(DistildireError):
+    """The endpoint is disabled: enable it before anything is sent to it again."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +74,14 @@ class ClaimedDelivery:
 
     id: UUID
     attempt: int
+    planned_try: int
+    """Which try of the schedule this is, from 1: `attempt` without those before the delivery was sent anew."""
     endpoint_id: UUID
     body: str
     url: str
     secret_encrypted: bytes
+    failing: bool
+    """Whether the endpoint's last try failed."""
 
     @property
     def message_id(self) -> str:
@@ -69,12 +100,31 @@ class Try:
     response_excerpt: str | None = None
 
 
-def claim_due(database: Database, *, lease: timedelta, per_endpoint: int) -> ClaimedDelivery | None:
-    """Take the delivery that has been due for longest; None where none is."""
+def claim_due(
+    database: Database, *, lease: timedelta, per_endpoint: int, per_failing: int = 1
+) -> ClaimedDelivery | None:
+    """Take a delivery that is due, of the endpoint with the fewest tries under way; None where none is.
+
+    At most `per_endpoint` tries of one endpoint run at a time, or `per_failing` where its last try failed.
+    """
+    limits = {"per_endpoint": per_endpoint, "per_failing": per_failing}
+    passed: list[UUID] = []  # endpoints that had nothing free after all
+    while True:
+        with database.begin() as session:
+            endpoint_id = session.scalar(_TURN, {**limits, "passed": passed})
+            if endpoint_id is None:
+                return None
+            row = session.execute(_CLAIM, {**limits, "endpoint": endpoint_id, "lease": lease}).one_or_none()
+        if row is not None:
+            return ClaimedDelivery(*row)
+        passed.append(endpoint_id)
+
+
+def is_due(database: Database, *, per_endpoint: int, per_failing: int = 0) -> bool:
+    """Whether `claim_due` would find an endpoint to claim for."""
     with database.begin() as session:
-        session.execute(_TURN)
-        row = session.execute(_CLAIM, {"lease": lease, "per_endpoint": per_endpoint}).one_or_none()
-    return ClaimedDelivery(*row) if row else None
+        limits = {"per_endpoint": per_endpoint, "per_failing": per_failing, "passed": []}
+        return session.scalar(_TURN, limits) is not None
 
 
 def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision: Decision) -> None:
@@ -86,14 +136,16 @@ def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision:
         LeaseLostError: another sender has tried since, or the endpoint was disabled; nothing was written.
 
     """
-    if isinstance(decision, Disable):
-        _lock_endpoint(session, claimed.endpoint_id)  # before the delivery: who disables locks in this order
+    arrived = isinstance(decision, Delivered)
+    turned = claimed.failing == arrived  # only then is the endpoint's row written: jobs that end wait for its lock
+    # Before the delivery: who disables locks in this order.
+    endpoint = _lock_endpoint(session, claimed.endpoint_id) if turned or isinstance(decision, Disable) else None
     delivery = session.scalars(
         select(WebhookDelivery)
         .where(
             WebhookDelivery.id == claimed.id,
             WebhookDelivery.attempt == claimed.attempt,
-            WebhookDelivery.state.in_(["pending", "failed"] if isinstance(decision, Delivered) else ["pending"]),
+            WebhookDelivery.state.in_(["pending", "failed"] if arrived else ["pending"]),
         )
         .with_for_update()
     ).one_or_none()
@@ -101,13 +153,43 @@ def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision:
         raise LeaseLostError
     delivery.lease_until = None
     delivery.next_attempt_at = decision.at if isinstance(decision, Retry) else None
+    now = session.scalar(select(func.now()))
     if not isinstance(decision, Retry):
-        delivery.state = "delivered" if isinstance(decision, Delivered) else "failed"
-        delivery.finished_at = session.scalar(select(func.now()))
+        delivery.state, delivery.finished_at = "delivered" if arrived else "failed", now
+    if endpoint is not None and turned:
+        endpoint.failing_since = None if arrived else now
     session.add(WebhookAttempt(delivery_id=claimed.id, attempt=claimed.attempt, **vars(tried)))
     session.flush()
     if isinstance(decision, Disable):
         disable_endpoint(session, claimed.endpoint_id, "The receiver answered 410 Gone.")
+
+
+def resend(session: Session, tenant_id: UUID, delivery_id: UUID) -> WebhookDelivery | None:
+    """Have a delivery that ended tried again, at once, and by the whole schedule; None: the tenant has no such one.
+
+    Body and `webhook-id` stay as they are. The log of earlier tries is kept.
+
+    Raises:
+        DeliveryPendingError: it has not ended.
+        EndpointDisabledError: its endpoint is disabled.
+
+    """
+    mine = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id, WebhookDelivery.tenant_id == tenant_id)
+    found = session.scalars(mine).one_or_none()
+    if found is None:
+        return None
+    endpoint = session.get(WebhookEndpoint, found.endpoint_id, with_for_update={"read": True}, populate_existing=True)
+    if endpoint is None:  # deleted since, and its deliveries with it
+        return None
+    delivery = session.scalars(mine.with_for_update().execution_options(populate_existing=True)).one()
+    if delivery.state == "pending":
+        raise DeliveryPendingError
+    if endpoint.disabled_at is not None:
+        raise EndpointDisabledError
+    delivery.state, delivery.finished_at, delivery.tries_before = "pending", None, delivery.attempt
+    delivery.next_attempt_at = session.scalar(select(func.now()))
+    session.flush()
+    return delivery
 
 
 def disable_endpoint(session: Session, endpoint_id: UUID, reason: str) -> None:

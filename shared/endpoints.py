@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from shared.crypto import Vault
 from shared.signing import new_secret
 from shared.tables import WebhookEndpoint
+
+# A tenant's own: who counts its endpoints and adds one must not meet another who does.
+_TURN = text("SELECT pg_advisory_xact_lock(1147495781, hashtext(:tenant))")
 
 
 def create_endpoint(
@@ -25,6 +28,18 @@ def create_endpoint(
     session.flush()
     session.refresh(endpoint)
     return endpoint, secret
+
+
+def enable_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> WebhookEndpoint | None:
+    """Send to an endpoint again what is written from now on; None where the tenant has none of this id."""
+    endpoint = session.scalars(
+        select(WebhookEndpoint)
+        .where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.tenant_id == tenant_id)
+        .with_for_update(key_share=True)
+    ).one_or_none()
+    if endpoint is not None and endpoint.disabled_at is not None:
+        endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = None
+    return endpoint
 
 
 def list_endpoints(session: Session, tenant_id: UUID) -> Sequence[WebhookEndpoint]:
@@ -44,6 +59,7 @@ def find_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> Webho
 
 
 def count_endpoints(session: Session, tenant_id: UUID) -> int:
-    """Return how many endpoints a tenant has, disabled ones included."""
+    """Return how many endpoints a tenant has, disabled ones included; no other makes one until the caller commits."""
+    session.execute(_TURN, {"tenant": str(tenant_id)})
     owned = select(func.count()).select_from(WebhookEndpoint).where(WebhookEndpoint.tenant_id == tenant_id)
     return session.scalar(owned) or 0

@@ -239,6 +239,8 @@ class WebhookEndpoint(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     disabled_at: Mapped[datetime | None]
     disabled_reason: Mapped[str | None]
+    failing_since: Mapped[datetime | None]
+    """When the first of the tries failed that have failed since the last success."""
 
 
 class WebhookDelivery(Base):
@@ -248,8 +250,15 @@ class WebhookDelivery(Base):
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="webhook_deliveries_state"),
         Index("webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
+        # The next of one endpoint: each claim looks at one row of each endpoint, however much waits behind it.
+        Index("webhook_deliveries_next", "endpoint_id", "next_attempt_at", postgresql_where=text("state = 'pending'")),
         # Few rows: what is being sent right now. Each claim counts these by endpoint.
-        Index("webhook_deliveries_in_flight", "endpoint_id", postgresql_where=text("lease_until IS NOT NULL")),
+        Index(
+            "webhook_deliveries_in_flight",
+            "endpoint_id",
+            "lease_until",
+            postgresql_where=text("lease_until IS NOT NULL"),
+        ),
         Index("webhook_deliveries_list", "tenant_id", desc("created_at"), desc("id")),
         Index("webhook_deliveries_once", "job_id", "endpoint_id", "event_type", unique=True),
     )
@@ -262,6 +271,8 @@ class WebhookDelivery(Base):
     body: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="pending")
     attempt: Mapped[int] = mapped_column(server_default="0")
+    tries_before: Mapped[int] = mapped_column(server_default="0")
+    """Tries before the delivery was last sent anew: the schedule counts from there."""
     next_attempt_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

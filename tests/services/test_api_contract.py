@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.api_world import ApiWorld
 
-OPERATIONS = 14
+OPERATIONS = 18
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -16,6 +16,8 @@ from tests.api_world import ApiWorld
 LISTS = {"jobs.index", "deliveries.log", "endpoints.index"}
 #: Routes that make something, and so name nothing that exists.
 MAKERS = {"jobs.submit", "endpoints.create"}
+#: Routes of the operator, with their paths: no tenant's key opens them.
+OPERATORS = {"workers.index": "/v1/workers"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ PROBES: dict[str, Callable[[Things], list[tuple[str, str]]]] = {
     ],
     "endpoints.show": lambda own: [("GET", f"/v1/webhook-endpoints/{own.endpoint_id}")],
     "deliveries.show_delivery": lambda own: [("GET", f"/v1/webhook-deliveries/{own.delivery_id}")],
+    "endpoints.enable": lambda own: [("POST", f"/v1/webhook-endpoints/{own.endpoint_id}/enable")],
+    "deliveries.send_anew": lambda own: [("POST", f"/v1/webhook-deliveries/{own.delivery_id}/resend")],
+    "jobs.replay": lambda own: [("POST", f"/v1/jobs/{own.job_id}/replay")],
+    "jobs.delete": lambda own: [("DELETE", f"/v1/jobs/{own.job_id}")],
     "endpoints.delete": lambda own: [("DELETE", f"/v1/webhook-endpoints/{own.endpoint_id}")],
 }
 
@@ -59,7 +65,7 @@ def own(api: ApiWorld) -> Things:
 
 def test_no_route_is_forgotten(api: ApiWorld) -> None:
     endpoints = {rule.endpoint for rule in api.app.url_map.iter_rules()}
-    assert endpoints == {*PROBES, *LISTS, *MAKERS, *PUBLIC}
+    assert endpoints == {*PROBES, *LISTS, *MAKERS, *OPERATORS, *PUBLIC}
     naming = {rule.endpoint for rule in api.app.url_map.iter_rules() if rule.arguments} - PUBLIC
     assert naming == set(PROBES)
 
@@ -76,6 +82,13 @@ def test_what_belongs_to_another_tenant_is_like_what_does_not_exist(api: ApiWorl
         assert _plain(foreign.headers) == _plain(missing.headers)
     for method, path in PROBES[endpoint](own):  # and the same requests are right when the owner makes them
         assert api.one.open(path, method).status_code in (200, 204, 409), path
+
+
+@pytest.mark.parametrize("path", OPERATORS.values())
+def test_what_is_the_operators_needs_an_operators_key(api: ApiWorld, path: str) -> None:
+    refused = api.one.get(path)
+    assert (refused.status_code, refused.json["code"]) == (403, "operator_only")
+    assert api.operator.get(path).status_code == 200
 
 
 def test_lists_and_their_filters_show_only_the_callers_own(api: ApiWorld, own: Things) -> None:
@@ -100,7 +113,7 @@ def test_a_cursor_of_another_tenant_leads_to_the_callers_own(api: ApiWorld) -> N
     assert {job["id"] for job in api.other.get(f"/v1/jobs?{cursor}").json["items"]} <= mine
 
 
-@pytest.mark.parametrize("endpoint", sorted({*PROBES, *LISTS, *MAKERS}))
+@pytest.mark.parametrize("endpoint", sorted({*PROBES, *LISTS, *MAKERS, *OPERATORS}))
 def test_every_route_needs_a_key_unless_it_is_listed_as_public(api: ApiWorld, own: Things, endpoint: str) -> None:
     for rule in api.app.url_map.iter_rules(endpoint):
         path = rule.rule.split("<")[0] if endpoint not in PROBES else PROBES[endpoint](own)[0][1]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,7 +15,7 @@ import pytest
 from api.webhooks import MOST_ENDPOINTS
 from shared.deliveries import ClaimedDelivery, Try, claim_due, record_try
 from shared.jobs import EVENT_TYPES
-from shared.webhook_schedule import Retry
+from shared.webhook_schedule import Decision, Delivered, Disable, Failed, Retry
 from tests.api_world import ApiWorld
 
 
@@ -106,12 +109,81 @@ def test_a_tenant_has_a_limited_number_of_endpoints(api: ApiWorld) -> None:
     assert api.other.add_endpoint()
 
 
+def test_the_limit_of_endpoints_holds_however_many_are_made_at_once(api: ApiWorld) -> None:
+    together = threading.Barrier(8)
+
+    def make(_: int) -> list[int]:
+        together.wait()
+        return [api.one.post("/v1/webhook-endpoints", json={"url": "https://a.example/"}).status_code for _ in range(5)]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = Counter(status for statuses in pool.map(make, range(8)) for status in statuses)
+    assert answers == {201: MOST_ENDPOINTS, 409: 40 - MOST_ENDPOINTS}
+    assert len(api.one.get("/v1/webhook-endpoints").json["items"]) == MOST_ENDPOINTS
+
+
+def test_a_delivery_that_ended_is_sent_anew_under_the_same_id_and_by_the_whole_schedule(api: ApiWorld) -> None:
+    api.one.add_endpoint()
+    api.one.submit()
+    api.fail_next()
+    path = f"/v1/webhook-deliveries/{api.one.get('/v1/webhook-deliveries').json['items'][0]['id']}"
+    assert _refused(api, f"{path}/resend") == (409, "delivery_pending")
+    first = _claim(api)
+    _record(api, first, Failed(), 500)
+    assert api.one.get(path).json["state"] == "failed"
+    answer = api.one.post(f"{path}/resend")
+    assert answer.status_code == 202
+    shown = answer.json
+    assert (shown["state"], shown["finished_at"], len(shown["attempts"])) == ("pending", None, 1)
+    assert shown["next_attempt_at"] is not None
+    second = _claim(api)
+    assert (second.id, second.attempt, second.planned_try) == (first.id, 2, 1)
+    assert (second.body, second.message_id) == (first.body, shown["webhook_id"])
+    _record(api, second, Delivered(), 200)
+    assert api.one.get(path).json["state"] == "delivered"
+    assert api.one.post(f"{path}/resend").status_code == 202
+
+
+def test_an_endpoint_that_was_gone_is_enabled_again_and_what_was_given_up_is_sent_when_asked_for(api: ApiWorld) -> None:
+    path = f"/v1/webhook-endpoints/{api.one.add_endpoint()['id']}"
+    api.one.submit()
+    api.fail_next()
+    claimed = _claim(api)
+    _record(api, claimed, Disable(), 410)
+    assert api.one.get(path).json["disabled_reason"] == "The receiver answered 410 Gone."
+    assert api.one.get(path).json["failing_since"] is not None
+    resend = f"/v1/webhook-deliveries/{claimed.id}/resend"
+    assert _refused(api, resend) == (409, "endpoint_disabled")
+    for _ in range(2):
+        enabled = api.one.post(f"{path}/enable")
+        assert enabled.status_code == 200
+        assert (enabled.json["disabled_at"], enabled.json["disabled_reason"]) == (None, None)
+        assert enabled.json["failing_since"] is None
+    assert api.one.get(f"/v1/webhook-deliveries/{claimed.id}").json["state"] == "failed"
+    assert api.one.post(resend).status_code == 202
+    assert _claim(api).id == claimed.id
+
+
+def test_an_endpoint_says_since_when_it_fails(api: ApiWorld) -> None:
+    path = f"/v1/webhook-endpoints/{api.one.add_endpoint()['id']}"
+    for _ in range(3):
+        api.one.submit()
+        api.fail_next()
+    assert api.one.get(path).json["failing_since"] is None
+    _record_failure(api, _claim(api))
+    since = api.one.get(path).json["failing_since"]
+    assert since is not None
+    _record_failure(api, _claim(api))
+    assert api.one.get(path).json["failing_since"] == since
+    _record(api, _claim(api), Delivered(), 200)
+    assert api.one.get(path).json["failing_since"] is None
+
+
 def test_deliveries_show_each_try_and_can_be_filtered(api: ApiWorld) -> None:
     first, second = (api.one.add_endpoint(event_types=["job.failed"]) for _ in range(2))
     api.one.submit()
     job_id = api.fail_next()
-    claimed = claim_due(api.around.database, lease=timedelta(seconds=30), per_endpoint=5)
-    assert claimed is not None
+    claimed = _claim(api)
     _record_failure(api, claimed)
     tried = api.one.get(f"/v1/webhook-deliveries/{claimed.id}").json
     assert tried["webhook_id"] == claimed.message_id
@@ -144,8 +216,22 @@ def test_the_log_of_deliveries_is_paged(api: ApiWorld) -> None:
     assert len(set(seen)) == len(seen) == 3
 
 
-def _record_failure(api: ApiWorld, claimed: ClaimedDelivery) -> None:
-    now = datetime.now(UTC)
-    tried = Try(started_at=now, duration_ms=12, status=500, response_excerpt="no")
+def _claim(api: ApiWorld) -> ClaimedDelivery:
+    claimed = claim_due(api.around.database, lease=timedelta(seconds=30), per_endpoint=5)
+    assert claimed is not None
+    return claimed
+
+
+def _record(api: ApiWorld, claimed: ClaimedDelivery, decision: Decision, status: int) -> None:
+    tried = Try(started_at=datetime.now(UTC), duration_ms=12, status=status, response_excerpt="no")
     with api.around.database.begin() as session:
-        record_try(session, claimed, tried, Retry(at=now + timedelta(seconds=5)))
+        record_try(session, claimed, tried, decision)
+
+
+def _record_failure(api: ApiWorld, claimed: ClaimedDelivery) -> None:
+    _record(api, claimed, Retry(at=datetime.now(UTC) + timedelta(seconds=5)), 500)
+
+
+def _refused(api: ApiWorld, path: str) -> tuple[int, str]:
+    answer = api.one.post(path)
+    return answer.status_code, answer.json["code"]

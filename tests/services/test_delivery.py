@@ -17,7 +17,7 @@ import structlog
 from sqlalchemy import func, select, text, update
 from standardwebhooks import Webhook
 
-from shared import lifecycle
+from shared import deliveries, lifecycle
 from shared.crypto import Vault
 from shared.database import Database
 from shared.deliveries import ClaimedDelivery, Try, claim_due, disable_endpoint, record_try
@@ -83,6 +83,16 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.01)
+
+
+def deliver_until(courier: Courier, condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for a condition while webhooks are delivered, as a worker that looks for them does."""
+
+    def deliver_and_look() -> bool:
+        courier.deliver_due()
+        return condition()
+
+    until(deliver_and_look, seconds)
 
 
 def states(database: Database, endpoint: UUID) -> Counter[str]:
@@ -352,7 +362,142 @@ def test_two_claims_at_once_do_not_share_the_last_place_of_an_endpoint(database:
 
     with ThreadPoolExecutor(10) as pool:
         claimed = [one for one in pool.map(claim_together, range(10)) if one is not None]
+    assert 1 <= len(claimed) <= 3  # who meets another at an endpoint passes it by and does not wait
+    claimed += [one for _ in range(3) if (one := claim(database, per_endpoint=3)) is not None]
     assert len({one.id for one in claimed}) == len(claimed) == 3
+
+
+def test_an_endpoint_with_less_under_way_comes_first_however_long_the_other_waits(
+    database: Database, tenant: UUID
+) -> None:
+    backlog, _ = add_endpoint(database, tenant, "https://backlog.test/")
+    end_jobs(database, tenant, 5)
+    late, _ = add_endpoint(database, tenant, "https://late.test/")
+    end_jobs(database, tenant, 2)
+    order = [one.endpoint_id for _ in range(6) if (one := claim(database)) is not None]
+    assert order == [backlog, late, backlog, late, backlog, backlog]
+    assert claim(database) is None
+
+
+def test_a_claim_costs_the_same_whatever_waits_for_another_endpoint(database: Database, tenant: UUID) -> None:
+    dead, _ = add_endpoint(database, tenant, "https://dead.test/")
+    end_jobs(database, tenant, 5)
+    for _ in range(4):
+        assert claim(database) is not None  # so many tries under way as an endpoint may have, and one that waits
+    prompt, _ = add_endpoint(database, tenant, "https://prompt.test/")
+    end_jobs(database, tenant, 3)
+    few = _blocks_of_a_claim(database, prompt)
+    _pile_up(database, dead, 20_000)
+    many = _blocks_of_a_claim(database, prompt)
+    assert many <= few + 20, (few, many)
+
+
+def _pile_up(database: Database, endpoint: UUID, count: int) -> None:
+    """Have so many deliveries wait for an endpoint, due for an hour."""
+    with database.begin() as session:
+        session.execute(
+            text("""
+            WITH ended AS (
+                INSERT INTO jobs (id, tenant_id, state, deadline_at, finished_at, pictures, metadata, source_key,
+                                  source_sha256, source_bytes, media_type)
+                SELECT gen_random_uuid(), endpoint.tenant_id, 'failed', now(), now(), '{}', '{}', 'k',
+                       's', 1, 'image/png'
+                FROM webhook_endpoints AS endpoint, generate_series(1, :count) WHERE endpoint.id = :endpoint
+                RETURNING id, tenant_id
+            )
+            INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, job_id, event_type, body, next_attempt_at)
+            SELECT gen_random_uuid(), tenant_id, :endpoint, id, 'job.failed', repeat('x', 500), now() - interval '1 h'
+            FROM ended
+            """),
+            {"endpoint": endpoint, "count": count},
+        )
+
+
+def _blocks_of_a_claim(database: Database, endpoint: UUID) -> int:
+    """The blocks of the database that both statements of a claim touch: unlike seconds, no other process moves them."""
+    total = 0
+    with database.begin() as session:
+        limits = {"per_endpoint": 4, "per_failing": 1}
+        for statement, more in (
+            (deliveries._TURN, {"passed": []}),
+            (deliveries._CLAIM, {"endpoint": endpoint, "lease": LEASE}),
+        ):
+            explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+            plan = session.execute(explain, {**limits, **more}).scalar_one()[0]["Plan"]
+            total += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        session.rollback()
+    return total
+
+
+def test_a_claim_that_is_frozen_in_the_middle_stops_its_own_endpoint_alone(database: Database, tenant: UUID) -> None:
+    frozen, _ = add_endpoint(database, tenant, "https://frozen.test/")
+    end_jobs(database, tenant, 3)
+    free, _ = add_endpoint(database, tenant, "https://free.test/")
+    end_jobs(database, tenant, 3)
+    begun = time.monotonic()
+    with database.begin() as session:  # as far as a process may come before it is stopped
+        limits = {"per_endpoint": 4, "per_failing": 1, "passed": []}
+        assert session.scalar(deliveries._TURN, limits) == frozen
+        claimed = [one.endpoint_id for _ in range(3) if (one := claim(database)) is not None]
+        assert claimed == [free] * 3
+        assert claim(database) is None
+    assert time.monotonic() - begun < 4  # nobody waited for a lock
+    again = claim(database)
+    assert again is not None
+    assert again.endpoint_id == frozen
+
+
+def test_an_endpoint_that_fails_gets_one_try_at_a_time_until_one_arrives(database: Database, tenant: UUID) -> None:
+    add_endpoint(database, tenant, "https://receiver.test/")
+    end_jobs(database, tenant, 8)
+    first, second = claim(database), claim(database)
+    assert first is not None
+    assert second is not None
+    record(database, first, Retry(datetime.now(UTC) + timedelta(minutes=5)))
+    assert claim(database) is None  # the second is under way
+    record(database, second, Retry(datetime.now(UTC) + timedelta(minutes=5)))
+    alone = claim(database)
+    assert alone is not None
+    assert alone.failing
+    assert claim(database) is None
+    record(database, alone, Delivered())
+    assert [(one is not None and not one.failing) for one in (claim(database) for _ in range(4))] == [True] * 4
+
+
+def record(database: Database, claimed: ClaimedDelivery, decision: Delivered | Retry) -> None:
+    with database.begin() as session:
+        record_try(session, claimed, Try(datetime.now(UTC), 1, status=200), decision)
+
+
+def test_more_receivers_that_hang_than_there_are_senders_leave_senders_for_the_others(
+    database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.delivery._TRY_SECONDS", 0.5)
+    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=4, per_endpoint=4)
+    with running_receiver() as hanging:
+        for _ in range(8):
+            add_endpoint(database, tenant, hanging.url("/hang"))
+        end_jobs(database, tenant, 10)
+        deliver_until(courier, lambda: _failing(database) == 8)
+        monkeypatch.setattr("worker.delivery._TRY_SECONDS", 15.0)
+        deliver_until(courier, lambda: _under_way(database) == 2)
+        prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
+        end_jobs(database, tenant, 10)
+        deliver_until(courier, lambda: states(database, prompt) == {"delivered": 10}, seconds=5)
+        assert _under_way(database) == 2
+        hanging.released.set()
+        courier.close()
+
+
+def _failing(database: Database) -> int:
+    with database.begin() as session:
+        failing = select(func.count()).where(WebhookEndpoint.failing_since.is_not(None))
+        return session.scalars(failing).one()
+
+
+def _under_way(database: Database) -> int:
+    with database.begin() as session:
+        return session.scalars(select(func.count()).where(WebhookDelivery.lease_until > func.now())).one()
 
 
 def test_a_sender_that_lost_its_lease_writes_nothing(database: Database, tenant: UUID) -> None:
