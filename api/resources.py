@@ -11,7 +11,7 @@ from flask import current_app, g, has_app_context
 from api.doorbell import Doorbell
 from shared.broker import Broker, make_celery
 from shared.crypto import Vault
-from shared.database import Database
+from shared.database import REQUEST, Database
 from shared.destinations import AllowList
 from shared.intake import Intake
 from shared.object_store import BRIEF_SECONDS, ObjectStore
@@ -37,7 +37,7 @@ class Resources:
 def make_resources(settings: Settings) -> Resources:
     """Make them; nothing connects before it is used, so servers may still be starting."""
     broker = Broker(make_celery(settings))
-    database = Database(settings.database_url.get_secret_value(), tenant=_callers_tenant)
+    database = Database(settings.database_url.get_secret_value(), patience=REQUEST, tenant=_callers_tenant)
     store = ObjectStore(settings, silence=BRIEF_SECONDS)
     return Resources(
         settings=settings,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
 import psycopg2
@@ -24,18 +25,53 @@ from shared.errors import DatabaseUnavailableError
 from shared.wall import show_tenant
 
 _CONNECT_SECONDS = 3
-_STATEMENT_MS = 15_000
-_LOCK_MS = 5_000
-_APPLICATION = "distildire-service"
-#: The server ends statements by itself, unless it is frozen or out of reach.
-_SILENCE_SECONDS = _STATEMENT_MS / 1000 + 2
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long connections of one kind wait. The server ends statements by itself, unless it is frozen or away."""
+
+    application: str
+    """As `pg_stat_activity` shows them."""
+    statement_seconds: float
+    lock_seconds: float
+
+    @property
+    def silence_seconds(self) -> float:
+        """After so long without a word, the server is not waited for."""
+        return self.statement_seconds + 1
+
+    @property
+    def options(self) -> str:
+        """The settings of such a connection."""
+        statement, lock = (f"{seconds * 1000:.0f}" for seconds in (self.statement_seconds, self.lock_seconds))
+        return (
+            f"-c statement_timeout={statement} -c lock_timeout={lock} -c timezone=UTC"
+            f" -c idle_in_transaction_session_timeout={statement}"
+        )
+
+
+#: A worker that gives up drops what it has computed.
+WORK = Patience("distildire-service", statement_seconds=15, lock_seconds=5)
+#: Whoever sent a request wants a definite answer soon, and may send it again.
+REQUEST = Patience("distildire-request", statement_seconds=5, lock_seconds=1.5)
 
 
 class Database:
     """One process's pool. Make it after a fork, never before: connections do not survive one."""
 
-    def __init__(self, url: str, *, pool_size: int = 8, tenant: Callable[[], UUID | None] = lambda: None) -> None:
-        """`tenant` says at the beginning of each transaction whose rows it may see, where PostgreSQL guards them."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 8,
+        patience: Patience = WORK,
+        tenant: Callable[[], UUID | None] = lambda: None,
+    ) -> None:
+        """Connect when asked, at most to twice `pool_size` connections.
+
+        `tenant` says at the beginning of each transaction whose rows it may see, where PostgreSQL guards them.
+        """
         self._tenant = tenant
         self.engine: Engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg2"),
@@ -48,9 +84,8 @@ class Database:
                 "connect_timeout": _CONNECT_SECONDS,
                 "keepalives_idle": 10,
                 "tcp_user_timeout": 10_000,
-                "application_name": _APPLICATION,
-                "options": f"-c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS} -c timezone=UTC"
-                f" -c idle_in_transaction_session_timeout={_STATEMENT_MS}",
+                "application_name": patience.application,
+                "options": patience.options,
             },
         )
 
@@ -91,13 +126,21 @@ def _wait(connection: Psycopg2Connection) -> None:
         psycopg2.OperationalError: it kept silent; psycopg2 closes the connection.
 
     """
-    seconds = _CONNECT_SECONDS if connection.status == STATUS_SETUP else _SILENCE_SECONDS
-    patience = seconds * 1000 if _APPLICATION in connection.dsn else None  # a migration may take its time
+    seconds = _patience_of(connection)
+    milliseconds = seconds * 1000 if seconds else None
     while (state := connection.poll()) != POLL_OK:
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
-        if not poll.poll(patience):
+        if not poll.poll(milliseconds):
             raise psycopg2.OperationalError(f"the server kept silent for {seconds:.0f} s")
+
+
+def _patience_of(connection: Psycopg2Connection) -> float | None:
+    """Return seconds; None for a connection that is not `Database`'s: a migration may take its time."""
+    for patience in (WORK, REQUEST):
+        if patience.application in connection.dsn:
+            return _CONNECT_SECONDS if connection.status == STATUS_SETUP else patience.silence_seconds
+    return None
 
 
 set_wait_callback(_wait)  # for every connection of the process; psycopg2 knows no other way

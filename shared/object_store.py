@@ -25,7 +25,11 @@ from shared.settings import Settings
 
 _CONNECT_SECONDS, _READ_SECONDS, _RETRIES = 2.0, 5.0, 1
 #: How long a request to the API waits for a silent store: its caller is to have a definite answer in three seconds.
-BRIEF_SECONDS = 2.5
+BRIEF_SECONDS = 2.0
+#: What is sent at once. A server is silent that takes none for some time, however much there is to send.
+_BLOCK = 256 * 1024
+#: The least that S3 calls a part.
+_LEAST_PART = 5 * 1024 * 1024
 _CHUNK = 64 * 1024
 LINK_LIFETIME = timedelta(minutes=5)
 _MISSING = {"NoSuchKey", "NoSuchObject"}
@@ -56,9 +60,13 @@ class ObjectStore:
         self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint, silence)
 
     def put(self, key: str, data: BinaryIO, size: int, media_type: str) -> None:
-        """Store `size` bytes of `data` under `key`; raise `StoreUnavailableError` where that is not certain."""
+        """Store `size` bytes of `data` under `key`; raise `StoreUnavailableError` where that is not certain.
+
+        In one request: the parts of an upload that breaks off are in no listing, so nobody would ever collect them.
+        """
+        part = max(size, _LEAST_PART)
         with _translated(key):
-            self._client.put_object(self._bucket, key, data, size, content_type=media_type)
+            self._client.put_object(self._bucket, key, data, size, content_type=media_type, part_size=part)
 
     def put_artifact(self, key: str, png: bytes) -> Artifact:
         """Store a picture and return what its result says of it."""
@@ -130,13 +138,18 @@ class ObjectStore:
 
 
 class _CheckedPool(urllib3.PoolManager):
-    """Sends the MD5 of what it puts: not every server holds a body against the SHA-256 that was signed with it."""
+    """Sends the MD5 of what it puts: not every server holds a body against the SHA-256 that was signed with it.
+
+    It sends block by block, and a timeout is that of a block: one of the whole would be too long for a silent server
+    or too short for a large image.
+    """
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]  # noqa: FBT001, FBT002  # urllib3's signature
         body = options.get("body")
-        if method == "PUT" and isinstance(body, bytes):
+        if method == "PUT" and isinstance(body, bytes) and body:
             digest = hashlib.md5(body, usedforsecurity=False).digest()
             options["headers"] = {**options["headers"], "Content-MD5": base64.b64encode(digest).decode()}
+            options["body"] = BytesIO(body)
         return super().urlopen(method, url, redirect, **options)
 
 
@@ -150,7 +163,8 @@ def _client(settings: Settings, endpoint: str, silence: float) -> Minio:
         region=settings.s3_region,  # known: otherwise the first signature costs a request, even of the public host
         http_client=_CheckedPool(
             maxsize=64,
-            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=silence),
+            blocksize=_BLOCK,
+            timeout=urllib3.Timeout(connect=min(_CONNECT_SECONDS, silence / 2), read=silence),
             # A server that is silent was waited for long enough; one that refuses or hiccups is asked once more.
             retries=urllib3.Retry(
                 total=_RETRIES, read=False, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504]

@@ -22,6 +22,8 @@ from shared.settings import Settings
 from tests.api_world import ApiWorld, Tenant, png
 
 NOBODY = "127.0.0.1:1"
+#: Seconds to a definite answer: three, and some for a machine that is busy.
+DEFINITE = 4.0
 
 
 @pytest.fixture
@@ -80,13 +82,14 @@ def test_a_flood_of_wake_ups_that_nobody_takes_is_dropped(api_with: Callable[...
 
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])
+@pytest.mark.parametrize("padding", [0, 15_000_000], ids=["small", "large"])
 def test_without_the_store_nothing_is_accepted_and_nothing_hangs(
-    api_with: Callable[..., ApiWorld], silent: str, how: str
+    api_with: Callable[..., ApiWorld], silent: str, how: str, padding: int
 ) -> None:
     world = api_with(s3_endpoint=f"http://{NOBODY if how == 'gone' else silent}")
     started = time.perf_counter()
-    response = world.one.post_form(png())
-    assert time.perf_counter() - started < 15
+    response = world.one.post_form(png() + bytes(padding))
+    assert time.perf_counter() - started < DEFINITE
     assert (response.status_code, response.json["code"]) == (503, "store_unavailable")
     assert int(response.headers["Retry-After"]) >= 1
     assert world.one.get("/v1/jobs").json["items"] == []
@@ -151,9 +154,24 @@ def test_a_database_that_freezes_under_open_connections_is_given_up(
     relay.freeze()
     started = time.perf_counter()
     response = world.one.get("/v1/jobs")
-    assert time.perf_counter() - started < 30
+    assert time.perf_counter() - started < 12
     assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
     relay.close()
+
+
+def test_while_the_jobs_are_locked_the_answer_is_definite_and_nothing_is_stored(
+    api: ApiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(type(api.around.store), "put")
+    with api.around.database.begin() as session:
+        session.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
+        started = time.perf_counter()
+        response = api.one.post_form(png())
+        assert time.perf_counter() - started < DEFINITE
+    assert (response.status_code, response.json["code"]) == (503, "database_unavailable")
+    assert int(response.headers["Retry-After"]) >= 1
+    monkeypatch.undo()
+    api.one.submit()
 
 
 def test_an_image_whose_job_cannot_be_committed_is_removed(api: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:

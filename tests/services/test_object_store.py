@@ -41,7 +41,7 @@ def store(settings: Settings) -> ObjectStore:
 
 @pytest.mark.parametrize(
     "size",
-    [0, 1, 200_000, pytest.param(20_000_000, id="the largest upload, in several parts")],
+    [0, 1, 200_000, pytest.param(20_000_000, id="the largest upload, in one request")],
 )
 def test_what_is_put_is_got_until_it_is_deleted(store: ObjectStore, size: int) -> None:
     key, data = source_key(uuid4(), uuid4()), hashlib.shake_128(b"image").digest(size)
