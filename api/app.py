@@ -14,6 +14,7 @@ from api.jobs import jobs_blueprint
 from api.metrics import metrics_blueprint
 from api.resources import EXTENSION, make_resources
 from api.webhooks import deliveries_blueprint, endpoints_blueprint
+from api.workers import workers_blueprint
 from shared.settings import Settings
 
 _BLUEPRINTS = (
@@ -21,6 +22,7 @@ _BLUEPRINTS = (
     artifacts_blueprint,
     endpoints_blueprint,
     deliveries_blueprint,
+    workers_blueprint,
     health_blueprint,
     metrics_blueprint,
     docs_blueprint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter as Counts
 from collections.abc import Iterator
 
 from apiflask import APIBlueprint
@@ -11,12 +12,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from sqlalchemy import text
 
 from api.resources import resources
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
 from shared.jobs import JobState
+from shared.overview import overview
+from shared.tables import Worker
+from shared.workers import Role, WorkerState, list_workers
 
 #: Where gunicorn's processes leave their numbers for each other (api/gunicorn_conf.py sets it).
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -33,14 +36,6 @@ _REFUSED = Counter(
     "distildire_submissions_refused", "Submissions refused because too many jobs are open, by code.", ["code"]
 )
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
-
-# Each reads no more than what waits, runs, or has just ended, from an index; never all jobs there ever were. The views
-# show all tenants' rows, and of each only what is counted here.
-_WAITING = text("SELECT count(*) FROM job_states WHERE state = 'queued'")
-_RUNNING = text("SELECT count(*) FROM job_states WHERE state = 'running'")
-_ENDED = text("SELECT state, count(*) FROM job_states WHERE finished_at > now() - interval '5 minutes' GROUP BY state")
-_OLDEST = text("SELECT extract(epoch FROM now() - min(created_at)) FROM job_states WHERE state = 'queued'")
-_DUE = text("SELECT count(*) FROM delivery_states WHERE state = 'pending' AND next_attempt_at <= now()")
 
 
 def observe(method: str, route: str, status: int, seconds: float) -> None:
@@ -87,21 +82,42 @@ class _Work(Collector):
         yield from families
 
     def _read(self) -> list[Metric]:
+        with self._database.begin() as session:
+            now, processes = overview(session), list_workers(session)
         jobs = GaugeMetricFamily("distildire_jobs", "Jobs that have not ended, by state.", labels=["state"])
+        jobs.add_metric([JobState.QUEUED], now.queued)
+        jobs.add_metric([JobState.RUNNING], now.running)
         ended = GaugeMetricFamily(
             "distildire_jobs_ended_recently",
             "Jobs that ended within the last five minutes, by state.",
             labels=["state"],
         )
-        oldest = GaugeMetricFamily("distildire_oldest_queued_job_seconds", "How long the oldest queued job has waited.")
-        due = GaugeMetricFamily("distildire_webhook_deliveries_due", "Webhook tries that should have been made by now.")
-        with self._database.begin() as session:
-            jobs.add_metric([JobState.QUEUED], session.scalar(_WAITING) or 0)
-            jobs.add_metric([JobState.RUNNING], session.scalar(_RUNNING) or 0)
-            found = {JobState(state): number for state, number in session.execute(_ENDED)}
-            oldest.add_metric([], float(session.scalar(_OLDEST) or 0))
-            due.add_metric([], session.scalar(_DUE) or 0)
-        for state in JobState:
-            if state.terminal:
-                ended.add_metric([state], found.get(state, 0))
-        return [jobs, ended, oldest, due]
+        for state, number in now.ended.items():
+            ended.add_metric([state], number)
+        oldest = GaugeMetricFamily(
+            "distildire_oldest_queued_job_seconds",
+            "How long the oldest queued job has waited.",
+            now.oldest_queued_seconds or 0.0,
+        )
+        due = GaugeMetricFamily(
+            "distildire_webhook_deliveries_due", "Webhook tries that should have been made by now.", now.webhooks_due
+        )
+        return [jobs, ended, oldest, due, *_workers(processes)]
+
+
+def _workers(processes: list[tuple[Worker, float]]) -> list[Metric]:
+    number = GaugeMetricFamily(
+        "distildire_workers", "Processes that work, by role and state.", labels=["role", "state"]
+    )
+    silence = GaugeMetricFamily(
+        "distildire_worker_silence_seconds",
+        "How long the most silent worker was not heard of, by role.",
+        labels=["role"],
+    )
+    silent = {role: [seconds for worker, seconds in processes if worker.role == role] for role in Role}
+    counts = Counts((worker.role, worker.state) for worker, _ in processes)
+    for role in Role:
+        silence.add_metric([role], max(silent[role], default=0.0))
+        for state in WorkerState:
+            number.add_metric([role, state], counts[role, state])
+    return [number, silence]

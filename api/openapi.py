@@ -44,6 +44,7 @@ TAGS = [
     {"name": "Jobs", "description": "Submit images and read their verdicts."},
     {"name": "Artifacts", "description": "The pictures that explain a verdict, and the upload."},
     {"name": "Webhooks", "description": "Be told how jobs end (Standard Webhooks 1.0)."},
+    {"name": "Operator", "description": "What concerns all tenants, or none: for an operator's key."},
     {"name": "Service", "description": "How the service itself is; no key is needed."},
 ]
 _SECURITY = "ApiKey"

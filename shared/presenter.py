@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.jobs import SOURCE
-from shared.tables import Job, Result
+from shared.tables import Job, Result, Worker
 
 #: Said in every result.
 NOTICE = "A verdict is statistical evidence, not proof. Have a person look before you act on it."
@@ -64,6 +64,26 @@ def present_result(result: Result) -> dict[str, Any]:
         "timings": result.timings,
         "caveats": result.caveats,
         "notice": f"{DEMONSTRATION_NOTICE} {NOTICE}" if result.demonstration else NOTICE,
+    }
+
+
+def present_worker(worker: Worker, silent_seconds: float) -> dict[str, Any]:
+    """Return the operator's view of a worker."""
+    return {
+        "id": worker.id,
+        "role": worker.role,
+        "state": worker.state,
+        "host": worker.host,
+        "pid": worker.pid,
+        "version": worker.version,
+        "model": worker.model,
+        "device": worker.device,
+        "precision": worker.precision,
+        "slots": worker.slots,
+        "busy": worker.busy,
+        "started_at": timestamp(worker.started_at),
+        "heartbeat_at": timestamp(worker.heartbeat_at),
+        "silent_seconds": round(silent_seconds, 1),
     }
 
 

@@ -102,9 +102,14 @@ class ApiWorld:
             session.execute(text("TRUNCATE tenants CASCADE"))
         self.one, self.other = (self.tenant(name) for name in ("one", "other"))
 
-    def tenant(self, name: str) -> Tenant:
+    @property
+    def operator(self) -> Tenant:
+        """Somebody with an operator's key."""
+        return self.tenant("operator", operator=True)
+
+    def tenant(self, name: str, *, operator: bool = False) -> Tenant:
         with self.around.database.begin() as session:
-            made = create_key(session, self.around.vault, tenant=name)
+            made = create_key(session, self.around.vault, tenant=name, operator=operator)
         return Tenant(self.app, made.key)
 
     def claim(self) -> tuple[UUID, UUID, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from shared import lifecycle
+from shared import lifecycle, procfs
 from shared.broker import Broker
 from shared.database import Database
 from shared.jobs import ClaimedJob, ModelIdentity
@@ -35,12 +35,12 @@ if TYPE_CHECKING:  # torch is imported when the sandbox runs
     from worker.device import Pace
     from worker.model import Detector
 
-#: From the death of a worker to the readiness of the next, in times of what its own start took: Celery's comes on top.
-_RESTART = 2
 #: How long a process that must end waits for a claim that is under way: a pass may be filling the memory meanwhile.
 _TAKING_SECONDS = 0.2
+#: From a worker's end to the readiness of the next, in times of what the start of a process takes.
+_RESTART = 1.5
 #: Three deaths of a job that kills its workers are over within a minute.
-_LONGEST_SUSPECT_WAIT = timedelta(seconds=15)
+_LONGEST_SUSPECT_WAIT = 15.0
 
 _log = structlog.get_logger(__name__)
 
@@ -57,13 +57,12 @@ class AnalysisRuntime:
         *,
         worker: str,
         pace: Pace,
-        start_seconds: float,
     ) -> None:
         from worker.device import Device
 
         self._settings = settings
         self._lease = timedelta(seconds=settings.lease_seconds)
-        self._suspect_wait = min(timedelta(seconds=_RESTART * start_seconds), _LONGEST_SUSPECT_WAIT, self._lease)
+        self._suspect_wait = min(suspect_wait(procfs.age_seconds()), self._lease)
         self._worker = worker
         self._model = detector.card.name
         self._sandbox = sandbox
@@ -138,7 +137,7 @@ class AnalysisRuntime:
         loaded_at = time.monotonic()
         pace = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()
-        runtime = cls(settings, sandbox, detector, broker, worker=worker, pace=pace, start_seconds=warm_at - began)
+        runtime = cls(settings, sandbox, detector, broker, worker=worker, pace=pace)
         _log.info(
             "model_loaded",
             model=detector.card.name,
@@ -235,6 +234,15 @@ class AnalysisRuntime:
 
     def _anything_waits(self) -> bool:
         return lifecycle.anything_waits(self._heart_database, model=self._model, suspect_wait=self._suspect_wait)
+
+
+def suspect_wait(start_seconds: float | None) -> timedelta:
+    """Return for how long a suspect is left alone after its worker was last heard of, by what a start takes here.
+
+    By then another has started in the dead one's place, as a rule: the next death leaves somebody to go on.
+    """
+    seconds = _LONGEST_SUSPECT_WAIT if start_seconds is None else _RESTART * start_seconds
+    return timedelta(seconds=min(seconds, _LONGEST_SUSPECT_WAIT))
 
 
 def load_detector(settings: Settings) -> Detector:

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.api_world import ApiWorld
 
-OPERATIONS = 18
+OPERATIONS = 19
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

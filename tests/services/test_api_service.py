@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 import api as api_package
-from api import metrics
 from api.problems import PROBLEMS
+from shared import overview
 from tests.api_world import ApiWorld, png
 
 STATIC = Path(api_package.__file__).parent / "static"
@@ -153,7 +153,7 @@ def test_metrics_read_what_waits_runs_and_has_just_ended_and_not_all_jobs_there_
             text("UPDATE jobs SET finished_at = now() - interval '1 h' WHERE id = (SELECT id FROM jobs LIMIT 1)")
         )
         session.execute(text("SET LOCAL enable_seqscan = off"))
-        for query in (metrics._WAITING, metrics._RUNNING, metrics._ENDED, metrics._OLDEST, metrics._DUE):
+        for query in (overview._QUEUED, overview._RUNNING, overview._ENDED, overview._OLDEST, overview._WEBHOOKS):
             plan = "\n".join(session.scalars(text(f"EXPLAIN {query.text}")))
             assert "Seq Scan" not in plan, plan
     assert 'distildire_jobs_ended_recently{state="failed"} 1.0' in api.anonymous.get("/metrics").text

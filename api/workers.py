@@ -1,0 +1,26 @@
+"""The list of workers, for the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiflask import APIBlueprint
+
+from api.auth import require_operator
+from api.openapi import answer, refusals
+from api.problems import OPERATOR_ONLY
+from api.resources import resources
+from api.schemas import WorkerList
+from shared.presenter import present_worker
+from shared.workers import list_workers
+
+workers_blueprint = APIBlueprint("workers", __name__, url_prefix="/v1/workers")
+
+
+@workers_blueprint.get("")
+@workers_blueprint.doc(tags=["Operator"], responses=answer(WorkerList, "All of them.") | refusals(OPERATOR_ONLY))
+def index() -> dict[str, Any]:
+    """List the processes that work: who runs where, on what device, and when it was last heard of."""
+    require_operator()
+    with resources().database.begin() as session:
+        return {"items": [present_worker(worker, silence) for worker, silence in list_workers(session)]}

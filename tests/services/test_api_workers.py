@@ -1,0 +1,49 @@
+"""The list of workers as the operator sees it, and the sums over it in the metrics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from api.schemas import WorkerList
+from shared import workers
+from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from tests.api_world import ApiWorld
+
+
+@pytest.fixture
+def worker(api: ApiWorld) -> Iterator[WorkerIdentity]:
+    """A worker that is at work."""
+    identity = WorkerIdentity.of_this_process(Role.ANALYSIS)
+    condition = Condition(WorkerState.READY, slots=4, busy=2, model="M", device="cuda", precision="bf16")
+    workers.beat(api.around.database, identity, condition, age=timedelta(seconds=60))
+    yield identity
+    workers.leave(api.around.database, identity)
+
+
+def test_the_operator_sees_who_works(api: ApiWorld, worker: WorkerIdentity) -> None:
+    document = api.operator.get("/v1/workers").json
+    WorkerList.model_validate(document)
+    (item,) = document["items"]
+    assert (item["id"], item["role"], item["state"]) == (worker.id, "analysis", "ready")
+    assert (item["host"], item["pid"]) == (worker.host, os.getpid())
+    assert (item["model"], item["device"], item["precision"], item["slots"], item["busy"]) == (
+        "M",
+        "cuda",
+        "bf16",
+        4,
+        2,
+    )
+    assert 0 <= item["silent_seconds"] < 30
+
+
+@pytest.mark.usefixtures("worker")
+def test_metrics_count_workers_and_tell_the_longest_silence(api: ApiWorld) -> None:
+    told = api.anonymous.get("/metrics").text
+    assert 'distildire_workers{role="analysis",state="ready"} 1.0' in told
+    assert 'distildire_workers{role="analysis",state="draining"} 0.0' in told
+    assert 'distildire_worker_silence_seconds{role="analysis"}' in told
+    assert 'distildire_worker_silence_seconds{role="beat"} 0.0' in told
