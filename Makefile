@@ -1,7 +1,7 @@
 # Everything runs from a fresh clone: each target first makes .venv from the lock if it is missing or stale.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all chaos check fix bench lock
+.PHONY: help setup demo up test test-all chaos hostile check fix bench lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +31,7 @@ up: setup  ## Start the whole service on this machine; Ctrl-C stops it
 	$(BIN)/distildire up
 
 # One thread for each process: the tests start several, and they share the cores.
-test test-all chaos: export OMP_NUM_THREADS := 1
+test test-all chaos hostile: export OMP_NUM_THREADS := 1
 
 test: setup  ## Run the tests, on real servers and processes (minutes)
 	$(BIN)/pytest -m "not slow"
@@ -45,6 +45,9 @@ JOBS ?= 1500
 
 chaos: setup  ## Run the service under faults and check that no job is lost: make chaos SEED=7 MINUTES=5 JOBS=1500
 	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --jobs $(JOBS)
+
+hostile: setup  ## Send broken images of other projects, bombs and more through the service: make hostile PILLOW=11.0.0
+	$(BIN)/python -m tests.hostile $(if $(PILLOW),--pillow $(PILLOW))
 
 check: setup  ## Lint, format check, types, import rules, deployment files
 	$(BIN)/ruff check .
