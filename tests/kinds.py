@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-KINDS = ("unit", "services", "processes", "model", "training", "chaos")
+KINDS = ("unit", "services", "processes", "model", "training", "chaos", "hostile")
 _TESTS = Path(__file__).parent
 _ran: Counter[str] = Counter()
 
