@@ -32,7 +32,7 @@ def main() -> int:
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="distildire-chaos-"))
     click.echo(f"seed {options.seed}, {_machine()}; logs and history: {folder}")
-    kept = all(_measured(options, folder)) if options.measure else _kept(options, folder)
+    kept = all([*_measured(options, folder)]) if options.measure else _kept(options, folder)
     return 0 if kept else 1
 
 

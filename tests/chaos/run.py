@@ -21,8 +21,6 @@ from tests.chaos.scene import Scene
 from tests.chaos.schedule import Lane
 from tests.chaos.witness import Dropped
 
-#: How long a fault waits for something that it can be done to.
-_TARGET_SECONDS = 15.0
 #: How long everything may take to come to rest after the last fault and the last submission.
 _QUIET_SECONDS = 180.0
 #: Faults after which a worker may find that its leases have ended.
@@ -56,11 +54,14 @@ class Outcome:
     """From the last submission to the last job's and webhook's end."""
 
 
-def carry_out(scene: Scene, plan: Sequence[Lane]) -> list[Done]:
-    """Begin and end each fault at its time; return those for which there was something to do."""
+def carry_out(scene: Scene, plan: Sequence[Lane], *, patience: float = 15) -> list[Done]:
+    """Begin and end each fault at its time; return those for which there was something to do.
+
+    A fault waits for `patience` seconds for what it can be done to; more than that only costs others.
+    """
     began, done = time.monotonic(), list[Done]()
     reserved: set[str] = set()
-    lanes = [_drive(scene.deployment, lane, began, done, reserved) for lane in plan]
+    lanes = [_drive(scene.deployment, lane, began, done, reserved, patience) for lane in plan]
     while lanes:
         lanes = [lane for lane in lanes if next(lane, _OVER) is not _OVER]
         scene.tick()
@@ -90,7 +91,9 @@ def conclude(scene: Scene, done: Sequence[Done], jobs: int) -> Outcome:
     )
 
 
-def _drive(deployment: Deployment, lane: Lane, began: float, done: list[Done], reserved: set[str]) -> Iterator[None]:
+def _drive(
+    deployment: Deployment, lane: Lane, began: float, done: list[Done], reserved: set[str], patience: float
+) -> Iterator[None]:
     """Do the faults of a lane, one after the other; yields between looks.
 
     What a long fault is done to is `reserved`: a short one would end it.
@@ -101,7 +104,7 @@ def _drive(deployment: Deployment, lane: Lane, began: float, done: list[Done], r
         fault = planned.fault
         if fault.target in reserved or not fault.possible(deployment):
             continue
-        give_up_at = time.monotonic() + _TARGET_SECONDS
+        give_up_at = time.monotonic() + patience
         while (happened := _begin(deployment, fault)) is None and time.monotonic() < give_up_at:
             yield  # what it is done to is still being started again
         if happened is None:

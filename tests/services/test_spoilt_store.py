@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from io import BytesIO
 from urllib.parse import urlsplit
@@ -74,6 +75,25 @@ def test_a_request_learns_of_a_silent_store_in_three_seconds(store: ObjectStore,
     with pytest.raises(StoreUnavailableError):
         store.put("silent", BytesIO(bytes(5000)), 5000, "image/png")
     assert time.monotonic() - began < 3
+
+
+def test_while_the_store_is_silent_one_waits_and_the_others_are_told_at_once(store: ObjectStore, proxy: StoreProxy):
+    proxy.misbehave(Way.SILENT, share=1.0)
+    with pytest.raises(StoreUnavailableError):
+        store.ping()
+    with ThreadPoolExecutor(8) as callers:
+        waited = sorted(callers.map(lambda _: seconds_of(store), range(8)))
+    assert waited[-2] < 1 < waited[-1]
+    proxy.behave()
+    time.sleep(BRIEF_SECONDS)  # until somebody may ask again
+    store.ping()
+
+
+def seconds_of(store: ObjectStore) -> float:
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailableError):
+        store.ping()
+    return time.monotonic() - began
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""A silent store is waited for by one caller at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.errors import ObjectMissingError, StoreUnavailableError
+from shared.patience import Patience
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def patience(clock: Clock) -> Patience:
+    return Patience(2.5, clock)
+
+
+def fail(patience: Patience, clock: Clock, seconds: float) -> None:
+    with pytest.raises(StoreUnavailableError), patience.asking():
+        _break_off(clock, seconds)
+
+
+def _break_off(clock: Clock, seconds: float) -> None:
+    clock.now += seconds
+    raise StoreUnavailableError
+
+
+def test_after_silence_one_asks_and_the_others_are_told_at_once(patience: Patience, clock: Clock):
+    fail(patience, clock, 2.5)
+    with patience.asking():
+        asked = []
+        for _ in range(3):
+            with pytest.raises(StoreUnavailableError), patience.asking():
+                asked.append(True)
+        assert not asked
+    with patience.asking():
+        """The store answered: everybody may ask again."""
+
+
+def test_a_caller_that_never_came_back_is_not_waited_for(patience: Patience, clock: Clock):
+    fail(patience, clock, 2.5)
+    lost = patience.asking()
+    lost.__enter__()
+    clock.now += 2.5
+    with patience.asking():
+        """Somebody has to."""
+
+
+def test_a_quick_refusal_is_no_silence(patience: Patience, clock: Clock):
+    fail(patience, clock, 0.1)
+    with patience.asking(), patience.asking():
+        """Everybody may ask."""
+
+
+def test_an_object_that_is_missing_is_an_answer(patience: Patience, clock: Clock):
+    fail(patience, clock, 2.5)
+    with pytest.raises(ObjectMissingError), patience.asking():
+        raise ObjectMissingError
+    with patience.asking(), patience.asking():
+        """Everybody may ask."""
