@@ -11,14 +11,15 @@ which next runs in a process that carries nothing else. Only the death of such a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Uuid, func, select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.database import Database
@@ -26,6 +27,9 @@ from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import ClaimedJob, JobResult, JobState, NewJob, Stage
 from shared.presenter import present_job, timestamp
 from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
 
 #: Held while one process sweeps, so that two never do the same work. Any constant of the project's own.
 _SWEEP_LOCK = 0x44697265
@@ -267,10 +271,11 @@ def _expire_overdue(session: Session) -> int:
         .limit(_SWEEP_BATCH)
         .with_for_update(skip_locked=True)
     )
-    jobs = session.scalars(overdue).all()
-    for job in jobs:
+
+    def end(job: Job) -> None:
         _end(session, job, JobState.EXPIRED, error=JobError(ErrorCode.DEADLINE_EXCEEDED))
-    return len(jobs)
+
+    return len(_each(session, session.scalars(overdue).all(), end))
 
 
 def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
@@ -280,13 +285,31 @@ def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
         .limit(_SWEEP_BATCH)
         .with_for_update(skip_locked=True)
     )
-    released = exhausted = 0
-    for job in session.scalars(dropped).all():
-        if _drop(session, job, counts=job.alone, max_attempts=max_attempts):
-            exhausted += 1
-        else:
-            released += 1
-    return released, exhausted
+
+    def drop(job: Job) -> bool:
+        return _drop(session, job, counts=job.alone, max_attempts=max_attempts)
+
+    ended = _each(session, session.scalars(dropped).all(), drop)
+    return ended.count(False), ended.count(True)
+
+
+def _each(session: Session, jobs: Sequence[Job], move: Callable[[Job], _T]) -> list[_T]:
+    """Move each job; return what came of those that could be moved.
+
+    One that cannot be, for a reason that nobody foresaw, must not keep all others from being swept, now and for ever.
+    """
+    moved = []
+    for job in jobs:
+        job_id = job.id
+        try:
+            with session.begin_nested():
+                moved.append(move(job))
+                session.flush()
+        except Exception as error:
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
+                raise
+            _log.exception("job_not_swept", job_id=str(job_id))
+    return moved
 
 
 def _drop(session: Session, job: Job, *, counts: bool, max_attempts: int) -> bool:

@@ -359,6 +359,30 @@ def test_cancel_is_the_owners_alone(database: Database, tenant: UUID) -> None:
     assert read(database, job_id).state == JobState.QUEUED
 
 
+def test_a_job_that_cannot_be_ended_keeps_no_other_from_being_swept(database: Database, tenant: UUID) -> None:
+    cursed, overdue, dropped = (add_job(database, tenant) for _ in range(3))
+    claimed(database)
+    claimed(database)
+    claimed(database)
+    end_lease(database, dropped)
+    with database.begin() as session:
+        session.execute(text(_CURSE.format(cursed)))
+        hour_ago = func.now() - timedelta(hours=1)
+        session.execute(update(Job).where(Job.id.in_([cursed, overdue])).values(deadline_at=hour_ago))
+    report = lifecycle.sweep(database, max_attempts=3)
+    assert report is not None
+    assert (report.expired, report.released) == (1, 1)
+    assert [read(database, job_id).state for job_id in (cursed, overdue, dropped)] == ["running", "expired", "queued"]
+
+
+#: What nobody foresaw: the database refuses that this one job ends.
+_CURSE = """
+CREATE FUNCTION curse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN IF NEW.id = '{}' AND NEW.finished_at IS NOT NULL THEN RAISE EXCEPTION 'cursed'; END IF; RETURN NEW; END $$;
+CREATE TRIGGER curse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION curse();
+"""
+
+
 def test_one_process_sweeps_at_a_time(database: Database, tenant: UUID) -> None:
     with database.begin() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lifecycle._SWEEP_LOCK})

@@ -1,0 +1,125 @@
+"""An outcome that cannot be written, for a reason that nobody foresaw, ends its job or gives it back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from io import BytesIO
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from deploy.local.services import ServiceUrls
+from shared import lifecycle
+from shared.broker import Broker, make_celery
+from shared.database import Database
+from shared.errors import ObjectMissingError
+from shared.jobs import ModelIdentity, NewJob
+from shared.object_store import ObjectStore, artifact_key, source_key
+from shared.tables import Job, Tenant
+from tests.bad_images import photograph, saved
+from tests.service_settings import settings_for
+from worker.analyzer import Analyzer, ServedModel
+from worker.attempt import Attempt
+from worker.batcher import Batcher, Finding, Floats, Notify
+from worker.sandbox import Sandbox
+
+PHOTOGRAPH = saved(photograph(), "JPEG")
+_REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'a rule of nobody''s'; END $$;
+"""
+NO_RESULTS = "CREATE TRIGGER refuse BEFORE INSERT ON results EXECUTE FUNCTION refuse()"
+NO_ENDS = (
+    "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.finished_at IS NOT NULL) "
+    "EXECUTE FUNCTION refuse()"
+)
+
+
+def infer(images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+    """A model's function, in the place of the networks."""
+    classifying()
+    return [Finding(np.zeros_like(image), 0.5, np.zeros((1, 1), np.float32)) for image in images]
+
+
+@pytest.fixture
+def database(empty_database: str) -> Iterator[Database]:
+    database = Database(empty_database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(services: ServiceUrls) -> ObjectStore:
+    return ObjectStore(settings_for(services))
+
+
+@pytest.fixture
+def analyzer(services: ServiceUrls, empty_database: str, database: Database, store: ObjectStore) -> Iterator[Analyzer]:
+    settings = settings_for(services, database_url=SecretStr(empty_database))
+    batcher = Batcher(infer, max_batch=1, wait_seconds=0)
+    batcher.start()
+    with Sandbox() as sandbox:
+        yield Analyzer(
+            database=database,
+            store=store,
+            sandbox=sandbox,
+            batcher=batcher,
+            broker=Broker(make_celery(settings)),
+            served=ServedModel(ModelIdentity("M", "00" * 32, True, "cpu", "fp32"), 32, 0.5),
+        )
+    batcher.close()
+
+
+@pytest.fixture
+def attempt(database: Database, store: ObjectStore) -> Attempt:
+    """An attempt at a good job."""
+    with database.begin() as session:
+        tenant = Tenant(name="a")
+        session.add(tenant)
+        session.flush()
+        job_id = uuid4()
+        key = source_key(tenant.id, job_id)
+        store.put(key, BytesIO(PHOTOGRAPH), len(PHOTOGRAPH), "image/jpeg")
+        digest = hashlib.sha256(PHOTOGRAPH).hexdigest()
+        new = NewJob(job_id, tenant.id, key, digest, len(PHOTOGRAPH), "image/jpeg", pictures=("heatmap",))
+        lifecycle.create(session, new, deadline=timedelta(hours=1))
+    job = lifecycle.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
+    assert job is not None
+    return Attempt(job)
+
+
+def forbid(database: Database, rule: str) -> None:
+    with database.begin() as session:
+        session.execute(text(_REFUSE))
+        session.execute(text(rule))
+
+
+def read(database: Database, job_id: UUID) -> Job:
+    with database.begin() as session:
+        return session.get_one(Job, job_id)
+
+
+def test_verdict_that_cannot_be_written_is_an_error_of_the_service(
+    database: Database, store: ObjectStore, analyzer: Analyzer, attempt: Attempt
+):
+    forbid(database, NO_RESULTS)
+    analyzer.carry(attempt)
+    job = read(database, attempt.job.id)
+    assert (job.state, job.error_code, job.error_retryable, job.deaths) == ("failed", "internal", True, 0)
+    with pytest.raises(ObjectMissingError):  # nothing refers to the pictures
+        store.get(artifact_key(job.tenant_id, job.id, 1, "heatmap"))
+
+
+def test_job_that_cannot_even_fail_goes_back_and_the_crew_is_told_to_pause(
+    database: Database, analyzer: Analyzer, attempt: Attempt
+):
+    forbid(database, NO_ENDS)
+    with pytest.raises(DBAPIError):
+        analyzer.carry(attempt)
+    job = read(database, attempt.job.id)
+    assert (job.state, job.deaths, job.suspect, job.lease_until) == ("queued", 0, False, None)
