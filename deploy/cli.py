@@ -24,8 +24,11 @@ COMMANDS = {
     "submit": _Entry("Send images to a running API."),
     "models": _Entry("List, show and verify models.", "worker"),
     "keys": _Entry("Create, list and revoke API keys.", "server"),
+    "tenants": _Entry("List tenants; set how much they may have open and how long it is kept.", "server"),
+    "jobs": _Entry("List open and dead jobs; run dead ones again.", "server"),
     "egress": _Entry("Say why a webhook's URL may be called from here, or not."),
     "db": _Entry("Bring the database's schema up to date.", "server"),
+    "top": _Entry("Watch the workers and the queue.", "server"),
     "doctor": _Entry("Check this installation, with a remedy for what is wrong."),
     "bench": _Entry("Measure the model and the service on this machine.", "local"),
 }

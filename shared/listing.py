@@ -9,17 +9,18 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, select, tuple_
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import Select, exists, select, tuple_
+from sqlalchemy.orm import Session, aliased, defer
 
-from shared.errors import DistildireError
-from shared.tables import Job, Result, WebhookAttempt, WebhookDelivery
+from shared.errors import DistildireError, ErrorCode
+from shared.jobs import JobState
+from shared.tables import Job, Result, Tenant, WebhookAttempt, WebhookDelivery
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAYOUT = struct.Struct(">q16s")
@@ -70,6 +71,12 @@ class JobRow:
     result: Result | None
 
 
+#: A job with its tenant's name, as the operator sees it.
+TenantsJob = tuple[Job, str]
+#: The errors that are the service's own fault: the same image may do well the next time.
+DEAD = (ErrorCode.ATTEMPTS_EXHAUSTED, ErrorCode.INTERNAL)
+
+
 @dataclass(frozen=True)
 class DeliveryRow:
     """A webhook delivery with its tries, oldest first."""
@@ -97,6 +104,24 @@ def list_jobs(
     return _cut(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))
 
 
+def list_dead(session: Session, limit: int) -> list[TenantsJob]:
+    """Return all tenants' jobs that failed for no fault of their image and were not replayed, newest first."""
+    replays = aliased(Job)
+    query = _tenants_jobs().where(Job.error_code.in_(DEAD), ~exists().where(replays.replay_of == Job.id).correlate(Job))
+    return _all(session, query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit))
+
+
+def list_open(session: Session, limit: int) -> list[TenantsJob]:
+    """Return all tenants' jobs that wait or run, the next to expire first."""
+    query = _tenants_jobs().where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
+    return _all(session, query.order_by(Job.deadline_at).limit(limit))
+
+
+def find_jobs(session: Session, ids: Collection[UUID]) -> list[TenantsJob]:
+    """Return these jobs, whoever's they are."""
+    return _all(session, _tenants_jobs().where(Job.id.in_(ids)))
+
+
 def find_delivery(session: Session, tenant_id: UUID, delivery_id: UUID) -> DeliveryRow | None:
     """Return a tenant's webhook delivery; None where the tenant has none of this id."""
     query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.id == delivery_id)
@@ -120,6 +145,14 @@ def list_deliveries(
 
 def _jobs(tenant_id: UUID) -> Select[Job, Result | None]:
     return select(Job, Result).outerjoin(Result, Result.job_id == Job.id).where(Job.tenant_id == tenant_id)
+
+
+def _tenants_jobs() -> Select[Job, str]:
+    return select(Job, Tenant.name).join(Tenant, Tenant.id == Job.tenant_id)
+
+
+def _all(session: Session, query: Select[Job, str]) -> list[TenantsJob]:
+    return [(job, tenant) for job, tenant in session.execute(query)]
 
 
 def _page(

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import click
-from rich.table import Table
-from sqlalchemy.orm import Session
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
-from deploy.terminal import notes, output
+from deploy.records import open_database, show_rows
+from deploy.terminal import notes
 from shared.crypto import Vault
-from shared.database import Database
 from shared.keys import create_key, list_keys, revoke_key
-from shared.settings import Settings
 
 
 @click.group()
@@ -39,7 +33,7 @@ def create(tenant: str, name: str, priority: int, operator: bool, data_dir: Path
     """Make a key and print it; it cannot be shown again."""
     settings = server_settings(data_dir)
     vault = Vault(settings.secret_key.get_secret_value())
-    with _session(settings) as session:
+    with open_database(settings) as database, database.begin() as session:
         made = create_key(session, vault, tenant=tenant, name=name, priority=priority, operator=operator)
     click.echo(made.key)
     notes().print(f"Key {made.id} of {tenant}. Keep it now: only a hash of it is stored.")
@@ -50,10 +44,7 @@ def create(tenant: str, name: str, priority: int, operator: bool, data_dir: Path
 @data_dir_option
 def list_all(as_json: bool, data_dir: Path) -> None:
     """List all keys, by their last characters."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
-    for title in ("id", "tenant", "name", "key", "operator", "created", "revoked"):
-        table.add_column(title, overflow="fold", no_wrap=title == "id")  # an id is there to be copied
-    with _session(server_settings(data_dir)) as session:
+    with open_database(server_settings(data_dir)) as database, database.begin() as session:
         rows = [
             {
                 "id": str(key.id),
@@ -66,12 +57,7 @@ def list_all(as_json: bool, data_dir: Path) -> None:
             }
             for key, tenant in list_keys(session)
         ]
-    for row in rows:
-        if as_json:
-            click.echo(json.dumps(row, ensure_ascii=False))
-        table.add_row(*("yes" if value is True else value or "" for value in row.values()))
-    if not as_json:
-        output().print(table)
+    show_rows(("id", "tenant", "name", "key", "operator", "created", "revoked"), rows, as_json=as_json)
 
 
 @command.command()
@@ -79,18 +65,8 @@ def list_all(as_json: bool, data_dir: Path) -> None:
 @data_dir_option
 def revoke(key_id: UUID, data_dir: Path) -> None:
     """End a key at once, by its id."""
-    with _session(server_settings(data_dir)) as session:
+    with open_database(server_settings(data_dir)) as database, database.begin() as session:
         revoked = revoke_key(session, key_id)
     unknown = f"There is no living key {key_id}; `distildire keys list` shows all."
     notes().print(f"Key {key_id} is revoked." if revoked else unknown)
     sys.exit(0 if revoked else 1)
-
-
-@contextmanager
-def _session(settings: Settings) -> Iterator[Session]:
-    database = Database(settings.database_url.get_secret_value(), pool_size=1)
-    try:
-        with database.begin() as session:
-            yield session
-    finally:
-        database.close()

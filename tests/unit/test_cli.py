@@ -50,8 +50,9 @@ def test_an_unknown_subcommand_is_wrong_usage(runner: CliRunner):
 
 
 def test_a_missing_extra_is_named_with_the_line_that_adds_it(runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(sys.modules, "deploy.commands.keys", raising=False)
-    monkeypatch.setitem(sys.modules, "sqlalchemy.orm", None)
+    for module in ("deploy.commands.keys", "shared.crypto"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
 
     result = runner.invoke(main, ["keys", "list"])
 

@@ -1,0 +1,72 @@
+"""`distildire tenants`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deploy.commands.options import data_dir_option
+from deploy.connection import server_settings
+from deploy.records import open_database, show_rows
+from deploy.terminal import notes
+from shared.tenants import list_tenants, set_limits
+
+_DEFAULT = "default"
+
+
+class _Limit(click.ParamType[int | str]):
+    """A whole number of at least 1, or `default`: what the settings say."""
+
+    name = f"N|{_DEFAULT}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read what was typed."""
+        if value == _DEFAULT:
+            return _DEFAULT
+        return click.IntRange(min=1, max=2**31 - 1).convert(value, param, ctx)
+
+
+@click.group()
+def command() -> None:
+    """List tenants and set their limits. `distildire keys create` makes a tenant with its first key."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document a tenant on standard output, nothing else.")
+@data_dir_option
+def list_all(as_json: bool, data_dir: Path) -> None:
+    """List all tenants with their limits; those that are empty are the settings'."""
+    with open_database(server_settings(data_dir)) as database, database.begin() as session:
+        rows = [
+            {
+                "name": tenant.name,
+                "id": str(tenant.id),
+                "open_jobs": open_jobs,
+                "max_open_jobs": tenant.max_open_jobs,
+                "retention_days": tenant.retention_days,
+                "created": f"{tenant.created_at:%Y-%m-%d %H:%M}",
+            }
+            for tenant, open_jobs in list_tenants(session)
+        ]
+    show_rows(("name", "id", "open", "most open", "kept for days", "created"), rows, as_json=as_json)
+
+
+@command.command("set")
+@click.argument("name")
+@click.option("--max-open-jobs", type=_Limit(), help="The most jobs that may wait or run.")
+@click.option("--retention-days", type=_Limit(), help="Jobs that ended so long ago are deleted with all their bytes.")
+@data_dir_option
+def set_all(name: str, max_open_jobs: int | str | None, retention_days: int | str | None, data_dir: Path) -> None:
+    """Give the tenant NAME limits of its own, at once; `default` takes one back."""
+    given = {"max_open_jobs": max_open_jobs, "retention_days": retention_days}
+    limits = {limit: None if value == _DEFAULT else int(value) for limit, value in given.items() if value is not None}
+    if not limits:
+        raise click.UsageError("Nothing to set: give --max-open-jobs or --retention-days.")
+    with open_database(server_settings(data_dir)) as database, database.begin() as session:
+        known = set_limits(session, name, limits)
+    unknown = f"There is no tenant {name!r}; `distildire tenants list` shows all."
+    notes().print(f"Set for {name}." if known else unknown)
+    sys.exit(0 if known else 1)
