@@ -1,0 +1,141 @@
+"""SIGTERM ends a process with 0, in time and with nothing lost: at any moment, and whatever server is frozen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.bench.processes import tree
+from deploy.local.services import LocalServices
+from shared import workers
+from tests.bad_images import photograph, saved
+from tests.databases import migrate
+from tests.processes.conftest import OpenWorkplace
+from tests.processes.worker_processes import WorkerProcess, Workplace, open_workplace, wait_until
+from tests.service_settings import settings_for
+
+PHOTOGRAPH = saved(photograph(), "JPEG")
+DRAIN_SECONDS = 4
+#: What may come on top where a server does not answer, and of a busy machine.
+GRACE_SECONDS = 10
+
+
+def listed(place: Workplace) -> list[str]:
+    """The states of the workers on the list."""
+    with place.database.begin() as session:
+        return [worker.state for worker, _ in workers.list_workers(session)]
+
+
+def catches_sigterm(process: WorkerProcess) -> bool:
+    """Whether it has a handler by now, as the kernel sees it."""
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    caught = int(next(line for line in status.splitlines() if line.startswith("SigCgt")).split()[1], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.parametrize("arguments", [("worker", "-Q", "analysis"), ("beat", "--schedule", "/dev/null")])
+def test_a_process_that_imports_ends_at_once(open_place: OpenWorkplace, arguments: tuple[str, ...]):
+    process = open_place().start(*arguments, ready=False)
+    wait_until(lambda: catches_sigterm(process), 60, process.said)
+    process.signal(signal.SIGTERM)
+    assert process.wait(15) == 0, process.said()
+    assert '"worker_ready"' not in process.said()
+
+
+def test_a_worker_that_loads_its_model_ends_at_once_and_leaves_the_list(open_place: OpenWorkplace):
+    place = open_place()
+    worker = place.start_analysis(ready=False)
+    wait_until(lambda: listed(place) == ["starting"], 60, place.said)
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(15) == 0, worker.said()
+    assert '"worker_ready"' not in worker.said()
+    assert listed(place) == []
+
+
+def test_a_second_signal_changes_nothing(place: Workplace, tmp_path: Path):
+    gate = tmp_path / "gate"
+    worker = place.start_gated(gate)
+    job_id = place.submit(PHOTOGRAPH)
+    place.wait_stage(job_id, "diffusing")
+    for _ in range(3):
+        worker.signal(signal.SIGTERM)
+    wait_until(lambda: listed(place) == ["draining"], 10, place.said)
+    worker.signal(signal.SIGTERM)
+    gate.unlink()
+    assert worker.wait() == 0, worker.said()
+    job = place.job(job_id)
+    assert (job.state, job.attempt, job.deaths) == ("succeeded", 1, 0)
+
+
+@pytest.fixture
+def own_servers(tmp_path: Path) -> Iterator[LocalServices]:
+    """Servers of this test alone, which it may freeze."""
+    with LocalServices(tmp_path / "services") as local:
+        local.start()
+        yield local
+
+
+@pytest.fixture
+def own_place(own_servers: LocalServices, models_dir: Path, tmp_path: Path) -> Iterator[Workplace]:
+    """A workplace on servers that the test may freeze."""
+    migrate(own_servers.urls.database_url)
+    quick = {"poll_seconds": 0.5, "max_batch": 4, "models_dir": models_dir, "device": "cpu", "precision": "fp32"}
+    changes = quick | {"model": "TEST-MODEL", "drain_seconds": DRAIN_SECONDS}
+    place = open_workplace(settings_for(own_servers.urls, **changes), tmp_path)
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def frozen(own_servers: LocalServices) -> Iterator[list[str]]:
+    """The servers named in this list are thawed at the end."""
+    names: list[str] = []
+    yield names
+    for name in names:
+        for pid in tree(own_servers.children[name].pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "server", ["postgres", *(pytest.param(other, marks=pytest.mark.slow) for other in ("valkey", "s3"))]
+)
+def test_idle_processes_end_with_0_although_a_server_is_frozen(
+    own_servers: LocalServices, own_place: Workplace, frozen: list[str], server: str
+):
+    processes = [
+        own_place.start_analysis(),
+        own_place.start("worker", "-Q", "webhooks,sweep"),
+        own_place.start("beat", "--schedule", str(own_place.folder / "schedule")),
+    ]
+    freeze(own_servers, server, frozen)
+    time.sleep(1)  # each has met it by now: they look all the time
+    began = time.monotonic()
+    for process in processes:
+        process.signal(signal.SIGTERM)
+    assert [process.wait(60) for process in processes] == [0, 0, 0], own_place.said()
+    assert time.monotonic() - began < DRAIN_SECONDS + GRACE_SECONDS
+
+
+def test_a_worker_that_cannot_tell_the_database_of_its_jobs_ends_in_time_with_1(
+    own_servers: LocalServices, own_place: Workplace, frozen: list[str], tmp_path: Path
+):
+    worker = own_place.start_gated(tmp_path / "gate")
+    job_id = own_place.submit(PHOTOGRAPH)
+    own_place.wait_stage(job_id, "diffusing")
+    freeze(own_servers, "postgres", frozen)
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(60) == 1, worker.said()
+    assert time.monotonic() - began < DRAIN_SECONDS + GRACE_SECONDS
+
+
+def freeze(servers: LocalServices, name: str, frozen: list[str]) -> None:
+    """Stop a server and its children where they stand."""
+    for pid in tree(servers.children[name].pid):
+        os.kill(pid, signal.SIGSTOP)
+    frozen.append(name)
