@@ -13,8 +13,9 @@ import structlog
 
 from worker.outcome import OUTAGES
 
-#: Seconds for which nothing is taken after an outage; doubled while it lasts.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+#: Seconds for which nothing is taken after an outage; doubled while it lasts, but a server that is back must not wait
+#: long: a look costs it nothing.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
 
 _log = structlog.get_logger(__name__)
 

@@ -20,10 +20,10 @@ from tests.chaos.deployment import DEFAULT, QUICK
 from tests.chaos.faults import OUTSIDE
 from tests.chaos.measures import MEASURES, Target
 from tests.chaos.report import fault_lines, outcome_lines, plan_lines, verdict_lines
-from tests.chaos.run import carry_out, conclude
+from tests.chaos.run import carry_out, conclude, missed
 from tests.chaos.sampler import Sampler
 from tests.chaos.scene import loaded
-from tests.chaos.schedule import random_plan
+from tests.chaos.schedule import one_pass, random_plan
 from tests.chaos.soak import growth
 
 
@@ -42,6 +42,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5, help="how long faults happen")
     parser.add_argument("--jobs", type=int, default=1000, help="how many jobs are accepted at least")
     parser.add_argument("--only", nargs="+", metavar="FAULT", help="these faults alone, by the names that runs print")
+    parser.add_argument("--once", action="store_true", help="each fault once, as short as it can be: two minutes")
     parser.add_argument("--soak", action="store_true", help="only faults that no process of the product dies of")
     parser.add_argument("--measure", choices=MEASURES, help="measure this instead")
     parser.add_argument("--times", type=int, help="how often the measured fault happens")
@@ -51,17 +52,19 @@ def _options() -> argparse.Namespace:
 def _kept(options: argparse.Namespace, folder: Path) -> bool:
     """Run a plan; return whether every promise was kept, and in a soak nothing grew."""
     only = [fault.name for fault in OUTSIDE] if options.soak else options.only or ()
-    plan, rate = random_plan(options.seed, 60 * options.minutes, only), options.jobs / (60 * options.minutes)
+    plan = one_pass(options.seed, rest=0.5) if options.once else random_plan(options.seed, 60 * options.minutes, only)
+    rate = options.jobs / (60 * options.minutes)
     click.echo(f"{options.minutes:g} minutes, {options.jobs} jobs, {rate:.1f}/s")
     _say(plan_lines(plan))
     with loaded(folder, seed=options.seed, rate=rate, clocks=DEFAULT if options.soak else QUICK) as scene:
         sampler = Sampler(scene.deployment, folder / "samples.csv")
         sampler.start()
-        done = carry_out(scene, plan)
+        done = carry_out(scene, plan, patience=60 if options.once else 15)
         sampler.close()
         outcome = conclude(scene, done, options.jobs)
     _say(outcome_lines(outcome))
     _say(fault_lines(outcome))
+    click.echo(f"not done: {', '.join(missed(plan, done)) or 'none'}")
     lines, flat = growth(sampler.series)
     _say(lines)
     _say(verdict_lines(outcome))

@@ -49,7 +49,7 @@ def recovery(scene: Scene, times: int) -> Iterator[Line]:
         scene.wait(lambda point=point: have_one_die(scene.deployment.orders, point, _PASSING_SECONDS), _PATIENCE)  # type: ignore[misc]  # bound for this round
         kills += 1
         scene.pause(0.5)  # until it is known what was dropped
-        scene.wait(lambda: all(each.waited is not None for each in witness.dropped), lease + _PATIENCE)
+    scene.wait(lambda: all(each.waited is not None for each in witness.dropped), lease + _PATIENCE)
     waited = [each.waited or lease + _PATIENCE for each in witness.dropped if not each.alone]
     yield f"{kills} kills, {_witnessed(scene)} of them of jobs while another worker was ready: {len(waited)} jobs"
     yield f"from the kill to the next attempt: {spread(waited)}"

@@ -68,6 +68,12 @@ def carry_out(scene: Scene, plan: Sequence[Lane], *, patience: float = 15) -> li
     return done
 
 
+def missed(plan: Sequence[Lane], done: Sequence[Done]) -> list[str]:
+    """Return the names of the planned faults for which there never was an occasion."""
+    did = {each.fault for each in done}
+    return sorted({planned.fault.name for lane in plan for planned in lane if planned.fault not in did})
+
+
 def conclude(scene: Scene, done: Sequence[Done], jobs: int) -> Outcome:
     """End the load when `jobs` were accepted, wait until nothing is left to do, and check what is there."""
     scene.load.end_after(jobs)
