@@ -18,13 +18,16 @@ _URL, _KEY = "DISTILDIRE_API_URL", "DISTILDIRE_API_KEY"
 _PATIENCE_SECONDS = 10  # an API that restarts is back by then; a person who mistyped its address should not wait longer
 
 
-def connect(data_dir: Path) -> Client:
-    """Return a client of the API that the environment names, else of the stack that runs in `data_dir`."""
+def connect(data_dir: Path, *, room_patience: float = _PATIENCE_SECONDS) -> Client:
+    """Return a client of the API that the environment names, else of the stack that runs in `data_dir`.
+
+    It waits `room_patience` seconds at most for room where too many jobs are open.
+    """
     url, key = os.environ.get(_URL), os.environ.get(_KEY)
     if url and not url.startswith(("http://", "https://")):
         raise click.ClickException(f"{_URL} must begin with http:// or https://, as in http://127.0.0.1:8000.")
     if url and key:
-        return Client(url, key, patience=_PATIENCE_SECONDS)
+        return Client(url, key, patience=_PATIENCE_SECONDS, room_patience=room_patience)
     if url or key:
         raise click.ClickException(f"Set both {_URL} and {_KEY}, or neither.")
     document = running_stack(data_dir)
@@ -35,7 +38,7 @@ def connect(data_dir: Path) -> Client:
         )
     if not document.has_api:
         raise click.ClickException(f"The API of {data_dir} has ended. `distildire up` starts what is missing.")
-    return Client(document.api_url, document.api_key, patience=_PATIENCE_SECONDS)
+    return Client(document.api_url, document.api_key, patience=_PATIENCE_SECONDS, room_patience=room_patience)
 
 
 def server_settings(data_dir: Path) -> Settings:

@@ -17,6 +17,8 @@ from shared.errors import DistildireError
 
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
 _TRY_AGAIN = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
+#: What an API says that has as many open jobs as it may.
+_FULL = frozenset({"too_many_open_jobs", "service_overloaded"})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between looks at a job, and between tries without Retry-After
 _TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 
@@ -74,9 +76,14 @@ class Job:
 class Client:
     """Calls one API with one key."""
 
-    def __init__(self, api_url: str, api_key: str, *, patience: float = 30.0) -> None:
-        """For `patience` seconds a request is made again that is told to wait (429, 503) or finds nobody there."""
+    def __init__(self, api_url: str, api_key: str, *, patience: float = 30.0, room_patience: float = 120.0) -> None:
+        """For `patience` seconds a request is made again that is told to wait (429, 503) or finds nobody there.
+
+        For `room_patience` seconds, each time after as long as the API asks for, a submission is made again for which
+        there is no room because too many jobs are open.
+        """
         self._patience = patience
+        self._room_patience = room_patience
         self._http = httpx.Client(
             base_url=api_url,
             headers={"Authorization": f"Bearer {api_key}"},
@@ -180,7 +187,7 @@ class Client:
 
     def _answer(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Send until there is an answer that is none of `_TRY_AGAIN`, or patience ends; raise if it is a refusal."""
-        deadline = time.monotonic() + self._patience
+        began = time.monotonic()
         pause = _FIRST_PAUSE
         while True:
             response, problem = _attempt(send)
@@ -190,7 +197,8 @@ class Client:
                 raise _refusal(response)
             pause = min(2 * pause, _LONGEST_PAUSE)
             wait = pause if response is None else _retry_after(response, pause)
-            if time.monotonic() + wait > deadline:
+            patience = self._room_patience if response is not None and _is_full(response) else self._patience
+            if time.monotonic() + wait > began + patience:
                 if response is not None:
                     raise _refusal(response)
                 raise ApiUnreachableError(f"{self._http.base_url} does not answer ({problem}).{_START_IT}") from problem
@@ -211,6 +219,11 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
     """Seconds that the API asks to wait; `otherwise` where it says none (or a date, which it never does)."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else otherwise
+
+
+def _is_full(response: httpx.Response) -> bool:
+    """Whether the request was refused for want of room, not for an outage."""
+    return _refusal(response).code in _FULL
 
 
 def _refusal(response: httpx.Response) -> ApiRefusedError:

@@ -21,7 +21,11 @@ from shared.client import Job, StillRunningError
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
 @click.option("--wait", is_flag=True, help="Follow the jobs to their verdicts.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds to wait at most."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=3600,
+    show_default=True,
+    help="Seconds to wait at most, for room and for verdicts.",
 )
 @click.option("--model", help="A model's name; what the service runs if left out.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
@@ -35,7 +39,7 @@ def command(
     is 0 if all was accepted (with --wait: has a verdict), 1 if something was refused or failed, 2 for wrong usage.
     """
     rows = [Row(str(path)) for path in images]
-    with connect(data_dir) as client, VerdictView(rows, as_json=as_json) as view:
+    with connect(data_dir, room_patience=timeout) as client, VerdictView(rows, as_json=as_json) as view:
         submission = Submission(client, images, rows, view.refresh)
         submission.send(model)
         if wait:

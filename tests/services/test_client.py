@@ -113,6 +113,26 @@ def test_a_submission_whose_answer_was_lost_is_sent_again_under_the_same_key(ima
     assert another not in (None, first)
 
 
+@pytest.mark.parametrize(("status", "code"), [(429, "too_many_open_jobs"), (503, "service_overloaded")])
+def test_for_room_a_client_waits_as_long_as_it_is_told_and_longer_than_for_an_outage(
+    image: Path, status: int, code: str
+):
+    full: Answer = (status, {**_PROBLEM, "code": code}, {"Retry-After": "1"})
+    accepted: Answer = (202, {"id": "1", "status": "queued"}, {})
+    with api(full, full, accepted) as (url, script), Client(url, "dd_key", patience=0.5, room_patience=10) as client:
+        began = time.monotonic()
+        assert client.submit(image).id == "1"
+        assert time.monotonic() - began >= 2
+    assert len({*script.keys}) == 1
+    with (
+        api(full) as (url, script),
+        Client(url, "dd_key", room_patience=0.5) as client,
+        pytest.raises(ApiRefusedError) as refused,
+    ):
+        client.submit(image)
+    assert (refused.value.code, len(script.requests)) == (code, 1)
+
+
 def test_patience_ends(image: Path):
     wait = (503, _PROBLEM, {"Retry-After": "1"})
     with (
