@@ -26,6 +26,8 @@ class Received:
 
     path: str
     headers: dict[str, str]
+    host_lines: list[str]
+    """Every `Host` that the head has: there must be one."""
     body: bytes
     behaviour: str
     """How it was answered: the name of the path, or what all paths were told to do then."""
@@ -45,6 +47,8 @@ class Receiver:
     most_at_once: int = 0
     released: threading.Event = field(default_factory=threading.Event)
     """Set it to end every `/hang`, `/deaf` and drip."""
+    location: str | None = None
+    """Set it to have every answer name it as its `Location`."""
     behaviour: str | None = None
     """Set it to have every path behave as that one."""
     _here: int = 0
@@ -109,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             headers = {k.lower(): v for k, v in self.headers.items()}
-            receiver.received.append(Received(self.path, headers, body, name))
+            receiver.received.append(Received(self.path, headers, self.headers.get_all("Host") or [], body, name))
             self.close_connection = True
             if name in _BEHAVIOURS:
                 _BEHAVIOURS[name](self)
@@ -153,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
+        if self.server.receiver.location is not None:
+            self.send_header("Location", self.server.receiver.location)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
