@@ -66,7 +66,11 @@ class AnalysisRuntime:
         self._worker = worker
         self._model = detector.card.name
         self._sandbox = sandbox
-        self._database = Database(settings.database_url.get_secret_value())
+        # A job that waits here for a slow device could be with another worker.
+        self._slots = settings.slots or 2 * pace.batch
+        # With the overflow, a connection for each slot. Of many slots some wait a moment: each needs one for
+        # milliseconds, and PostgreSQL has a hundred for all.
+        self._database = Database(settings.database_url.get_secret_value(), pool_size=min(-(-self._slots // 2), 16))
         # Of its own: a crowd of jobs that wait for a connection must not keep leases from being extended.
         self._heart_database = Database(settings.database_url.get_secret_value(), pool_size=1)
         self._attempts = Attempts()
@@ -99,8 +103,6 @@ class AnalysisRuntime:
             broker=broker,
             served=ServedModel(self._identity, detector.card.image_size, detector.card.threshold),
         )
-        # A job that waits here for a slow device could be with another worker.
-        self._slots = settings.slots or 2 * pace.batch
         self._crew = Crew(self._take, slots=self._slots)
         sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
         # Leases end and deadlines fall even where Redis and beat are dead; what that sets free is looked for at once.
