@@ -92,7 +92,7 @@ def test_late_worker_writes_nothing(place: Workplace, tmp_path: Path):
     gate.unlink()
     place.start_analysis()
     first = place.wait_ended(job_id)
-    assert (first.state, first.attempt, first.deaths) == ("succeeded", 2, 1)
+    assert (first.state, first.attempt, first.suspect, first.deaths) == ("succeeded", 2, True, 0)
     late.signal(signal.SIGCONT)
     wait_until(lambda: '"attempt_ended"' in late.said(), 20, late.said)
 
@@ -155,10 +155,12 @@ def test_stuck_device_ends_the_process(open_place: OpenWorkplace, tmp_path: Path
     place = open_place(pass_seconds=1)
     place.redis().flushall()
     worker = place.start_gated(tmp_path / "gate")
-    place.submit(PHOTOGRAPH)
+    job_id = place.submit(PHOTOGRAPH)
     assert worker.wait(20) == 1
     assert "device_stuck" in worker.said()
     assert "gated_worker.py" in worker.said()  # the stack says where it hung
+    job = place.job(job_id)
+    assert (job.state, job.suspect, job.deaths) == ("queued", True, 1)  # told, not left to its lease
 
 
 def test_worker_whose_model_cannot_be_loaded_ends_at_once(open_place: OpenWorkplace):
