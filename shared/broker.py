@@ -41,6 +41,7 @@ def make_celery(settings: Settings) -> Celery:
         task_acks_late=True,  # a killed worker's wake-up comes again
         worker_prefetch_multiplier=1,  # a busy worker must not sit on wake-ups that an idle one could take
         worker_send_task_events=False,
+        worker_enable_remote_control=False,  # nobody who can write to Redis may tell workers to end
         worker_hijack_root_logger=False,  # our own log format
         worker_cancel_long_running_tasks_on_connection_loss=False,  # jobs go on while Redis is away
         task_default_queue=ANALYSIS_QUEUE,

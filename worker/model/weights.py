@@ -7,9 +7,9 @@ not see a file that changed.
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import torch
@@ -118,7 +118,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _reason(error: Exception) -> str:
     """Return one sentence; torch's own about refused pickles is a page of advice to switch the refusal off."""
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, UnpicklingError):
         return "it is damaged, or holds more than tensors, which is refused because it could run code"
     return str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
 
