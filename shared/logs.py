@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -13,8 +14,19 @@ import structlog
 _REPEAT_SECONDS = 30.0
 _REMEMBERED = 1000  # different warnings; a process that has more of them has other worries
 
+#: What PostgreSQL adds to an error: the values of the row or key that it refused.
+_DETAIL = re.compile(r"\n(DETAIL|CONTEXT|HINT): .*?(?=\n\n|\Z)", re.DOTALL)
 #: Tracebacks without the values of local variables, which structlog would add: among them are keys and images.
 _tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
+def _without_rows(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take the values of rows out of tracebacks: they are tenants' data."""
+    for error in event.get("exception", ()):
+        error["exc_value"] = _DETAIL.sub("", error["exc_value"])
+    return event
+
+
 _SHARED_STEPS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
@@ -28,6 +40,7 @@ def configure_logging(level: str) -> None:
         processors=[
             *_SHARED_STEPS,
             _tracebacks,
+            _without_rows,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
@@ -38,7 +51,7 @@ def configure_logging(level: str) -> None:
     handler.addFilter(Repetitions())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*_SHARED_STEPS, _tracebacks],
+            foreign_pre_chain=[*_SHARED_STEPS, _tracebacks, _without_rows],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.JSONRenderer(),

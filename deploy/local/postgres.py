@@ -43,6 +43,8 @@ class PostgresServer:
     def program(self, credentials: Credentials) -> Program:
         """The server; SIGINT is its fast and clean shutdown."""
         options = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+        # Its log would quote statements that fail, and rows that it refuses: tenants' data.
+        options += ["-c", "log_min_error_statement=panic", "-c", "log_error_verbosity=terse"]
         return Program(
             name=self.name,
             command=[_binary("postgres"), "-D", str(self._cluster), "-p", str(credentials.ports[self.name]), *options],

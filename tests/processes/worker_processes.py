@@ -104,8 +104,8 @@ class Workplace:
             worker.wait_ready()
         return worker
 
-    def start_api(self) -> str:
-        """Start the API as it is deployed and wait until it is ready; return its URL."""
+    def start_api(self, ready: str = "/readyz") -> str:
+        """Start the API as it is deployed and wait until it answers at `ready`; return its URL."""
         (port,) = free_ports(1)
         command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]
         log = self.folder / "api.log"
@@ -114,7 +114,7 @@ class Workplace:
             process = _spawn(command, environment, output)
         self.started.append(WorkerProcess(process, log, self.folder / "never"))
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _answers(f"{url}/readyz"), READY_SECONDS, self.said)
+        wait_until(lambda: _answers(f"{url}{ready}"), READY_SECONDS, self.said)
         return url
 
     def _environment(self, role: str) -> dict[str, str]:

@@ -45,6 +45,16 @@ def test_an_error_of_the_database_does_not_repeat_the_values_of_its_statement() 
     assert Database("postgresql://u:p@localhost/d").engine.hide_parameters
 
 
+def test_what_postgresql_quotes_of_a_row_is_left_out() -> None:
+    said = "(CheckViolation) it is wrong\\nDETAIL:  Failing row contains (a-secret,\\n more).\\n\\n[SQL: INSERT]"
+    program = _PROGRAM.replace("LOGGER", "structlog.get_logger()").replace(
+        'f"a key of {len(api_key)} characters"', f'"{said}"'
+    )
+    written = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    (exception,) = json.loads(written)["exception"]
+    assert exception["exc_value"] == "(CheckViolation) it is wrong\n\n[SQL: INSERT]"
+
+
 def record(words: str | dict[str, Any], level: int = logging.WARNING) -> logging.LogRecord:
     return logging.LogRecord("worker", level, "file.py", 1, words, (), None)
 
