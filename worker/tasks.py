@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from celery import signals
@@ -93,6 +94,12 @@ def _configure_logging(**_: object) -> None:
     logging.getLogger("celery.beat").addFilter(_without_stack)
     for name in _QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.celeryd_init.connect
+def _be_quiet(instance: Any, **_: object) -> None:
+    """Print no banner: where the disk that takes the output is full, it would end the worker."""
+    instance.quiet = True
 
 
 @signals.celeryd_after_setup.connect

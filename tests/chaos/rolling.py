@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.rolling --restarts 50`: each process of the product in turn is told to stop, and started again.
+"""`python -m tests.chaos.rolling --restarts 50`: each process of the product in turn is told to stop and started anew.
 
 So often, under load. It prints how they ended and what that did to jobs and webhooks; exits with 1 on a broken promise.
 """
