@@ -1,7 +1,7 @@
 # Everything runs from a fresh clone: each target first makes .venv from the lock if it is missing or stale.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all chaos hostile check fix bench lock
+.PHONY: help setup demo up test test-all chaos soak measure hostile check fix bench lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,14 @@ JOBS ?= 1500
 
 chaos: setup  ## Run the service under faults and check that no job is lost: make chaos SEED=7 MINUTES=5 JOBS=1500
 	$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --jobs $(JOBS)
+
+soak: setup  ## Have servers and networks fail for long, and see whether the processes grow: make soak MINUTES=30 JOBS=5400
+	$(BIN)/python -m tests.chaos --soak --seed $(SEED) --minutes $(MINUTES) --jobs $(JOBS)
+
+WHAT ?= recovery
+
+measure: setup  ## Measure what recovery costs: make measure WHAT=postgres-restart TIMES=20
+	$(BIN)/python -m tests.chaos --measure $(WHAT) --seed $(SEED) $(if $(TIMES),--times $(TIMES))
 
 hostile: setup  ## Send broken images of other projects, bombs and more through the service: make hostile PILLOW=11.0.0
 	$(BIN)/python -m tests.hostile $(if $(PILLOW),--pillow $(PILLOW))

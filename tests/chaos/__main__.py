@@ -26,6 +26,9 @@ from tests.chaos.scene import loaded
 from tests.chaos.schedule import one_pass, random_plan
 from tests.chaos.soak import growth
 
+#: Submissions for each that is accepted while faults happen: so the load ends about when they do.
+_REFUSED = 1.25
+
 
 def main() -> int:
     """Do as told by the command line; return the exit status."""
@@ -53,7 +56,7 @@ def _kept(options: argparse.Namespace, folder: Path) -> bool:
     """Run a plan; return whether every promise was kept, and in a soak nothing grew."""
     only = [fault.name for fault in OUTSIDE] if options.soak else options.only or ()
     plan = one_pass(options.seed, rest=0.5) if options.once else random_plan(options.seed, 60 * options.minutes, only)
-    rate = options.jobs / (60 * options.minutes)
+    rate = _REFUSED * options.jobs / (60 * options.minutes)
     click.echo(f"{options.minutes:g} minutes, {options.jobs} jobs, {rate:.1f}/s")
     _say(plan_lines(plan))
     with loaded(folder, seed=options.seed, rate=rate, clocks=DEFAULT if options.soak else QUICK) as scene:

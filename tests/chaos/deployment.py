@@ -73,7 +73,9 @@ class Deployment:
         self.direct = self.settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{ports[2]}"})
         self.api_url = f"http://127.0.0.1:{ports[4]}"
         self.logs, self.orders = folder / "logs", folder / "orders"
-        self.orders.mkdir()
+        self._temporary = folder / "tmp"
+        for made in (self.orders, self._temporary):
+            made.mkdir()
         self.disks = disks
         self._servers = self._server_members(folder)
         self._product = {part.name: Member.of(part) for part in self._parts(folder, ports[4])}
@@ -249,7 +251,7 @@ class Deployment:
 
     def _parts(self, folder: Path, port: int) -> Iterator[Part]:
         environment = as_environment(self.settings)
-        environment |= {FOLDER: str(self.orders), "PYTHONPATH": str(_ROOT)}
+        environment |= {FOLDER: str(self.orders), "PYTHONPATH": str(_ROOT), "TMPDIR": str(self._temporary)}
         databases = role_urls(self._credentials)
         for part in product_parts(folder, port, environment, self.settings.slot_count, databases):
             if part.name == "api":

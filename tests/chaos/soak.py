@@ -28,7 +28,7 @@ def growth(series: Mapping[Series, Sequence[tuple[float, float]]]) -> tuple[list
     not judged.
     """
     longest = max((len(samples) for samples in series.values()), default=0)
-    lines, flat = [f"{'what is held':40} {'start':>8} {'end':>8} {'an hour':>8}"], True
+    lines, flat = [f"{'what is held':40} {'start':>8} {'end':>8} {'an hour':>8}"] if longest else [], True
     for name, samples in sorted(series.items()):
         found = trend(samples, _SLACK.get(name.what, 0))
         if found is None or len(samples) < longest / 2:
