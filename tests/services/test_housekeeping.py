@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -27,6 +28,8 @@ from shared.jobs import EVENT_TYPES, ClaimedJob, JobResult, ModelIdentity, NewJo
 from shared.object_store import ObjectStore, artifact_key, job_prefix, source_key
 from shared.settings import Settings
 from shared.tables import Erasure, Job, Result, Tenant, WebhookDelivery
+from shared.wall import WORKER_ROLE
+from tests.databases import as_role
 from tests.juicefs import juicefs_gateway
 from tests.service_settings import SECRET_KEY, settings_for
 from worker.housekeeper import Housekeeper
@@ -194,11 +197,14 @@ def test_a_webhook_that_still_waits_keeps_its_job(database: Database, store: Obj
     assert housekeeping.delete_old(database, days=1) == 1
 
 
-def test_a_round_does_all_of_it(database: Database, store: ObjectStore, tenant: UUID) -> None:
+def test_a_round_does_all_of_it_in_the_workers_role(
+    database: Database, empty_database: str, store: ObjectStore, tenant: UUID
+) -> None:
     for _ in range(3):
         finished(database, store, tenant, days_ago=9)
     kept = finished(database, store, tenant)
-    Housekeeper(database, store, retention_days=7).tidy()
+    with contextlib.closing(Database(as_role(empty_database, WORKER_ROLE))) as restricted:
+        Housekeeper(restricted, store, retention_days=7).tidy()
     assert jobs(database) == {kept}
     assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
     assert erasures(database) == set()
