@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
+import gzip
 import ipaddress
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,7 +42,9 @@ class Receiver:
     """A running receiver and what it has seen.
 
     Paths: `/200`, `/500`, any other status; `/hang`; `/drip-head`, `/drip-body`; `/gigabyte`; `/redirect` to `/200`;
-    `/nul`; `/garbage`; `/close`; `/deaf`, which does not read the body. A query is left alone.
+    `/nul`; `/garbage`; `/close`; `/reset`; `/deaf`, which does not read the body; `/endless-line`, `/endless-headers`,
+    `/endless-1xx`, `/endless-extension`, as fast as they are read; `/drip-1xx`; `/bad-chunks`; `/cut-off`;
+    `/gzip-bomb`, 200 MB of zeros. A query is left alone.
     """
 
     port: int
@@ -152,6 +158,38 @@ class _Handler(BaseHTTPRequestHandler):
     def close(self) -> None:
         """Answer nothing and hang up."""
 
+    def reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def endless_line(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+        self._flood(b"x" * CHUNK)
+
+    def endless_headers(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        self._flood(b"X-Endless: 1\r\n" * 4096)
+
+    def endless_1xx(self) -> None:
+        self._flood(b"HTTP/1.1 102 Processing\r\n\r\n" * 2048)
+
+    def drip_1xx(self) -> None:
+        self._drip(b"HTTP/1.1 102 Processing\r\n\r\n")
+
+    def endless_extension(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+        self._flood(b"x" * CHUNK)
+
+    def bad_chunks(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\n-1\r\n")
+
+    def cut_off(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nten bytes.")
+
+    def gzip_bomb(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+        self.wfile.write(head % len(_bomb()) + _bomb())
+
     def log_message(self, *_: object) -> None:
         """Keep the tests' output quiet."""
 
@@ -162,6 +200,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _flood(self, wave: bytes) -> None:
+        for _ in range(GIGABYTE // len(wave)):
+            self.wfile.write(wave)
+            self.server.receiver.sent_bytes += len(wave)
 
     def _drip(self, drop: bytes) -> None:
         while not self.server.receiver.released.wait(0.05):
@@ -177,30 +220,68 @@ _BEHAVIOURS: dict[str, Callable[[_Handler], None]] = {
     "nul": _Handler.nul,
     "garbage": _Handler.garbage,
     "close": _Handler.close,
+    "reset": _Handler.reset,
+    "endless-line": _Handler.endless_line,
+    "endless-headers": _Handler.endless_headers,
+    "endless-1xx": _Handler.endless_1xx,
+    "endless-extension": _Handler.endless_extension,
+    "drip-1xx": _Handler.drip_1xx,
+    "bad-chunks": _Handler.bad_chunks,
+    "cut-off": _Handler.cut_off,
+    "gzip-bomb": _Handler.gzip_bomb,
 }
 
 
-def self_signed(folder: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
-    """Make a certificate for `names` that nobody vouches for; return a server's context and the certificate's file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
+@functools.cache
+def _bomb() -> bytes:
+    """200 MB of zeros, packed."""
+    return gzip.compress(bytes(200_000_000), compresslevel=1)
+
+
+class Authority:
+    """A certificate authority of our own, whose certificate lies in `file`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._issued = folder, 0
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority for tests")])
+        constraints = x509.BasicConstraints(ca=True, path_length=0)
+        certificate = self._certificate(self._name, self._key).add_extension(constraints, critical=True)
+        self.file = folder / "authority.crt"
+        self.file.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())))
+
+    def server(self, *names: str, days: int = 1) -> ssl.SSLContext:
+        """Return the context of a server that is called `names`; its certificate ends in `days`."""
+        key, self._issued = ec.generate_private_key(ec.SECP256R1()), self._issued + 1
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "receiver")])
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        certificate = self._certificate(subject, key, days).add_extension(alternatives, critical=False)
+        file = self._folder / f"receiver{self._issued}.pem"
+        file.write_bytes(_pem(certificate.sign(self._key, hashes.SHA256())) + _key_pem(key))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
+
+    def _certificate(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
+    ) -> x509.CertificateBuilder:
+        ends = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+        begins = min(ends, dt.datetime.now(dt.UTC)) - dt.timedelta(minutes=5)
+        return (
+            x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(begins)
+            .not_valid_after(ends)
+        )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    certificate_file, key_file = folder / "receiver.crt", folder / "receiver.key"
-    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate_file, key_file)
-    return context, certificate_file
 
 
 def _general_name(name: str) -> x509.GeneralName:

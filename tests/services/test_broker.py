@@ -24,7 +24,7 @@ from deploy.local.processes import ChildProcess
 from deploy.local.servers import ValkeyServer, valkey_url
 from deploy.local.services import ServiceUrls
 from shared.broker import ANALYZE, Broker, make_celery
-from tests.receivers import self_signed
+from tests.receivers import Authority
 from tests.service_settings import settings_for
 
 
@@ -101,7 +101,7 @@ def test_a_message_that_outlives_its_connection_is_no_bug_of_celerys(services: S
 def test_a_redis_behind_tls_must_show_a_certificate_that_somebody_vouches_for(
     services: ServiceUrls, tmp_path: Path
 ) -> None:
-    context, _ = self_signed(tmp_path, "localhost")
+    context = Authority(tmp_path).server("localhost")
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         port = listener.getsockname()[1]
         greeted = pool.submit(_handshake, listener, context)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NoReturn
 from uuid import UUID, uuid4
 
@@ -303,6 +304,67 @@ def test_a_receiver_without_an_answer_is_logged_with_the_reason(
     (attempt,) = tried(courier, database)
     assert (attempt.status, attempt.error, attempt.response_excerpt) == (None, code, None)
     assert only_delivery(database).state == "pending"
+
+
+HOSTILE = {
+    "/hang": "timeout",
+    "/deaf": "timeout",
+    "/drip-head": "timeout",
+    "/drip-body": "timeout",
+    "/drip-1xx": "timeout",
+    "/close": "bad_response",
+    "/garbage": "bad_response",
+    "/bad-chunks": "bad_response",
+    "/cut-off": "bad_response",
+    "/endless-line": "bad_response",
+    "/endless-headers": "bad_response",
+    "/endless-1xx": "bad_response",
+    "/endless-extension": "bad_response",
+    "/reset": "connection_lost",
+    "/redirect": None,
+    "/gigabyte": None,
+    "/gzip-bomb": None,
+}
+
+
+def test_hostile_receivers_cost_a_try_each_and_neither_memory_nor_other_endpoints(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.delivery._TRY_SECONDS", 3.0)
+    with running_receiver() as hostile:
+        of = {add_endpoint(database, tenant, hostile.url(path))[0]: path for path in HOSTILE}
+        prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
+        _gzip_is_packed(hostile)
+        end_jobs(database, tenant)
+        before = _memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        begun = time.monotonic()
+        deliver_until(courier, lambda: states(database, prompt) == {"delivered": 1}, seconds=3)
+        deliver_until(courier, lambda: len(_errors(database, of)) == len(HOSTILE))
+        assert time.monotonic() - begun < 6
+        assert _errors(database, of) == HOSTILE
+        assert _memory("VmHWM") - before < 100_000_000
+        hostile.released.set()
+        courier.close()
+
+
+def _gzip_is_packed(hostile: Receiver) -> None:
+    """Have the receiver, which lives in this process, make its bomb before memory is measured."""
+    Egress(["127.0.0.1"]).post(hostile.url("/gzip-bomb"), b"", {}, 20)
+
+
+def _memory(kind: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
+    return int(line.split()[1]) * 1024
+
+
+def _errors(database: Database, of: dict[UUID, str]) -> dict[str, str | None]:
+    """For each of these endpoints that was tried, the error of its first try."""
+    first = select(WebhookDelivery.endpoint_id, WebhookAttempt.error).where(
+        WebhookAttempt.delivery_id == WebhookDelivery.id, WebhookAttempt.attempt == 1
+    )
+    with database.begin() as session:
+        return {of[endpoint]: error for endpoint, error in session.execute(first) if endpoint in of}
 
 
 def test_of_a_gigabyte_in_answer_two_kilobytes_are_kept(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from shared.addresses import IPAddress
 from shared.destinations import EgressCode, EgressRefused
-from tests.receivers import Receiver, running_receiver, self_signed
+from tests.receivers import Authority, Receiver, running_receiver
 from worker.egress import EXCERPT_BYTES, Egress, EgressFailed
 
 HEADERS = {"Content-Type": "application/json", "webhook-id": "msg_1"}
@@ -52,7 +55,7 @@ def test_a_receiver_on_ipv6_is_called_by_its_bracketed_host() -> None:
     assert receiver.received[0].headers["host"] == f"[::1]:{receiver.port}"
 
 
-@pytest.mark.parametrize("path", ["/hang", "/drip-head", "/drip-body"])
+@pytest.mark.parametrize("path", ["/hang", "/drip-head", "/drip-body", "/drip-1xx"])
 def test_a_slow_receiver_is_left_when_the_time_is_over(egress: Egress, receiver: Receiver, path: str) -> None:
     begun = time.monotonic()
     assert failure(egress, receiver.url(path), timeout=0.6) is EgressCode.TIMEOUT
@@ -85,6 +88,30 @@ def test_a_redirect_is_an_answer_and_is_not_followed(egress: Egress, receiver: R
 @pytest.mark.parametrize("path", ["/garbage", "/close"])
 def test_what_does_not_speak_http_is_a_bad_response(egress: Egress, receiver: Receiver, path: str) -> None:
     assert failure(egress, receiver.url(path)) is EgressCode.BAD_RESPONSE
+
+
+@pytest.mark.parametrize("path", ["/endless-line", "/endless-headers", "/endless-1xx", "/endless-extension"])
+def test_an_answer_that_does_not_come_to_its_body_is_left_after_some_kilobytes(
+    egress: Egress, receiver: Receiver, path: str
+) -> None:
+    assert failure(egress, receiver.url(path), timeout=15) is EgressCode.BAD_RESPONSE
+    assert receiver.sent_bytes < 20_000_000  # what the sockets between us hold
+
+
+@pytest.mark.parametrize("path", ["/bad-chunks", "/cut-off"])
+def test_a_body_that_breaks_the_rules_is_a_bad_response(egress: Egress, receiver: Receiver, path: str) -> None:
+    assert failure(egress, receiver.url(path)) is EgressCode.BAD_RESPONSE
+
+
+def test_a_reset_is_a_lost_connection(egress: Egress, receiver: Receiver) -> None:
+    assert failure(egress, receiver.url("/reset")) is EgressCode.CONNECTION_LOST
+
+
+def test_a_packed_body_is_not_unpacked(egress: Egress, receiver: Receiver) -> None:
+    response = egress.post(receiver.url("/gzip-bomb"), BODY, HEADERS, 5)
+    assert response.status == 200
+    assert len(response.body_excerpt) <= EXCERPT_BYTES
+    assert response.body_excerpt[:2] == "\x1f\N{REPLACEMENT CHARACTER}"  # how gzip begins
 
 
 def test_a_closed_port_is_a_failure_to_connect() -> None:
@@ -128,37 +155,85 @@ def test_localhost_is_found_by_the_system_and_called_where_it_is_allowed(receive
         assert Egress([allow]).post(receiver.url("/200", host="localhost"), BODY, HEADERS, 5).status == 200
 
 
-@pytest.mark.parametrize(
-    ("trusted", "names", "accepted"),
-    [(False, ("127.0.0.1",), False), (True, ("receiver.test",), False), (True, ("127.0.0.1",), True)],
-    ids=["self-signed", "for another name", "trusted and for this name"],
-)
-def test_a_certificate_must_be_trusted_and_name_the_receiver(
-    trusted: bool, names: tuple[str, ...], accepted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context, certificate = self_signed(tmp_path, *names)
-    if trusted:
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    with running_receiver(tls=context) as receiver:
-        egress, url = Egress(["127.0.0.1"]), f"https://127.0.0.1:{receiver.port}/200"
-        if accepted:
-            assert egress.post(url, BODY, HEADERS, 5).status == 200
-        else:
-            assert failure(egress, url) is EgressCode.TLS_FAILED
-            assert receiver.received == []
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """An authority that the guard believes, and no other."""
+    trusted = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted.file))
+    return trusted
 
 
-def test_a_name_is_verified_and_announced_though_the_connection_goes_to_an_address(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context, certificate = self_signed(tmp_path, "receiver.test")
+def loopback(_name: str, _port: int) -> list[IPAddress]:
+    return [ip_address("127.0.0.1")]
+
+
+def test_a_receiver_on_https_is_believed_by_its_name_though_it_is_called_by_its_address(authority: Authority) -> None:
+    context = authority.server("receiver.test")
     announced: list[str | None] = []
     context.sni_callback = lambda _socket, name, _context: announced.append(name)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with running_receiver(tls=context) as receiver:
-        egress = Egress(["127.0.0.1"], lambda _name, _port: [ip_address("127.0.0.1")])
-        assert egress.post(f"https://receiver.test:{receiver.port}/200", BODY, HEADERS, 5).status == 200
-    assert announced == ["receiver.test"]
+        url = f"https://receiver.test:{receiver.port}/200"
+        egress = Egress(["127.0.0.1"], loopback)
+        assert egress.post(url, BODY, HEADERS, 5).status == 200
+        assert egress.connect(egress.check(url), 5) == ip_address("127.0.0.1")
+    assert announced == ["receiver.test"] * 2
+    assert receiver.received[0].host_lines == [f"receiver.test:{receiver.port}"]
+
+
+def test_a_certificate_may_be_for_an_address(authority: Authority) -> None:
+    with running_receiver(tls=authority.server("127.0.0.1")) as receiver:
+        url = f"https://127.0.0.1:{receiver.port}/200"
+        assert Egress(["127.0.0.1"]).post(url, BODY, HEADERS, 5).status == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "days"),
+    [
+        (("other.test",), 1),
+        (("127.0.0.1",), 1),  # that of the address at which it is called: the name counts
+        (("*.receiver.test",), 1),
+        (("receiver.test.other.test",), 1),
+        (("receiver.test",), -1),
+    ],
+    ids=["another name", "its address", "names below", "a longer name", "ended"],
+)
+def test_a_certificate_for_anything_else_gets_nothing(authority: Authority, names: tuple[str, ...], days: int) -> None:
+    with running_receiver(tls=authority.server(*names, days=days)) as receiver:
+        egress, url = Egress(["127.0.0.1"], loopback), f"https://receiver.test:{receiver.port}/200"
+        assert failure(egress, url) is EgressCode.TLS_FAILED
+        with pytest.raises(EgressFailed):
+            egress.connect(egress.check(url), 5)
+        assert receiver.received == []
+
+
+@pytest.mark.usefixtures("authority")
+def test_a_certificate_of_an_authority_that_nobody_knows_gets_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    stranger = Authority(tmp_path_factory.mktemp("stranger"))
+    with running_receiver(tls=stranger.server("receiver.test")) as receiver:
+        egress = Egress(["127.0.0.1"], loopback)
+        assert failure(egress, f"https://receiver.test:{receiver.port}/200") is EgressCode.TLS_FAILED
+        assert receiver.received == []
+
+
+def test_a_handshake_that_drips_is_left_when_the_time_is_over() -> None:
+    def drip(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"\x16\x03\x03\x40\x00")  # a record of 16 KB, of which a byte comes now and then
+                while not over.wait(0.05):
+                    connection.sendall(b"\x02")
+
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, args=(listener,), daemon=True)
+        dripping.start()
+        begun = time.monotonic()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        assert failure(Egress(["127.0.0.1"]), url, timeout=0.6) is EgressCode.TIMEOUT
+        assert time.monotonic() - begun < 2
+        over.set()
+        dripping.join()
 
 
 def test_a_handshake_that_hangs_is_left_when_the_time_is_over() -> None:
