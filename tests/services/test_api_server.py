@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -96,3 +98,19 @@ def test_a_stop_is_clean_and_leaves_no_files(server: Server) -> None:
     assert server.process.wait(timeout=30) == 0
     assert [path.name for path in server.temporary.iterdir()] == ["log"]
     assert "Traceback" not in (server.temporary / "log").read_text()
+
+
+@pytest.mark.slow
+def test_a_stop_waits_for_no_client_for_longer_than_half_a_minute(
+    api: ApiWorld, api_settings: Settings, tmp_path: Path
+) -> None:
+    with serving(api_settings, tmp_path) as server:
+        address = ("127.0.0.1", server.port)
+        with socket.create_connection(address) as half_sent, socket.create_connection(address) as idle:
+            half_sent.sendall(_request_head(api, "Content-Length: 900000") + b"--b\r\n")
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert _read_answer(idle).startswith(b"HTTP/1.1 200")
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(timeout=60) == 0
+            assert time.monotonic() - began < 30
