@@ -128,8 +128,7 @@ class AnalysisRuntime:
         sandbox = Sandbox(
             ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels),
             memory_bytes=settings.decode_memory_bytes,
-            cpu_seconds=math.ceil(settings.decode_seconds),  # in all
-            wall_seconds=settings.decode_seconds,
+            cpu_seconds=math.ceil(settings.decode_seconds),
         )
         sandbox.start()
         sandbox_at = time.monotonic()
