@@ -14,6 +14,7 @@ from typing import Any
 
 _LENGTHS = struct.Struct("!II")
 _MAX_HEADER = 4096
+_MAX_PART = 1 << 18
 
 
 class WireError(Exception):
@@ -49,14 +50,14 @@ def receive(sock: socket.socket, max_payload: int, deadline: float | None = None
 
 
 def _receive_exactly(sock: socket.socket, count: int, deadline: float | None) -> bytearray:
-    received = bytearray(count)
-    rest = memoryview(received)
-    while rest:
+    """`count` bytes. Memory is taken as they come: what is only promised may cost nothing."""
+    received = bytearray()
+    while len(received) < count:
         sock.settimeout(_remaining(deadline))
-        read = sock.recv_into(rest)
-        if not read:
+        part = sock.recv(min(count - len(received), _MAX_PART))
+        if not part:
             raise EOFError
-        rest = rest[read:]
+        received += part
     return received
 
 

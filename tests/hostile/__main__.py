@@ -19,11 +19,11 @@ import click
 from tests.hostile import old_pillow
 from tests.hostile.any_format import open_all
 from tests.hostile.corpora import CORPORA, CorpusError, HostileFile, cache_folder, fetch, files
-from tests.hostile.generated import generated_files
+from tests.hostile.generated import generated_files, largest
 from tests.hostile.mutations import examples
 from tests.hostile.refusals import measure
-from tests.hostile.report import ending_lines, outcome_lines, refusal_lines
-from tests.hostile.run import send_all
+from tests.hostile.report import ending_lines, memory_line, outcome_lines, refusal_lines
+from tests.hostile.run import flood, send_all
 from tests.hostile.service import running
 
 
@@ -87,8 +87,11 @@ def _send(sent: list[HostileFile]) -> list[str]:
     with running(folder) as service:
         click.echo(f"\nthrough the service, {_machine()}; logs: {folder}; decoded by {service.pillow()}:")
         outcome = send_all(service, sent)
-    click.echo("\n".join(outcome_lines(outcome)))
-    return outcome.violations
+        click.echo("\n".join(outcome_lines(outcome)))
+        most = HostileFile("large", "40 million pixels", largest())
+        flooded = flood(service, most)
+    click.echo(f"\n{len(flooded.endings)} images of 40 million pixels at once: {memory_line(flooded)}")
+    return outcome.violations + flooded.violations
 
 
 def _machine() -> str:

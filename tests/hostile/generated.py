@@ -231,6 +231,13 @@ COSTLY: dict[str, Callable[[], bytes]] = {
 }
 
 
+def largest() -> bytes:
+    """A JPEG of as many pixels as are accepted; its upright copy costs the most memory."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(photograph(800, 500).resize((8000, 5000)), "JPEG", exif=exif, progressive=True)
+
+
 def generated_files() -> Iterator[HostileFile]:
     """Every file made here, and the odd ones of the other tests."""
     for group, odds in {"odd": (*REFUSED, *ACCEPTED), "bomb": BOMBS, "polyglot": POLYGLOTS}.items():

@@ -49,7 +49,6 @@ def default_sandbox(kind: type[_Sandbox]) -> _Sandbox:
         ImageLimits(default["max_upload_bytes"], default["max_pixels"]),
         memory_bytes=default["decode_memory_bytes"],
         cpu_seconds=default["decode_seconds"],
-        wall_seconds=default["decode_seconds"],
     )
 
 

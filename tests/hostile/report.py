@@ -18,11 +18,15 @@ _ENDED_BY_FORCE = {ErrorCode.DECODE_CRASHED, ErrorCode.OUT_OF_MEMORY}
 def outcome_lines(outcome: Outcome) -> Iterator[str]:
     """What came of a run."""
     yield from ending_lines(outcome.endings)
-    yield (
-        f"memory of the worker and its children: {_mb(outcome.worker_bytes_at_rest)} at rest, "
-        f"{_mb(outcome.worker_bytes)} at the most (PSS, looked at 20 times a second)"
+    yield memory_line(outcome)
+
+
+def memory_line(outcome: Outcome) -> str:
+    """What the worker held."""
+    return (
+        f"memory of the worker and its children: {_mb(outcome.worker_bytes_at_rest)} before, "
+        f"{_mb(outcome.worker_bytes)} at the most (PSS, looked at 20 times a second), in {outcome.seconds:.0f} s"
     )
-    yield f"all took {outcome.seconds:.0f} s"
 
 
 def ending_lines(endings: Sequence[Ending]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from tests.hostile.service import TENANTS, MemoryGauge, Service
 
 #: The most that a file may take, from the first byte sent to a terminal state seen.
 MOST_SECONDS = 10.0
-_GIVE_UP_SECONDS = 60.0
+_GIVE_UP_SECONDS = 300.0
 _POLL_SECONDS = 0.01
 _FAILURES = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE,
@@ -87,6 +87,16 @@ def send_all(service: Service, files: Sequence[HostileFile]) -> Outcome:
     outcome.worker_bytes_at_rest, outcome.worker_bytes = gauge.at_rest, gauge.most
     outcome.violations = _violations(service, outcome.endings)
     return outcome
+
+
+def flood(service: Service, file: HostileFile) -> Outcome:
+    """Send one file as often as the worker carries jobs, all at once: what it may hold at the most."""
+    count, began = service.place.settings.slot_count, time.monotonic()
+    gauge = MemoryGauge(service.worker_pid)
+    with service.client(TENANTS[0]) as client, gauge.watching(), ThreadPoolExecutor(count) as threads:
+        endings = list(threads.map(lambda copy: _send(client, copy), [file] * count))
+    failed = [f"{file.name}, with {count} at once: {ending.code}" for ending in endings if ending.code != "succeeded"]
+    return Outcome(endings, failed, gauge.at_rest, gauge.most, time.monotonic() - began)
 
 
 def _violations(service: Service, endings: Sequence[Ending]) -> list[str]:

@@ -7,11 +7,14 @@ import os
 import resource
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +26,7 @@ import structlog
 from shared.errors import ErrorCode, JobError
 from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
+from worker import sandbox_wire
 from worker.imaging import ImageLimits, decode, preprocess
 from worker.sandbox import PICTURES, OpenedImage, Sandbox, SandboxError
 
@@ -160,7 +164,7 @@ def test_a_decoder_that_ends_fails_its_job_alone(behaviour: str, code: ErrorCode
 
 
 def test_a_decoder_that_loops_is_ended_by_processor_time():
-    with HostileSandbox(cpu_seconds=1) as hostile:
+    with HostileSandbox(cpu_seconds=1, wall_seconds=60) as hostile:
         error = failure(hostile, told_to("spin"))
         assert (error.code, "processor time" in error.message) == (ErrorCode.DECODE_CRASHED, True)
         assert "SIGKILL" in failure(hostile, told_to("spin stubbornly")).message
@@ -222,6 +226,19 @@ def test_an_answer_that_cannot_be_true_is_refused(behaviour: str, hostile: Hosti
 def test_pictures_that_cannot_be_true_are_refused(behaviour: str, hostile: HostileSandbox):
     with hostile.open(told_to(behaviour), 64) as image, pytest.raises(JobError, match="cannot be true"):
         image.render(_EPS, _MEAN, {"heatmap"})
+
+
+def test_what_is_only_promised_takes_no_memory():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(struct.pack("!II", 2, 400_000_000) + b"{}" + bytes(1000))
+        theirs.shutdown(socket.SHUT_WR)
+        tracemalloc.start()
+        with pytest.raises(EOFError):
+            sandbox_wire.receive(ours, 480_000_000)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 4_000_000
 
 
 def test_a_lie_and_a_crash_are_told_to_the_log(hostile: HostileSandbox):
