@@ -6,6 +6,7 @@ The listener is on every address of the machine. In a world where every address 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import select
 
+from deploy.cli import main
 from shared import lifecycle
 from shared.crypto import Vault
 from shared.database import Database
@@ -247,3 +250,12 @@ def test_no_url_writes_a_second_host_into_the_head(receiver: Receiver) -> None:
     (request,) = receiver.received
     assert request.host_lines == [f"127.0.0.1:{receiver.port}"]
     assert request.path == "/200?a=%0d%0aHost:%20127.0.0.2"
+
+
+@pytest.mark.parametrize("connect", [False, True])
+def test_egress_check_connects_only_when_asked_to(connect: bool, everybody: Everybody) -> None:
+    arguments = ["egress", "check", f"http://127.0.0.2:{everybody.port}/", "--allow", "127.0.0.2", "--json"]
+    result = CliRunner().invoke(main, arguments + ["--connect"] * connect)
+    assert result.exit_code == 0
+    assert json.loads(result.output)["connected_to"] == ("127.0.0.2" if connect else None)
+    assert everybody.take() == ["127.0.0.2"] * connect

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -298,3 +299,8 @@ def test_a_look_up_that_hangs_is_left_behind() -> None:
     assert caught.value.code is EgressCode.NAME_TIMEOUT
     assert time.monotonic() - begun < 2
     released.set()
+
+
+def test_every_reason_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs/webhooks.md").read_text()
+    assert [code for code in EgressCode if f"`{code}`" not in page] == []
