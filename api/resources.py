@@ -37,7 +37,7 @@ class Resources:
 def make_resources(settings: Settings) -> Resources:
     """Make them; nothing connects before it is used, so servers may still be starting."""
     broker = Broker(make_celery(settings))
-    database = Database(settings.database_url.get_secret_value(), patience=REQUEST, tenant=_callers_tenant)
+    database = Database(settings.database_url.get_secret_value(), waits=REQUEST, tenant=_callers_tenant)
     store = ObjectStore(settings, silence=BRIEF_SECONDS)
     return Resources(
         settings=settings,

@@ -85,11 +85,13 @@ class Admission:
         self._open = 0
         self._known_until = 0.0
 
-    def check(self, tenant_id: UUID) -> None:
-        """Raise `TenantFullError` or `ServiceFullError` where there is no room; nobody else is kept waiting."""
-        self.check_service()
-        with self._database.begin() as session:
-            self._count(session, tenant_id)
+    def check_tenant(self, session: Session, tenant_id: UUID) -> int:
+        """Return how many jobs more the tenant may have now; raise `TenantFullError` where it is none."""
+        values = {"tenant": tenant_id, "most": self._limits.per_tenant}
+        found = session.execute(_OPEN_OF_TENANT, values).one()
+        if found.open >= found.most:
+            raise TenantFullError(found.most, _wait(session, _ENDED_OF_TENANT, found.most, tenant_id))
+        return int(found.most - found.open)
 
     def check_service(self) -> None:
         """Raise `ServiceFullError` where all tenants together have too many open jobs.
@@ -106,17 +108,9 @@ class Admission:
 
         To be called in the transaction that writes the job: the limit is exact.
         """
-        if self._count(session, tenant_id) <= _CLOSE:
+        if self.check_tenant(session, tenant_id) <= _CLOSE:
             session.execute(select(func.pg_advisory_xact_lock(_TURNS, func.hashtext(str(tenant_id)))))
-            self._count(session, tenant_id)  # anew: others have committed while this one waited for its turn
-
-    def _count(self, session: Session, tenant_id: UUID) -> int:
-        """Return how many jobs more the tenant may have; raise `TenantFullError` where it is none."""
-        values = {"tenant": tenant_id, "most": self._limits.per_tenant}
-        found = session.execute(_OPEN_OF_TENANT, values).one()
-        if found.open >= found.most:
-            raise TenantFullError(found.most, _wait(session, _ENDED_OF_TENANT, found.most, tenant_id))
-        return int(found.most - found.open)
+            self.check_tenant(session, tenant_id)  # anew: others have committed while this one waited for its turn
 
     def _all_open(self) -> int:
         """Return the number of open jobs: counted now, or what it was a moment ago."""

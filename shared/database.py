@@ -28,7 +28,7 @@ _CONNECT_SECONDS = 3
 
 
 @dataclass(frozen=True)
-class Patience:
+class Waits:
     """How long connections of one kind wait. The server ends statements by itself, unless it is frozen or away."""
 
     application: str
@@ -52,9 +52,9 @@ class Patience:
 
 
 #: A worker that gives up drops what it has computed.
-WORK = Patience("distildire-service", statement_seconds=15, lock_seconds=5)
+WORK = Waits("distildire-service", statement_seconds=15, lock_seconds=5)
 #: Whoever sent a request wants a definite answer soon, and may send it again.
-REQUEST = Patience("distildire-request", statement_seconds=5, lock_seconds=1.5)
+REQUEST = Waits("distildire-request", statement_seconds=5, lock_seconds=1.5)
 
 
 class Database:
@@ -65,7 +65,7 @@ class Database:
         url: str,
         *,
         pool_size: int = 8,
-        patience: Patience = WORK,
+        waits: Waits = WORK,
         tenant: Callable[[], UUID | None] = lambda: None,
     ) -> None:
         """Connect when asked, at most to twice `pool_size` connections.
@@ -84,8 +84,8 @@ class Database:
                 "connect_timeout": _CONNECT_SECONDS,
                 "keepalives_idle": 10,
                 "tcp_user_timeout": 10_000,
-                "application_name": patience.application,
-                "options": patience.options,
+                "application_name": waits.application,
+                "options": waits.options,
             },
         )
 
@@ -126,7 +126,7 @@ def _wait(connection: Psycopg2Connection) -> None:
         psycopg2.OperationalError: it kept silent; psycopg2 closes the connection.
 
     """
-    seconds = _patience_of(connection)
+    seconds = _silence_of(connection)
     milliseconds = seconds * 1000 if seconds else None
     while (state := connection.poll()) != POLL_OK:
         poll = select.poll()
@@ -135,11 +135,11 @@ def _wait(connection: Psycopg2Connection) -> None:
             raise psycopg2.OperationalError(f"the server kept silent for {seconds:.0f} s")
 
 
-def _patience_of(connection: Psycopg2Connection) -> float | None:
+def _silence_of(connection: Psycopg2Connection) -> float | None:
     """Return seconds; None for a connection that is not `Database`'s: a migration may take its time."""
-    for patience in (WORK, REQUEST):
-        if patience.application in connection.dsn:
-            return _CONNECT_SECONDS if connection.status == STATUS_SETUP else patience.silence_seconds
+    for waits in (WORK, REQUEST):
+        if waits.application in connection.dsn:
+            return _CONNECT_SECONDS if connection.status == STATUS_SETUP else waits.silence_seconds
     return None
 
 

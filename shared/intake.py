@@ -38,11 +38,11 @@ class Intake:
 
         A key that is known makes no new job: its submission is to be answered however full the service is.
         """
-        if idempotency_key is not None:
-            with self._database.begin() as session:
-                if key_is_known(session, tenant_id, idempotency_key):
-                    return
-        self._admission.check(tenant_id)
+        with self._database.begin() as session:
+            if idempotency_key is not None and key_is_known(session, tenant_id, idempotency_key):
+                return
+            self._admission.check_tenant(session, tenant_id)
+        self._admission.check_service()
 
     def accept(self, new: NewJob, image: BinaryIO) -> Job:
         """Return the job of this submission: a new one, or the one that it made when it came before.
