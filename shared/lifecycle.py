@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Uuid, func, select, text, update
+from sqlalchemy import Uuid, delete, func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -26,7 +26,7 @@ from shared.database import Database
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import ClaimedJob, JobResult, JobState, NewJob, Stage
 from shared.presenter import present_job, timestamp
-from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint
+from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint, Worker
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -37,16 +37,34 @@ _SWEEP_LOCK = 0x44697265
 _SWEEP_BATCH = 500
 #: Holds a tenant to one job for each idempotency key.
 _KEY_INDEX = "jobs_idempotency"
+#: A worker that was not heard of for so long is not counted on; it beats every second.
+_FRESH = timedelta(seconds=3)
+#: How long a suspect waits at most for another worker to be ready, so that three deaths are over within minutes; and
+#: for one to be seen at all.
+_WHILE_OTHERS_START, _WHILE_NONE_LIVES = timedelta(seconds=30), timedelta(seconds=5)
 #: A sweep counts so many waiting jobs at most: enough to know how many wake-ups are worth sending.
 MOST_COUNTED = 64
 
 # Tenants in the order of their most urgent, then oldest job, the one with the fewest running jobs first; of the first
 # tenant that has one, the next job. SKIP LOCKED: two workers that look at the same moment get different jobs, and
 # neither waits. Only the job that is taken is locked: a lock on each tenant's next would hide it from all who look
-# meanwhile, and they would find nothing to do. A suspect is left alone until its last worker has been silent for a
-# while: that one is being started again, and the next death would find nobody to go on.
+# meanwhile, and they would find nothing to do.
+#
+# A suspect may cost one more worker. It is taken at once where another is ready and has no suspect; where others live,
+# but cannot go on yet, or where none does, its last worker must have been silent for so long that this is how it stays.
 _CLAIM = text("""
-WITH busy AS (
+WITH others AS (
+    SELECT state = 'ready' AND NOT EXISTS (
+        SELECT FROM jobs WHERE jobs.worker = workers.id AND jobs.state = 'running' AND jobs.suspect
+    ) AS ready
+    FROM workers
+    WHERE role = 'analysis' AND state <> 'draining' AND (model IS NULL OR model = :model)
+      AND id <> :worker AND heartbeat_at > now() - :fresh
+), patience AS (
+    SELECT least(:lease, CASE WHEN bool_or(ready) THEN interval '0'
+                              WHEN count(*) > 0 THEN :while_others_start ELSE :while_none_lives END) AS silence
+    FROM others
+), busy AS (
     SELECT tenant_id, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY tenant_id
 ), next AS (
     SELECT job.id
@@ -57,7 +75,7 @@ WITH busy AS (
             SELECT id, priority, created_at FROM jobs
             WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now()
               AND (model IS NULL OR model = :model)
-              AND (suspect AND beat_at > now() - :suspect_wait) IS NOT TRUE
+              AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
             ORDER BY priority DESC, created_at, id
             LIMIT 1
         ) AS head
@@ -68,7 +86,7 @@ WITH busy AS (
         SELECT id FROM jobs
         WHERE tenant_id = turn.tenant_id AND state = 'queued' AND deadline_at > now()
           AND (model IS NULL OR model = :model)
-          AND (suspect AND beat_at > now() - :suspect_wait) IS NOT TRUE
+          AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
         ORDER BY priority DESC, created_at, id
         LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS job
@@ -138,29 +156,36 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
     return job
 
 
-def claim(
-    database: Database, *, worker: str, model: str, lease: timedelta, suspect_wait: timedelta = timedelta(0)
-) -> ClaimedJob | None:
+def claim(database: Database, *, worker: str, model: str, lease: timedelta) -> ClaimedJob | None:
     """Take the next job: priority, then fairness between tenants, then age. None where nothing waits.
 
-    The attempt is committed before this returns, so before any byte of the image is touched. A suspect is taken only
-    when its last worker has been silent for `suspect_wait`; the caller must see to it that it runs alone.
+    The attempt is committed before this returns, so before any byte of the image is touched. Who is given a suspect
+    must see to it that it runs alone.
     """
     with database.begin() as session:
-        names = {"worker": worker, "model": model, "lease": lease, "suspect_wait": suspect_wait}
-        row = session.execute(_CLAIM, names).one_or_none()
+        row = session.execute(_CLAIM, _claim_names(worker, model, lease)).one_or_none()
     if row is None:
         return None
     return ClaimedJob(*row)
 
 
-def anything_waits(database: Database, *, model: str, suspect_wait: timedelta = timedelta(0)) -> bool:
+def anything_waits(database: Database, *, worker: str, model: str, lease: timedelta) -> bool:
     """Whether `claim` would find a job: asked by the very same statement, which is then undone."""
     with database.begin() as session:
-        names = {"worker": None, "model": model, "lease": timedelta(0), "suspect_wait": suspect_wait}
-        found = session.execute(_CLAIM, names).one_or_none()
+        found = session.execute(_CLAIM, _claim_names(worker, model, lease)).one_or_none()
         session.rollback()
     return found is not None
+
+
+def _claim_names(worker: str, model: str, lease: timedelta) -> dict[str, object]:
+    return {
+        "worker": worker,
+        "model": model,
+        "lease": lease,
+        "fresh": _FRESH,
+        "while_others_start": _WHILE_OTHERS_START,
+        "while_none_lives": _WHILE_NONE_LIVES,
+    }
 
 
 def begin_alone(database: Database, job_id: UUID, attempt: int) -> None:
@@ -237,6 +262,7 @@ def surrender(database: Database, worker: str, in_pass: Collection[tuple[UUID, i
             if (job.id, job.attempt) in in_pass:
                 _drop(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
         _queue_again(session, {(job.id, job.attempt) for job in jobs}.difference(in_pass))
+        session.execute(delete(Worker).where(Worker.id == worker))  # nobody is to count on it
         return len(jobs)
 
 

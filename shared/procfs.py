@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -42,12 +41,6 @@ def start_ticks(pid: int) -> int | None:
     """
     fields = _stat(pid)
     return None if fields is None or fields[_STATE] in "ZX" else int(fields[_START])
-
-
-def age_seconds() -> float | None:
-    """Return how long ago this process began; None if that is not to be seen."""
-    ticks = start_ticks(os.getpid())
-    return None if ticks is None else time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def is_gone(pid: int, ticks: int) -> bool:

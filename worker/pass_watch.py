@@ -20,6 +20,8 @@ from worker.batcher import Fence, GiveUp
 _TICK_SECONDS = 0.1
 #: A pass may take so many times what the slowest should; below the floor, what a busy machine does to any process.
 _PATIENCE, _FLOOR_SECONDS = 10, 5.0
+#: A pass that has used up so much of its time is late.
+_LATE_SHARE = 0.2
 #: How much later than the longest limit the watch ends a process in which no Python runs any more.
 _LOCKED_SECONDS = 5.0
 #: What a process may use by itself of the memory there is: its decoding children need some too.
@@ -43,6 +45,8 @@ class PassWatch:
         self._seconds = seconds
         self._ceiling = ceiling
         self._memory_bytes = memory_bytes
+        self.late = False
+        """Whether the pass that runs now takes much longer than passes do."""
 
     @contextmanager
     def __call__(self, fences: Sequence[Fence]) -> Iterator[None]:
@@ -56,11 +60,13 @@ class PassWatch:
         finally:
             faulthandler.cancel_dump_traceback_later()
             ended.set()
+            self.late = False
 
     def _look_on(self, ended: threading.Event, thread: int, fences: Sequence[Fence]) -> None:
         ticks = 0
         while not ended.wait(_TICK_SECONDS):
             ticks += 1
+            self.late = ticks * _TICK_SECONDS >= _LATE_SHARE * self._seconds
             if ticks * _TICK_SECONDS >= self._seconds:
                 self._end("device_stuck", thread, fences, seconds=self._seconds)
                 return

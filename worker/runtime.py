@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from shared import lifecycle, procfs
+from shared import lifecycle
 from shared.broker import Broker
 from shared.database import Database
 from shared.jobs import ClaimedJob, ModelIdentity
@@ -37,10 +37,6 @@ if TYPE_CHECKING:  # torch is imported when the sandbox runs
 
 #: How long a process that must end waits for a claim that is under way: a pass may be filling the memory meanwhile.
 _TAKING_SECONDS = 0.2
-#: From a worker's end to the readiness of the next, in times of what the start of a process takes.
-_RESTART = 1.5
-#: Three deaths of a job that kills its workers are over within a minute.
-_LONGEST_SUSPECT_WAIT = 15.0
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +58,6 @@ class AnalysisRuntime:
 
         self._settings = settings
         self._lease = timedelta(seconds=settings.lease_seconds)
-        self._suspect_wait = min(suspect_wait(procfs.age_seconds()), self._lease)
         self._worker = worker
         self._model = detector.card.name
         self._sandbox = sandbox
@@ -76,16 +71,17 @@ class AnalysisRuntime:
         self._attempts = Attempts()
         heartbeat = Heartbeat(self._heart_database, self._attempts, lease=self._lease)
         self._heart = Lookout([heartbeat.beat], seconds=heartbeat.seconds, name="heartbeat")
+        self._passes = PassWatch(
+            self._give_up,
+            seconds=pass_limit(pace.pass_seconds, settings.pass_seconds),
+            ceiling=settings.pass_seconds,
+            memory_bytes=settings.memory_bytes or memory_limit(),
+        )
         self._batcher = Batcher(
             Device(detector),
             max_batch=pace.batch,
             wait_seconds=settings.batch_wait_ms / 1000,
-            watch=PassWatch(
-                self._give_up,
-                seconds=pass_limit(pace.pass_seconds, settings.pass_seconds),
-                ceiling=settings.pass_seconds,
-                memory_bytes=settings.memory_bytes or memory_limit(),
-            ),
+            watch=self._passes,
             give_up=self._give_up,
         )
         self._identity = ModelIdentity(
@@ -207,12 +203,13 @@ class AnalysisRuntime:
         _log.info("worker_stopped")
 
     def _take(self) -> Errand | None:
+        if self._passes.late:
+            return None  # it may hang: whoever waits is better off elsewhere
         job = lifecycle.claim(
             self._database,
             worker=self._worker,
             model=self._model,
             lease=self._lease,
-            suspect_wait=self._suspect_wait,
         )
         return None if job is None else Errand(partial(self._carry, job), alone=job.suspect)
 
@@ -234,16 +231,7 @@ class AnalysisRuntime:
         os._exit(1)
 
     def _anything_waits(self) -> bool:
-        return lifecycle.anything_waits(self._heart_database, model=self._model, suspect_wait=self._suspect_wait)
-
-
-def suspect_wait(start_seconds: float | None) -> timedelta:
-    """Return for how long a suspect is left alone after its worker was last heard of, by what a start takes here.
-
-    By then another has started in the dead one's place, as a rule: the next death leaves somebody to go on.
-    """
-    seconds = _LONGEST_SUSPECT_WAIT if start_seconds is None else _RESTART * start_seconds
-    return timedelta(seconds=min(seconds, _LONGEST_SUSPECT_WAIT))
+        return lifecycle.anything_waits(self._heart_database, worker=self._worker, model=self._model, lease=self._lease)
 
 
 def load_detector(settings: Settings) -> Detector:

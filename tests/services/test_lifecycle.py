@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier
 from uuid import UUID, uuid4
@@ -12,16 +13,16 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, select, text, update
 
-from shared import lifecycle
+from shared import lifecycle, workers
 from shared.crypto import Vault
 from shared.database import Database
 from shared.endpoints import create_endpoint
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, LeaseLostError
 from shared.jobs import EVENT_TYPES, Artifact, ClaimedJob, JobResult, JobState, ModelIdentity, NewJob, Stage
 from shared.tables import Job, Result, Tenant, WebhookDelivery
+from shared.workers import Condition, Role, WorkerIdentity, WorkerState
 
 LEASE = timedelta(seconds=30)
-NO_TIME = timedelta(0)
 DEADLINE = timedelta(hours=1)
 VAULT = Vault("a secret key for tests, 32 chars at least")
 
@@ -76,11 +77,6 @@ def claim(database: Database, model: str = "M") -> ClaimedJob | None:
     return lifecycle.claim(database, worker="w", model=model, lease=LEASE)
 
 
-def claim_patiently(database: Database) -> ClaimedJob | None:
-    """As a worker whose neighbours take a minute to start."""
-    return lifecycle.claim(database, worker="w", model="M", lease=LEASE, suspect_wait=timedelta(minutes=1))
-
-
 def claimed(database: Database) -> ClaimedJob:
     job = claim(database)
     assert job is not None
@@ -94,7 +90,8 @@ def read(database: Database, job_id: UUID) -> Job:
 
 def end_lease(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(lease_until=func.now() - timedelta(seconds=1)))
+        over, silent_since = func.now() - timedelta(seconds=1), func.now() - timedelta(hours=1)
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=over, beat_at=silent_since))
 
 
 def test_a_claim_owns_the_job_before_it_returns(database: Database, tenant: UUID) -> None:
@@ -145,9 +142,7 @@ def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database:
 def test_a_claim_that_is_not_committed_yet_hides_no_other_tenants_job(database: Database, tenant: UUID) -> None:
     jobs = {add_job(database, tenant), add_job(database, add_tenant(database, "b"))}
     with database.begin() as session:
-        first = session.execute(
-            lifecycle._CLAIM, {"worker": "w", "model": "M", "lease": LEASE, "suspect_wait": NO_TIME}
-        ).one()
+        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w", "M", LEASE)).one()
         assert {first.id, claimed(database).id} == jobs
 
 
@@ -259,17 +254,67 @@ def test_an_attempt_that_lost_its_job_does_not_begin_alone(database: Database, t
     assert not read(database, job_id).alone
 
 
-def test_a_suspect_waits_until_its_last_worker_was_silent_for_long_enough(database: Database, tenant: UUID) -> None:
+ANOTHER = WorkerIdentity("another", Role.ANALYSIS, "host", 1, None, None, "1.0")
+
+
+def show(database: Database, worker: WorkerIdentity, state: WorkerState, *, model: str | None = "M") -> None:
+    """Write that another worker lives."""
+    workers.beat(database, worker, Condition(state, model=model), age=timedelta(0))
+
+
+def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
+    with database.begin() as session:
+        heard_of = func.now() - timedelta(seconds=seconds)
+        session.execute(update(Job).where(Job.id == job_id).values(beat_at=heard_of))
+
+
+@pytest.mark.parametrize(
+    ("state", "model", "waits"),
+    [
+        (None, "M", 5),
+        (WorkerState.READY, "M", 0),
+        (WorkerState.READY, "of another kind", 5),
+        (WorkerState.STARTING, None, 30),
+        (WorkerState.DRAINING, "M", 5),
+    ],
+)
+def test_a_suspect_waits_until_another_worker_can_go_on_or_none_will(
+    database: Database, tenant: UUID, state: WorkerState | None, model: str | None, waits: int
+) -> None:
     suspect, other = add_job(database, tenant), add_job(database, tenant)
     claimed(database)
     dies(database, suspect)
-    taken = claim_patiently(database)
-    assert taken is not None
-    assert taken.id == other  # and nobody waits for the suspect
-    assert claim_patiently(database) is None
-    with database.begin() as session:
-        session.execute(update(Job).where(Job.id == suspect).values(beat_at=func.now() - timedelta(minutes=2)))
-    assert claim_patiently(database) is not None
+    if state is not None:
+        show(database, ANOTHER, state, model=model)
+    silent_for(database, suspect, max(0, waits - 2))
+    assert claimed(database).id == (other if waits else suspect)  # nobody else waits for the suspect
+    if waits:
+        assert claim(database) is None
+        silent_for(database, suspect, waits + 1)
+        assert claimed(database).id == suspect
+
+
+def test_one_worker_is_kept_free_of_suspects(database: Database, tenant: UUID) -> None:
+    first, second = add_job(database, tenant), add_job(database, tenant)
+    claimed(database)
+    claimed(database)
+    dies(database, first, second)
+    show(database, ANOTHER, WorkerState.READY)
+    silent_for(database, second, 10)
+    lifecycle.claim(database, worker=ANOTHER.id, model="M", lease=LEASE)  # one that does not see us takes the first
+    assert claim(database) is None
+    lifecycle.give_back(database, [(first, 2)])
+    assert claim(database) is not None
+
+
+def test_nobody_waits_for_longer_than_a_lease(database: Database, tenant: UUID) -> None:
+    suspect = add_job(database, tenant)
+    claimed(database)
+    dies(database, suspect)
+    show(database, ANOTHER, WorkerState.STARTING)
+    silent_for(database, suspect, 4)
+    assert claim(database) is None
+    assert lifecycle.claim(database, worker="w", model="M", lease=timedelta(seconds=3)) is not None
 
 
 def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Database, tenant: UUID) -> None:
@@ -287,15 +332,17 @@ def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Da
     lifecycle.give_back(database, [alone.fence])
     row = read(database, job_id)
     assert (row.state, row.deaths, row.suspect, row.alone) == ("queued", 1, True, False)
-    # Nobody died: nobody waits for a worker to come back.
-    assert claim_patiently(database) is not None
+    assert claim(database) is not None  # nobody died: nobody waits for a worker to come back
 
 
 def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, tenant: UUID) -> None:
     jobs = [claimed_job(database, tenant) for _ in range(3)]
     elsewhere = add_job(database, tenant)
     lifecycle.claim(database, worker="another", model="M", lease=LEASE)
+    show(database, replace(ANOTHER, id="w"), WorkerState.READY)
     assert lifecycle.surrender(database, "w", [job.fence for job in jobs[:2]], max_attempts=3) == 3
+    with database.begin() as session:
+        assert workers.list_workers(session) == []  # nobody is to count on it
     assert read(database, elsewhere).state == "running"
     rows = [read(database, job.id) for job in jobs]
     assert [(row.state, row.deaths, row.suspect) for row in rows] == [
@@ -311,6 +358,7 @@ def test_a_pass_with_one_image_counts_whatever_else_the_process_carried(database
     for deaths in (1, 2, 3):
         lifecycle.surrender(database, "w", [(culprit, read(database, culprit).attempt)], max_attempts=3)
         assert read(database, culprit).deaths == deaths
+        silent_for(database, culprit, 10)
         if deaths < 3:
             assert {claimed(database).id for _ in range(2)} == {culprit, other}
     row = read(database, culprit)

@@ -153,13 +153,13 @@ def test_who_was_silent_for_long_is_forgotten_and_comes_back_with_its_next_beat(
 
 def test_what_a_claim_would_find_is_asked_without_claiming(database: Database):
     me = WorkerIdentity.of_this_process(Role.ANALYSIS)
-    assert not lifecycle.anything_waits(database, model="M")
+    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     job_id = carried_by(database, me)
-    assert not lifecycle.anything_waits(database, model="M")
+    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     lifecycle.give_back(database, [(job_id, 1)])
-    assert lifecycle.anything_waits(database, model="M")
+    assert lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     with database.begin() as session:
         job = session.get_one(Job, job_id)
         assert (job.state, job.attempt) == ("queued", 1)
         job.model = "ANOTHER"
-    assert not lifecycle.anything_waits(database, model="M")
+    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))

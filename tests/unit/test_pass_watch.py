@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
@@ -36,6 +37,18 @@ def test_pass_that_takes_too_long_is_given_up_with_its_jobs_named(
     said = capfd.readouterr().out
     assert "device_stuck" in said
     assert "test_pass_watch.py" in said  # the stack says where it hung
+
+
+def test_pass_is_late_long_before_it_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
+    watch = PassWatch(given_up.put, seconds=4, ceiling=LONG, memory_bytes=NO_LIMIT)
+    with watch(PASS):
+        assert not watch.late
+        deadline = time.monotonic() + SOON
+        while not watch.late:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert given_up.empty()
+    assert not watch.late
 
 
 def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
