@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     decode_seconds: float = Field(
         default=8,
         gt=0,
-        description="Processor seconds of such a child; by the clock, each of its phases may take three times that.",
+        description="Processor time of a child in all, and the most that decoding or drawing may take by the clock.",
     )
 
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
