@@ -28,17 +28,14 @@ __all__ = ["PICTURES", "OpenedImage", "Sandbox", "SandboxError"]
 PICTURES = ("dire_map", "heatmap", "overlay")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-#: A decoder that loops is ended by its processor time; one that waits for a crowded core may be innocent.
-_WALL_FACTOR = 3
-
 _log = structlog.get_logger(__name__)
 
 
 class Sandbox:
     """Gives every job a child process of its own. `open` may be called from many threads.
 
-    `memory_bytes` and `cpu_seconds` bound one child over its life, `wall_seconds` each of its two phases: three times
-    the processor time if it is not given.
+    `memory_bytes` and `cpu_seconds` bound one child over its life, `wall_seconds` each of its two phases: as
+    long as the processor time if it is not given.
     """
 
     #: The arguments to Python that start the fork server.
@@ -54,7 +51,7 @@ class Sandbox:
     ) -> None:
         self._limits = limits or ImageLimits()
         self._child_limits = ChildLimits(self._limits, memory_bytes, cpu_seconds)
-        self._wall_seconds = wall_seconds or _WALL_FACTOR * cpu_seconds
+        self._wall_seconds = wall_seconds or cpu_seconds
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._closed = False
