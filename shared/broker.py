@@ -48,6 +48,7 @@ def make_celery(settings: Settings) -> Celery:
         task_create_missing_queues=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # for ever: jobs are found by SQL meanwhile
+        broker_channel_error_retry=True,  # a Redis that refuses to write, its disk full, would end the worker
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_SECONDS,
             "unacked_restore_interval": 5,

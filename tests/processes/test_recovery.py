@@ -136,6 +136,24 @@ def test_beat_and_webhook_worker_outlive_redis_and_ring_again(own_servers: Local
         assert process.wait() == 0, process.said()
 
 
+def test_beat_and_worker_outlive_a_redis_that_refuses_to_write(own_servers: LocalServices, own_place: Workplace):
+    """As one does whose disk is full."""
+    own_servers.start()
+    place = own_place
+    beat = place.start("beat", "--schedule", str(place.folder / "schedule"), ready=False)
+    sweeper = place.start("worker", "-Q", "webhooks,sweep", environment={"DISTILDIRE_POLL_SECONDS": "600"})
+    place.submit(PHOTOGRAPH, wake=False)
+    wait_until(lambda: Broker(place.app).waiting(ANALYSIS_QUEUE) == 1, 60, place.said)
+    place.redis().config_set("min-replicas-to-write", 1)
+    wait_until(lambda: "NOREPLICAS" in sweeper.said() and "NOREPLICAS" in beat.said(), 60, place.said)
+    place.redis().config_set("min-replicas-to-write", 0)
+    place.redis().flushall()
+    wait_until(lambda: Broker(place.app).waiting(ANALYSIS_QUEUE) == 1, 30, place.said)
+    for process in (beat, sweeper):
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.said()
+
+
 def columns(job: Job) -> dict[str, object]:
     """A job's row and its result's."""
     assert job.result is not None
