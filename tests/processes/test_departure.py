@@ -97,8 +97,7 @@ def frozen(own_servers: LocalServices) -> Iterator[list[str]]:
     names: list[str] = []
     yield names
     for name in names:
-        for pid in tree(own_servers.children[name].pid):
-            os.kill(pid, signal.SIGCONT)
+        thaw(own_servers, name)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +133,31 @@ def test_a_worker_that_cannot_tell_the_database_of_its_jobs_ends_in_time_with_1(
     assert time.monotonic() - began < DRAIN_SECONDS + GRACE_SECONDS
 
 
+def test_jobs_that_were_claimed_and_not_begun_go_back_at_once(
+    own_servers: LocalServices, own_place: Workplace, frozen: list[str]
+):
+    job_id = own_place.submit(PHOTOGRAPH)
+    freeze(own_servers, "s3", frozen)
+    worker = own_place.start_analysis()
+    own_place.wait_stage(job_id, "fetching")
+    worker.signal(signal.SIGTERM)
+    wait_until(lambda: listed(own_place) == ["draining"], 10, own_place.said)
+    thaw(own_servers, "s3")
+    assert worker.wait(30) == 0, worker.said()
+    job = own_place.job(job_id)
+    assert (job.state, job.attempt, job.deaths, job.suspect) == ("queued", 1, 0, False)
+    assert '"outcome": "released"' in worker.said()
+    assert "crew_pauses" not in worker.said()
+
+
 def freeze(servers: LocalServices, name: str, frozen: list[str]) -> None:
     """Stop a server and its children where they stand."""
     for pid in tree(servers.children[name].pid):
         os.kill(pid, signal.SIGSTOP)
     frozen.append(name)
+
+
+def thaw(servers: LocalServices, name: str) -> None:
+    """Let them go on."""
+    for pid in tree(servers.children[name].pid):
+        os.kill(pid, signal.SIGCONT)

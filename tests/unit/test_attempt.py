@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ import pytest
 
 from shared.errors import LeaseLostError
 from shared.jobs import ClaimedJob, Stage
-from worker.attempt import Attempt, Attempts
+from worker.attempt import Attempt, Attempts, WorkerStopsError
 
 SOON = 5.0
 
@@ -44,6 +45,29 @@ def test_job_that_was_lost_before_does_not_wait_for_the_device(job: ClaimedJob):
     attempt.lose()
     with pytest.raises(LeaseLostError):
         attempt.result_of(future)
+
+
+def test_a_worker_that_stops_goes_on_with_what_it_has_begun_and_with_nothing_else(job: ClaimedJob):
+    attempts = Attempts()
+    with attempts.carrying(job) as begun, attempts.carrying(replace(job, id=uuid4())) as fetching:
+        begun.enter(Stage.DECODING)
+        attempts.begin_no_more()
+        begun.enter(Stage.DIFFUSING)
+        with pytest.raises(WorkerStopsError):
+            fetching.enter(Stage.DECODING)
+    with attempts.carrying(job) as claimed_since, pytest.raises(WorkerStopsError):
+        claimed_since.enter(Stage.DECODING)
+
+
+def test_what_is_lost_no_longer_keeps_a_worker_busy_but_in_the_device(job: ClaimedJob):
+    attempts = Attempts()
+    with attempts.carrying(job) as attempt:
+        assert attempts.living() == [attempt]
+        attempt.enter(Stage.DIFFUSING)
+        attempt.lose()
+        assert attempts.living() == [attempt]
+        attempt.note(Stage.RENDERING)
+        assert attempts.living() == []
 
 
 def test_seconds_are_counted_by_stage(job: ClaimedJob):

@@ -12,6 +12,7 @@ from shared.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
+from worker.attempt import WorkerStopsError
 from worker.outcome import Abandoned, Failed, Released, outcome_of
 
 
@@ -40,6 +41,10 @@ def test_what_is_said_of_an_unexpected_error_names_no_internals():
 @pytest.mark.parametrize("error", [StoreUnavailableError(), DatabaseUnavailableError()])
 def test_outages_give_the_job_back(error: StoreUnavailableError | DatabaseUnavailableError):
     assert outcome_of(error) == Released(error)
+
+
+def test_a_worker_that_stops_gives_the_job_back():
+    assert isinstance(outcome_of(WorkerStopsError()), Released)
 
 
 def test_lost_lease_writes_nothing():
