@@ -60,7 +60,9 @@ def test_a_slow_receiver_is_left_when_the_time_is_over(egress: Egress, receiver:
     begun = time.monotonic()
     assert failure(egress, receiver.url(path), timeout=0.6) is EgressCode.TIMEOUT
     assert 0.5 < time.monotonic() - begun < 2
-    assert len(receiver.received) == 1
+    while not receiver.received:  # a machine that is busy may read the request only now
+        assert time.monotonic() - begun < 10
+        time.sleep(0.01)
 
 
 def test_a_receiver_that_does_not_read_is_left_when_the_time_is_over(egress: Egress, receiver: Receiver) -> None:
