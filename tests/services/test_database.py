@@ -1,0 +1,39 @@
+"""What the server refuses for reasons of its own is an outage, which passes, and no fault of the statement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from shared.database import Database
+from shared.errors import DatabaseUnavailableError
+
+
+@pytest.fixture
+def database(empty_database: str) -> Iterator[Database]:
+    database = Database(empty_database)
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("state", ["53100", "57P01", "40P01", "55P03"])
+def test_full_disks_shutdowns_deadlocks_and_locks_are_outages(database: Database, state: str) -> None:
+    raised = text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$")
+    with pytest.raises(DatabaseUnavailableError), database.begin() as session:
+        session.execute(raised)
+
+
+def test_a_server_that_takes_only_reads_is_an_outage_for_who_writes(database: Database) -> None:
+    with database.begin() as session:
+        session.execute(text("SET TRANSACTION READ ONLY"))
+        assert session.scalar(text("SELECT 1")) == 1
+    with pytest.raises(DatabaseUnavailableError), database.begin() as session:
+        session.execute(text("SET TRANSACTION READ ONLY; DELETE FROM workers"))
+
+
+def test_a_statement_that_is_wrong_is_no_outage(database: Database) -> None:
+    with pytest.raises(DBAPIError), database.begin() as session:
+        session.execute(text("SELECT FROM nowhere"))
