@@ -53,8 +53,12 @@ class Member:
         return self.child.pid if self.child is not None and self.child.running else None
 
     def start(self) -> None:
-        """Start a process."""
-        self.prepare()
+        """Start a process; where its disk is full, that is due again in a moment."""
+        try:
+            self.prepare()
+        except OSError:
+            self.ended_at = time.monotonic()
+            return
         self.child, self.ended_at, self.stopped_at = ChildProcess(self.program), None, None
 
     def look(self) -> Ended | None:
