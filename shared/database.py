@@ -151,6 +151,6 @@ def _is_outage(error: DBAPIError) -> bool:
     state = getattr(error.orig, "pgcode", None)
     if state is None:  # libpq itself failed: refused, reset, timed out
         return error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError")
-    # 40: rolled back to end a deadlock; whoever may try again should. 53: a full disk, among others. 25006: only reads are
-    # taken, as by a replica before it becomes the primary.
+    # 40: rolled back to end a deadlock; whoever may try again should. 53: a full disk, among others. 25006: only reads
+    # are taken, as by a replica before it becomes the primary.
     return state[:2] in ("08", "40", "53", "57", "58") or state in ("55P03", "25006")
