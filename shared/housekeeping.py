@@ -20,7 +20,7 @@ from shared.database import Database
 from shared.errors import StoreUnavailableError
 from shared.jobs import JobState
 from shared.object_store import ObjectStore, job_prefix
-from shared.tables import Erasure, Job, Result
+from shared.tables import Erasure, Job, Result, Tenant
 
 #: Longer than any request or attempt takes from its first byte in the store to its commit.
 GRACE = timedelta(hours=24)
@@ -32,7 +32,7 @@ _PAGE = 1_000
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 #: The keys that `shared/object_store.py` makes. Whatever else lies in the bucket is somebody else's.
-_OURS = re.compile(rf"{_UUID}/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.png)")
+_OURS = re.compile(rf"(?P<tenant>{_UUID})/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.png)")
 
 # Of each tenant the oldest first. A webhook that still waits for its receiver keeps its job.
 _DELETE_OLD = text("""
@@ -153,17 +153,23 @@ def find_orphans(database: Database, keys: Iterable[str]) -> list[str]:
     """Return those of these keys that are ours and that no job refers to.
 
     All that lies below a job that has not ended may still be committed; what one that has ended refers to is settled.
+    What belongs to a tenant that this database does not know is another installation's in the same bucket.
     """
-    owners = {key: UUID(found["job"]) for key in keys if (found := _OURS.fullmatch(key))}
+    owners = {key: (UUID(found["tenant"]), UUID(found["job"])) for key in keys if (found := _OURS.fullmatch(key))}
     with database.begin() as session:
+        tenants = {*session.scalars(select(Tenant.id).where(Tenant.id.in_({tenant for tenant, _ in owners.values()})))}
         rows = session.execute(
             select(Job.id, Job.state, Job.source_key, Result.artifacts)
             .outerjoin(Result, Result.job_id == Job.id)
-            .where(Job.id.in_({*owners.values()}))
+            .where(Job.id.in_({job for _, job in owners.values()}))
         ).all()
     kept = {row.id: _referred(row.source_key, row.artifacts) for row in rows if JobState(row.state).terminal}
     open_jobs = {row.id for row in rows} - kept.keys()
-    return [key for key, job in owners.items() if job not in open_jobs and key not in kept.get(job, ())]
+    return [
+        key
+        for key, (tenant, job) in owners.items()
+        if tenant in tenants and job not in open_jobs and key not in kept.get(job, ())
+    ]
 
 
 def _referred(source_key: str, artifacts: Mapping[str, Mapping[str, str]] | None) -> Collection[str]:

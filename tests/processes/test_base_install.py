@@ -54,6 +54,8 @@ def test_egress_check_needs_no_extra(tmp_path: Path):
         (["analyze", "cat.png"], "worker"),
         (["models", "list"], "worker"),
         (["keys", "list"], "server"),
+        (["tenants", "list"], "server"),
+        (["jobs", "list"], "server"),
         (["db", "upgrade"], "server"),
         (["bench"], "local"),
     ],

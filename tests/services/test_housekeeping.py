@@ -281,15 +281,16 @@ def test_orphans_go_after_a_day_and_what_a_job_refers_to_stays(
     store.put_artifact(artifact_key(tenant, running, at_work.attempt, "heatmap"), b"png")
     never_committed = source_key(tenant, uuid4())
     store.put(never_committed, BytesIO(b"image"), 5, "image/png")
-    foreign = "backups/of-somebody-else.tar"
-    store.put(foreign, BytesIO(b"tar"), 3, "application/x-tar")
+    foreign = {"backups/of-somebody-else.tar", source_key(uuid4(), uuid4())}  # the second: of another installation
+    for key in foreign:
+        store.put(key, BytesIO(b"tar"), 3, "application/x-tar")
     everything = stored(store)
 
     assert housekeeping.collect_orphans(database, store) == housekeeping.Walked(len(everything), 0, 0)
     make_due(database)
     assert housekeeping.collect_orphans(database, store, grace=NOW) == housekeeping.Walked(len(everything), 2, 0)
     assert everything - stored(store) == {never_committed, artifact_key(tenant, failed, 1, "heatmap")}
-    assert {source_key(tenant, done), artifact_key(tenant, done, 1, "heatmap"), foreign} < stored(store)
+    assert {source_key(tenant, done), artifact_key(tenant, done, 1, "heatmap"), *foreign} < stored(store)
 
 
 def test_a_job_that_is_committed_while_orphans_are_collected_loses_nothing(
