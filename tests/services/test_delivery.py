@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -452,6 +454,27 @@ def test_a_claim_costs_the_same_whatever_waits_for_another_endpoint(database: Da
     _pile_up(database, dead, 20_000)
     many = _blocks_of_a_claim(database, prompt)
     assert many <= few + 20, (few, many)
+
+
+@pytest.mark.slow
+def test_a_claim_takes_as_long_beside_a_hundred_thousand_that_wait(database: Database, tenant: UUID) -> None:
+    """Prints its figures: `pytest -s -m slow tests/services/test_delivery.py`."""
+    dead, _ = add_endpoint(database, tenant, "https://dead.test/")
+    medians = []
+    for pile in (0, 20_000, 80_000):
+        for _ in range(pile // 20_000):
+            _pile_up(database, dead, 20_000)
+        for number in range(10):
+            add_endpoint(database, tenant, f"https://prompt{number}.test/")
+        end_jobs(database, tenant, 4)
+        seconds: list[float] = []
+        while len(seconds) < 40:
+            begun = time.perf_counter()
+            assert claim(database) is not None
+            seconds.append(time.perf_counter() - begun)
+        medians.append(statistics.median(seconds))
+        sys.stdout.write(f"{pile:>7} more: p50 {medians[-1] * 1e3:.1f} ms, max {max(seconds) * 1e3:.1f} ms\n")
+    assert medians[-1] < 3 * medians[0] + 0.005
 
 
 def _pile_up(database: Database, endpoint: UUID, count: int) -> None:
