@@ -271,11 +271,11 @@ def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("state", "model", "waits"),
     [
-        (None, "M", 5),
+        (None, "M", 12),
         (WorkerState.READY, "M", 0),
-        (WorkerState.READY, "of another kind", 5),
+        (WorkerState.READY, "of another kind", 12),
         (WorkerState.STARTING, None, 30),
-        (WorkerState.DRAINING, "M", 5),
+        (WorkerState.DRAINING, "M", 12),
     ],
 )
 def test_a_suspect_waits_until_another_worker_can_go_on_or_none_will(
@@ -300,7 +300,7 @@ def test_one_worker_is_kept_free_of_suspects(database: Database, tenant: UUID) -
     claimed(database)
     dies(database, first, second)
     show(database, ANOTHER, WorkerState.READY)
-    silent_for(database, second, 10)
+    silent_for(database, second, 8)
     lifecycle.claim(database, worker=ANOTHER.id, model="M", lease=LEASE)  # one that does not see us takes the first
     assert claim(database) is None
     lifecycle.give_back(database, [(first, 2)])
@@ -358,7 +358,7 @@ def test_a_pass_with_one_image_counts_whatever_else_the_process_carried(database
     for deaths in (1, 2, 3):
         lifecycle.surrender(database, "w", [(culprit, read(database, culprit).attempt)], max_attempts=3)
         assert read(database, culprit).deaths == deaths
-        silent_for(database, culprit, 10)
+        silent_for(database, culprit, 20)
         if deaths < 3:
             assert {claimed(database).id for _ in range(2)} == {culprit, other}
     row = read(database, culprit)
