@@ -23,7 +23,7 @@ from tests.chaos.report import fault_lines, outcome_lines, plan_lines, verdict_l
 from tests.chaos.run import carry_out, conclude, missed
 from tests.chaos.sampler import Sampler
 from tests.chaos.scene import loaded
-from tests.chaos.schedule import one_pass, random_plan
+from tests.chaos.schedule import Lane, one_pass, random_plan
 from tests.chaos.soak import growth
 
 #: Submissions for each that is accepted while faults happen: so the load ends about when they do.
@@ -54,8 +54,7 @@ def _options() -> argparse.Namespace:
 
 def _kept(options: argparse.Namespace, folder: Path) -> bool:
     """Run a plan; return whether every promise was kept, and in a soak nothing grew."""
-    only = [fault.name for fault in OUTSIDE] if options.soak else options.only or ()
-    plan = one_pass(options.seed, rest=0.5) if options.once else random_plan(options.seed, 60 * options.minutes, only)
+    plan = _plan(options)
     rate = _REFUSED * options.jobs / (60 * options.minutes)
     click.echo(f"{options.minutes:g} minutes, {options.jobs} jobs, {rate:.1f}/s")
     _say(plan_lines(plan))
@@ -72,6 +71,14 @@ def _kept(options: argparse.Namespace, folder: Path) -> bool:
     _say(lines)
     _say(verdict_lines(outcome))
     return not outcome.violations and (flat or not options.soak)
+
+
+def _plan(options: argparse.Namespace) -> list[Lane]:
+    if options.once:
+        return one_pass(options.seed, rest=0.5)
+    if options.soak:
+        return random_plan(options.seed, 60 * options.minutes, sorted(fault.name for fault in OUTSIDE), calm=4)
+    return random_plan(options.seed, 60 * options.minutes, options.only or ())
 
 
 def _measured(options: argparse.Namespace, folder: Path) -> Iterator[bool]:

@@ -64,6 +64,8 @@ class Signal(Fault):
         return f"{self.number.name} {self.target}"
 
     def begin(self, deployment: Deployment) -> bool:
+        if self.number is SIGTERM and not deployment.ready(self.target):
+            return False  # one that is still importing has nothing to stop
         return _may_die(deployment, self.target) and deployment.signal(self.target, self.number)
 
 

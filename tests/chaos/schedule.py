@@ -40,15 +40,18 @@ class Planned:
 Lane = Sequence[Planned]
 
 
-def random_plan(seed: int, seconds: float, only: Collection[str] = ()) -> list[Lane]:
-    """Return kills, other moments and what lasts, each in a lane of its own, for so long; `only` those, by name."""
+def random_plan(seed: int, seconds: float, only: Collection[str] = (), *, calm: float = 1.0) -> list[Lane]:
+    """Return kills, other moments and what lasts, each in a lane of its own, for so long; `only` those, by name.
+
+    Sudden faults are `calm` times as far apart as usual.
+    """
     chance = random.Random(seed)
     lasting = [fault for fault in LASTING + LONG if fault.name in only] if only else LASTING
     kills = [fault for fault in KILLS if fault.name in only] if only else KILLS
     moments = [fault for fault in MOMENTS if fault.name in only] if only else MOMENTS
     lanes = [
-        _sudden(chance, kills, _BETWEEN_KILLS, seconds),
-        _sudden(chance, moments, _BETWEEN_MOMENTS, seconds),
+        _sudden(chance, kills, calm * _BETWEEN_KILLS, seconds),
+        _sudden(chance, moments, calm * _BETWEEN_MOMENTS, seconds),
         _one_after_the_other(chance, lasting, seconds),
     ]
     if seconds >= _LONG_RUN and not only:

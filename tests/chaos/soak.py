@@ -13,7 +13,7 @@ _SLACK = {
     "memory, MiB": 16,
     "descriptors": 16,
     "threads": 8,
-    "connections": 8,
+    "connections": 16,
     "leases": 8,
     "worker rows": 0,
     "clients": 8,
