@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ import redis
 from minio import Minio
 from minio.error import S3Error
 
+from deploy.local.credentials import load_credentials
 from deploy.local.identity import ProcessIdentity
 from deploy.local.ledger import DataDirInUseError, Ledger
 from deploy.local.postgres import NOBODY, USER_NAMESPACE
@@ -255,3 +257,14 @@ def _await(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_credentials_of_an_older_release_are_kept_and_completed(tmp_path: Path):
+    made = load_credentials(tmp_path)
+    path = tmp_path / "credentials.json"
+    older = json.loads(path.read_text())
+    del older["api_password"], older["worker_password"]
+    path.write_text(json.dumps(older))
+    completed = load_credentials(tmp_path)
+    assert replace(completed, api_password=made.api_password, worker_password=made.worker_password) == made
+    assert load_credentials(tmp_path) == completed
