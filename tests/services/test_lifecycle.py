@@ -274,7 +274,7 @@ def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
         (None, "M", 12),
         (WorkerState.READY, "M", 0),
         (WorkerState.READY, "of another kind", 12),
-        (WorkerState.STARTING, None, 30),
+        (WorkerState.STARTING, None, 20),
         (WorkerState.DRAINING, "M", 12),
     ],
 )
