@@ -112,6 +112,18 @@ def test_stack_json_says_where_everything_is_to_its_owner_alone(stack: Stack):
     assert httpx.get(f"{document['api_url']}/v1/jobs", headers=headers).status_code == 200
 
 
+def test_no_process_of_the_product_knows_the_password_of_the_databases_owner(stack: Stack):
+    document = stack.document()
+    password = document["database_url"].split(":")[2].split("@")[0].encode()
+    for name in ("api", "analysis_worker", "webhook_worker", "beat"):
+        environment = Path(f"/proc/{document['pids'][name]}/environ").read_bytes()
+        assert b"DISTILDIRE_DATABASE_URL=" in environment, name
+        assert password not in environment, name
+    assert (
+        "wall between tenants: PostgreSQL keeps it for distildire_api, distildire_worker" in stack.run("doctor").stdout
+    )
+
+
 def test_no_secret_is_on_a_command_line(stack: Stack):
     document = stack.document()
     secrets = [document["api_key"], document["s3"]["secret_key"], document["database_url"].split(":")[2].split("@")[0]]
