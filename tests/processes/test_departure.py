@@ -100,9 +100,8 @@ def frozen(own_servers: LocalServices) -> Iterator[list[str]]:
         thaw(own_servers, name)
 
 
-@pytest.mark.parametrize(
-    "server", ["postgres", *(pytest.param(other, marks=pytest.mark.slow) for other in ("valkey", "s3"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("server", ["postgres", "valkey", "s3"])
 def test_idle_processes_end_with_0_although_a_server_is_frozen(
     own_servers: LocalServices, own_place: Workplace, frozen: list[str], server: str
 ):

@@ -14,7 +14,7 @@ from tests.processes.worker_processes import Workplace, wait_until
 PHOTOGRAPH = saved(photograph(), "JPEG")
 
 
-@pytest.mark.parametrize("queues", ["analysis", "webhooks,sweep"])
+@pytest.mark.parametrize("queues", ["analysis", pytest.param("webhooks,sweep", marks=pytest.mark.slow)])
 def test_a_worker_that_can_write_no_file_works_and_ends_in_order(place: Workplace, queues: str):
     worker = place.start("worker", "-Q", queues, app="tests.processes.mute_worker")
     if queues == "analysis":
