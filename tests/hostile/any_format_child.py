@@ -18,11 +18,12 @@ from worker.imaging import DecodedImage, ImageLimits
 
 
 def decode_any(data: bytes, limits: ImageLimits) -> DecodedImage:
-    """Read an image of any format; of our checks there is only that of its size."""
+    """Read an image of any format, and only then check its size: an answer beyond the limits counts as a lie."""
     try:
         image = Image.open(io.BytesIO(data))
+        pixels = image.convert("RGB")
         check_size(*image.size, len(data), limits)
-        return DecodedImage(image.convert("RGB"), "image/any", ())
+        return DecodedImage(pixels, "image/any", ())
     except (JobError, MemoryError):
         raise
     except Exception as error:
