@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -81,7 +82,8 @@ def test_a_message_that_outlives_its_connection_is_no_bug_of_celerys(services: S
         lost = connection.connection_errors
         received: list[Message] = []
         consumer = connection.Consumer(Queue("q"), on_message=received.append)
-        connection.Producer().publish({}, routing_key="q", declare=consumer.queues)
+        wake_up: dict[str, Any] = {"body": ([], {}, {}), "headers": {"id": "1", "task": ANALYZE}}
+        connection.Producer().publish(**wake_up, routing_key="q", declare=consumer.queues)
         consumer.consume()
         connection.Consumer(Queue("control"), channel=connection.channel()).consume()  # Celery has such a one too
         while not received:
