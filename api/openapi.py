@@ -9,6 +9,7 @@ from apiflask import APIFlask
 from pydantic.json_schema import models_json_schema
 
 from api.auth import PUBLIC
+from api.examples import EXAMPLES
 from api.problems import (
     BODY_TOO_LARGE,
     DATABASE_UNAVAILABLE,
@@ -92,6 +93,8 @@ def _complete(found: dict[str, Any] | str) -> dict[str, Any]:
     _, schemas = models_json_schema(
         [(model, "validation") for model in DOCUMENTS], ref_template="#/components/schemas/{model}"
     )
+    for model, example in EXAMPLES.items():
+        schemas["$defs"][model.__name__]["examples"] = [example]
     spec["components"].setdefault("schemas", {}).update(schemas["$defs"])
     spec["security"] = [{_SECURITY: []}]
     spec["x-problems"] = [{**vars(problem), "type": problem.type} for problem in PROBLEMS]

@@ -241,10 +241,16 @@ def _werkzeug(error: HTTPException) -> Response:
     return respond(ApiError(problem, headers=headers))
 
 
+#: What pydantic puts before the sentences of our validators.
+_PYDANTICS_OWN = "Value error, "
+
+
 def _invalid_parameters(error: HTTPError) -> Response:
     """What the models of `api/schemas.py` refused; the location (query or json) is plain from the field."""
     found = [
-        FieldError(field, "; ".join(messages)) for fields in error.detail.values() for field, messages in fields.items()
+        FieldError(field, "; ".join(message.removeprefix(_PYDANTICS_OWN) for message in messages))
+        for fields in error.detail.values()
+        for field, messages in fields.items()
     ]
     detail = "; ".join(f"{item.field}: {item.message}" for item in found)
     return respond(ApiError(INVALID_FIELD, detail, errors=found))
