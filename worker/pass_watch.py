@@ -45,8 +45,14 @@ class PassWatch:
         self._seconds = seconds
         self._ceiling = ceiling
         self._memory_bytes = memory_bytes
-        self.late = False
+        # Of the pass that was found late. Kept by pass: a watch may find a pass late in the moment in which it ends.
+        self._late_one_ended: threading.Event | None = None
+
+    @property
+    def late(self) -> bool:
         """Whether the pass that runs now takes much longer than passes do."""
+        ended = self._late_one_ended
+        return ended is not None and not ended.is_set()
 
     @contextmanager
     def __call__(self, fences: Sequence[Fence]) -> Iterator[None]:
@@ -60,13 +66,13 @@ class PassWatch:
         finally:
             faulthandler.cancel_dump_traceback_later()
             ended.set()
-            self.late = False
 
     def _look_on(self, ended: threading.Event, thread: int, fences: Sequence[Fence]) -> None:
         ticks = 0
         while not ended.wait(_TICK_SECONDS):
             ticks += 1
-            self.late = ticks * _TICK_SECONDS >= _LATE_SHARE * self._seconds
+            if ticks * _TICK_SECONDS >= _LATE_SHARE * self._seconds:
+                self._late_one_ended = ended
             if ticks * _TICK_SECONDS >= self._seconds:
                 self._end("device_stuck", thread, fences, seconds=self._seconds)
                 return

@@ -52,6 +52,21 @@ def test_pass_is_late_long_before_it_is_given_up(given_up: queue.SimpleQueue[Seq
     assert not watch.late
 
 
+class EndsMeanwhile(threading.Event):
+    """Set in the moment after somebody saw that it was not."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        was_set = self.is_set()
+        self.set()
+        return was_set
+
+
+def test_pass_that_ends_while_it_is_found_late_keeps_nobody_from_working(given_up: queue.SimpleQueue[Sequence[Fence]]):
+    watch = PassWatch(given_up.put, seconds=0.4, ceiling=LONG, memory_bytes=NO_LIMIT)
+    watch._look_on(EndsMeanwhile(), threading.get_ident(), PASS)
+    assert not watch.late
+
+
 def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
     with PassWatch(given_up.put, seconds=LONG, ceiling=LONG, memory_bytes=resident_bytes() + (32 << 20))(PASS):
         assert given_up.empty()
