@@ -164,6 +164,7 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "behave": lambda: None,
     "segfault": _read_null,
     "abort": os.abort,
+    "end namelessly": lambda: signal.raise_signal(40),
     "spin": _spin,
     "spin stubbornly": _spin_stubbornly,
     "sleep": lambda: time.sleep(1000),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ErrorCode, JobError
 from shared.media import HEAD_BYTES, check_header, check_size
+from worker import sandbox_wall
 from worker.imaging import Caveat, ImageLimits
 from worker.sandbox_child import ChildLimits
 from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
@@ -70,6 +71,8 @@ class Sandbox:
         with self._lock:
             if self._server is None:
                 self._server = Server(self._entry, self._child_limits)
+        if not sandbox_wall.can_stand():
+            _log.warning("sandbox_without_wall", reason="no seccomp filter for this machine or in its kernel")
 
     def close(self) -> None:
         """End the fork server and every child; jobs that still run get a SandboxError."""

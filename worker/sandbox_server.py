@@ -83,7 +83,7 @@ class Child:
         if code == -signal.SIGXCPU:
             return _crashed("used more processor time than it may")
         if code < 0:
-            return _crashed(f"was ended by {signal.Signals(-code).name}")
+            return _crashed(f"was ended by {_signal_name(-code)}")
         return JobError(ErrorCode.INTERNAL)
 
     def close(self) -> None:
@@ -150,6 +150,14 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _signal_name(number: int) -> str:
+    """Return its name; not all have one, and a file that has taken a decoder over may choose."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _environment() -> dict[str, str]:

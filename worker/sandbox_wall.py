@@ -76,11 +76,17 @@ _CALLS = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def raise_wall() -> bool:
-    """Put the wall around this process, for good; return whether it stands.
+def can_stand() -> bool:
+    """Whether this machine and its kernel know the wall. Changes nothing: a filter at no address is what is asked for.
 
-    It does not on other machines than those above and on kernels without seccomp: there, limits of resources must do.
+    Other machines than those above and kernels without seccomp do not: there, limits of resources must do.
     """
+    asked = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
+    return platform.machine() in _CALLS and asked == -1 and ctypes.get_errno() == errno.EFAULT
+
+
+def raise_wall() -> bool:
+    """Put the wall around this process, for good; return whether it stands: no, where it cannot."""
     calls = _CALLS.get(platform.machine())
     if calls is None:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import resource
 import select
 import signal
@@ -150,6 +151,7 @@ def test_only_what_is_wanted_is_drawn(sandbox: Sandbox):
     [
         ("segfault", ErrorCode.DECODE_CRASHED, "SIGSEGV"),
         ("abort", ErrorCode.DECODE_CRASHED, "SIGABRT"),
+        ("end namelessly", ErrorCode.DECODE_CRASHED, "signal 40"),
         ("allocate", ErrorCode.OUT_OF_MEMORY, "memory"),
         ("no memory to say so", ErrorCode.OUT_OF_MEMORY, "memory"),
         ("exit", ErrorCode.INTERNAL, ""),
@@ -293,6 +295,15 @@ def test_the_kernel_refuses_a_child_everything_but_computing(hostile: HostileSan
     assert failure(hostile, told_to("try what is forbidden")).message == "allowed []"
     with hostile.open(told_to("start a thread"), 64) as image:
         assert image.width == 64
+
+
+def test_a_machine_that_does_not_know_the_wall_is_told_to_the_log(monkeypatch: pytest.MonkeyPatch):
+    with structlog.testing.capture_logs() as logged:
+        with Sandbox():
+            assert logged == []
+        monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+        with Sandbox():
+            assert [entry["event"] for entry in logged] == ["sandbox_without_wall"]
 
 
 def test_no_child_and_no_descriptor_is_left_behind(sandbox: Sandbox):
