@@ -110,7 +110,10 @@ class ClientSocket(socket.socket):
         try:
             return wait(*arguments)
         finally:
+            began = time.monotonic()
             self._turns.acquire()
+            if self._deadline is not None:  # that was not the client's doing
+                self._deadline += time.monotonic() - began
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # published without types
@@ -138,8 +141,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # published without types
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
         """Answer a request whose head was read."""
-        conn.sock.expect(BODY_SECONDS, BODY_BYTES_PER_SECOND)
         with self._turns:
+            conn.sock.expect(BODY_SECONDS, BODY_BYTES_PER_SECOND)
             conn.sock.working = True
             try:
                 return super().handle_request(req, conn)

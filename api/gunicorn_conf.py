@@ -19,6 +19,7 @@ preload_app = False  # each worker makes its own connections: they do not surviv
 timeout = 60  # of a worker's heartbeat, not of a request
 graceful_timeout = 25  # uploads that are under way finish; a process that is told to stop has 30 s as a rule
 keepalive = 15
+sendfile = False  # it waits for the client in the kernel, where the worker class cannot give the turn back meanwhile
 backlog = 512
 max_requests = 0  # a worker that must be restarted to stay healthy has a bug to be found
 

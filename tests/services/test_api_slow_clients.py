@@ -107,6 +107,39 @@ def test_clients_that_trickle_hold_nobody_up_and_are_let_go(api: ApiWorld, serve
             assert _is_closed(client)
 
 
+def test_clients_that_take_nothing_hold_nobody_up(api: ApiWorld, server: Server) -> None:
+    """They ask for more files than a connection can hold, without a key, and read no answer."""
+    asking = b"GET /docs/static/docs.js HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000
+    with ExitStack() as stack:
+        for _ in range(4 * connections.TURNS):
+            client = stack.enter_context(server.connect())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(asking)
+        assert _slowest([lambda: server.get("/v1/jobs", api.other.headers)], seconds=8) < PROMPT_SECONDS
+
+
+def test_a_client_is_not_blamed_for_the_time_that_it_waits_for_its_turn() -> None:
+    turns = threading.BoundedSemaphore(1)
+    ours, theirs = socket.socketpair()
+    with theirs, connections.ClientSocket(ours, turns) as client:
+        turns.acquire()
+        client.working = True
+        client.expect(0.2)
+        theirs.sendall(b"a")
+        others = threading.Thread(target=_take_turn, args=(turns, 0.5))
+        others.start()
+        while client.recv(1) == b"a" and others.is_alive():  # until the other came in between
+            theirs.sendall(b"a")
+        others.join()
+        theirs.sendall(b"b")
+        assert client.recv(1)
+
+
+def _take_turn(turns: threading.BoundedSemaphore, seconds: float) -> None:
+    with turns:
+        time.sleep(seconds)
+
+
 def _send_all(client: socket.socket, parts: Iterable[bytes]) -> None:
     for part in parts:
         client.sendall(part)
