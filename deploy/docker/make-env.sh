@@ -1,5 +1,6 @@
 #!/bin/sh
 # Writes .env beside docker-compose.yml: a profile (cpu or gpu) and new random passwords. Makes the folder models.
+# An .env of an older release gets what it lacks, and nothing else is changed.
 # Usage: deploy/docker/make-env.sh [cpu|gpu]
 set -eu
 
@@ -10,13 +11,24 @@ case $profile in
   cpu | gpu) ;;
   *) echo "usage: $0 [cpu|gpu]" >&2; exit 2 ;;
 esac
-if [ -e "$file" ]; then
-  echo "$file is there already: its passwords belong to the data volumes. Move it away first." >&2
-  exit 1
-fi
 
 # Hexadecimal, so that a password needs no escaping inside a URL.
 random() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
+
+if [ -e "$file" ]; then
+  added=
+  for name in API_PASSWORD WORKER_PASSWORD; do  # unknown to older releases
+    grep -q "^$name=" "$file" && continue
+    printf '\n%s=%s\n' "$name" "$(random 24)" >> "$file"
+    added="$added $name"
+  done
+  if [ -n "$added" ]; then
+    echo "Added to $file what this release needs:$added. All else is as it was."
+    exit
+  fi
+  echo "$file is there already: its passwords belong to the data volumes. Move it away first." >&2
+  exit 1
+fi
 
 mkdir -p "$root/models"  # the containers' /models; made by the engine it would be root's
 umask 077

@@ -226,5 +226,21 @@ def test_env_file_is_made_once_private_and_complete(tmp_path: Path) -> None:
     assert "gpu" in env.read_text()
 
 
+def test_env_file_of_an_older_release_is_completed_and_keeps_what_it_has(tmp_path: Path) -> None:
+    script = tmp_path / "deploy/docker/make-env.sh"
+    script.parent.mkdir(parents=True)
+    script.write_bytes((ROOT / "deploy/docker/make-env.sh").read_bytes())
+    older = "COMPOSE_PROFILES=cpu\nPOSTGRES_PASSWORD=kept\nDISTILDIRE_SECRET_KEY=kept"  # with no end of line
+    (tmp_path / ".env").write_text(older)
+    subprocess.run(["sh", script], check=True, capture_output=True)
+    completed = (tmp_path / ".env").read_text()
+    assert completed.startswith(older + "\n")
+    added = dict(line.split("=", 1) for line in completed.removeprefix(older).split())
+    assert added.keys() == {"API_PASSWORD", "WORKER_PASSWORD"}
+    assert all(re.fullmatch(r"[0-9a-f]{48}", value) for value in added.values())
+    assert subprocess.run(["sh", script], check=False, capture_output=True).returncode == 1
+    assert (tmp_path / ".env").read_text() == completed
+
+
 def test_scripts_can_be_executed() -> None:
     assert all(os.access(ROOT / script, os.X_OK) for script in (".ci/run", ".ci/audit", "deploy/docker/make-env.sh"))
