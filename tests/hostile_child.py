@@ -168,6 +168,7 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "spin": _spin,
     "spin stubbornly": _spin_stubbornly,
     "sleep": lambda: time.sleep(1000),
+    "nap": lambda: time.sleep(0.5),
     "allocate": _allocate,
     "exit": lambda: os._exit(0),
     "bug": _err,

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,10 @@ class Child:
 
     def ask(self, request: dict[str, Any], *payloads: bytes, max_payload: int) -> tuple[dict[str, Any], bytearray]:
         """Send a request and wait for its answer. Raises JobError, or ServerDiedError."""
-        deadline = time.monotonic() + self._wall_seconds
+        allowance = wire.Allowance(self._wall_seconds)
         try:
-            wire.send(self._socket, request, *payloads, deadline=deadline)
-            reply, payload = wire.receive(self._socket, max_payload, deadline)
+            wire.send(self._socket, request, *payloads, within=allowance)
+            reply, payload = wire.receive(self._socket, max_payload, allowance)
         except TimeoutError as error:
             raise _crashed(f"did not finish within {self._wall_seconds:g} seconds") from error
         except (EOFError, OSError) as error:

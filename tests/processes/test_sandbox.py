@@ -179,6 +179,53 @@ def test_a_decoder_that_hangs_is_ended_by_the_clock():
         await_children(server_pid(hostile), 0)
 
 
+def test_a_worker_that_stood_still_does_not_blame_the_file():
+    """A machine may be stopped in the middle of a decoding, and go on: nobody waited for the decoder meanwhile."""
+    program = textwrap.dedent("""
+        from tests.bad_images import photograph, saved
+        from worker.sandbox import Sandbox
+
+        class NappingSandbox(Sandbox):
+            _entry = ("-m", "tests.hostile_child")
+
+        with NappingSandbox(wall_seconds=1.5) as sandbox:
+            print(sandbox._server._process.pid, flush=True)
+            print(sandbox.open(saved(photograph(), "PNG") + b"|nap", 64).width, flush=True)
+    """)
+    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    with worker:
+        assert worker.stdout is not None
+        await_children(int(worker.stdout.readline()), 1)
+        worker.send_signal(signal.SIGSTOP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(2)  # the standing still itself: there is nothing to wait for
+        worker.send_signal(signal.SIGCONT)
+        assert worker.stdout.readline() == "64\n"
+
+
+def test_an_answer_that_drips_has_an_end():
+    ours, theirs = socket.socketpair()
+    over = threading.Event()
+
+    def drip() -> None:
+        while not over.wait(0.01):
+            theirs.send(b"\0")
+
+    dripping = threading.Thread(target=drip)
+    with ours, theirs:
+        dripping.start()
+        with pytest.raises(TimeoutError):
+            sandbox_wire._receive_exactly(ours, 1 << 20, sandbox_wire.Allowance(0.5))
+        over.set()
+        dripping.join()
+
+
+def test_a_request_that_nobody_reads_has_an_end():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(TimeoutError):
+        sandbox_wire.send(ours, {}, bytes(1 << 24), within=sandbox_wire.Allowance(0.5))
+
+
 @pytest.mark.parametrize(
     "behaviour",
     [
