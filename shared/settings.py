@@ -141,6 +141,11 @@ class Settings(BaseSettings):
         """Jobs carried at once: enough to fill a batch while the one before is drawn and stored."""
         return self.slots or 2 * self.max_batch
 
+    @property
+    def watchdog_patience(self) -> float:
+        """Seconds for which a worker may take nothing: never fewer than two of its own looks for work need."""
+        return max(self.watchdog_seconds, 2 * self.poll_seconds)
+
     @classmethod
     def read(cls, **given: Any) -> Self:
         """Read the environment and the secrets folder; report all that is missing or wrong at once.

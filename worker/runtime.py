@@ -107,7 +107,7 @@ class AnalysisRuntime:
             idle=lambda: self._crew.willing and not self._attempts.living(),
             taken=lambda: self._crew.taken,
             waiting=self._anything_waits,
-            patience_seconds=settings.watchdog_seconds,
+            patience_seconds=settings.watchdog_patience,
         )
         self._watch = Lookout([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 

@@ -46,7 +46,7 @@ class WebhookRuntime:
             idle=lambda: not self._courier.closed and not self._courier.busy,
             taken=lambda: self._courier.taken,
             waiting=partial(is_due, self._watch_database, per_endpoint=self._courier.per_endpoint),
-            patience_seconds=settings.watchdog_seconds,
+            patience_seconds=settings.watchdog_patience,
         )
         self._watch = Lookout([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 
