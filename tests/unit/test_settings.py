@@ -93,3 +93,11 @@ def test_a_models_dir_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DISTILDIRE_MODELS_DIR", str(tmp_path / "absent"))
     with pytest.raises(SettingsError, match="MODELS_DIR"):
         load_settings()
+
+
+@pytest.mark.parametrize(("poll_seconds", "patience"), [("2", 120), ("300", 600)])
+def test_a_worker_that_seldom_looks_for_work_is_not_taken_for_wedged(
+    monkeypatch: pytest.MonkeyPatch, poll_seconds: str, patience: float
+) -> None:
+    monkeypatch.setenv("DISTILDIRE_POLL_SECONDS", poll_seconds)
+    assert load_settings().watchdog_patience == patience
