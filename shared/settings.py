@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     watchdog_seconds: float = Field(
         default=120,
         gt=0,
-        description="A worker that takes nothing for so long (at least two `POLL_SECONDS`) while work waits, ends itself.",
+        description="A worker that takes nothing for so long (at least 2 `POLL_SECONDS`) while work waits ends itself.",
     )
     ready_file: Path | None = Field(
         default=None, description="A file that exists while a worker is ready, for health checks."
