@@ -65,12 +65,12 @@ def test_messages_that_are_no_wake_ups_are_refused_and_the_worker_lives_on(place
     for message in poison.values():
         queue.lpush(WEBHOOK_QUEUE, message)
     wait_until(lambda: worker.said().count("message_refused") >= 1 and not queue.llen(WEBHOOK_QUEUE), 30, worker.said)
+    assert place.app.control.ping(timeout=2) == []  # nor does it obey commands, "shutdown" among them
     job_id = place.submit(saved(photograph(), "PNG"), wake=False)
     assert Broker(place.app).wake(WEBHOOK_QUEUE, "worker.deliver")
     wait_until(lambda: queue.llen(WEBHOOK_QUEUE) == 0, 30, worker.said)
     assert worker.process.poll() is None, worker.said()
     assert "proof" not in worker.said()  # what is refused is not repeated either
-    place.app.control.broadcast("shutdown")
     assert not proof.exists()
     assert place.job(job_id).state == "queued"
     worker.signal(signal.SIGTERM)
