@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from worker.sandbox_child import COMMAND, FORK, KILL, OUT_OF_MEMORY, READY, STAT
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _STATUS_SECONDS = 5.0  # from a child's last byte to the server's word on how it ended
+#: So many children compute at once. A crowd of large images would else share the processors until each has run out of
+#: time; with one turn for each processor, as few files that loop would hold up all others.
+_TURNS = 2 * len(os.sched_getaffinity(0))
 _MAX_MESSAGE = 300  # characters of a child's error message
 #: What a decoder has to say of a file. Any other code would blame the service for what the file does.
 _DECODER_CODES = frozenset(
@@ -55,7 +59,13 @@ class Child:
         self._job, self._socket, self._status_fd = server.fork()
 
     def ask(self, request: dict[str, Any], *payloads: bytes, max_payload: int) -> tuple[dict[str, Any], bytearray]:
-        """Send a request and wait for its answer. Raises JobError, or ServerDiedError."""
+        """Send a request and wait for its answer, when it is this child's turn. Raises JobError, or ServerDiedError."""
+        with self._server.turns:
+            return self._exchange(request, *payloads, max_payload=max_payload)
+
+    def _exchange(
+        self, request: dict[str, Any], *payloads: bytes, max_payload: int
+    ) -> tuple[dict[str, Any], bytearray]:
         allowance = wire.Allowance(self._wall_seconds)
         try:
             wire.send(self._socket, request, *payloads, within=allowance)
@@ -97,6 +107,8 @@ class Server:
     """The worker's end of the fork server."""
 
     def __init__(self, entry: tuple[str, ...], limits: ChildLimits) -> None:
+        self.turns = threading.BoundedSemaphore(_TURNS)
+        """Held while a child computes; its wall time does not run before."""
         self._jobs = itertools.count()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:

@@ -27,7 +27,7 @@ import structlog
 from shared.errors import ErrorCode, JobError
 from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
-from worker import sandbox_wire
+from worker import sandbox_server, sandbox_wire
 from worker.imaging import ImageLimits, decode, preprocess
 from worker.sandbox import PICTURES, OpenedImage, Sandbox, SandboxError
 
@@ -177,6 +177,17 @@ def test_a_decoder_that_hangs_is_ended_by_the_clock():
         error = failure(hostile, told_to("sleep"))
         assert (error.code, "0.5 seconds" in error.message) == (ErrorCode.DECODE_CRASHED, True)
         await_children(server_pid(hostile), 0)
+
+
+def test_children_take_turns_and_no_time_runs_out_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_server, "_TURNS", 1)
+    with HostileSandbox(wall_seconds=1) as hostile, ThreadPoolExecutor(3) as crowd:
+        began = time.monotonic()
+        sleepers = [crowd.submit(failure, hostile, told_to("sleep")) for _ in range(2)]
+        innocent = crowd.submit(hostile.open, told_to("nap"), 64)
+        assert [sleeper.result().code for sleeper in sleepers] == [ErrorCode.DECODE_CRASHED] * 2
+        assert time.monotonic() - began >= 2
+        innocent.result().close()
 
 
 def test_a_worker_that_stood_still_does_not_blame_the_file():
