@@ -11,6 +11,7 @@ from worker.departure import Part, departure  # first: from now on SIGTERM ends 
 import atexit
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -164,6 +165,8 @@ def _close(**_: object) -> None:
 
 @signals.beat_init.connect
 def _beat_is_ready(**_: object) -> None:
+    # Celery's handler raises SystemExit wherever beat is; where a client of Redis swallows that, beat never ends.
+    signal.signal(signal.SIGTERM, departure.tell)
     _appear(Role.BEAT).show(lambda: Condition(WorkerState.READY))
     if settings.ready_file:
         settings.ready_file.touch()

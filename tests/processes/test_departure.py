@@ -57,6 +57,15 @@ def test_a_worker_that_loads_its_model_ends_at_once_and_leaves_the_list(open_pla
     assert listed(place) == []
 
 
+def test_a_beat_that_swallows_exceptions_ends_all_the_same_and_leaves_the_list(open_place: OpenWorkplace):
+    place = open_place()
+    beat = place.start("beat", "--schedule", "/dev/null", app="tests.processes.deaf_beat")
+    wait_until(lambda: listed(place) == ["ready"], 10, place.said)
+    beat.signal(signal.SIGTERM)
+    assert beat.wait(15) == 0, beat.said()
+    assert listed(place) == []
+
+
 def test_a_second_signal_changes_nothing(place: Workplace, tmp_path: Path):
     gate = tmp_path / "gate"
     worker = place.start_gated(gate)
