@@ -151,6 +151,16 @@ def _appear(role: Role) -> Presence:
     return presence
 
 
+@atexit.register
+def _drop_what_cannot_be_logged() -> None:
+    """Python would try once more at the very end, and end with 120 where the log's disk is full."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 @signals.worker_shutting_down.connect
 def _stop(**_: object) -> None:
     """Called in the signal handler, before Celery waits for the threads of its tasks."""

@@ -21,6 +21,8 @@ from tests.service_settings import settings_for
 
 PHOTOGRAPH = saved(photograph(), "JPEG")
 DRAIN_SECONDS = 4
+#: As deployed: a scheduler that keeps no file. The other kind deletes the one that it is given when it cannot read it.
+BEAT = ("beat", "--scheduler", "celery.beat:Scheduler")
 #: What may come on top where a server does not answer, and of a busy machine.
 GRACE_SECONDS = 10
 
@@ -38,7 +40,7 @@ def catches_sigterm(process: WorkerProcess) -> bool:
     return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
-@pytest.mark.parametrize("arguments", [("worker", "-Q", "analysis"), ("beat", "--schedule", "/dev/null")])
+@pytest.mark.parametrize("arguments", [("worker", "-Q", "analysis"), BEAT])
 def test_a_process_that_imports_ends_at_once(open_place: OpenWorkplace, arguments: tuple[str, ...]):
     process = open_place().start(*arguments, ready=False)
     wait_until(lambda: catches_sigterm(process), 60, process.said)
@@ -59,7 +61,7 @@ def test_a_worker_that_loads_its_model_ends_at_once_and_leaves_the_list(open_pla
 
 def test_a_beat_that_swallows_exceptions_ends_all_the_same_and_leaves_the_list(open_place: OpenWorkplace):
     place = open_place()
-    beat = place.start("beat", "--schedule", "/dev/null", app="tests.processes.deaf_beat")
+    beat = place.start(*BEAT, app="tests.processes.deaf_beat")
     wait_until(lambda: listed(place) == ["ready"], 10, place.said)
     beat.signal(signal.SIGTERM)
     assert beat.wait(15) == 0, beat.said()
