@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.services import ServiceUrls
+from deploy.local.services import LocalServices, ServiceUrls
 from tests.processes.worker_processes import Workplace, open_workplace
 from tests.service_settings import settings_for
 
@@ -47,3 +47,11 @@ def place(open_place: OpenWorkplace) -> Workplace:
     workplace = open_place()
     workplace.redis().flushall()
     return workplace
+
+
+@pytest.fixture
+def own_servers(tmp_path: Path) -> Iterator[LocalServices]:
+    """Servers of this test alone, which it may stop or freeze."""
+    with LocalServices(tmp_path / "services") as local:
+        local.start()
+        yield local

@@ -84,14 +84,6 @@ def test_a_second_signal_changes_nothing(place: Workplace, tmp_path: Path):
 
 
 @pytest.fixture
-def own_servers(tmp_path: Path) -> Iterator[LocalServices]:
-    """Servers of this test alone, which it may freeze."""
-    with LocalServices(tmp_path / "services") as local:
-        local.start()
-        yield local
-
-
-@pytest.fixture
 def own_place(own_servers: LocalServices, models_dir: Path, tmp_path: Path) -> Iterator[Workplace]:
     """A workplace on servers that the test may freeze."""
     migrate(own_servers.urls.database_url)

@@ -76,14 +76,6 @@ def test_deadlines_fall_with_the_webhook_worker_alone(open_place: OpenWorkplace)
 
 
 @pytest.fixture
-def own_servers(tmp_path: Path) -> Iterator[LocalServices]:
-    """Servers of this test alone, which it may stop."""
-    with LocalServices(tmp_path / "services") as local:
-        local.start()
-        yield local
-
-
-@pytest.fixture
 def own_place(own_servers: LocalServices, models_dir: Path, tmp_path: Path) -> Iterator[Workplace]:
     """A workplace on servers that the test may stop."""
     migrate(own_servers.urls.database_url)
