@@ -169,6 +169,7 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "spin stubbornly": _spin_stubbornly,
     "sleep": lambda: time.sleep(1000),
     "nap": lambda: time.sleep(0.5),
+    "nap for longer than it may compute": lambda: time.sleep(1.5),
     "allocate": _allocate,
     "exit": lambda: os._exit(0),
     "bug": _err,

@@ -27,6 +27,9 @@ from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, 
 __all__ = ["PICTURES", "OpenedImage", "Sandbox", "SandboxError"]
 
 PICTURES = ("dire_map", "heatmap", "overlay")
+#: By the clock, decoding and drawing may each take so many times a child's processor time. What computes has used that
+#: up long before, unless the machine is busy: a sound image must not fail for that.
+_PATIENCE = 3
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _log = structlog.get_logger(__name__)
@@ -35,8 +38,8 @@ _log = structlog.get_logger(__name__)
 class Sandbox:
     """Gives every job a child process of its own. `open` may be called from many threads.
 
-    `memory_bytes` and `cpu_seconds` bound one child over its life, `wall_seconds` each of its two phases: as
-    long as the processor time if it is not given.
+    `memory_bytes` and `cpu_seconds` bound one child over its life, `wall_seconds` each of its two phases: three
+    times the processor time if it is not given.
     """
 
     #: The arguments to Python that start the fork server.
@@ -52,7 +55,7 @@ class Sandbox:
     ) -> None:
         self._limits = limits or ImageLimits()
         self._child_limits = ChildLimits(self._limits, memory_bytes, cpu_seconds)
-        self._wall_seconds = wall_seconds or cpu_seconds
+        self._wall_seconds = wall_seconds or _PATIENCE * cpu_seconds
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._closed = False

@@ -31,12 +31,13 @@ class Refusal:
         """What promise was broken, if any."""
         if self.code != self.bomb.code:
             return f"{self.bomb.name}: {self.code}, not {self.bomb.code}"
-        return f"{self.bomb.name}: refused after {self.median_seconds:.3f} s" if self.late else ""
+        return ""
 
     @property
-    def late(self) -> bool:
-        """Whether the refusal took too long; the median, since another process may hold the core for once."""
-        return self.median_seconds > MOST_SECONDS
+    def slow(self) -> str:
+        """How long it took, if longer than promised; the median, since another process may hold the core for once."""
+        late = self.median_seconds > MOST_SECONDS
+        return f"{self.bomb.name}: refused after {self.median_seconds:.3f} s" if late else ""
 
 
 _Sandbox = TypeVar("_Sandbox", bound=Sandbox)

@@ -51,6 +51,11 @@ class Ending:
             return f"ended as {self.code}: {self.message}"
         if self.attempts > 1:
             return f"needed {self.attempts} attempts"
+        return ""
+
+    @property
+    def slow(self) -> str:
+        """How long it took, if longer than promised."""
         return f"took {self.seconds:.1f} s" if self.seconds > MOST_SECONDS else ""
 
 
@@ -60,6 +65,7 @@ class Outcome:
 
     endings: list[Ending] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    """Without what took too long."""
     worker_bytes_at_rest: int = 0
     worker_bytes: int = 0
     seconds: float = 0.0
@@ -99,9 +105,18 @@ def flood(service: Service, file: HostileFile) -> Outcome:
     return Outcome(endings, failed, gauge.at_rest, gauge.most, time.monotonic() - began)
 
 
+def broken_by(endings: Sequence[Ending]) -> list[str]:
+    """What promises were broken, without those of time."""
+    return [f"{ending.file.source}, {ending.file.name}: {ending.broken}" for ending in endings if ending.broken]
+
+
+def slow_among(endings: Sequence[Ending]) -> list[str]:
+    """What took longer than promised."""
+    return [f"{ending.file.source}, {ending.file.name}: {ending.slow}" for ending in endings if ending.slow]
+
+
 def _violations(service: Service, endings: Sequence[Ending]) -> list[str]:
-    broken = [f"{ending.file.source}, {ending.file.name}: {ending.broken}" for ending in endings if ending.broken]
-    return broken + [f"{name} ended" for name in service.ended()] + service.complaints()
+    return broken_by(endings) + [f"{name} ended" for name in service.ended()] + service.complaints()
 
 
 def _send(client: httpx.Client, file: HostileFile) -> Ending:

@@ -179,6 +179,11 @@ def test_a_decoder_that_hangs_is_ended_by_the_clock():
         await_children(server_pid(hostile), 0)
 
 
+def test_a_busy_machine_does_not_end_a_sound_image():
+    with HostileSandbox(cpu_seconds=1) as hostile:
+        hostile.open(told_to("nap for longer than it may compute"), 64).close()
+
+
 def test_children_take_turns_and_no_time_runs_out_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_server, "_TURNS", 1)
     with HostileSandbox(wall_seconds=1) as hostile, ThreadPoolExecutor(3) as crowd:
