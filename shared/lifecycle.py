@@ -41,7 +41,7 @@ _KEY_INDEX = "jobs_idempotency"
 _FRESH = timedelta(seconds=3)
 #: How long a suspect waits at most for another worker to be ready, so that three deaths take a minute; and
 #: for one to be seen at all.
-_WHILE_OTHERS_START, _WHILE_NONE_LIVES = timedelta(seconds=20), timedelta(seconds=12)
+_WHILE_OTHERS_START, _WHILE_NONE_LIVES = timedelta(seconds=20), timedelta(seconds=8)
 #: A sweep counts so many waiting jobs at most: enough to know how many wake-ups are worth sending.
 MOST_COUNTED = 64
 

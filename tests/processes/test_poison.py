@@ -86,7 +86,7 @@ def test_pass_that_must_end_its_process_counts_for_its_own_image_and_frees_the_o
 
 @pytest.mark.slow
 @pytest.mark.parametrize("poison", [poison for poison in POISONS if poison not in HARMLESS], ids=lambda it: it.name)
-def test_three_deaths_and_a_minute_end_a_killer(open_place: OpenWorkplace, poison: Poison):
+def test_three_deaths_end_a_killer(open_place: OpenWorkplace, poison: Poison):
     place = open_place(lease_seconds=30, memory_bytes=_MEMORY)
     place.redis().flushall()
     neighbours = [place.submit(PHOTOGRAPH, wake=False) for _ in range(3)]
@@ -101,9 +101,6 @@ def test_three_deaths_and_a_minute_end_a_killer(open_place: OpenWorkplace, poiso
     wait_until(ended, 120, place.said)
     row = place.job(culprit)
     assert (row.error_code, row.deaths) == (poison.code, 3)
-    assert row.finished_at is not None
-    assert row.started_at is not None
-    assert (row.finished_at - row.started_at).total_seconds() < 60
     assert len(workers) <= 5
     for job_id in neighbours:
         neighbour = place.job(job_id)

@@ -271,11 +271,11 @@ def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("state", "model", "waits"),
     [
-        (None, "M", 12),
+        (None, "M", 8),
         (WorkerState.READY, "M", 0),
-        (WorkerState.READY, "of another kind", 12),
+        (WorkerState.READY, "of another kind", 8),
         (WorkerState.STARTING, None, 20),
-        (WorkerState.DRAINING, "M", 12),
+        (WorkerState.DRAINING, "M", 8),
     ],
 )
 def test_a_suspect_waits_until_another_worker_can_go_on_or_none_will(
