@@ -19,9 +19,10 @@ from worker.model.card import BUNDLED, find_card
 from worker.model.config import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
+from worker.training.dataset import Split, split_of
 from worker.training.demonstration import NAME, PRECISION, RECIPE, SHOWN_SAMPLES, Demonstration, Recipe, provenance
 from worker.training.fakes import Faker, PictureCounts
-from worker.training.photographs import Photograph, Split, read_manifest, split_of
+from worker.training.photographs import Photograph, read_manifest
 from worker.training.student import StudentPlan
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"

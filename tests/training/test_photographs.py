@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 
 from tests.tiny_training import smooth_picture
+from worker.training.dataset import Split, split_of
 from worker.training.photographs import (
     WORKING_SIDE,
     Photograph,
     PhotographError,
-    Split,
     load_split,
     random_crop,
     random_crops,
     read_manifest,
-    split_of,
 )
 
 Package = tuple[Path, tuple[Photograph, ...]]

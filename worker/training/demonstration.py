@@ -25,10 +25,11 @@ from worker.model.diffusion import Denoiser, SpacedDiffusion
 from worker.model.student import Student
 from worker.model.unet import AdmUnet
 from worker.training.adm import AdmPlan, AdmTrainer
+from worker.training.dataset import Split, split_of
 from worker.training.evaluate import Scores, choose_threshold, figures
 from worker.training.examples import Examples, make_examples
 from worker.training.fakes import Faker, PictureCounts, Pictures, make_pictures
-from worker.training.photographs import Photograph, Split, load_split, read_manifest, split_of
+from worker.training.photographs import Photograph, load_split, read_manifest
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
 from worker.training.resumable import train
 from worker.training.student import Inputs, StudentPlan, StudentTrainer, probabilities

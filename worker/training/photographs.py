@@ -12,19 +12,18 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from shared.errors import DistildireError
+from worker.training.dataset import Split, split_of
 
 MANIFEST = Path(__file__).with_name("photographs.csv")
 WORKING_SIDE = 256
 """Photographs are kept in memory with this shorter side: all crops end at 64 pixels, so more would only cost time."""
 
-Split = Literal["train", "validation", "test"]
 Pixels = NDArray[np.uint8]
 
 
@@ -76,14 +75,6 @@ def read_manifest(path: Path = MANIFEST) -> tuple[Photograph, ...]:
         Photograph(**{**row, "offset": int(row["offset"]), "length": int(row["length"])})  # type: ignore[arg-type]
         for row in rows
     )
-
-
-def split_of(group: str) -> Split:
-    """Assign a group to a split by its digest: 14, 3 and 3 in 20, whatever else the manifest holds."""
-    bucket = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 20
-    if bucket < 14:
-        return "train"
-    return "validation" if bucket < 17 else "test"
 
 
 def load_split(photographs: Iterable[Photograph], root: Path, split: Split) -> list[Pixels]:

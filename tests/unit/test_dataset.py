@@ -1,0 +1,166 @@
+"""Data sets in their three layouts, and every mistake in them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from worker.training.dataset import Dataset, DatasetError, Skipped, read_dataset, split_of
+
+
+def save(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (len(path.name) % 256, 0, 0)).save(path)
+    return path
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """A manifest of a photograph, a fake made from it and one more fake; tests append to it."""
+    for name in ("a.png", "a-sdedit.png", "b.jpg"):
+        save(tmp_path / "files" / name)
+    path = tmp_path / "data.csv"
+    path.write_text(
+        "path,label,generator,group,split\n"
+        "files/a.png,real,,a,test\n"
+        "files/a-sdedit.png,fake,sdedit,a,test\n"
+        "files/b.jpg,fake,,,train\n"
+    )
+    return path
+
+
+def add(manifest: Path, *lines: str) -> None:
+    with manifest.open("a") as file:
+        file.write("".join(f"{line}\n" for line in lines))
+
+
+def mistakes_of(source: Path) -> tuple[str, ...]:
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(source)
+    assert all(mistake in caught.value.message for mistake in caught.value.mistakes)
+    return caught.value.mistakes
+
+
+def by_name(dataset: Dataset) -> dict[str, tuple[bool, str, str, str]]:
+    return {image.path.name: (image.fake, image.generator, image.group, image.split) for image in dataset.images}
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    for name in ("reals/r.png", "fakes/f.png", "fakes/adm/deep/g.png"):
+        save(tmp_path / "images" / name)
+    found = by_name(read_dataset(tmp_path))
+    assert found["r.png"][:3] == (False, "", "images/reals/r.png")
+    assert found["f.png"][:3] == (True, "unknown", "images/fakes/f.png")
+    assert found["g.png"][:3] == (True, "adm", "images/fakes/adm/deep/g.png")
+    assert {image.split for image in read_dataset(tmp_path).images} == {split_of(row[2]) for row in found.values()}
+
+
+def test_the_folders_of_diffusion_forensics(tmp_path: Path) -> None:
+    save(tmp_path / "images/train/imagenet/real/n01/1.png")
+    save(tmp_path / "images/val/imagenet/adm/2.png")
+    save(tmp_path / "images/test/lsun_bedroom/iddpm/3.png")
+    assert by_name(read_dataset(tmp_path)) == {
+        "1.png": (False, "", "images/train/imagenet/real/n01/1.png", "train"),
+        "2.png": (True, "adm", "images/val/imagenet/adm/2.png", "validation"),
+        "3.png": (True, "iddpm", "images/test/lsun_bedroom/iddpm/3.png", "test"),
+    }
+
+
+def test_a_manifest_is_read_in_its_order(manifest: Path) -> None:
+    dataset = read_dataset(manifest)
+    assert [image.path for image in dataset.images] == [
+        manifest.parent / "files" / name for name in ("a.png", "a-sdedit.png", "b.jpg")
+    ]
+    assert by_name(dataset)["a-sdedit.png"] == (True, "sdedit", "a", "test")
+    assert by_name(dataset)["b.jpg"] == (True, "unknown", "files/b.jpg", "train")
+    assert [image.path.name for image in dataset.of("train")] == ["b.jpg"]
+
+
+def test_a_group_without_a_split_gets_one_by_its_digest(tmp_path: Path) -> None:
+    lines = ["path,label,group"]
+    for number in range(60):
+        save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'real' if number % 2 else 'fake'},g{number // 2}")
+    (tmp_path / "data.csv").write_text("\n".join(lines))
+    splits = defaultdict(set)
+    for image in read_dataset(tmp_path / "data.csv").images:
+        splits[image.group].add(image.split)
+    assert all(found == {split_of(group)} for group, found in splits.items())
+    assert set.union(*splits.values()) == {"train", "validation", "test"}
+
+
+def test_a_group_is_where_any_of_its_images_is_said_to_be(manifest: Path) -> None:
+    for name in ("c.png", "d.png"):
+        save(manifest.parent / name)
+    add(manifest, "c.png,real,,other,", "d.png,fake,,other,validation")
+    assert split_of("other") != "validation"
+    assert by_name(read_dataset(manifest))["c.png"][3] == "validation"
+
+
+def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
+    add(
+        manifest,
+        "x.png,genuine,,x,train",
+        ",real,,x,train",
+        "y.png,real,adm,y,train",
+        "z.png,fake,adm,z,dev",
+        "files/c.png,real,,a,train",
+        "files/b.jpg,fake,,,train",
+    )
+    found = mistakes_of(manifest)
+    wanted = [
+        "line 5 has the label 'genuine'",
+        "line 6 has no path",
+        "line 7 is labelled real and has the generator 'adm'",
+        "line 8 has the split 'dev'",
+        "group 'a' is in 2 splits: test (line 2) and train (line 9)",
+        "line 10 repeats",
+    ]
+    assert len(found) == len(wanted)
+    assert all(part in mistake for part, mistake in zip(wanted, found, strict=True))
+
+
+def test_a_class_without_images_is_a_mistake(tmp_path: Path) -> None:
+    save(tmp_path / "images/fakes/f.png")
+    assert mistakes_of(tmp_path) == ("there is no real image",)
+
+
+def test_columns_that_are_needed_are_named(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("file,class\na.png,real\n")
+    assert mistakes_of(tmp_path / "data.csv") == ("it has no column path and no column label",)
+
+
+def test_what_is_no_data_set_is_told_what_one_looks_like(tmp_path: Path) -> None:
+    assert "images/fakes and images/reals" in mistakes_of(tmp_path)[0]
+    assert mistakes_of(tmp_path / "nowhere")[0] == "there is no such path"
+    (tmp_path / "latin.csv").write_bytes(b"path,label\n\xff.png,real\n")
+    assert "UTF-8" in mistakes_of(tmp_path / "latin.csv")[0]
+    save(tmp_path / "images/train/real.png")
+    assert "lies in no folder train/SUBJECT" in mistakes_of(tmp_path)[0]
+
+
+def test_files_that_cannot_be_used_are_listed_and_left_out(manifest: Path) -> None:
+    whole = save(manifest.parent / "files" / "whole.png").read_bytes()
+    (manifest.parent / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (manifest.parent / "notes.txt").write_text("no image")
+    add(manifest, "cut.png,real,,,train", "missing.png,real,,,train", "notes.txt,fake,,,train")
+    dataset = read_dataset(manifest)
+    assert [image.path.name for image in dataset.images] == ["a.png", "a-sdedit.png", "b.jpg"]
+    assert [skipped.path.name for skipped in dataset.skipped] == ["cut.png", "missing.png", "notes.txt"]
+    assert [skipped.reason.partition(":")[0] for skipped in dataset.skipped] == [
+        "corrupt_image",
+        "cannot be read",
+        "unsupported_media_type",
+    ]
+    assert isinstance(dataset.skipped[0], Skipped)
+
+
+def test_a_class_of_unusable_files_is_a_class_without_images(manifest: Path) -> None:
+    (manifest.parent / "files" / "a.png").write_bytes(b"")
+    mistakes = mistakes_of(manifest)
+    assert len(mistakes) == 1
+    assert "no real image" in mistakes[0]
+    assert "a.png" in mistakes[0]
