@@ -100,10 +100,17 @@ WHERE id = (SELECT id FROM next) AND state = 'queued'
 RETURNING id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at
 """).columns(id=Uuid, tenant_id=Uuid)
 
+# Whoever locks several jobs locks them in the order of their ids, or two could wait for each other.
 _HEARTBEAT = text("""
-UPDATE jobs SET lease_until = now() + :lease, beat_at = now(), stage = beat.stage
-FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[])) AS beat(id, attempt, stage)
-WHERE jobs.id = beat.id AND jobs.attempt = beat.attempt AND jobs.state = 'running'
+WITH owned AS (
+    SELECT jobs.id, beat.stage
+    FROM jobs
+    JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[])) AS beat(id, attempt, stage)
+      ON jobs.id = beat.id AND jobs.attempt = beat.attempt AND jobs.state = 'running'
+    ORDER BY jobs.id FOR UPDATE OF jobs
+)
+UPDATE jobs SET lease_until = now() + :lease, beat_at = now(), stage = owned.stage
+FROM owned WHERE jobs.id = owned.id
 RETURNING jobs.id, jobs.attempt
 """).columns(id=Uuid)
 
@@ -256,8 +263,8 @@ def surrender(database: Database, worker: str, in_pass: Collection[tuple[UUID, i
     whatever else the worker carries. All others that it carries had no part in it.
     """
     with database.begin() as session:
-        carried = select(Job).where(Job.state == JobState.RUNNING, Job.worker == worker).with_for_update()
-        jobs = session.scalars(carried).all()
+        carried = select(Job).where(Job.state == JobState.RUNNING, Job.worker == worker)
+        jobs = session.scalars(carried.order_by(Job.id).with_for_update()).all()
         for job in jobs:
             if (job.id, job.attempt) in in_pass:
                 _drop(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
@@ -351,7 +358,7 @@ def _drop(session: Session, job: Job, *, counts: bool, max_attempts: int) -> boo
 
 def _queue_again(session: Session, fences: Collection[tuple[UUID, int]]) -> None:
     """Queue what these attempts own; with no sign of life, so that nobody waits for the worker to come back."""
-    for job_id, attempt in fences:
+    for job_id, attempt in sorted(fences):
         session.execute(
             update(Job)
             .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     decode_seconds: float = Field(
         default=8,
         gt=0,
-        description="Processor time of a child in all; by the clock, decoding and drawing may each take three times it.",
+        description="Processor time of a child; by the clock, decoding and drawing may each take three times it.",
     )
 
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -463,3 +463,33 @@ def test_a_deadlock_is_an_outage_that_passes_and_not_an_error_of_the_program(dat
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lock, jobs, reversed(jobs))) == [False, True]
+
+
+MOVERS: dict[str, Callable[[Database, list[ClaimedJob]], object]] = {
+    "heartbeat": lambda database, jobs: lifecycle.heartbeat(
+        database, {job.fence: Stage.DECODING for job in jobs}, lease=LEASE
+    ),
+    "give back": lambda database, jobs: lifecycle.give_back(database, [job.fence for job in jobs]),
+    "surrender": lambda database, _: lifecycle.surrender(database, "w", [], max_attempts=3),
+}
+
+
+@pytest.mark.parametrize("move", MOVERS.values(), ids=MOVERS)
+def test_jobs_are_locked_in_one_order_so_that_no_two_wait_for_each_other(
+    database: Database, tenant: UUID, move: Callable[[Database, list[ClaimedJob]], object]
+) -> None:
+    for _ in range(6):
+        add_job(database, tenant)
+    jobs = sorted((claimed(database) for _ in range(6)), key=lambda job: job.id, reverse=True)
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+    with ThreadPoolExecutor(1) as pool, database.begin() as session:
+        session.execute(select(Job.id).where(Job.id == jobs[-1].id).with_for_update())
+        moved = pool.submit(move, database, jobs)
+        while not moved.done() and not session.scalar(waiting):
+            pass
+        others = select(Job.id).where(Job.id != jobs[-1].id)
+        assert (
+            len(session.execute(others.with_for_update(nowait=True)).all()) == 5
+        )  # it waits for the first, and holds none
+        session.commit()
+        moved.result(10)
