@@ -112,6 +112,11 @@ def _spin_stubbornly() -> None:
     _spin()
 
 
+def _hang_up() -> None:
+    os.close(_JOB_FD)
+    time.sleep(1000)
+
+
 def _allocate() -> None:
     bytearray(1 << 34)
 
@@ -170,6 +175,7 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "sleep": lambda: time.sleep(1000),
     "nap": lambda: time.sleep(0.5),
     "nap for longer than it may compute": lambda: time.sleep(1.5),
+    "hang up": _hang_up,
     "allocate": _allocate,
     "exit": lambda: os._exit(0),
     "bug": _err,

@@ -83,7 +83,9 @@ class Child:
     def _why_it_ended(self) -> Exception:
         poll = select.poll()  # select.select knows no descriptor above 1023
         poll.register(self._status_fd, select.POLLIN)
-        status = os.read(self._status_fd, STATUS.size) if poll.poll(_STATUS_SECONDS * 1000) else b""
+        if not poll.poll(_STATUS_SECONDS * 1000):
+            return _crashed("hung up and went on")
+        status = os.read(self._status_fd, STATUS.size)
         if not status:
             return ServerDiedError()
         code = os.waitstatus_to_exitcode(*STATUS.unpack(status))

@@ -179,6 +179,14 @@ def test_a_decoder_that_hangs_is_ended_by_the_clock():
         await_children(server_pid(hostile), 0)
 
 
+def test_a_decoder_that_hangs_up_and_lives_on_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_server, "_STATUS_SECONDS", 0.5)
+    with HostileSandbox() as hostile:
+        error = failure(hostile, told_to("hang up"))
+        assert (error.code, "hung up" in error.message) == (ErrorCode.DECODE_CRASHED, True)
+        await_children(server_pid(hostile), 0)
+
+
 def test_a_busy_machine_does_not_end_a_sound_image():
     with HostileSandbox(cpu_seconds=1) as hostile:
         hostile.open(told_to("nap for longer than it may compute"), 64).close()
