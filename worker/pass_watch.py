@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import resource
 import sys
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import structlog
 
+from shared.errors import DistildireError
 from worker.batcher import Fence, GiveUp
 
 #: So often is looked. An endless allocation fills a gigabyte or two meanwhile, at worst.
 _TICK_SECONDS = 0.1
 #: A pass may take so many times what the slowest should; below the floor, what a busy machine does to any process.
 _PATIENCE, _FLOOR_SECONDS = 10, 5.0
+#: With less than that, a busy machine would end sound passes.
+_LEAST_PATIENCE = 2
 #: A pass that has used up so much of its time is late.
 _LATE_SHARE = 0.2
 #: How much later than the longest limit the watch ends a process in which no Python runs any more.
@@ -29,6 +33,10 @@ _SHARE_OF_MEMORY = 0.8
 _CGROUP = Path("/sys/fs/cgroup")
 
 _log = structlog.get_logger(__name__)
+
+
+class PassTooSlowError(DistildireError):
+    """The device is too slow for the limit of a pass."""
 
 
 class PassWatch:
@@ -88,7 +96,17 @@ class PassWatch:
 
 
 def pass_limit(expected: float, ceiling: float) -> float:
-    """Return the seconds after which a pass hangs that takes `expected` seconds as a rule; at most `ceiling`."""
+    """Return the seconds after which a pass hangs that takes `expected` seconds as a rule; at most `ceiling`.
+
+    Raises:
+        PassTooSlowError: sound passes would be ended, and with them the process.
+
+    """
+    if ceiling < _LEAST_PATIENCE * expected:
+        raise PassTooSlowError(
+            f"A pass takes {expected:.3g} s on this device, and DISTILDIRE_PASS_SECONDS allows {ceiling:g}. "
+            f"Set it to {math.ceil(_PATIENCE * expected)}, or use a faster device or a smaller model."
+        )
     return min(ceiling, max(_FLOOR_SECONDS, _PATIENCE * expected))
 
 

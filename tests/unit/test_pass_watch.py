@@ -17,7 +17,7 @@ import pytest
 
 from worker import pass_watch
 from worker.batcher import Fence
-from worker.pass_watch import PassWatch, memory_limit, pass_limit, resident_bytes
+from worker.pass_watch import PassTooSlowError, PassWatch, memory_limit, pass_limit, resident_bytes
 
 SOON, LONG = 5.0, 20.0  # seconds: never reached by a test that passes
 PASS = [(UUID(int=1), 1), (UUID(int=2), 3)]
@@ -128,6 +128,11 @@ def test_pass_that_holds_the_interpreters_lock_is_ended_too():
 )
 def test_limit_of_a_pass_comes_from_what_it_takes_as_a_rule(expected: float, ceiling: float, limit: float):
     assert pass_limit(expected, ceiling) == limit
+
+
+def test_a_limit_below_what_sound_passes_take_is_refused():
+    with pytest.raises(PassTooSlowError, match=r"takes 4 s .* allows 5\. Set it to 40"):
+        pass_limit(4.0, 5.0)
 
 
 @pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
