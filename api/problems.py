@@ -152,6 +152,12 @@ SERVICE_OVERLOADED = Problem(
     "Too many jobs are open",
     "Submit again after `Retry-After` seconds; nothing was accepted. The operator can add workers.",
 )
+NO_ROOM = Problem(
+    503,
+    "no_room",
+    "The API has no room for the upload",
+    "Submit again after `Retry-After` seconds; nothing was accepted. The operator can enlarge its temporary folder.",
+)
 
 #: The closed list, for the documentation.
 PROBLEMS: tuple[Problem, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Problem))

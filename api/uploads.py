@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Any, BinaryIO, NoReturn, cast
 
+import structlog
 from flask import Request
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -26,6 +28,8 @@ from api.problems import (
     INVALID_FIELD,
     MALFORMED_REQUEST,
     MULTIPART_REQUIRED,
+    NO_ROOM,
+    RETRY_AFTER,
     TOO_MANY_IMAGES,
     UNKNOWN_FIELD,
     UNKNOWN_MODEL,
@@ -59,6 +63,8 @@ _REFUSALS = {
     ErrorCode.DECOMPRESSION_BOMB: DECOMPRESSION_BOMB,
     ErrorCode.CORRUPT_IMAGE: CORRUPT_IMAGE,
 }
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,11 @@ def _parse(
         raise _too_large(settings) from None
     except ValueError:
         raise ApiError(MALFORMED_REQUEST, "The multipart form is incomplete or malformed.") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _log.warning("no_room_for_upload", folder=gettempdir())
+        raise ApiError(NO_ROOM, headers={"Retry-After": RETRY_AFTER}) from error
     return form, files
 
 

@@ -6,11 +6,13 @@ import json
 import struct
 import zlib
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
+from api import uploads
 from shared.tables import Job
 from tests.api_world import ApiWorld, png
 
@@ -48,6 +50,17 @@ def test_an_image_that_cannot_be_taken_is_refused(api: ApiWorld, image: bytes | 
     assert (response.status_code, response.json["code"]) == (status, code)
     assert response.mimetype == "application/problem+json"
     assert response.json["remedy"]
+    assert _job_count(api) == 0
+
+
+def test_an_upload_for_which_the_disk_has_no_room_is_refused_for_now(
+    api: ApiWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full")
+    monkeypatch.setattr(uploads, "SpooledTemporaryFile", lambda _: full.open("r+b", buffering=0))  # the API closes it
+    response = api.one.post_form(png() + bytes(2_000_000))
+    assert (response.status_code, response.json["code"]) == (503, "no_room")
+    assert int(response.headers["Retry-After"]) >= 1
     assert _job_count(api) == 0
 
 
