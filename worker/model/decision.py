@@ -11,9 +11,13 @@ from shared.errors import ErrorCode, JobError
 
 @dataclass(frozen=True)
 class Verdict:
-    """`probability_fake` in [0, 1], and `confidence`, the probability of the class that was called."""
+    """`probability_fake` in [0, 1], and `confidence`, the probability of the class that was called.
 
-    prediction: Literal["REAL", "FAKE"]
+    INCONCLUSIVE is called only by a policy that has a band for it (worker/model/policy.py); its confidence is the
+    probability of the likelier class.
+    """
+
+    prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"]
     confidence: float
     probability_fake: float
 
@@ -30,14 +34,14 @@ def verdict(logit: float, threshold: float) -> Verdict:
             f"The model gave {logit} instead of a number for this image. Run it in precision fp32; if that gives the "
             "same, its weights are wrong.",
         )
-    probability = _sigmoid(logit)
+    probability = sigmoid(logit)
     if probability >= threshold:
         return Verdict("FAKE", probability, probability)
     return Verdict("REAL", 1 - probability, probability)
 
 
-def _sigmoid(logit: float) -> float:
-    """Without overflow at either end."""
+def sigmoid(logit: float) -> float:
+    """Return 1 / (1 + e^-logit), without overflow at either end."""
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))
     return math.exp(logit) / (1 + math.exp(logit))

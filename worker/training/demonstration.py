@@ -26,13 +26,15 @@ from worker.model.student import Student
 from worker.model.unet import AdmUnet
 from worker.training.adm import AdmPlan, AdmTrainer
 from worker.training.dataset import Split, split_of
-from worker.training.evaluate import Scores, choose_threshold, figures
 from worker.training.examples import Examples, make_examples
 from worker.training.fakes import Faker, PictureCounts, Pictures, make_pictures
+from worker.training.held_out import figures
+from worker.training.metrics import Floats
 from worker.training.photographs import Photograph, load_split, read_manifest
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
 from worker.training.resumable import train
 from worker.training.student import Inputs, StudentPlan, StudentTrainer, probabilities
+from worker.training.thresholds import youden_threshold
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +168,7 @@ class Demonstration:
         }
         for looked_at, published in students.items():
             scores = {split: self._scores(published, looked_at, examples[split]) for split in get_args(Split)}
-            threshold = choose_threshold(scores["validation"], examples["validation"].fake.numpy())
+            threshold = round(youden_threshold(scores["validation"], examples["validation"].fake.numpy()), 4)
             by_split = {
                 split: asdict(figures(scores[split], part.fake.numpy(), part.kinds, threshold))
                 for split, part in examples.items()
@@ -205,7 +207,7 @@ class Demonstration:
         unet.load_state_dict(read_published(weights))
         return unet.to(memory_format=torch.channels_last).eval()
 
-    def _scores(self, published: PublishedFile, looked_at: Inputs, examples: Examples) -> Scores:
+    def _scores(self, published: PublishedFile, looked_at: Inputs, examples: Examples) -> Floats:
         student = Student(self.recipe.student)
         student.load_state_dict(read_published(published.path))
         return probabilities(student.to(memory_format=torch.channels_last).eval(), examples, looked_at)

@@ -1,0 +1,155 @@
+"""Policies: judging by one, and files that are wrong, foreign or renamed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from worker.model.card import BUNDLED, InstalledCard, find_card
+from worker.model.policy import (
+    Evidence,
+    Policy,
+    PolicyError,
+    calibrated_probability,
+    judge,
+    list_policies,
+    load_policy,
+    policy_place,
+    write_policy,
+)
+
+NAME = "TEST-MODEL"
+WEIGHTS = "ab" * 32
+EVIDENCE = Evidence(
+    rule="false_positive_rate",
+    target_fpr=0.01,
+    measured_fpr=0.0,
+    fpr_interval=(0.0, 0.012),
+    fpr_upper_bound=0.0099,
+    confidence=0.95,
+    missed_fakes=0.25,
+    reals=310,
+    real_groups=300,
+    fakes=40,
+    fake_groups=40,
+    data_sha256="1" * 64,
+)
+STRICT = Policy(
+    name="strict",
+    model=NAME,
+    weights_sha256=WEIGHTS,
+    precision="fp32",
+    made_at=datetime(2026, 11, 22, 8, 0, tzinfo=UTC),
+    threshold=0.8,
+    temperature=2.0,
+    bias=-0.5,
+    inconclusive_from=0.3,
+    evidence=EVIDENCE,
+)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> InstalledCard:
+    """A model of the operator's own, with the policy `strict`."""
+    card = find_card("DISTILDIRE-DEMO").card.model_copy(update={"name": NAME})
+    found = InstalledCard(card, tmp_path / "card.toml", (tmp_path, BUNDLED))
+    write_policy(STRICT, policy_place("strict", found))
+    return found
+
+
+def raw(calibrated: float) -> float:
+    """The uncalibrated probability that STRICT makes `calibrated` of."""
+    logit = (math.log(calibrated / (1 - calibrated)) + 0.5) * 2
+    return 1 / (1 + math.exp(-logit))
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "prediction", "confidence"),
+    [
+        (0.81, "FAKE", 0.81),
+        (0.79, "INCONCLUSIVE", 0.79),
+        (0.31, "INCONCLUSIVE", 0.69),
+        (0.29, "REAL", 0.71),
+    ],
+)
+def test_a_policy_judges(calibrated: float, prediction: str, confidence: float):
+    called = judge(raw(calibrated), STRICT)
+    assert called.prediction == prediction
+    assert called.confidence == pytest.approx(confidence)
+    assert called.probability_fake == pytest.approx(calibrated)
+
+
+def test_reaching_the_threshold_is_enough():
+    plain = STRICT.model_copy(update={"temperature": 1.0, "bias": 0.0, "threshold": 0.5, "inconclusive_from": None})
+    assert judge(0.5, plain).prediction == "FAKE"
+    assert judge(0.4999, plain).prediction == "REAL"
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_certainty_stays_certain(certain: float):
+    assert calibrated_probability(certain, 3.0, 2.0) == certain
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -0.1, 1.1])
+def test_no_verdict_of_what_is_no_probability(wrong: float):
+    with pytest.raises(ValueError, match="no probability"):
+        judge(wrong, STRICT)
+
+
+def test_what_was_written_is_read_again(installed: InstalledCard):
+    assert load_policy("strict", installed, WEIGHTS, "fp32") == STRICT
+
+
+def test_a_policy_for_other_weights_is_refused(installed: InstalledCard):
+    with pytest.raises(PolicyError, match=r"made for the weights abab.* Calibrate anew"):
+        load_policy("strict", installed, "cd" * 32, "fp32")
+
+
+def test_a_policy_for_another_precision_is_refused(installed: InstalledCard):
+    with pytest.raises(PolicyError, match="DISTILDIRE_PRECISION=fp32"):
+        load_policy("strict", installed, WEIGHTS, "bf16")
+
+
+def test_an_unknown_policy_is_refused_with_the_names_of_the_others(installed: InstalledCard):
+    with pytest.raises(PolicyError, match=r"no policy named 'lax'\. There are: strict\."):
+        load_policy("lax", installed, WEIGHTS, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complaint"),
+    [
+        ("threshold = 0.8", "threshold = 1.8", "threshold: Input should be less than or equal to 1"),
+        ("threshold = 0.8", "treshold = 0.8", "treshold: Extra inputs are not permitted"),
+        ("temperature = 2.0", "temperature = 0.0", "temperature: Input should be greater than 0"),
+        ("inconclusive_from = 0.3", "inconclusive_from = 0.9", "inconclusive_from must be below threshold"),
+        ("bias = -0.5", "bias = nan", "bias: Input should be a finite number"),
+        ("bias = -0.5", "bias = ", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_field(installed: InstalledCard, before: str, after: str, complaint: str):
+    [path] = list_policies(installed)
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(PolicyError, match=complaint):
+        load_policy("strict", installed, WEIGHTS, "fp32")
+
+
+def test_a_renamed_policy_is_refused(installed: InstalledCard):
+    [path] = list_policies(installed)
+    path.rename(path.with_stem("lax"))
+    with pytest.raises(PolicyError, match="holds the policy 'strict' of"):
+        load_policy("lax", installed, WEIGHTS, "fp32")
+
+
+def test_a_policy_is_never_overwritten(installed: InstalledCard):
+    with pytest.raises(PolicyError, match="Choose another name"):
+        policy_place("strict", installed)
+
+
+def test_policies_are_not_written_into_the_package():
+    with pytest.raises(PolicyError, match="DISTILDIRE_MODELS_DIR"):
+        policy_place("strict", replace(find_card("DISTILDIRE-DEMO"), folders=(BUNDLED,)))

@@ -1,0 +1,215 @@
+"""Policies: a threshold that was chosen on an operator's own images, and what was measured when it was.
+
+A policy is a TOML file beside the card, `<models folder>/<MODEL>.policies/<name>.toml`, written by
+`distildire calibrate`. It holds for the weights and the number format that it was made with, for no others: another
+model's probabilities mean something else. Free of torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError
+from worker.model.config import Format
+from worker.model.decision import Verdict, sigmoid
+
+Rule = Literal["false_positive_rate", "youden"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class PolicyError(ModelError):
+    """The policy cannot be used."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Evidence(_Section):
+    """How a policy's threshold was chosen, and what was measured of it. Rates count photographs, not images.
+
+    `rule`: `false_positive_rate`, the lowest threshold whose upper bound is at most `target_fpr`, or `youden`, the best
+    sum of both classes' rates. `measured_fpr`: the share of the photographs of which an image was called FAKE, with its
+    two-sided interval, and its one-sided upper bound, all exact, of that confidence. `missed_fakes`: the share of the
+    fakes' photographs of which a fake was called REAL; `max_miss_rate`: the bound that was asked of it, if there is a
+    band. `data_sha256`: the digest of the images' digests, labels, generators and groups.
+    """
+
+    rule: Rule
+    target_fpr: Share | None = None
+    measured_fpr: Share
+    fpr_interval: tuple[Share, Share]
+    fpr_upper_bound: Share
+    confidence: Share
+    max_miss_rate: Share | None = None
+    missed_fakes: Share
+    reals: PositiveInt
+    real_groups: PositiveInt
+    fakes: PositiveInt
+    fake_groups: PositiveInt
+    data_sha256: Sha256
+
+
+class Policy(_Section):
+    """When an image is called FAKE. All probabilities are calibrated ones: sigmoid(logit / temperature + bias).
+
+    `threshold`: an image whose probability reaches it is called FAKE. `inconclusive_from`: an image whose probability
+    reaches this and not the threshold is called INCONCLUSIVE; without it, REAL.
+    """
+
+    name: Name
+    model: Name
+    weights_sha256: Sha256
+    precision: Format
+    made_at: AwareDatetime
+    threshold: Share
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    bias: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    inconclusive_from: Share | None = None
+    evidence: Evidence
+
+    @model_validator(mode="after")
+    def _band_is_below_the_threshold(self) -> Self:
+        if self.inconclusive_from is not None and self.inconclusive_from >= self.threshold:
+            raise ValueError("inconclusive_from must be below threshold")
+        return self
+
+
+def judge(probability: float, policy: Policy) -> Verdict:
+    """Call an image by a policy: evidence, not proof.
+
+    Args:
+        probability: of being fake, as the model states it without a policy, in [0, 1].
+        policy: of that model.
+
+    Raises:
+        ValueError: it is no probability; NaN would otherwise be called REAL.
+    """
+    calibrated = calibrated_probability(probability, policy.temperature, policy.bias)
+    if calibrated >= policy.threshold:
+        return Verdict("FAKE", calibrated, calibrated)
+    if policy.inconclusive_from is not None and calibrated >= policy.inconclusive_from:
+        return Verdict("INCONCLUSIVE", max(calibrated, 1 - calibrated), calibrated)
+    return Verdict("REAL", 1 - calibrated, calibrated)
+
+
+def calibrated_probability(probability: float, temperature: float, bias: float) -> float:
+    """Return sigmoid(logit / temperature + bias) of the probability's logit; 0 and 1 stay what they are."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"{probability} is no probability")
+    if probability in {0.0, 1.0}:
+        return probability
+    return sigmoid((math.log(probability) - math.log1p(-probability)) / temperature + bias)
+
+
+def load_policy(name: str, installed: InstalledCard, weights_sha256: str, precision: Format) -> Policy:
+    """Return a model's policy of that name, for a detector with these weights in this number format.
+
+    Raises:
+        PolicyError: there is none, it cannot be read, or it was made with other weights or in another number format.
+    """
+    paths = {path.stem: path for path in reversed(list_policies(installed))}
+    if name not in paths:
+        known = ", ".join(sorted(paths)) or "none"
+        raise PolicyError(
+            f"{installed.card.name} has no policy named {name!r}. There are: {known}. Make one with `distildire "
+            f"calibrate`, or put its file into {_folder(installed.folders[0], installed.card.name)}."
+        )
+    policy = read_policy(paths[name])
+    _check(policy, paths[name], name, installed.card.name)
+    if policy.weights_sha256 != weights_sha256:
+        raise PolicyError(
+            f"The policy {paths[name]} was made for the weights {policy.weights_sha256}, but {installed.card.name} has "
+            f"{weights_sha256}: its rates say nothing of these. Calibrate anew."
+        )
+    if policy.precision != precision:
+        raise PolicyError(
+            f"The policy {paths[name]} was made in {policy.precision}, but the model runs in {precision}, which moves "
+            f"probabilities. Set DISTILDIRE_PRECISION={policy.precision}, or calibrate anew in {precision}."
+        )
+    return policy
+
+
+def list_policies(installed: InstalledCard) -> list[Path]:
+    """Return the files of a model's policies, those of the operator's folder before bundled ones."""
+    return [
+        path for folder in installed.folders for path in sorted(_folder(folder, installed.card.name).glob("*.toml"))
+    ]
+
+
+def read_policy(path: Path) -> Policy:
+    """Read one policy.
+
+    Raises:
+        PolicyError: the file is no TOML, or fields are missing, wrong or unknown; all of them are named.
+    """
+    try:
+        return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg']}" for e in error.errors())
+        raise PolicyError(f"The policy {path} is wrong: {faults}. Correct these fields, or calibrate anew.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PolicyError(f"The policy {path} cannot be read: {error}. Correct or remove it.") from error
+
+
+def policy_place(name: str, installed: InstalledCard) -> Path:
+    """Return where a new policy of a model is to be written.
+
+    Raises:
+        PolicyError: there is one already, or no folder of the operator's own to put it into.
+    """
+    if installed.folders[0] == BUNDLED:
+        raise PolicyError(
+            f"There is no folder for policies yet: set {MODELS_DIR_VARIABLE}, or --models-dir, to a folder of your own."
+        )
+    place = _folder(installed.folders[0], installed.card.name) / f"{name}.toml"
+    if place.exists():
+        raise PolicyError(f"There is a policy {place} already. Choose another name, or remove it first.")
+    return place
+
+
+def write_policy(policy: Policy, place: Path) -> None:
+    """Write a policy's file, whole or not at all."""
+    fields = policy.model_dump(exclude_none=True)
+    evidence = fields.pop("evidence")
+    lines = [
+        "# Made by `distildire calibrate`; docs/evaluation.md says what each field means.",
+        *_assignments(fields),
+        "",
+        "[evidence]",
+        *_assignments(evidence),
+    ]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(".partial")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(place)
+
+
+def _folder(models_dir: Path, model: str) -> Path:
+    return models_dir / f"{model}.policies"
+
+
+def _check(policy: Policy, path: Path, name: str, model: str) -> None:
+    """Refuse a file that was renamed or copied from another model."""
+    if (policy.name, policy.model) != (name, model):
+        raise PolicyError(
+            f"{path} holds the policy {policy.name!r} of {policy.model}, not {name!r} of {model}: put it where it "
+            "belongs."
+        )
+
+
+def _assignments(fields: dict[str, object]) -> list[str]:
+    """JSON's strings, numbers and lists are TOML's too; TOML also has times."""
+    return [
+        f"{key} = {value.isoformat() if isinstance(value, datetime) else json.dumps(value, ensure_ascii=False)}"
+        for key, value in fields.items()
+    ]
