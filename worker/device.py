@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from worker.batcher import DeviceLostError, DeviceMemoryError, Finding, Floats, Notify
+from worker.model import self_test
 from worker.model.detector import Detector
 
 #: A pass that takes longer has filled the device: one more image would only keep the others waiting.
@@ -62,8 +63,11 @@ def settle_batch(detector: Detector, most: int) -> Pace:
 
     As many as run in `PASS_SECONDS`, and fit into memory. On a CPU the published model takes seconds for one image and
     gains nothing from more: a batch of eight would let all eight wait for the last, and every start of a worker too.
+
+    Raises:
+        SelfTestError: the networks do not compute what their card says.
     """
-    detector.warm_up(1)  # sets up kernels, which on a GPU takes longer than the pass
+    self_test.check(detector)  # the first pass sets up kernels, too, which on a GPU takes longer than the pass
     began = time.monotonic()
     detector.warm_up(1)
     seconds = time.monotonic() - began

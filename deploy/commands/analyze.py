@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.commands.options import models_dir_option
+from deploy.commands.options import device_option, models_dir_option, precision_option
 from deploy.submission import print_json
 from deploy.terminal import notes
 from deploy.verdicts import Row, VerdictView
@@ -29,14 +29,8 @@ if TYPE_CHECKING:
     "--model", default="DISTILDIRE-DEMO", envvar="DISTILDIRE_MODEL", show_default=True, help="A model's name."
 )
 @models_dir_option
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", envvar="DISTILDIRE_DEVICE")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    default="auto",
-    envvar="DISTILDIRE_PRECISION",
-    help="Number format of the U-Net; auto: the card's, or else the device's fastest.",
-)
+@device_option
+@precision_option
 @click.option(
     "--visualize",
     metavar="DIR",

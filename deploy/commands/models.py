@@ -3,74 +3,144 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
-from rich.table import Table
 
-from deploy.commands.options import models_dir_option
+from deploy import model_reports
+from deploy.acquisition import fetch_files, import_files
+from deploy.commands.options import device_option, models_dir_option, precision_option
 from deploy.terminal import notes, output
-from worker.model import ModelError, find_card, list_cards, verify
-from worker.model.card import BUNDLED
+from worker.model import find_card, list_cards
 
 if TYPE_CHECKING:
-    from worker.model.card import InstalledCard
+    from worker.model.loading import Precision
 
 _name = click.argument("name", metavar="MODEL")
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else.")
+_target_option = click.option(
+    "--models-dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="DISTILDIRE_MODELS_DIR",
+    required=True,
+    show_envvar=True,
+    help="Where the files are put; made if it is not there.",
+)
 
 
 @click.group()
 def command() -> None:
-    """List, show and verify models."""
+    """List, show, fetch, import, verify and convert models."""
 
 
 @command.command("list")
 @models_dir_option
-def list_models(models_dir: Path | None) -> None:
+@_json
+def list_models(models_dir: Path | None, as_json: bool) -> None:
     """List the models whose cards are installed, and whether their weights are there."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
-    for title in ("model", "weights", "license", "card"):
-        table.add_column(title, overflow="fold")
-    for installed in list_cards(models_dir):
-        card = installed.card
-        name = f"{card.name} [dim](demonstration)[/]" if card.demonstration else card.name
-        table.add_row(
-            name,
-            "present" if _weights_present(installed) else "[yellow]missing[/]",
-            card.license,
-            "bundled" if installed.path.is_relative_to(BUNDLED) else escape(str(installed.path)),
-        )
-    output().print(table)
+    summaries = [model_reports.summary(installed) for installed in list_cards(models_dir)]
+    if as_json:
+        _print_json(summaries)
+    else:
+        output().print(model_reports.list_table(summaries))
 
 
 @command.command()
 @_name
 @models_dir_option
-def show(name: str, models_dir: Path | None) -> None:
-    """Print a model's card as JSON."""
+@_json
+def show(name: str, models_dir: Path | None, as_json: bool) -> None:
+    """Tell what a model's card says: licence, sources, digests, and whether the files are there."""
     installed = find_card(name, models_dir)
-    click.echo(json.dumps(installed.card.model_dump(mode="json"), indent=2, ensure_ascii=False))
+    if as_json:
+        _print_json(model_reports.description(installed))
+        return
+    for line in model_reports.describe_lines(installed):
+        output().print(line)
+
+
+@command.command()
+@_name
+@_target_option
+@click.option("--accept-license", is_flag=True, help="You keep to the licences of the weights; nobody is asked.")
+def fetch(name: str, folder: Path, accept_license: bool) -> None:
+    """Download a model's weights from where its card says that they are published.
+
+    What broke off goes on where it stopped. A file appears once it has the digest of its card.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fetched = fetch_files(find_card(name, folder), folder, accept_license=accept_license)
+    for path in fetched:
+        output().print(f"[green]✓[/] {escape(str(path))}")
+    output().print(f"`distildire models verify {name}` checks that it works." if fetched else "All files are there.")
+
+
+@command.command("import")
+@_name
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE…",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@_target_option
+@click.option("--link", is_flag=True, help="Make hard links instead of copies; on the same file system.")
+def import_model(name: str, files: tuple[Path, ...], folder: Path, link: bool) -> None:
+    """Put a model's weights, brought as files of any name, where they belong. They are recognised by their digests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    installed = find_card(name, folder)
+    for source, target in zip(files, import_files(installed, folder, files, link=link), strict=True):
+        output().print(f"[green]✓[/] {escape(str(source))} is {escape(str(target))}")
+    output().print(f"`distildire models verify {name}` checks that it works.")
 
 
 @command.command("verify")
 @_name
 @models_dir_option
-def verify_model(name: str, models_dir: Path | None) -> None:
-    """Check that a model's weights are there, whole, untampered and fit its card."""
+@device_option
+@precision_option
+@click.option("--record", is_flag=True, help="Write the card's self-test anew, from what these weights answer.")
+@_json
+def verify_model(
+    name: str, models_dir: Path | None, device: str, precision: Precision, record: bool, as_json: bool
+) -> None:
+    """Check a model as a worker does at its start: digests, that every parameter fits, and the self-test.
+
+    The exit code is 1 if something is wrong.
+    """
+    from worker.model import verify
+
     with notes().status(f"Verifying {name} …"):
-        files = verify(name, models_dir)
-    for file in files:
-        stated = f"{' and '.join(file.stated)} as its card states" if file.stated else "its card states no digest"
-        output().print(f"[green]✓[/] {file.part}: {escape(str(file.path))}, {file.size:,} bytes")
-        output().print(f"  sha256 {file.sha256} [dim]({stated})[/]")
+        verification = verify(name, models_dir, device=device, precision=precision, record=record)
+    if as_json:
+        _print_json(model_reports.verification_document(verification))
+    else:
+        for line in model_reports.verification_lines(verification):
+            output().print(line)
+    sys.exit(1 if verification.problems else 0)
 
 
-def _weights_present(installed: InstalledCard) -> bool:
-    try:
-        for file in (installed.card.adm, installed.card.student):
-            installed.locate(file)
-    except ModelError:
-        return False
-    return True
+@command.command()
+@_name
+@models_dir_option
+def convert(name: str, models_dir: Path | None) -> None:
+    """Write a model's weights as safetensors beside the published files. They still count as the card's."""
+    from worker.model.converting import convert as convert_file
+
+    installed = find_card(name, models_dir)
+    for part, file in model_reports.card_files(installed).items():
+        with notes().status(f"Converting {file.weights} …"):
+            target = convert_file(installed, file)
+        if target is None:
+            output().print(f"[green]✓[/] {part}: {escape(str(installed.locate(file)))} is safetensors already")
+        else:
+            output().print(f"[green]✓[/] {part}: {escape(str(target))}; the published file may be removed")
+
+
+def _print_json(document: object) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

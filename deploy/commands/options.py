@@ -15,6 +15,16 @@ data_dir_option = click.option(
     show_envvar=True,
     help="Where the stack keeps its data, passwords and logs.",
 )
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", envvar="DISTILDIRE_DEVICE"
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    envvar="DISTILDIRE_PRECISION",
+    help="Number format of the U-Net; auto: the card's, or else the device's fastest.",
+)
 models_dir_option = click.option(
     "--models-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

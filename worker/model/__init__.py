@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from worker.model.card import ModelError, find_card, list_cards
     from worker.model.decision import verdict
     from worker.model.detector import Detector
-    from worker.model.loading import load_model, verify
+    from worker.model.loading import load_model
+    from worker.model.verification import verify
 
 __all__ = ["Detector", "ModelError", "find_card", "list_cards", "load_model", "verdict", "verify"]
 
 # No name may be that of a module of this package: importing the module would put it in the name's place.
-_HOMES = {"Detector": "detector", "load_model": "loading", "verify": "loading", "verdict": "decision"}
+_HOMES = {"Detector": "detector", "load_model": "loading", "verify": "verification", "verdict": "decision"}
 
 
 def __getattr__(name: str) -> object:

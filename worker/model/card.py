@@ -19,6 +19,8 @@ from worker.model.config import ModelCard, WeightsFile
 
 BUNDLED = Path(__file__).parent / "cards"
 MODELS_DIR_VARIABLE = "DISTILDIRE_MODELS_DIR"
+CONVERTED = ".safetensors"
+"""What a converted file has after the name that its card states."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,20 +37,33 @@ class InstalledCard:
     path: Path
     folders: tuple[Path, ...]
 
+    def find(self, file: WeightsFile) -> Path | None:
+        """Return the path of the weights as they were converted, or else as the card names them; None: missing."""
+        for folder in self.folders:
+            for name in (file.weights + CONVERTED, file.weights):
+                if (folder / name).is_file():
+                    return folder / name
+        return None
+
     def locate(self, file: WeightsFile) -> Path:
-        """Return the weights' path.
+        """Return the weights' path, as `find` does.
 
         Raises:
             ModelError: the file is in none of the folders.
         """
-        for folder in self.folders:
-            if (folder / file.weights).is_file():
-                return folder / file.weights
-        sources = f"download it from {' or '.join(file.urls)}" if file.urls else "obtain it from the model's author"
+        path = self.find(file)
+        if path is not None:
+            return path
+        name = self.card.name
         places = " nor in ".join(str(folder) for folder in self.folders)
         raise ModelError(
-            f"{self.card.name}: the weights {file.weights} are not in {places}. To use this model, {sources}, put it "
-            f"into a folder of your own and set {MODELS_DIR_VARIABLE} to that folder."
+            f"{name}: the weights {file.weights} are not in {places}. Set {MODELS_DIR_VARIABLE} to a folder of your "
+            + (
+                f"own and run `distildire models fetch {name}`, or get them from {' or '.join(file.urls)} and run "
+                if file.urls
+                else "own, obtain them from the model's author and run "
+            )
+            + f"`distildire models import {name} FILE`."
         )
 
 

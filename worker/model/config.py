@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 
 NORM_GROUPS = 32
 """Groups of every normalisation in ADM."""
@@ -14,7 +14,13 @@ NORM_GROUPS = 32
 Format = Literal["fp32", "bf16", "fp16"]
 """Number formats of the U-Net."""
 
+Inputs = Literal["image+eps", "eps", "image", "image+grey_eps"]
+"""What a student reads: the image, its noise map, both, or the image and the mean of the noise map's channels."""
+
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
+
+SELF_TEST_PLACES = 16
+"""Numbers of eps in a self-test."""
 
 
 class _Section(BaseModel):
@@ -84,16 +90,21 @@ class DiffusionConfig(_Section):
 
 
 class StudentConfig(_Section):
-    """A torchvision classifier's name, and the side to which image and noise are enlarged before it, if at all."""
+    """A torchvision classifier's name, the side to which what it reads is resized, if at all, and what that is."""
 
     backbone: str
     input_size: PositiveInt | None = None
+    inputs: Inputs = "image+eps"
 
 
 class WeightsFile(_Section):
-    """Where a network's weights lie, relative to the models folder or the card, and what they must be."""
+    """Where a network's weights lie, relative to the models folder or the card, and what they must be.
+
+    `license`: of this file, where it is not the card's.
+    """
 
     weights: str
+    license: str | None = None
     urls: tuple[str, ...] = ()
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
@@ -117,13 +128,21 @@ class StudentSection(StudentConfig, WeightsFile):
     """`[student]`: the student's backbone and its weights."""
 
 
+class SelfTest(_Section):
+    """What the networks answer to the input of worker/model/self_test.py: some numbers of eps, and a logit."""
+
+    eps: Annotated[tuple[FiniteFloat, ...], Field(min_length=SELF_TEST_PLACES, max_length=SELF_TEST_PLACES)]
+    logit: FiniteFloat
+
+
 class ModelCard(_Section):
     """One model: what it is called, may be used for, consists of and was made from.
 
     `threshold`: an image whose probability of being fake reaches it is called FAKE. `image_size`: the side in pixels of
     what the networks see. `precision`: the U-Net's number format where the operator does not choose one; by default the
     fastest of the device. `demonstration`: every result says that this is no detector to rely on. `notice`: a sentence
-    shown with every result. `provenance`: free text about data, training and evaluation, by headline.
+    shown with every result. `provenance`: free text about data, training and evaluation, by headline. `self_test`: by
+    which a worker sees at its start that these weights compute on its device what they should.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -137,6 +156,7 @@ class ModelCard(_Section):
     diffusion: DiffusionConfig = DiffusionConfig()
     student: StudentSection
     provenance: dict[str, str | int | float] = {}
+    self_test: SelfTest | None = None
 
     @model_validator(mode="after")
     def _sides_halve(self) -> Self:

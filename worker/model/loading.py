@@ -1,9 +1,8 @@
-"""From a card's name to a detector that is ready to run; and the check of a model's files without running it."""
+"""From a card's name to a detector that is ready to run."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,9 +13,10 @@ from worker.model.card import InstalledCard, ModelError, find_card
 from worker.model.config import Format, ModelCard, WeightsFile
 from worker.model.detector import Detector
 from worker.model.diffusion import SpacedDiffusion
+from worker.model.digests import identify, read_record, stated_digests, weights_sha256
 from worker.model.student import Student
 from worker.model.unet import DTYPES, AdmUnet
-from worker.model.weights import Algorithm, assign_strictly, check_digests, digest, read_state, stated_digests
+from worker.model.weights import assign_strictly, read_state
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto"] | Format
@@ -43,11 +43,11 @@ def load_model(
         ModelError: card or weights are missing, damaged, altered or do not fit, or the device is not there.
     """
     installed = find_card(name, Path(models_dir) if models_dir else None)
-    target = choose_device(device)
-    wanted = installed.card.precision if precision == "auto" and installed.card.precision else precision
-    dtype = choose_dtype(wanted, target)
-    sha256 = installed.card.student.sha256 or digest(installed.locate(installed.card.student), "sha256")
-    unet, student = load_unet(installed), load_student(installed)
+    target, dtype = choose(installed.card, device, precision)
+    unet, student = unet_on_meta(installed), student_on_meta(installed)
+    adm_sha256 = load_weights(installed, installed.card.adm, unet)
+    student_sha256 = load_weights(installed, installed.card.student, student)
+    sha256 = weights_sha256(adm_sha256, student_sha256)
     return assemble(installed.card, unet, student, target, dtype, weights_sha256=sha256)
 
 
@@ -69,39 +69,44 @@ def assemble(
 
 def load_unet(installed: InstalledCard) -> AdmUnet:
     """Return the card's U-Net with its weights, on the CPU in float32. Raises ModelError."""
-    unet = _unet_on_meta(installed)
-    _load(installed, installed.card.adm, unet)
+    unet = unet_on_meta(installed)
+    load_weights(installed, installed.card.adm, unet)
     return unet
 
 
-def load_student(installed: InstalledCard) -> Student:
-    """Return the card's student with its weights, on the CPU in float32. Raises ModelError."""
-    student = _student_on_meta(installed)
-    _load(installed, installed.card.student, student)
-    return student
+def unet_on_meta(installed: InstalledCard) -> AdmUnet:
+    """Return the card's U-Net without weights."""
+    with torch.device("meta"):  # no memory, no random numbers: the file brings every tensor
+        return AdmUnet(installed.card.adm, installed.card.image_size)
 
 
-@dataclass(frozen=True)
-class VerifiedFile:
-    """A file that may be used: it fits the architecture and has every digest that its card states (`stated`)."""
-
-    part: Literal["adm", "student"]
-    path: Path
-    size: int
-    sha256: str
-    stated: tuple[Algorithm, ...]
+def student_on_meta(installed: InstalledCard) -> Student:
+    """Return the card's student without weights. Raises ModelError: there is no such backbone."""
+    try:
+        with torch.device("meta"):
+            return Student(installed.card.student)
+    except ValueError as error:
+        raise ModelError(f"{installed.path}: student.backbone: {error}. Name another backbone.") from error
 
 
-def verify(name: str, models_dir: Path | str | None = None) -> tuple[VerifiedFile, VerifiedFile]:
-    """Check everything that loading the model needs, without keeping it.
+def load_weights(installed: InstalledCard, stated: WeightsFile, network: nn.Module) -> str:
+    """Check a file of the card, give its parameters to the network, and return the SHA-256 that it was published with.
 
     Raises:
-        ModelError: what is wrong, with the file and the remedy.
+        ModelError: it is missing, damaged, altered or does not fit.
     """
-    installed = find_card(name, Path(models_dir) if models_dir else None)
-    load_unet(installed)
-    load_student(installed)
-    return _verified("adm", installed, installed.card.adm), _verified("student", installed, installed.card.student)
+    path = installed.locate(stated)
+    if not stated_digests(stated) and read_record(path) is None:
+        _log.warning("%s states no digest of %s: the file is used unchecked", installed.path, stated.weights)
+    sha256 = identify(path, stated)
+    assign_strictly(network, read_state(path), path)
+    return sha256
+
+
+def choose(card: ModelCard, device: str, precision: Precision) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the U-Net's number format for what was asked, as in `load_model`. Raises ModelError."""
+    target = choose_device(device)
+    return target, choose_dtype(card.precision if precision == "auto" and card.precision else precision, target)
 
 
 def choose_device(name: str) -> torch.device:
@@ -135,34 +140,6 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     capabilities = torch.cpu.get_capabilities()
     native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
-
-
-def _unet_on_meta(installed: InstalledCard) -> AdmUnet:
-    with torch.device("meta"):  # no memory, no random numbers: the file brings every tensor
-        return AdmUnet(installed.card.adm, installed.card.image_size)
-
-
-def _student_on_meta(installed: InstalledCard) -> Student:
-    try:
-        with torch.device("meta"):
-            return Student(installed.card.student)
-    except ValueError as error:
-        raise ModelError(f"{installed.path}: student.backbone: {error}. Name another backbone.") from error
-
-
-def _load(installed: InstalledCard, stated: WeightsFile, network: nn.Module) -> None:
-    path = installed.locate(stated)
-    if not stated_digests(stated):
-        _log.warning("%s states no digest of %s: the file is used unchecked", installed.path, stated.weights)
-    check_digests(path, stated)
-    assign_strictly(network, read_state(path), path)
-
-
-def _verified(part: Literal["adm", "student"], installed: InstalledCard, stated: WeightsFile) -> VerifiedFile:
-    path = installed.locate(stated)
-    sha256 = stated.sha256 or digest(path, "sha256")
-    algorithms: tuple[Algorithm, ...] = tuple(name for name, _ in stated_digests(stated))
-    return VerifiedFile(part, path, path.stat().st_size, sha256, algorithms)
 
 
 def _settle(network: _Network, device: torch.device) -> _Network:

@@ -1,53 +1,17 @@
-"""Weights: checking a file against its card, reading it without running code, and giving it to a network strictly.
-
-Digests are computed at every load (about a second for each gigabyte of SHA-256, three for MD5): a cached answer could
-not see a file that changed.
-"""
+"""Weights: reading a file without running code, and giving it to a network strictly."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worker.model.card import ModelError
-from worker.model.config import WeightsFile
-
-Algorithm = Literal["sha256", "md5"]
-
-_AGAIN = "Fetch the file again from where the model is published"
-
-
-def digest(path: Path, algorithm: Algorithm) -> str:
-    """Return the file's digest in lower-case hexadecimal. MD5 only recognises a published file; it proves no origin."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def stated_digests(stated: WeightsFile) -> list[tuple[Algorithm, str]]:
-    """Return the digests that a card states of a file, by algorithm."""
-    digests: tuple[tuple[Algorithm, str | None], ...] = (("sha256", stated.sha256), ("md5", stated.md5))
-    return [(algorithm, value) for algorithm, value in digests if value]
-
-
-def check_digests(path: Path, stated: WeightsFile) -> None:
-    """Compare the file with every digest that its card states.
-
-    Raises:
-        ModelError: one differs.
-    """
-    for algorithm, expected in stated_digests(stated):
-        if (actual := digest(path, algorithm)) != expected:
-            raise ModelError(
-                f"{path} is not the file that its card describes: its {algorithm} is {actual}, but the card says "
-                f"{expected}. It is incomplete or was altered. {_AGAIN}, or correct the card if it is out of date."
-            )
+from worker.model.digests import AGAIN
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -66,11 +30,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
-        raise ModelError(f"{path} cannot be read as weights: {_reason(error)}. {_AGAIN}.") from error
+        raise ModelError(f"{path} cannot be read as weights: {_reason(error)}. {AGAIN}.") from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not content:
-        raise ModelError(f"{path} holds no state dict. {_AGAIN}, or export the network's state_dict() into it.")
+        raise ModelError(f"{path} holds no state dict. {AGAIN}, or export the network's state_dict() into it.")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ModelError(f"{path}: {name!r} is no tensor. Export the network's state_dict() alone.")
@@ -104,9 +68,7 @@ def assign_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path)
         )
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
-            raise ModelError(
-                f"{path}: {name} holds NaN or infinity, from damage or a training that diverged. {_AGAIN}."
-            )
+            raise ModelError(f"{path}: {name} holds NaN or infinity, from damage or a training that diverged. {AGAIN}.")
     # Published weights may be half precision; statistics and the last layer are float32 in every precision.
     network.load_state_dict({name: state[name].to(tensor.dtype) for name, tensor in expected.items()}, assign=True)
 

@@ -1,0 +1,138 @@
+"""What `distildire models` tells of a model: as documents for programs, and as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from worker.model.card import BUNDLED, InstalledCard
+from worker.model.config import WeightsFile
+
+if TYPE_CHECKING:  # imports torch
+    from worker.model.verification import Verification, VerifiedFile
+
+_NON_COMMERCIAL = "CC-BY-NC"
+
+
+def card_files(installed: InstalledCard) -> dict[str, WeightsFile]:
+    """Return the card's two files by the name of their section."""
+    return {"adm": installed.card.adm, "student": installed.card.student}
+
+
+def summary(installed: InstalledCard) -> dict[str, Any]:
+    """Return a line of `models list` as a document."""
+    return {
+        "name": installed.card.name,
+        "license": installed.card.license,
+        "demonstration": installed.card.demonstration,
+        "present": all(installed.find(file) for file in card_files(installed).values()),
+        "card": str(installed.path),
+        "bundled": installed.path.is_relative_to(BUNDLED),
+    }
+
+
+def description(installed: InstalledCard) -> dict[str, Any]:
+    """Return all that a card says, and where its files are."""
+    files = {part: _file_description(installed, file) for part, file in card_files(installed).items()}
+    return summary(installed) | {"files": files, "contents": installed.card.model_dump(mode="json")}
+
+
+def verification_document(verification: Verification) -> dict[str, Any]:
+    """Return what came of a verification."""
+    files = [asdict(file) | {"path": str(file.path) if file.path else None} for file in verification.files]
+    return asdict(verification) | {"files": files, "problems": list(verification.problems)}
+
+
+def list_table(summaries: list[dict[str, Any]]) -> Table:
+    """Return the models, a row each."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
+    for title in ("model", "weights", "license", "card"):
+        table.add_column(title, overflow="fold")
+    for each in summaries:
+        table.add_row(
+            f"{each['name']} [dim](demonstration)[/]" if each["demonstration"] else each["name"],
+            "present" if each["present"] else "[yellow]missing[/]",
+            escape(each["license"]),
+            "bundled" if each["bundled"] else escape(each["card"]),
+        )
+    return table
+
+
+def describe_lines(installed: InstalledCard) -> Iterator[str]:
+    """Yield what `models show` says, as markup."""
+    card = installed.card
+    yield f"[bold]{card.name}[/]{' [dim](demonstration)[/]' if card.demonstration else ''}"
+    yield f"  licence    {license_words(card.license)}"
+    yield f"  card       {escape(str(installed.path))}"
+    yield f"  threshold  {card.threshold}"
+    yield f"  self-test  {'in the card' if card.self_test else 'none'}"
+    for part, file in card_files(installed).items():
+        yield f"[bold]{part}[/]"
+        for label, value in _file_lines(installed, file):
+            yield f"  {label:<9}  {value}"
+    for headline, text in card.provenance.items():
+        yield f"[dim]{escape(headline.replace('_', ' '))}: {escape(' '.join(str(text).split()))}[/]"
+
+
+def license_words(name: str) -> str:
+    """Return a licence as markup, with what people overlook."""
+    if name.upper().startswith(_NON_COMMERCIAL):
+        return f"[bold yellow]{escape(name)}: no commercial use[/] (https://creativecommons.org/licenses/by-nc/4.0/)"
+    return escape(name)
+
+
+def verification_lines(verification: Verification) -> Iterator[str]:
+    """Yield what `models verify` says, as markup."""
+    for file in verification.files:
+        if file.problem:
+            yield f"[red]✗[/] {file.part}: {escape(file.problem)}"
+        else:
+            yield from _sound_file_lines(file)
+    yield {
+        "passed": f"[green]✓[/] self-test: passed in {verification.precision} on {verification.device}",
+        "failed": f"[red]✗[/] {escape(verification.problem)}",
+        "absent": "[yellow]–[/] self-test: the card has none; `--record` writes one, once you trust these weights",
+        "not run": "[yellow]–[/] self-test: not run",
+    }[verification.self_test]
+    if verification.weights_sha256:
+        yield f"weights_sha256 {verification.weights_sha256}"
+
+
+def _file_description(installed: InstalledCard, file: WeightsFile) -> dict[str, Any]:
+    path = installed.find(file)
+    return {
+        "weights": file.weights,
+        "license": file.license or installed.card.license,
+        "urls": list(file.urls),
+        "sha256": file.sha256,
+        "md5": file.md5,
+        "path": str(path) if path else None,
+        "size": path.stat().st_size if path else None,
+    }
+
+
+def _file_lines(installed: InstalledCard, file: WeightsFile) -> Iterator[tuple[str, str]]:
+    path = installed.find(file)
+    yield "file", escape(file.weights)
+    if path:
+        yield "present", f"{escape(str(path))}, {path.stat().st_size:,} bytes"
+    else:
+        yield "present", "[yellow]no[/]"
+    if file.license:
+        yield "licence", license_words(file.license)
+    for url in file.urls:
+        yield "source", escape(url)
+    for name, value in (("sha256", file.sha256), ("md5", file.md5)):
+        if value:
+            yield name, value
+
+
+def _sound_file_lines(file: VerifiedFile) -> Iterator[str]:
+    stated = f"{' and '.join(file.stated)} as its card states" if file.stated else "its card states no digest"
+    yield f"[green]✓[/] {file.part}: {escape(str(file.path))}, {file.size:,} bytes"
+    yield f"  sha256 {file.sha256} [dim]({stated})[/]"
+    yield f"  {file.parameters:,} parameters fit"

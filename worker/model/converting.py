@@ -1,0 +1,70 @@
+"""From a pickled checkpoint to safetensors: the same tensors alone, and the published digests kept beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worker.model.card import CONVERTED, InstalledCard, ModelError
+from worker.model.config import WeightsFile
+from worker.model.digests import (
+    PublishedDigests,
+    Record,
+    digests,
+    identify,
+    published_digests,
+    read_record,
+    write_record,
+)
+from worker.model.placing import require_space
+from worker.model.weights import read_state
+
+
+def convert(installed: InstalledCard, stated: WeightsFile) -> Path | None:
+    """Write a file of the card as safetensors beside it, under its name with `.safetensors` added.
+
+    From then on it is what is loaded, and counts as the card's: its record and its metadata name the published digests.
+
+    Returns:
+        The new file; None where nothing is to be converted.
+
+    Raises:
+        ModelError: the file is missing, altered or damaged, the copy is not the same, or there is no space for it.
+    """
+    source = installed.locate(stated)
+    if source.suffix == CONVERTED:
+        return None
+    identify(source, stated)
+    known = read_record(source)
+    published = known.published if known else published_digests(source)
+    target = source.with_name(source.name + CONVERTED)
+    require_space(target.parent, source.stat().st_size)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        _write(read_state(source), partial, source.name, published)
+        sha256 = digests(partial, ("sha256",))["sha256"]
+        write_record(target, Record(sha256=sha256, published=published))
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def _write(state: dict[str, Tensor], path: Path, name: str, published: PublishedDigests) -> None:
+    """Write the tensors, each in memory of its own, and see that they are the same when they are read again."""
+    for key in list(state):
+        state[key] = state.pop(key).clone(memory_format=torch.contiguous_format)  # one at a time: they may be large
+    metadata = {"format": "pt", "source": name} | {
+        f"source_{key}": value for key, value in published.model_dump().items()
+    }
+    save_file(state, path, metadata)
+    with safe_open(path, framework="pt") as written:
+        same = set(written.keys()) == set(state) and all(
+            torch.equal(written.get_tensor(key), value) for key, value in state.items()
+        )
+    if not same:
+        raise ModelError(f"{path} does not hold what was written: the disk or the memory fails. Convert it again.")

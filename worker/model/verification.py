@@ -1,0 +1,125 @@
+"""The check of everything that running a model needs, with all that is wrong instead of the first of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from worker.model import self_test
+from worker.model.card import InstalledCard, ModelError, find_card
+from worker.model.config import Format, WeightsFile
+from worker.model.detector import Detector
+from worker.model.digests import Algorithm, stated_digests, weights_sha256
+from worker.model.loading import Precision, assemble, choose, load_weights, student_on_meta, unet_on_meta
+
+Part = Literal["adm", "student"]
+SelfTestOutcome = Literal["passed", "failed", "absent", "not run"]
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """What is known of one of a card's files. With a `problem`, what comes after the path may not be known."""
+
+    part: Part
+    weights: str
+    """As the card names it."""
+    stated: tuple[Algorithm, ...]
+    """The digests that its card states, all of which it has where there is no problem."""
+    path: Path | None = None
+    size: int = 0
+    """Bytes."""
+    sha256: str = ""
+    """Of the file that was published, also where this one was converted from it."""
+    parameters: int = 0
+    """Numbers that were read and fit the architecture."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of a model's verification."""
+
+    model: str
+    files: tuple[VerifiedFile, VerifiedFile]
+    weights_sha256: str = ""
+    self_test: SelfTestOutcome = "not run"
+    device: str = ""
+    precision: Format | None = None
+    problem: str = ""
+    """Of the model as a whole; its files have their own."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is wrong, with the remedies."""
+        return tuple(problem for problem in (*(file.problem for file in self.files), self.problem) if problem)
+
+
+def verify(
+    name: str,
+    models_dir: Path | str | None = None,
+    *,
+    device: str = "auto",
+    precision: Precision = "auto",
+    record: bool = False,
+) -> Verification:
+    """Check each file of a model, then run its self-test on the device.
+
+    Args:
+        name: as in the card.
+        models_dir: as `load_model` takes it, like `device` and `precision`.
+        device: where the self-test runs.
+        precision: in which the self-test runs.
+        record: instead of running the self-test write the card's anew, from what these files answer on a CPU in
+            float32. A bundled card is copied into the models folder for it, where there is one.
+
+    Raises:
+        ModelError: there is no such card, device or backbone; or the answer cannot be recorded.
+    """
+    folder = Path(models_dir) if models_dir else None
+    installed = find_card(name, folder)
+    card = installed.card
+    target, dtype = choose(card, *(("cpu", "fp32") if record else (device, precision)))
+    unet, student = unet_on_meta(installed), student_on_meta(installed)
+    files = _verify_file("adm", installed, card.adm, unet), _verify_file("student", installed, card.student, student)
+    if any(file.problem for file in files):
+        return Verification(name, files)
+    sha256 = weights_sha256(files[0].sha256, files[1].sha256)
+    detector = assemble(card, unet, student, target, dtype, weights_sha256=sha256)
+    if record:
+        self_test.record(detector, _card_to_write(installed))
+        return verify(name, folder)
+    outcome, problem = _self_test(detector)
+    return Verification(name, files, sha256, outcome, str(detector.device), detector.precision, problem)
+
+
+def _verify_file(part: Part, installed: InstalledCard, stated: WeightsFile, network: nn.Module) -> VerifiedFile:
+    path = installed.find(stated)
+    size = path.stat().st_size if path else 0
+    known = VerifiedFile(part, stated.weights, tuple(stated_digests(stated)), path, size)
+    try:
+        sha256 = load_weights(installed, stated, network)
+    except ModelError as error:
+        return replace(known, problem=error.message)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return replace(known, sha256=sha256, parameters=parameters)
+
+
+def _self_test(detector: Detector) -> tuple[SelfTestOutcome, str]:
+    try:
+        return ("passed" if self_test.check(detector) else "absent"), ""
+    except self_test.SelfTestError as error:
+        return "failed", error.message
+
+
+def _card_to_write(installed: InstalledCard) -> Path:
+    """Return the card's file; of a bundled one a copy in the models folder, if one is named, which goes before it."""
+    first = installed.folders[0]
+    if installed.path.is_relative_to(first):
+        return installed.path
+    copy = first / installed.path.name
+    with copy.open("xb") as file:  # a file of that name which is there is a card of another model
+        file.write(installed.path.read_bytes())
+    return copy
