@@ -115,7 +115,14 @@ def _start(**_: object) -> None:
             _log.critical("worker_cannot_start", reason=error.message)
         else:
             _log.critical("worker_cannot_start", exc_info=True)
-        sys.exit(1)
+        sys.exit(_exit_status(error))
+
+
+def _exit_status(error: Exception) -> int:
+    """Return 78 where no other try would fare better: the model is not there, not whole, or fails its self-test."""
+    from worker.model.card import ModelError
+
+    return os.EX_CONFIG if isinstance(error, ModelError) else 1
 
 
 def _start_parts(queues: set[str]) -> None:

@@ -19,7 +19,7 @@ from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
 from deploy.local.document import running_stack
 from deploy.local.ledger import Ledger
-from deploy.terminal import output
+from deploy.terminal import notes, output
 from shared.errors import DistildireError
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def _servers(data_dir: Path, *, with_model: bool) -> Iterator[Finding]:
         "S3 store", settings, _ping_store, "check DISTILDIRE_S3_* and that the server and its bucket are there"
     )
     if with_model:
-        yield _server(f"model {settings.model}", settings, _find_weights, "see `distildire models list`")
+        remedy = "no worker takes a job like this, and each ends with status 78; see `distildire models list`"
+        yield _server(f"model {settings.model}", settings, _check_model, remedy)
 
 
 def _server(subject: str, settings: Settings, check: Callable[[Settings], str], remedy: str) -> Finding:
@@ -230,13 +231,21 @@ def _ping_store(settings: Settings) -> str:
     return f"answers, with bucket {settings.s3_bucket}"
 
 
-def _find_weights(settings: Settings) -> str:
-    from worker.model import find_card
+def _check_model(settings: Settings) -> str:
+    """Check the model as an analysis worker does at its start, on the same device and in the same precision."""
+    from worker.model import verify
 
-    installed = find_card(settings.model, settings.models_dir)
-    for file in (installed.card.adm, installed.card.student):
-        installed.locate(file)
-    return "weights present; `distildire models verify` checks them"
+    try:
+        with notes().status(f"Verifying {settings.model} …"):
+            verification = verify(
+                settings.model, settings.models_dir, device=settings.device, precision=settings.precision
+            )
+    except RuntimeError as error:  # torch's, where the device refuses or its memory is full
+        raise DistildireError(f"cannot be run: {str(error).splitlines()[0]}") from error
+    if verification.problems:
+        raise DistildireError(" ".join(verification.problems))
+    told = {"passed": "self-test passed", "absent": "the card has no self-test"}[verification.self_test]
+    return f"weights whole; {told} ({verification.precision} on {verification.device})"
 
 
 def _api(data_dir: Path) -> Finding:
