@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import httpx
 
 from worker.model.card import ModelError
 from worker.model.config import WeightsFile
-from worker.model.digests import CHUNK_BYTES, PublishedDigests, published_digests, stated_digests
+from worker.model.digests import PublishedDigests, published_digests, stated_digests
 from worker.model.placing import appear, require_space
 from worker.model.ranges import Action, Version, decide, range_headers
 
@@ -70,7 +70,7 @@ def fetch(
             appear(partial.path, target, published)
             partial.forget()
             return published
-    raise FetchError("\n".join(reasons))
+    raise FetchError("\n".join([f"{stated.weights} could not be fetched.", *reasons]))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Origin:
 class _Partial:
     """The part of a file that has come, held by one process at a time."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
         self._file = file
         self._notes = path.with_name(path.name + ".json")
@@ -93,7 +93,7 @@ class _Partial:
     @contextmanager
     def open(cls, target: Path) -> Iterator[_Partial]:
         path = target.with_name(target.name + ".partial")
-        with path.open("ab") as file:
+        with path.open("ab", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -134,12 +134,10 @@ class _Partial:
         self._notes.unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
-        """Add bytes."""
-        self._file.write(chunk)
-
-    def flush(self) -> None:
-        """Let others see what was added."""
-        self._file.flush()
+        """Add bytes; raise `OSError` where there is no room for them all."""
+        left = memoryview(chunk)
+        while left:
+            left = left[self._file.write(left) :]
 
 
 class _Download:
@@ -157,35 +155,39 @@ class _Download:
         self._client, self._url, self._stated, self._partial = client, url, stated, partial
         self._on_progress, self._pause = on_progress, pause
         self._answered = False
+        self._in_pieces = False  # as long as all is of one answer, it is of one version
 
     def run(self) -> PublishedDigests:
         """Return the digests of the whole file, which are those stated."""
         if not self._may_go_on():
             self._partial.clear()
-        went_on = self._partial.size > 0
         self._bring_all()
         try:
             return self._checked()
         except FetchError:
-            if not went_on:
+            if not self._in_pieces:
                 raise
-        self._bring_all()  # parts of two versions, perhaps; the rejected file is gone, so this begins anew
+        self._bring_all()  # they were of two versions, perhaps, and were removed: this begins anew
         return self._checked()
 
     def _may_go_on(self) -> bool:
         """Whether the rest can be told from the rest of another version: by the server, or at last by the digest."""
+        return bool(stated_digests(self._stated)) or self._version().validator is not None
+
+    def _version(self) -> Version:
+        """What this URL said of the version that is there in part; nothing if that is another's."""
         origin = self._partial.origin
-        ours = origin is not None and origin.url == self._url
-        return bool(stated_digests(self._stated)) or bool(ours and origin and origin.version.validator)
+        return origin.version if origin and origin.url == self._url else Version()
 
     def _bring_all(self) -> None:
         most, failures = self._partial.size, 0
         while True:
             try:
                 return self._ask()
+            except (httpx.TooManyRedirects, httpx.InvalidURL) as error:
+                raise FetchError(str(error)) from error
             except (_Interrupted, httpx.TransportError) as error:
                 reason = str(error) or type(error).__name__
-                self._partial.flush()
             failures = 0 if self._partial.size > most else failures + 1
             most = max(most, self._partial.size)
             if not self._answered:
@@ -196,14 +198,15 @@ class _Download:
 
     def _ask(self) -> None:
         """Ask for what is missing and take it; return when the file is whole."""
-        origin, have = self._partial.origin, self._partial.size
-        version = origin.version if origin and origin.url == self._url else Version()
+        version, have = self._version(), self._partial.size
         headers = {"Accept-Encoding": "identity", **range_headers(have, version)}
         with self._client.stream("GET", self._url, headers=headers) as response:
             self._answered = True
             self._accept(response)
             offered = Version.of(response.status_code, response.headers)
-            match decide(response.status_code, response.headers, have, version):
+            action = decide(response.status_code, response.headers, have, version)
+            self._in_pieces = action is not Action.BEGIN
+            match action:
                 case Action.WHOLE:
                     return
                 case Action.ASK_ANEW:
@@ -213,7 +216,7 @@ class _Download:
                     self._partial.begin(_Origin(self._url, offered))
                 case Action.GO_ON:
                     pass
-            self._take(response, offered.total)
+            self._take(response, offered.total or version.total)
 
     def _accept(self, response: httpx.Response) -> None:
         """Raise where the answer is neither the file, nor a part of it, nor that the part does not exist."""
@@ -231,7 +234,7 @@ class _Download:
         if total is not None:
             require_space(self._partial.path.parent, total - self._partial.size)
         self._on_progress(self._partial.size, total)
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in response.iter_raw():
             try:
                 self._partial.write(chunk)
             except OSError as error:
@@ -243,7 +246,6 @@ class _Download:
 
     def _checked(self) -> PublishedDigests:
         """Compare the whole file with its card; where it is another one it is removed."""
-        self._partial.flush()
         found = published_digests(self._partial.path)
         for algorithm, expected in stated_digests(self._stated).items():
             if (actual := found.model_dump()[algorithm]) != expected:
