@@ -22,6 +22,7 @@ COMMANDS = {
     "down": _Entry("Stop the service on this machine.", "local"),
     "analyze": _Entry("Judge images in this process, without any service.", "worker"),
     "submit": _Entry("Send images to a running API."),
+    "train": _Entry("Train a student on images of your own.", "worker"),
     "models": _Entry("List, show, fetch, import, verify and convert models.", "worker"),
     "keys": _Entry("Create, list and revoke API keys.", "server"),
     "tenants": _Entry("List tenants; set how much they may have open and how long it is kept.", "server"),

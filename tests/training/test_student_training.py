@@ -1,18 +1,26 @@
-"""The student learns, uses what it may look at, and its statistics are not stale."""
+"""The student learns, imitates its teacher, keeps its best state, and its statistics are not stale."""
 
 from __future__ import annotations
+
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from worker.model.config import StudentConfig
+from worker.model.config import Inputs, StudentConfig
+from worker.model.student import Student, feature_layers
 from worker.training.examples import Examples
-from worker.training.student import StudentPlan, StudentTrainer, inputs, probabilities
+from worker.training.pairs import Batch
+from worker.training.pretrained import Teacher, new_student
+from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
+from worker.training.student import DivergedError, StudentTrainer, _learning_rate, probabilities
 
-CONFIG = StudentConfig(backbone="mobilenet_v3_small", input_size=32)
-PLAN = StudentPlan(steps=24, batch_size=16, seed=3)
+OPTIONS = StudentOptions(backbone="mobilenet_v3_small", input_size=32)
+PLAN = StudentPlan(epochs=8, batch_size=16, seed=3)
+TEACHER = TeacherOptions(weight=0.5, backbone="resnet18", sees="image", normalised=True)
 
 
 @pytest.fixture(autouse=True)
@@ -31,51 +39,196 @@ def examples() -> Examples:
 
 
 @pytest.fixture(scope="module")
-def trainer(examples: Examples) -> StudentTrainer:
-    trainer = StudentTrainer(CONFIG, examples, PLAN)
-    for step in range(PLAN.steps):
+def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier's file as torchvision publishes one, with the layers after the feature map; weights are random."""
+    torch.manual_seed(1)
+    state = feature_layers("resnet18").state_dict() | {
+        "fc.weight": torch.zeros(1000, 512),
+        "fc.bias": torch.zeros(1000),
+    }
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(state, path)
+    return path
+
+
+def trainer_of(examples: Examples, plan: StudentPlan = PLAN, teacher: Teacher | None = None) -> StudentTrainer:
+    student = new_student(OPTIONS, plan.seed)
+    return StudentTrainer(student, plan, examples, examples, fingerprint="x", teacher=teacher)
+
+
+def changed(**fields: object) -> StudentPlan:
+    return PLAN.model_copy(update=fields)
+
+
+@pytest.fixture(scope="module")
+def unsettled(examples: Examples) -> StudentTrainer:
+    trainer = trainer_of(examples, changed(recalibrate=False))
+    for step in range(trainer.steps):
         trainer.advance(step)
     return trainer
 
 
 def test_recalibrated_it_tells_the_classes_apart_as_it_did_not_before(
-    trainer: StudentTrainer, examples: Examples
+    unsettled: StudentTrainer, examples: Examples
 ) -> None:
-    stale = probabilities(trainer.student.eval(), examples)
-    fresh = probabilities(trainer.recalibrate(), examples)
     fake = examples.fake.numpy()
-    assert ((stale >= 0.5) == fake).mean() < 0.9
-    assert ((fresh >= 0.5) == fake).mean() > 0.95
+    assert unsettled.history[-1]["validation_accuracy"] < 0.9
+    unsettled.recalibrate()
+    assert ((probabilities(unsettled.network.student.eval(), examples) >= 0.5) == fake).mean() > 0.95
 
 
-def test_recalibration_leaves_the_weights_alone(trainer: StudentTrainer) -> None:
-    before = {name: value.clone() for name, value in trainer.student.named_parameters()}
-    trainer.recalibrate()
-    assert all(torch.equal(value, before[name]) for name, value in trainer.student.named_parameters())
-    momenta = {layer.momentum for layer in trainer.student.modules() if isinstance(layer, nn.BatchNorm2d)}
+def test_recalibration_leaves_the_weights_alone(unsettled: StudentTrainer) -> None:
+    before = {name: value.clone() for name, value in unsettled.network.named_parameters()}
+    unsettled.recalibrate()
+    assert all(torch.equal(value, before[name]) for name, value in unsettled.network.named_parameters())
+    momenta = {layer.momentum for layer in unsettled.network.modules() if isinstance(layer, nn.BatchNorm2d)}
     assert momenta == {0.01}
 
 
-def test_a_control_sees_nothing_of_the_other_half(examples: Examples) -> None:
-    x, eps = inputs(examples, slice(0, 4), "rgb")
-    assert x.abs().sum() > 0
-    assert eps.abs().sum() == 0
-    x, eps = inputs(examples, slice(0, 4), "eps")
-    assert x.abs().sum() == 0
-    assert eps.abs().sum() > 0
+@pytest.mark.parametrize(
+    ("inputs", "reads_image", "reads_noise"),
+    [("image+eps", True, True), ("image", True, False), ("eps", False, True), ("image+grey_eps", True, True)],
+)
+def test_a_student_reads_what_its_card_says(inputs: Inputs, reads_image: bool, reads_noise: bool) -> None:
+    student = Student(StudentConfig(backbone="resnet18", inputs=inputs)).eval()
+    x, eps, other = torch.rand(3, 1, 3, 32, 32).unbind()
+    with torch.no_grad():
+        logit = student(x, eps).logit
+        assert torch.equal(student(other, eps).logit, logit) != reads_image
+        assert torch.equal(student(x, other).logit, logit) != reads_noise
+        colours = torch.tensor([0.1, -0.1, 0.0])[None, :, None, None]  # the mean over the channels stays
+        assert torch.allclose(student(x, eps + colours).logit, logit, atol=1e-6) == (
+            inputs in {"image", "image+grey_eps"}
+        )
 
 
-def test_a_batch_holds_as_many_photographs_as_fakes(examples: Examples) -> None:
+def test_a_balanced_batch_holds_as_many_photographs_as_fakes(examples: Examples) -> None:
     few_fakes = Examples(examples.x, examples.eps, torch.arange(60) < 3, examples.kinds)
-    drawn = StudentTrainer(CONFIG, few_fakes, PLAN)._draw(0)
+    drawn = trainer_of(few_fakes)._draw(0)
     assert few_fakes.fake[drawn].sum() == len(drawn) // 2
 
 
+def test_shuffled_batches_hold_every_pair_once_an_epoch(examples: Examples) -> None:
+    trainer = trainer_of(examples, changed(sampling="shuffled", batch_size=20))
+    epochs = [np.concatenate([trainer._draw(step) for step in range(first, first + 3)]) for first in (0, 3)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(60))] * 2
+    assert list(epochs[0]) != list(epochs[1])
+
+
 def test_state_and_restore_continue_exactly(examples: Examples) -> None:
-    unbroken, first = (StudentTrainer(CONFIG, examples, PLAN) for _ in range(2))
-    losses = [unbroken.advance(step) for step in range(4)]
+    plan = changed(cutmix_probability=0.5)
+    unbroken, first = (trainer_of(examples, plan) for _ in range(2))
+    losses = [unbroken.advance(step) for step in range(6)]
     for step in range(2):
         first.advance(step)
-    second = StudentTrainer(CONFIG, examples, PLAN)
+    second = trainer_of(examples, plan)
     second.restore(first.state())
-    assert [second.advance(step) for step in (2, 3)] == losses[2:]
+    assert [second.advance(step) for step in range(2, 6)] == losses[2:]
+    assert second.history == unbroken.history
+
+
+def test_what_training_gives_is_the_epoch_with_the_best_average_precision(
+    examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([0.6, 0.9, 0.9, 0.7])
+    monkeypatch.setattr("worker.training.student.average_precision", lambda *_: next(found))
+    trainer = trainer_of(examples, changed(epochs=4, recalibrate=False))
+    after: list[torch.Tensor] = []
+    for step in range(trainer.steps):
+        trainer.advance(step)
+        if (step + 1) % trainer.steps_per_epoch == 0:
+            after.append(trainer.network.student.state_dict()["student_head.2.weight"].clone())
+    assert (trainer.best["epoch"], trainer.best["average_precision"]) == (2, 0.9)
+    assert torch.equal(trainer.best_student().state_dict()["student_head.2.weight"], after[1])
+
+
+def test_a_loss_that_is_no_number_ends_the_training(examples: Examples) -> None:
+    broken = Examples(examples.x * math.nan, examples.eps, examples.fake, examples.kinds)
+    with pytest.raises(DivergedError, match="learning rate"):
+        trainer_of(broken).advance(0)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    plan = changed(warmup_steps=4, learning_rate=1e-3)
+    cosine, constant = (
+        [_learning_rate(plan.model_copy(update={"schedule": schedule}), step, steps=12) for step in range(12)]
+        for schedule in ("cosine", "constant")
+    )
+    assert cosine[:4] == constant[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    assert constant[4:] == pytest.approx([1e-3] * 8)
+    assert cosine[8] == pytest.approx(5e-4)
+    assert cosine[-1] < 5e-5
+
+
+def test_the_loss_is_cross_entropy_and_the_weighted_distance_to_the_teacher(
+    examples: Examples, teacher_weights: Path
+) -> None:
+    teacher = Teacher(TEACHER.model_copy(update={"weights": teacher_weights}), 32)
+    trainer = trainer_of(examples, changed(pos_weight=3.0), teacher)
+    batch = examples.load(np.arange(8))
+    loss, classification, distillation = trainer._losses(batch)
+    logit, feature = trainer.network(batch.x, batch.eps)
+    weights = torch.where(batch.fake == 1, 3.0, 1.0)
+    expected = (weights * nn.functional.softplus(torch.where(batch.fake == 1, -logit, logit))).mean()
+    assert classification.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert distillation.item() == pytest.approx((feature - teacher(batch)).square().mean().item(), rel=1e-5)
+    assert loss.item() == pytest.approx(classification.item() + 0.5 * distillation.item(), rel=1e-5)
+
+
+def test_the_student_comes_closer_to_its_teacher_which_stays_as_it_is(
+    examples: Examples, teacher_weights: Path
+) -> None:
+    teacher = Teacher(TEACHER.model_copy(update={"weights": teacher_weights}), 32)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    trainer = trainer_of(examples, changed(recalibrate=False, epochs=6), teacher)
+    assert trainer.network.state_dict()["projection.weight"].shape == (512, 576, 1, 1)
+    for step in range(trainer.steps):
+        trainer.advance(step)
+    assert trainer.history[-1]["distillation"] < 0.5 * trainer.history[0]["distillation"]
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert set(trainer.best_student().state_dict()) == set(Student(OPTIONS).state_dict())
+
+
+@pytest.mark.parametrize("sees", ["image", "dire"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_teacher_is_shown_what_the_recipe_says(sees: str, normalised: bool, teacher_weights: Path) -> None:
+    options = TEACHER.model_copy(update={"weights": teacher_weights, "sees": sees, "normalised": normalised})
+    teacher = Teacher(options, input_size=None)
+    shown: list[torch.Tensor] = []
+    teacher.layers.register_forward_pre_hook(lambda _layer, given: shown.append(given[0]))
+    x, dire = torch.full((1, 3, 32, 32), 0.2), torch.full((1, 3, 32, 32), -0.4)
+    teacher(Batch(x, x, dire, torch.ones(1)))
+    value = 0.2 if sees == "image" else -0.4
+    red = ((value + 1) / 2 - 0.485) / 0.229 if normalised else value
+    assert shown[0][0, 0].mean().item() == pytest.approx(red, rel=1e-5)
+
+
+@pytest.mark.parametrize("inputs", ["image+eps", "eps", "image", "image+grey_eps"])
+def test_a_student_may_start_from_weights_of_torchvision(inputs: Inputs, teacher_weights: Path) -> None:
+    image = feature_layers("resnet18")
+    image.load_state_dict({k: v for k, v in torch.load(teacher_weights).items() if not k.startswith("fc")})
+    conv1 = dict(image.named_parameters())["conv1.weight"]
+
+    def first_layer(noise_channels: str) -> torch.Tensor:
+        options = StudentOptions(backbone="resnet18", inputs=inputs, weights=teacher_weights)
+        student = new_student(options.model_copy(update={"noise_channels": noise_channels}), seed=2)
+        state: dict[str, torch.Tensor] = student.student_backbone.state_dict()
+        assert torch.equal(state["layer4.1.conv2.weight"], image.state_dict()["layer4.1.conv2.weight"])
+        return state["conv1.weight"]
+
+    random, pretrained = first_layer("random"), first_layer("pretrained")
+    channels = 0 if inputs == "eps" else 3
+    assert torch.equal(random[:, :channels], conv1[:, :channels])
+    assert torch.equal(pretrained[:, :channels], conv1[:, :channels])
+    if inputs != "image":
+        noise = conv1.sum(dim=1, keepdim=True) if inputs == "image+grey_eps" else conv1
+        assert torch.equal(pretrained[:, channels:], noise)
+        assert not torch.equal(random[:, channels:], noise)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_keeps_weights_in_float32(examples: Examples, precision: str) -> None:
+    trainer = trainer_of(examples, changed(precision=precision, epochs=1, recalibrate=False))
+    losses = [trainer.advance(step) for step in range(trainer.steps)]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert all(value.dtype == torch.float32 for value in trainer.network.parameters())

@@ -1,4 +1,7 @@
-"""The DistilDIRE student: a torchvision backbone that reads the image and its first-step noise, six channels."""
+"""The DistilDIRE student: a torchvision backbone that reads the image and its first-step noise, six channels.
+
+Students that read less (`StudentConfig.inputs`) tell what each half is worth.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows it
 from torchvision import models
 from torchvision.models import get_model, list_models  # type: ignore[attr-defined]  # a star import exports them
 
-from worker.model.config import StudentConfig
+from worker.model.config import Inputs, StudentConfig
 
-INPUT_CHANNELS = 6
+INPUT_CHANNELS: dict[Inputs, int] = {"image+eps": 6, "eps": 3, "image": 3, "image+grey_eps": 4}
 HEAD_NAMES = frozenset({"avgpool", "fc", "classifier", "head", "heads"})
 """What torchvision's classifiers call the layers after the feature map."""
 
@@ -30,59 +33,81 @@ class StudentOutput:
 class Student(nn.Module):
     """Backbone without pooling and classifier, then a linear head on the mean feature. Random initialisation.
 
+    `channels`: those of its feature map.
+
     Raises:
         ValueError: torchvision has no such classifier, or it has no feature map (B, C, h, w).
     """
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
-        self.input_size = config.input_size
-        self.student_backbone = _backbone(config.backbone)
-        channels = _feature_channels(config.backbone, self.student_backbone)
-        self.student_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
+        self.input_size, self.inputs = config.input_size, config.inputs
+        self.student_backbone = feature_layers(config.backbone, INPUT_CHANNELS[config.inputs])
+        self.channels = feature_channels(config.backbone, self.student_backbone)
+        self.student_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.channels, 1))
 
     def forward(self, x: Tensor, eps: Tensor) -> StudentOutput:
         """Classify images x in [-1, 1] with their noise maps eps; both (B, 3, S, S), float32."""
-        pair = torch.cat([x, eps], dim=1).contiguous(memory_format=torch.channels_last)
+        read = _read(self.inputs, x, eps).contiguous(memory_format=torch.channels_last)
         if self.input_size is not None:
-            pair = F.interpolate(pair, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)
-        feature = self.student_backbone(pair)
+            read = F.interpolate(read, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)
+        feature = self.student_backbone(read)
         return StudentOutput(logit=self.student_head(feature), feature=feature)
 
 
-def _backbone(name: str) -> nn.Sequential:
-    """Build a classifier up to its feature map, keeping the names of its layers, with a six-channel first layer."""
+def _read(inputs: Inputs, x: Tensor, eps: Tensor) -> Tensor:
+    """Return what a student reads, (B, 3, 4 or 6, S, S), the image's channels first."""
+    if inputs == "image+eps":
+        return torch.cat([x, eps], dim=1)
+    if inputs == "image+grey_eps":
+        return torch.cat([x, eps.mean(dim=1, keepdim=True)], dim=1)
+    return x if inputs == "image" else eps
+
+
+def feature_layers(name: str, channels: int = 3) -> nn.Sequential:
+    """Build torchvision's classifier up to its feature map, keeping the names of its layers; random weights.
+
+    Raises:
+        ValueError: there is none of that name, or it has no convolution that reads three channels.
+    """
     if name not in list_models(models):
         raise ValueError(f"torchvision has no image classifier named {name!r}")
     classifier = get_model(name, weights=None)
     layers = takewhile(lambda child: child[0] not in HEAD_NAMES, classifier.named_children())
     backbone = nn.Sequential(OrderedDict(layers))
-    _widen_first_convolution(name, backbone)
+    if channels != 3:
+        _replace_first_convolution(name, backbone, channels)
     return backbone
 
 
-def _widen_first_convolution(name: str, backbone: nn.Module) -> None:
-    """Replace the convolution that reads RGB by one that reads RGB and noise."""
+def first_convolution(name: str, backbone: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Return the layer that reads a backbone's input, and its name in it. Raises ValueError if there is none."""
     for path, layer in backbone.named_modules():
-        if isinstance(layer, nn.Conv2d) and layer.in_channels == 3:
-            wide = nn.Conv2d(
-                INPUT_CHANNELS,
-                layer.out_channels,
-                kernel_size=layer.kernel_size,  # type: ignore[arg-type]  # Conv2d's own attributes are typed loosely
-                stride=layer.stride,  # type: ignore[arg-type]
-                padding=layer.padding,  # type: ignore[arg-type]
-                bias=layer.bias is not None,
-            )
-            backbone.set_submodule(path, wide)
-            return
-    raise ValueError(f"{name} has no convolution that reads three channels")
+        if isinstance(layer, nn.Conv2d):
+            return path, layer
+    raise ValueError(f"{name} has no convolution that reads the image")
+
+
+def _replace_first_convolution(name: str, backbone: nn.Module, channels: int) -> None:
+    """Have so many channels read in place of RGB."""
+    path, layer = first_convolution(name, backbone)
+    wide = nn.Conv2d(
+        channels,
+        layer.out_channels,
+        kernel_size=layer.kernel_size,  # type: ignore[arg-type]  # Conv2d's own attributes are typed loosely
+        stride=layer.stride,  # type: ignore[arg-type]
+        padding=layer.padding,  # type: ignore[arg-type]
+        bias=layer.bias is not None,
+    )
+    backbone.set_submodule(path, wide)
 
 
 @torch.no_grad()
-def _feature_channels(name: str, backbone: nn.Module) -> int:
+def feature_channels(name: str, backbone: nn.Module) -> int:
     """Count the channels of the feature map by running the backbone once, on whatever device it was built."""
     parameter = next(backbone.parameters())
-    probe = torch.zeros(1, INPUT_CHANNELS, 128, 128, device=parameter.device)
+    channels = first_convolution(name, backbone)[1].in_channels
+    probe = torch.zeros(1, channels, 128, 128, device=parameter.device)
     was_training = backbone.training
     backbone.eval()  # batch normalisation must not learn from the probe
     try:

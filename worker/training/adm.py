@@ -7,7 +7,6 @@ exponential moving average.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from worker.model.config import UnetConfig
 from worker.model.diffusion import linear_alpha_bars
 from worker.model.unet import AdmUnet
 from worker.training.photographs import Pixels, random_crops
-from worker.training.resumable import step_rng
+from worker.training.resumable import step_rng, warmed_cosine
 
 LOW_STEPS = 100
 
@@ -64,7 +63,7 @@ class AdmTrainer:
         """Do one step of the optimizer and of the moving average; return the mean squared error of eps."""
         x, t, noise = self._batch(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = _learning_rate(self.plan, step)
+            group["lr"] = warmed_cosine(self.plan.learning_rate, self.plan.warmup, self.plan.decay_steps, step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
             predicted = self._forward(self._noised(x, t, noise), t)[:, :3]
         loss = (predicted.float() - noise).square().mean()
@@ -109,10 +108,3 @@ class AdmTrainer:
         decay = min(self.plan.ema_decay, (1 + step) / (10 + step))
         for name, value in self.unet.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
-
-
-def _learning_rate(plan: AdmPlan, step: int) -> float:
-    if step < plan.warmup:
-        return plan.learning_rate * (step + 1) / plan.warmup
-    progress = (step - plan.warmup) / (plan.decay_steps - plan.warmup)
-    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

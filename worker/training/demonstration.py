@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from worker.model.config import DiffusionConfig, Format, StudentConfig, UnetConfig
+from worker.model.config import DiffusionConfig, Format, Inputs, StudentConfig, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion
 from worker.model.student import Student
 from worker.model.unet import AdmUnet
@@ -31,9 +29,12 @@ from worker.training.fakes import Faker, PictureCounts, Pictures, make_pictures
 from worker.training.held_out import figures
 from worker.training.metrics import Floats
 from worker.training.photographs import Photograph, load_split, read_manifest
+from worker.training.pretrained import new_student
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
+from worker.training.recipe import StudentOptions, StudentPlan
 from worker.training.resumable import train
-from worker.training.student import Inputs, StudentPlan, StudentTrainer, probabilities
+from worker.training.stopwatch import Stopwatch
+from worker.training.student import StudentTrainer, probabilities
 from worker.training.thresholds import youden_threshold
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ NOTICE = (
     "Demonstration model: small networks, trained in less than an hour on 127 photographs. It shows how the service "
     "works; its verdicts say nothing about images of other generators."
 )
+STUDENTS: dict[str, Inputs] = {"both": "image+eps", "rgb": "image", "eps": "eps"}
+"""What each student reads, by its name in the report: the shipped one, and two that tell what each half is worth."""
+
 SHOWN_SAMPLES = 4
 PRECISION: Format = "fp32"
 """Networks as small as these gain little from bfloat16, which moves a probability by up to 0.3."""
@@ -79,7 +83,7 @@ RECIPE = Recipe(
     ),
     student=StudentConfig(backbone="mobilenet_v3_small", input_size=160),
     adm_plan=AdmPlan(steps=900, decay_steps=1200, batch_size=32, seed=20261122),
-    student_plan=StudentPlan(steps=400, batch_size=32, seed=20261123),
+    student_plan=StudentPlan(epochs=4, batch_size=32, seed=20261123),
     counts={
         "train": PictureCounts(photographs=600, samples=200, sdedits=240, reconstructions=60),
         "validation": PictureCounts(photographs=200, samples=80, sdedits=120, reconstructions=20),
@@ -97,6 +101,7 @@ class Demonstration:
     def __init__(self, recipe: Recipe, manifest: Sequence[Photograph], root: Path, out: Path) -> None:
         self.recipe, self.manifest, self.root, self.out = recipe, manifest, root, out
         self.diffusion = SpacedDiffusion(DiffusionConfig())
+        self.stopwatch = Stopwatch(out / "seconds.json")
         out.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
@@ -106,7 +111,7 @@ class Demonstration:
         pictures = {split: self.make_pictures(split, unet) for split in get_args(Split)}
         examples = {split: self.make_examples(split, pictures[split], unet) for split in get_args(Split)}
         self.save_samples(unet)
-        students = {looked_at: self.train_student(looked_at, examples["train"]) for looked_at in get_args(Inputs)}
+        students = {name: self.train_student(name, examples) for name in STUDENTS}
         report = self.evaluate(students, examples)
         self.write_card(adm, students["both"], report)
 
@@ -114,7 +119,7 @@ class Demonstration:
         """Train the ADM on the photographs of the training split; publish the average of its weights."""
         plan = self.recipe.adm_plan
         trainer = AdmTrainer(self.recipe.unet, self.recipe.image_size, self._photographs("train"), plan)
-        with self._timed("adm"):
+        with self.stopwatch.timed("adm"):
             train(trainer, plan.steps, self.out / "adm.checkpoint", every=100)
         return publish_weights(trainer.average, self.out / f"{NAME}.adm.safetensors")
 
@@ -125,7 +130,7 @@ class Demonstration:
             log.info("making pictures of the %s split", split)
             fast: Denoiser = torch.compile(unet) if self.recipe.compiled else unet
             faker = Faker(fast, self.diffusion, self.recipe.image_size)
-            with self._timed("pictures"):
+            with self.stopwatch.timed("pictures"):
                 pictures = make_pictures(
                     faker, self._photographs(split), self.recipe.counts[split], self._seed(split, 0)
                 )
@@ -139,10 +144,10 @@ class Demonstration:
             log.info("making examples of the %s split", split)
             copies = self.recipe.copies if split == "train" else 1
             half = self._unet(self.out / f"{NAME}.adm.safetensors").set_precision(torch.bfloat16)
-            with self._timed("examples"):
+            with self.stopwatch.timed("examples"):
                 examples = make_examples(pictures, [unet, half], self.diffusion, copies, self._seed(split, 1))
             _save_whole(examples, path)
-        return Examples.load(path)
+        return Examples.read(path)
 
     def save_samples(self, unet: AdmUnet) -> None:
         """Write a few images sampled from the ADM, for demonstrations: the first ones, not chosen ones."""
@@ -150,30 +155,35 @@ class Demonstration:
         for number, pixels in enumerate(faker.sample(SHOWN_SAMPLES, np.random.default_rng(self.recipe.seed)), start=1):
             Image.fromarray(pixels).save(self.out / f"sampled-{number}.png")
 
-    def train_student(self, looked_at: Inputs, examples: Examples) -> PublishedFile:
+    def train_student(self, named: str, examples: dict[Split, Examples]) -> PublishedFile:
         """Train one student, or a control of it, and publish its weights."""
-        plan = StudentPlan(**(asdict(self.recipe.student_plan) | {"inputs": looked_at}))
-        trainer = StudentTrainer(self.recipe.student, examples, plan)
-        name = "student" if looked_at == "both" else f"student-{looked_at}"
-        with self._timed(name):
-            train(trainer, plan.steps, self.out / f"{name}.checkpoint", every=50)
-            student = trainer.recalibrate()
-        return publish_weights(student.state_dict(), self.out / f"{NAME}.{name}.safetensors")
+        plan, config = self.recipe.student_plan, self._student(named)
+        name = "student" if named == "both" else f"student-{named}"
+        trainer = StudentTrainer(
+            new_student(StudentOptions(**config.model_dump()), plan.seed),
+            plan,
+            examples["train"],
+            examples["validation"],
+            fingerprint=f"{plan!r} {config!r} {len(examples['train'])}",
+        )
+        with self.stopwatch.timed(name):
+            train(trainer, trainer.steps, self.out / f"{name}.checkpoint", every=50)
+        return publish_weights(trainer.best_student().state_dict(), self.out / f"{NAME}.{name}.safetensors")
 
-    def evaluate(self, students: dict[Inputs, PublishedFile], examples: dict[Split, Examples]) -> dict[str, Any]:
+    def evaluate(self, students: dict[str, PublishedFile], examples: dict[Split, Examples]) -> dict[str, Any]:
         """Choose each student's threshold on the validation split, then look at the test split once."""
         report: dict[str, Any] = {
             "photographs": {split: self._count(split) for split in get_args(Split)},
-            "seconds": self._seconds(),
+            "seconds": self.stopwatch.seconds(),
         }
-        for looked_at, published in students.items():
-            scores = {split: self._scores(published, looked_at, examples[split]) for split in get_args(Split)}
+        for named, published in students.items():
+            scores = {split: self._scores(published, named, examples[split]) for split in get_args(Split)}
             threshold = round(youden_threshold(scores["validation"], examples["validation"].fake.numpy()), 4)
             by_split = {
                 split: asdict(figures(scores[split], part.fake.numpy(), part.kinds, threshold))
                 for split, part in examples.items()
             }
-            report[looked_at] = {"threshold": threshold, **by_split}
+            report[named] = {"threshold": threshold, **by_split}
         (self.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         return report
 
@@ -189,6 +199,8 @@ class Demonstration:
             unet=self.recipe.unet,
             student=self.recipe.student,
             provenance=provenance(report, self.recipe),
+            diffusion=DiffusionConfig(),
+            demonstration=True,
         )
         (self.out / f"{NAME}.toml").write_text(card_toml(text, adm, student), encoding="utf-8")
 
@@ -207,31 +219,18 @@ class Demonstration:
         unet.load_state_dict(read_published(weights))
         return unet.to(memory_format=torch.channels_last).eval()
 
-    def _scores(self, published: PublishedFile, looked_at: Inputs, examples: Examples) -> Floats:
-        student = Student(self.recipe.student)
+    def _student(self, named: str) -> StudentConfig:
+        return self.recipe.student.model_copy(update={"inputs": STUDENTS[named]})
+
+    def _scores(self, published: PublishedFile, named: str, examples: Examples) -> Floats:
+        student = Student(self._student(named))
         student.load_state_dict(read_published(published.path))
-        return probabilities(student.to(memory_format=torch.channels_last).eval(), examples, looked_at)
-
-    def _seconds(self) -> dict[str, float]:
-        path = self.out / "seconds.json"
-        seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return seconds
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Add a stage's time to what earlier, interrupted runs spent on it."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            seconds = self._seconds()
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 1)
-            (self.out / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+        return probabilities(student.to(memory_format=torch.channels_last).eval(), examples)
 
 
 def provenance(report: dict[str, Any], recipe: Recipe) -> dict[str, str | int | float]:
     """Return the card's `[provenance]`: data, seed, time and held-out figures, all taken from the report."""
-    both, rgb, eps = (report[looked_at]["test"] for looked_at in get_args(Inputs))
+    both, rgb, eps = (report[named]["test"] for named in STUDENTS)
     count, seconds = report["photographs"], report["seconds"]
     kinds = ", ".join(f"{kind} {share:.3f}" for kind, share in both["fakes_right"].items())
     minutes = sum(seconds.get(stage, 0.0) for stage in ("adm", "pictures", "examples", "student")) / 60

@@ -18,11 +18,12 @@ from torch import Tensor
 from worker.model.diffusion import Denoiser, SpacedDiffusion
 from worker.training.fakes import BATCH, PHOTOGRAPH, Pictures
 from worker.training.file_history import seen_by_service
+from worker.training.pairs import Batch
 
 
 @dataclass(frozen=True)
 class Examples:
-    """`x` and `eps` (N, 3, S, S) float16, `fake` (N,) bool, and `kinds` (N,), as in `Pictures`.
+    """`x` and `eps` (N, 3, S, S) float16, `fake` (N,) bool, and `kinds` (N,), as in `Pictures`. A `PairSource`.
 
     float16 resolves 8-bit colours, and eps a hundred times finer than bfloat16 inference does.
     """
@@ -35,12 +36,22 @@ class Examples:
     def __len__(self) -> int:
         return len(self.fake)
 
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """Whether each example is a fake, (N,)."""
+        found: NDArray[np.bool_] = self.fake.numpy()
+        return found
+
+    def load(self, index: NDArray[np.int64]) -> Batch:
+        """Return some examples."""
+        return Batch(self.x[index].float(), self.eps[index].float(), None, self.fake[index].float())
+
     def save(self, path: Path) -> None:
         """Write an .npz file."""
         np.savez(path, x=self.x.numpy(), eps=self.eps.numpy(), fake=self.fake.numpy(), kinds=self.kinds)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             x, eps, fake = (torch.from_numpy(arrays[name]) for name in ("x", "eps", "fake"))

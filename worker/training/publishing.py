@@ -1,4 +1,4 @@
-"""From trained networks to what is shipped: weights in half precision and a model card with its figures."""
+"""From trained networks to what is shipped: weights and a model card with its figures."""
 
 from __future__ import annotations
 
@@ -9,30 +9,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from worker.model.config import Format, StudentConfig, UnetConfig
+from worker.model.config import DiffusionConfig, Format, StudentConfig, UnetConfig
+from worker.training.resumable import write_whole
 
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A weights file beside its card."""
+    """A weights file beside its card, and where others may fetch it."""
 
     path: Path
     sha256: str
+    urls: tuple[str, ...] = ()
 
 
-def publish_weights(state: Mapping[str, Tensor], path: Path) -> PublishedFile:
-    """Write weights as safetensors: matrices and kernels in float16, vectors and statistics as they are.
+def publish_weights(state: Mapping[str, Tensor], path: Path, *, halved: bool = True) -> PublishedFile:
+    """Write weights as safetensors; the file appears whole or not at all.
 
-    The vectors weigh nothing, and a variance may be too small for float16. The file appears whole or not at all.
+    `halved`: matrices and kernels in float16. Vectors and statistics stay as they are: they weigh nothing, and a
+    variance may be too small for float16.
+
+    Raises:
+        DiskFullError: there is no room for it.
     """
-    packed = {name: _packed(value) for name, value in state.items()}
-    partial = path.with_suffix(".partial")
-    save_file(packed, partial)
-    partial.replace(path)
-    return PublishedFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    packed = {name: _packed(value) if halved else value.detach().contiguous() for name, value in state.items()}
+    content = save(packed)
+    write_whole(path, content)
+    return PublishedFile(path, hashlib.sha256(content).hexdigest())
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
@@ -47,33 +52,31 @@ def _packed(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CardText:
-    """What a card of a model trained here says. `provenance` is shown in its order."""
+    """What a card of a model trained here says, as in `ModelCard`. `provenance` is shown in its order."""
 
     name: str
     license: str
     threshold: float
-    notice: str
     image_size: int
-    precision: Format
     unet: UnetConfig
     student: StudentConfig
     provenance: Mapping[str, str | int | float]
+    diffusion: DiffusionConfig
+    precision: Format | None = None
+    demonstration: bool = False
+    notice: str | None = None
 
 
 def card_toml(text: CardText, adm: PublishedFile, student: PublishedFile) -> str:
-    """Return the card of a demonstration model as TOML."""
-    head: dict[str, object] = {
-        "name": text.name,
-        "license": text.license,
-        "threshold": text.threshold,
-        "image_size": text.image_size,
-        "precision": text.precision,
-        "demonstration": True,
-        "notice": text.notice,
+    """Return the card of a model as TOML."""
+    head = {
+        name: getattr(text, name)
+        for name in ("name", "license", "threshold", "image_size", "precision", "demonstration", "notice")
     }
     sections = {
-        "adm": _file_fields(adm) | text.unet.model_dump(exclude_none=True),
-        "student": _file_fields(student) | text.student.model_dump(exclude_none=True),
+        "adm": _file_fields(adm) | text.unet.model_dump(),
+        "diffusion": text.diffusion.model_dump(),
+        "student": _file_fields(student) | text.student.model_dump(),
         "provenance": text.provenance,
     }
     lines = _assignments(head)
@@ -83,9 +86,9 @@ def card_toml(text: CardText, adm: PublishedFile, student: PublishedFile) -> str
 
 
 def _file_fields(file: PublishedFile) -> dict[str, object]:
-    return {"weights": file.path.name, "sha256": file.sha256}
+    return {"weights": file.path.name, "sha256": file.sha256, "urls": file.urls or None}
 
 
 def _assignments(fields: Mapping[str, object]) -> list[str]:
-    """JSON's strings, numbers, booleans and lists are TOML's too."""
-    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    """JSON's strings, numbers, booleans and lists are TOML's too; what is None is left out, as TOML has no null."""
+    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items() if value is not None]

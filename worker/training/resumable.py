@@ -1,12 +1,15 @@
-"""Training that can be killed at any moment: whole checkpoints, and randomness that depends on the step alone.
+"""Training that can be killed at any moment: whole files, and randomness that depends on the step alone.
 
 Every step draws from `step_rng(seed, step)`, so no generator's state has to be saved and a run that was broken off
-goes on exactly as if it had not been.
+goes on exactly as if it had not been. A file appears whole or not at all.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -19,10 +22,15 @@ from shared.errors import DistildireError
 
 log = logging.getLogger(__name__)
 REPORT_EVERY = 25
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CheckpointMismatchError(DistildireError):
     """The checkpoint is of a training run with other settings."""
+
+
+class DiskFullError(DistildireError):
+    """There is no room for what must be written."""
 
 
 class Trainer(Protocol):
@@ -40,47 +48,104 @@ class Trainer(Protocol):
         """Take over what `state` returned."""
 
 
-def step_rng(seed: int, step: int) -> np.random.Generator:
-    """Return the generator of one step, independent of those of all other steps."""
-    return np.random.default_rng([seed, step])
+def step_rng(seed: int, step: int, *purpose: int) -> np.random.Generator:
+    """Return the generator of one step and purpose, independent of those of all others."""
+    return np.random.default_rng([seed, step, *purpose])
 
 
-def train(trainer: Trainer, steps: int, checkpoint: Path, *, every: int) -> None:
-    """Do the steps that `checkpoint` does not have yet, saving it after every `every` of them and at the end.
+def warmed_cosine(peak: float, warmup: int, end: int, step: int) -> float:
+    """Return the learning rate of a step: it rises to `peak` over `warmup` steps and falls to zero at step `end`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, end - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it has its whole content, or the one before, whenever the process or the machine dies.
+
+    Raises:
+        DiskFullError: there is no room; nothing changed.
+        OSError: anything else that went wrong.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"There is no room to write {path} ({len(content):,} bytes). Free some, then run the same command "
+                "again: it goes on from what is there."
+            ) from error
+        raise
+
+
+def train(
+    trainer: Trainer, steps: int, checkpoint: Path, *, every: int, pause: float = 0.0, keeps: bool = True
+) -> None:
+    """Do the steps that `checkpoint` does not have yet.
+
+    The checkpoint is saved after every `every` of them, unless the last one is less than `pause` seconds old, and at
+    the end. Of several processes that train together one saves and reports: the one that `keeps`.
 
     Raises:
         CheckpointMismatchError: the checkpoint exists and was made with other settings.
+        DiskFullError: there is no room for the checkpoint; the one before is still there.
     """
     done = _resume(trainer, checkpoint)
     first, started, recent = done, time.monotonic(), 0.0
+    saved = started
     while done < steps:
         loss = trainer.advance(done)
         done += 1
         recent = loss if done == first + 1 else 0.95 * recent + 0.05 * loss
-        if done % every == 0 or done == steps:
+        if keeps and (done == steps or (done % every == 0 and time.monotonic() - saved >= pause)):
             _save(trainer, done, checkpoint)
-        if done % REPORT_EVERY == 0 or done == steps:
+            saved = time.monotonic()
+        if keeps and (done % REPORT_EVERY == 0 or done == steps):
             left = (time.monotonic() - started) / (done - first) * (steps - done)
             log.info("%s: step %d of %d, loss %.4f, %.0f s left", checkpoint.stem, done, steps, recent, left)
+
+
+def check_fingerprint(checkpoint: Path, fingerprint: str) -> None:
+    """Refuse to go on from a checkpoint of other settings. One that does not exist is none.
+
+    Raises:
+        CheckpointMismatchError: it was made with others.
+    """
+    if checkpoint.exists():
+        _read_checkpoint(checkpoint, fingerprint)
 
 
 def _resume(trainer: Trainer, checkpoint: Path) -> int:
     if not checkpoint.exists():
         return 0
-    saved = torch.load(checkpoint, weights_only=True)
-    if saved["fingerprint"] != trainer.fingerprint:
-        raise CheckpointMismatchError(f"{checkpoint} was made with {saved['fingerprint']}, not {trainer.fingerprint}")
+    saved = _read_checkpoint(checkpoint, trainer.fingerprint)
     trainer.restore(saved["state"])
     done: int = saved["step"]
     log.info("%s: goes on after step %d", checkpoint.stem, done)
     return done
 
 
+def _read_checkpoint(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    if saved["fingerprint"] != fingerprint:
+        was, asked = saved["fingerprint"].split(", "), fingerprint.split(", ")
+        raise CheckpointMismatchError(
+            f"{checkpoint} was made with {', '.join(part for part in was if part not in asked)}, not "
+            f"{', '.join(part for part in asked if part not in was)}. To go on with it, take back what changed; to "
+            "train anew, name another folder."
+        )
+    return saved
+
+
 def _save(trainer: Trainer, step: int, checkpoint: Path) -> None:
     """Replace the checkpoint in one move, so that a kill leaves the old one or the new one."""
-    partial = checkpoint.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save({"fingerprint": trainer.fingerprint, "step": step, "state": trainer.state()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(checkpoint)
+    content = io.BytesIO()
+    torch.save({"fingerprint": trainer.fingerprint, "step": step, "state": trainer.state()}, content)
+    write_whole(checkpoint, content.getvalue())

@@ -1,9 +1,19 @@
-"""Training of the student on image and noise: binary cross-entropy, with as many photographs as fakes in a batch."""
+"""Stage 2: training of the student on image and noise, with a teacher's features as a second goal.
+
+The loss is binary cross-entropy + λ · the mean squared error between the student's feature map and the frozen
+teacher's (DistilDIRE, equation 3). After each epoch the student is tried on the validation pairs; the one with the best
+average precision is what training gives.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import logging
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,101 +21,271 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-from worker.model.config import StudentConfig
+from shared.errors import DistildireError
 from worker.model.student import Student
-from worker.training.examples import Examples
-from worker.training.resumable import step_rng
+from worker.model.unet import DTYPES
+from worker.training.cutmix import draw_mix, mixed
+from worker.training.event_log import EventLog
+from worker.training.metrics import average_precision, roc_auc
+from worker.training.pairs import Batch, PairSource
+from worker.training.pretrained import Teacher
+from worker.training.recipe import StudentPlan
+from worker.training.resumable import step_rng, warmed_cosine
+from worker.training.team import Team
 
-Inputs = Literal["both", "rgb", "eps"]
-"""What the student may look at. The last two are controls: they tell what the other half is worth."""
+log = logging.getLogger(__name__)
 
 RECALIBRATION_BATCHES = 20
 PREDICTION_BATCH = 64
+_ORDER, _CUTMIX, _NETWORK = 1, 2, 3  # what else is drawn for a step besides its pairs
+_PARTS = ("loss", "classification", "distillation")
+
+
+class DivergedError(DistildireError):
+    """The loss is no number any more. Lower the learning rate, lengthen the warm-up, or train in precision fp32."""
 
 
 @dataclass(frozen=True)
-class StudentPlan:
-    """How to train a student. The learning rate falls linearly to zero."""
+class Setting:
+    """Where a student is trained: on which device, by which processes, and where curves are written, if anywhere."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float = 2e-3
-    seed: int = 0
-    inputs: Inputs = "both"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    team: Team = field(default_factory=Team)
+    curves: Path | None = None
+
+
+class Distilled(nn.Module):
+    """The student, and the 1×1 projection of its features to as many channels as the teacher's, where they differ."""
+
+    def __init__(self, student: Student, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.student = student
+        channels = student.channels
+        differ = teacher is not None and teacher.channels != channels
+        self.projection = nn.Conv2d(channels, teacher.channels, 1) if teacher is not None and differ else nn.Identity()
+
+    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logit (B,) and feature map (B, C of the teacher, h, w) of images and noise maps (B, 3, S, S)."""
+        output = self.student(x, eps)
+        return output.logit[:, 0], self.projection(output.feature)
 
 
 class StudentTrainer:
-    """One student in training. A `resumable.Trainer`."""
+    """One student in training. A `resumable.Trainer`.
 
-    def __init__(self, config: StudentConfig, examples: Examples, plan: StudentPlan) -> None:
-        torch.manual_seed(plan.seed)
-        self.fingerprint = f"{plan} {config!r} {len(examples)}"
-        self.plan, self.examples = plan, examples
-        self.student = Student(config).to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=plan.learning_rate, weight_decay=1e-2)
-        self._fakes = np.flatnonzero(examples.fake.numpy())
-        self._photographs = np.flatnonzero(~examples.fake.numpy())
+    `history` holds one row of figures for each epoch, `best` the epoch, average precision and weights of the best.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        plan: StudentPlan,
+        pairs: PairSource,
+        validation: PairSource,
+        *,
+        fingerprint: str,
+        teacher: Teacher | None = None,
+        setting: Setting | None = None,
+    ) -> None:
+        self.fingerprint, self.plan, self.pairs, self.validation = fingerprint, plan, pairs, validation
+        self.setting = setting or Setting()
+        device, team = self.setting.device, self.setting.team
+        self.teacher = None if teacher is None else teacher.to(device)
+        self.network = Distilled(student, teacher).to(device).to(memory_format=torch.channels_last)
+        self._joined = team.wrap(self.network)
+        self.optimizer = _optimizer(plan, self.network)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+        self.steps_per_epoch = max(1, len(pairs.labels) // plan.batch_size)
+        self.steps = plan.epochs * self.steps_per_epoch
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}
+        self._sums = dict.fromkeys(_PARTS, 0.0)
+        self._fakes, self._reals = np.flatnonzero(pairs.labels), np.flatnonzero(~pairs.labels)
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: dict[int, Future[Batch]] = {}
+        self._curves: EventLog | None = None
 
     def advance(self, step: int) -> float:
-        """Do one step of the optimizer; return the cross-entropy."""
-        index = self._draw(step)
+        """Do one step of the optimizer, and after the last one of an epoch its validation; return the loss."""
+        rate = _learning_rate(self.plan, step, self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate * (1 - step / self.plan.steps)
-        self.student.train()
-        logit = self.student(*inputs(self.examples, index, self.plan.inputs)).logit[:, 0]
-        loss = F.binary_cross_entropy_with_logits(logit, self.examples.fake[index].float())
+            group["lr"] = rate
+        torch.manual_seed(int(step_rng(self.plan.seed, step, _NETWORK, self.setting.team.rank).integers(1 << 62)))
+        losses = self._losses(self._batch(step))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch publishes it so
-        self.optimizer.step()
-        return float(loss.item())
+        self._scaler.scale(losses[0]).backward()  # type: ignore[no-untyped-call]  # torch publishes it so
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        values: dict[str, float] = dict(
+            zip(_PARTS, torch.stack([loss.detach() for loss in losses]).tolist(), strict=True)
+        )
+        if not math.isfinite(values["loss"]):
+            raise DivergedError
+        self._record(step, values | {"learning_rate": rate})
+        if (step + 1) % self.steps_per_epoch == 0:
+            self._end_epoch(step)
+        return values["loss"]
 
     def state(self) -> dict[str, Any]:
-        """Return the weights, with their running statistics, and the optimizer."""
-        return {"student": self.student.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Return weights, running statistics, optimizer, the figures so far and the best student."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "sums": self._sums,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` returned."""
-        self.student.load_state_dict(state["student"])
+        self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.history, self.best, self._sums = state["history"], state["best"], state["sums"]
 
-    @torch.no_grad()
-    def recalibrate(self) -> Student:
-        """Replace the running statistics of batch normalisation by plain means, and return the student for use.
+    def best_student(self) -> Student:
+        """Return the student of the best epoch, ready for use. All epochs must be done."""
+        self.network.student.load_state_dict(self.best["student"])
+        return self.network.student.eval()
+
+    def recalibrate(self) -> None:
+        """Replace the running statistics of batch normalisation by plain means.
 
         After few steps the running ones still hold the random start, which alone can put all images in one class.
         """
-        norms = [layer for layer in self.student.modules() if isinstance(layer, nn.BatchNorm2d)]
+        norms = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
         usual = [layer.momentum for layer in norms]
         for layer in norms:
             layer.reset_running_stats()
             layer.momentum = None  # torch's way to say: the mean over all batches
-        self.student.train()
-        for batch in range(RECALIBRATION_BATCHES):
-            self.student(*inputs(self.examples, self._draw(self.plan.steps + batch), self.plan.inputs))
+        self.network.train()
+        for number in range(RECALIBRATION_BATCHES):
+            with torch.no_grad(), self._precision():
+                batch = self._load(self.steps + number)
+                self.network.student(batch.x.to(self.setting.device), batch.eps.to(self.setting.device))
         for layer, momentum in zip(norms, usual, strict=True):
             layer.momentum = momentum
-        return self.student.eval()
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, and its two parts before the second is weighted."""
+        batch = _on(batch, self.setting.device)
+        self._joined.train()
+        with self._precision():
+            logit, feature = self._joined(batch.x, batch.eps)
+            target = None if self.teacher is None else self.teacher(batch)
+        weight = torch.tensor(self.plan.pos_weight, device=logit.device)
+        classification = F.binary_cross_entropy_with_logits(logit.float(), batch.fake, pos_weight=weight)
+        if self.teacher is None or target is None:
+            return classification, classification, torch.zeros_like(classification)
+        distillation = F.mse_loss(_sized(feature.float(), target), target.float())
+        return classification + self.teacher.options.weight * distillation, classification, distillation
+
+    def _end_epoch(self, step: int) -> None:
+        """Look at the validation split, and keep the student if it is the best so far."""
+        if self.plan.recalibrate:
+            self.recalibrate()
+        student, fake = self.network.student, self.validation.labels
+        scores = probabilities(student.eval(), self.validation, self.setting)
+        found = {
+            "validation_average_precision": average_precision(scores, fake),
+            "validation_roc_auc": roc_auc(scores, fake),
+            "validation_accuracy": float(((scores >= 0.5) == fake).mean()),
+        }
+        means = {part: total / self.steps_per_epoch for part, total in self._sums.items()}
+        self._sums = dict.fromkeys(_PARTS, 0.0)
+        epoch = (step + 1) // self.steps_per_epoch
+        self.history.append({"epoch": epoch} | means | found)
+        if self._curves is not None:
+            self._curves.write(step + 1, found)
+        precision = found["validation_average_precision"]
+        if not self.best or precision > self.best["average_precision"]:
+            weights = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
+            self.best = {"epoch": epoch, "average_precision": precision, "student": weights}
+        if self.setting.team.leads:
+            log.info("epoch %d of %d: validation AP %.4f", epoch, self.plan.epochs, precision)
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        for part in _PARTS:
+            self._sums[part] += values[part]
+        if self.setting.curves is not None and self.setting.team.leads:
+            self._curves = self._curves or EventLog(self.setting.curves, first_step=step)
+            self._curves.write(step, values)
+
+    def _precision(self) -> torch.autocast:
+        precision = self.plan.precision
+        return torch.autocast(self.setting.device.type, DTYPES[precision], enabled=precision != "fp32")
+
+    def _batch(self, step: int) -> Batch:
+        """Return a step's batch, and have the next one read while this one is computed with."""
+        current = self._ahead.pop(step, None) or self._reader.submit(self._load, step)
+        self._ahead = {step + 1: self._reader.submit(self._load, step + 1)}
+        return current.result()
+
+    def _load(self, step: int) -> Batch:
+        """Read this process's share of a step's batch, after CutMix: what is drawn is the same in all processes."""
+        drawn, team = self._draw(step), self.setting.team
+        batch = self.pairs.load(drawn[team.rank :: team.size])
+        rng = step_rng(self.plan.seed, step, _CUTMIX)
+        if rng.random() >= self.plan.cutmix_probability:
+            return batch
+        mix = draw_mix(len(drawn), self.plan.cutmix, rng)
+        return mixed(batch, self.pairs.load(drawn[mix.partner][team.rank :: team.size]), mix)
 
     def _draw(self, step: int) -> NDArray[np.int64]:
-        rng, half = step_rng(self.plan.seed, step), self.plan.batch_size // 2
-        return np.concatenate([rng.choice(self._fakes, half), rng.choice(self._photographs, half)])
-
-
-def inputs(examples: Examples, index: NDArray[np.int64] | slice, looked_at: Inputs) -> tuple[Tensor, Tensor]:
-    """Return (x, eps) of some examples as float32; what a control may not look at is zero."""
-    x, eps = examples.x[index].float(), examples.eps[index].float()
-    if looked_at == "rgb":
-        eps = torch.zeros_like(eps)
-    if looked_at == "eps":
-        x = torch.zeros_like(x)
-    return x, eps
+        """Return the numbers of the pairs of a step's batch, (batch size,)."""
+        size = self.plan.batch_size
+        if self.plan.sampling == "balanced":
+            rng = step_rng(self.plan.seed, step)
+            return np.concatenate([rng.choice(self._fakes, size // 2), rng.choice(self._reals, size // 2)])
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = step_rng(self.plan.seed, epoch, _ORDER).permutation(len(self.pairs.labels))
+        return np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
 
 
 @torch.no_grad()
-def probabilities(student: Student, examples: Examples, looked_at: Inputs = "both") -> NDArray[np.float64]:
-    """Return the probability of being fake of every example, (N,)."""
-    starts = range(0, len(examples), PREDICTION_BATCH)
-    batches = (inputs(examples, slice(start, start + PREDICTION_BATCH), looked_at) for start in starts)
-    logits = torch.cat([student(x, eps).logit[:, 0] for x, eps in batches])
-    found: NDArray[np.float64] = torch.sigmoid(logits.double()).numpy()
+def probabilities(student: Student, pairs: PairSource, setting: Setting | None = None) -> NDArray[np.float64]:
+    """Return the probability of being fake of every pair, (N,); several processes share the work."""
+    setting = setting or Setting()
+    count, team = len(pairs.labels), setting.team
+    mine = np.arange(team.rank, count, team.size)
+    logits = np.full(count, np.nan)
+    for start in range(0, len(mine), PREDICTION_BATCH):
+        index = mine[start : start + PREDICTION_BATCH]
+        batch = _on(pairs.load(index), setting.device)
+        logits[index] = student(batch.x, batch.eps).logit[:, 0].double().cpu().numpy()
+    return _sigmoid(_joined(team.gather(logits)))
+
+
+def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Put together what each process knows; the rest is NaN in its array."""
+    found: NDArray[np.float64] = np.nansum(np.stack(parts), axis=0) if len(parts) > 1 else parts[0]
     return found
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = torch.sigmoid(torch.from_numpy(logits)).numpy()
+    return found
+
+
+def _learning_rate(plan: StudentPlan, step: int, steps: int) -> float:
+    if plan.schedule == "constant" and step >= plan.warmup_steps:
+        return plan.learning_rate
+    return warmed_cosine(plan.learning_rate, plan.warmup_steps, steps, step)
+
+
+def _optimizer(plan: StudentPlan, network: nn.Module) -> torch.optim.Optimizer:
+    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.optimizer]
+    return kind(network.parameters(), lr=plan.learning_rate, betas=(plan.beta1, 0.999), weight_decay=plan.weight_decay)
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    dire = None if batch.dire is None else batch.dire.to(device)
+    return Batch(batch.x.to(device), batch.eps.to(device), dire, batch.fake.to(device))
+
+
+def _sized(feature: Tensor, target: Tensor) -> Tensor:
+    """Return features (B, C, h, w) at the height and width of the teacher's."""
+    if feature.shape[-2:] == target.shape[-2:]:
+        return feature
+    return F.interpolate(feature, size=target.shape[-2:], mode="bilinear", align_corners=False)

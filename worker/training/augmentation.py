@@ -1,0 +1,65 @@
+"""Versions of an image, each decided by a seed: cropped, resized, mirrored, saved as JPEG.
+
+All of it happens to the pixels, before preprocessing and before the noise map is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+from PIL import Image
+
+from worker.imaging import preprocess
+from worker.training.recipe import Augmentation
+
+_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+_PROBES = 8
+
+
+def augmented(image: Image.Image, options: Augmentation, rng: np.random.Generator) -> Image.Image:
+    """Return a version of an RGB image. What is drawn depends on `rng` and `options` alone."""
+    if rng.random() < options.crop_probability:
+        image = _cropped(image, options, rng)
+    if rng.random() < options.resize_probability:
+        image = _resized(image, options, rng)
+    if rng.random() < options.flip_probability:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if rng.random() < options.jpeg_probability:
+        image = _compressed(image, int(rng.integers(options.jpeg_qualities[0], options.jpeg_qualities[1] + 1)))
+    return image
+
+
+def pixels_digest(options: Augmentation, size: int) -> str:
+    """Return a digest of what augmentation and preprocessing make of a picture, hexadecimal.
+
+    It changes with any change of their code, and with that of Pillow's and the JPEG library's, so that what an older
+    one computed is not taken for this one's.
+    """
+    found = hashlib.sha256()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((280, 200), Image.Resampling.BICUBIC)
+    for probe in range(_PROBES):
+        version = augmented(picture, options, np.random.default_rng([1, probe]))
+        found.update(preprocess(version, size).astype(np.float16).tobytes())
+    return found.hexdigest()
+
+
+def _cropped(image: Image.Image, options: Augmentation, rng: np.random.Generator) -> Image.Image:
+    share = rng.uniform(*options.crop_sides)
+    width, height = max(1, round(share * image.width)), max(1, round(share * image.height))
+    left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
+    return image.crop((left, top, left + width, top + height))
+
+
+def _resized(image: Image.Image, options: Augmentation, rng: np.random.Generator) -> Image.Image:
+    factor = rng.uniform(*options.resize_factors)
+    size = max(1, round(factor * image.width)), max(1, round(factor * image.height))
+    return image.resize(size, _FILTERS[rng.integers(len(_FILTERS))])
+
+
+def _compressed(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")

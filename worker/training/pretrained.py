@@ -1,0 +1,123 @@
+"""Networks that were trained before: the frozen teacher, and weights for the student to start from.
+
+Weights are files of torchvision's format that the operator names. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torchvision.models import get_model_weights  # type: ignore[attr-defined]  # a star import exports it
+
+from shared.errors import DistildireError
+from worker.model.student import Student, feature_channels, feature_layers, first_convolution
+from worker.model.weights import assign_strictly, read_state
+from worker.training.pairs import Batch
+from worker.training.recipe import RecipeError, StudentOptions, TeacherOptions
+
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+"""Of ImageNet's RGB in [0, 1], as torchvision's classifiers expect it."""
+
+
+class PretrainedError(DistildireError):
+    """The weights of a network that was trained before cannot be used."""
+
+
+class Teacher(nn.Module):
+    """A frozen classifier up to its feature map, shown the image or the DIRE image.
+
+    Raises:
+        RecipeError: torchvision has no such classifier.
+        PretrainedError: its weights are not there.
+        ModelError: the file holds other weights.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, options: TeacherOptions, input_size: int | None) -> None:
+        super().__init__()
+        self.options, self.input_size = options, input_size
+        self.layers = pretrained_layers("teacher", options.backbone, options.weights)
+        self.channels = feature_channels(options.backbone, self.layers)
+        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
+        self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None])
+        self.eval().requires_grad_(requires_grad=False)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the feature map (B, C, h, w) of what it is shown, at the size at which the student sees it."""
+        shown = batch.dire if self.options.sees == "dire" else batch.x
+        if shown is None:
+            raise ValueError("the teacher sees DIRE images, and the pairs were made without")
+        if self.options.normalised:
+            shown = ((shown + 1) / 2 - self.mean) / self.deviation
+        if self.input_size is not None:
+            shown = F.interpolate(shown, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)
+        feature: Tensor = self.layers(shown.contiguous(memory_format=torch.channels_last))
+        return feature
+
+
+def new_student(options: StudentOptions, seed: int) -> Student:
+    """Return a student to be trained: random by `seed`, its backbone from a file where the recipe names one.
+
+    Raises:
+        RecipeError: torchvision has no such backbone.
+        PretrainedError: the file is not there.
+        ModelError: the file holds other weights.
+    """
+    torch.manual_seed(seed)
+    try:
+        student = Student(options)
+    except ValueError as error:
+        raise RecipeError(f"student.backbone: {error}. Name another one.") from error
+    if options.weights is not None:
+        state = pretrained_layers("student", options.backbone, options.weights).state_dict()
+        _widen_first(state, options, student.student_backbone)
+        student.student_backbone.load_state_dict(state)
+    return student
+
+
+def pretrained_layers(section: str, backbone: str, weights: Path | None) -> nn.Sequential:
+    """Return a classifier up to its feature map with the weights of a file; what is in the file beyond is left out."""
+    try:
+        with torch.device("meta"):
+            layers = feature_layers(backbone)
+    except ValueError as error:
+        raise RecipeError(f"{section}.backbone: {error}. Name another one.") from error
+    if weights is None or not weights.is_file():
+        raise PretrainedError(_missing(section, backbone, weights))
+    wanted = {name.partition(".")[0] for name in layers.state_dict()}
+    state = {name: value for name, value in read_state(weights).items() if name.partition(".")[0] in wanted}
+    assign_strictly(layers, state, weights)
+    return layers
+
+
+def _missing(section: str, backbone: str, weights: Path | None) -> str:
+    url = get_model_weights(backbone)["DEFAULT"].url
+    said = f"names the file {weights}, which is not there" if weights else "names no file of its weights"
+    remedy = f"download {url} and name the file (`weights` in [{section}], or `--{section}-weights`)"
+    without = ", or train without a teacher (`weight = 0`, or `--no-teacher`)" if section == "teacher" else ""
+    return (
+        f"The recipe takes a trained {backbone} as {section} and {said}. Nothing is downloaded here: {remedy}{without}."
+    )
+
+
+def _widen_first(state: dict[str, Tensor], options: StudentOptions, backbone: nn.Module) -> None:
+    """Make the first layer's weights for RGB those for what the student reads, in place.
+
+    The noise's come from the student's random ones, or are those for the image; for its mean, which stands for three
+    equal channels, their sum.
+    """
+    path, layer = first_convolution(options.backbone, backbone)
+    name = f"{path}.weight"
+    image, random = state[name], layer.weight.detach()
+    noise = random if options.inputs == "eps" else random[:, 3:]
+    if options.noise_channels == "pretrained":
+        noise = image.sum(dim=1, keepdim=True) if options.inputs == "image+grey_eps" else image
+    parts = {"image+eps": (image, noise), "image+grey_eps": (image, noise), "image": (image,), "eps": (noise,)}
+    state[name] = torch.cat(parts[options.inputs], dim=1)

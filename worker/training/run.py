@@ -1,0 +1,297 @@
+"""One training, from data set to model card: the stages of `distildire train`.
+
+All that can be wrong is found before the first stage, which may take hours. Every stage leaves its result in a folder
+and goes on from there when the same command is run again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import torch
+
+from shared.errors import DistildireError
+from worker.model.card import find_card
+from worker.model.config import Format, StudentConfig, UnetConfig
+from worker.model.diffusion import SpacedDiffusion
+from worker.model.digests import digests, identify
+from worker.model.loading import choose, load_model, load_unet
+from worker.model.placing import require_space
+from worker.model.self_test import record
+from worker.model.unet import DTYPES
+from worker.training.dataset import Dataset, DatasetError, LabelledImage, Split, read_dataset
+from worker.training.pairs import NoiseMaker, PairKey, PairStore
+from worker.training.pretrained import Teacher, new_student
+from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights
+from worker.training.recipe import Augmentation, Recipe
+from worker.training.resumable import check_fingerprint, train, write_whole
+from worker.training.stopwatch import Stopwatch
+from worker.training.student import Setting, StudentTrainer
+from worker.training.team import Team
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_THRESHOLD = 0.5
+_CAVEAT = (
+    "The threshold was not chosen on any data. Evaluate the model on images that it never saw, and choose a policy "
+    "with `distildire calibrate`."
+)
+
+
+class TrainingError(DistildireError):
+    """The training cannot begin."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained.
+
+    `data`: as in `read_dataset`. `adm`: the name of the card whose ADM makes the noise maps; its student is not needed.
+    `out`: the folder of the results. `pairs`: that of stage 1, which several trainings may share. `name`, `license`:
+    of the new card.
+    """
+
+    data: Path
+    adm: str
+    out: Path
+    pairs: Path
+    name: str
+    license: str
+    recipe: Recipe
+    models_dir: Path | None = None
+    device: str = "auto"
+
+
+class Training:
+    """One order, and everything about it that could be checked.
+
+    Raises:
+        DistildireError: what is wrong, with its remedy.
+    """
+
+    def __init__(self, order: Order, team: Team) -> None:
+        self.order, self.recipe, self.team = order, order.recipe, team
+        if order.recipe.training.batch_size % team.size:
+            raise TrainingError(
+                f"A batch of {order.recipe.training.batch_size} cannot be shared evenly by {team.size} processes: "
+                "change training.batch_size, or start another number."
+            )
+        self.installed = find_card(order.adm, order.models_dir)
+        card = self.installed.card
+        self.adm_path = self.installed.locate(card.adm)
+        self.device, dtype = choose(card, order.device, order.recipe.pairs.precision)
+        if self.device.type == "cuda" and team.size > 1:
+            self.device = torch.device("cuda", team.local_rank)
+        self.precision: Format = next(name for name, known in DTYPES.items() if known == dtype)
+        teacher = self.recipe.teacher
+        self.student = new_student(self.recipe.student, self.recipe.training.seed)
+        self.teacher = Teacher(teacher, self.recipe.student.input_size) if teacher.weight else None
+        self.dataset = team.from_leader(lambda: read_dataset(order.data))
+        _check_splits(order.data, self.dataset)
+        self.pairs = self._store("train", self.recipe.augmentation, self.recipe.pairs.variants)
+        self.validation = self._store("validation", Augmentation(), variants=1)
+        for store in (self.pairs, self.validation):
+            store.check_room()
+        self.checkpoint = order.out / f"{order.name}.checkpoint"
+        self.fingerprint = self._fingerprint()
+        check_fingerprint(self.checkpoint, self.fingerprint)
+        order.out.mkdir(parents=True, exist_ok=True)
+        self.stopwatch = Stopwatch(order.out / f"{order.name}.seconds.json")
+
+    def run(self) -> Path:
+        """Do what is not done yet, and return the path of the card."""
+        if self.team.leads:
+            self._tell()
+        self._timed("pairs", self.make_pairs)
+        trainer = self._timed("student", self.train_student)
+        if self.team.leads:
+            self.publish(trainer)
+        self.team.wait()
+        return self.order.out / f"{self.order.name}.toml"
+
+    def make_pairs(self) -> None:
+        """Stage 1: noise maps, and DIRE images where the teacher sees them."""
+        if self.pairs.missing() or self.validation.missing():
+            diffusion = SpacedDiffusion(self.installed.card.diffusion)
+            unet = load_unet(self.installed).set_precision(DTYPES[self.precision]).to(self.device)
+            maker = NoiseMaker(unet.to(memory_format=torch.channels_last).eval(), diffusion, self.device)
+            for store in (self.pairs, self.validation):
+                store.make(maker, self.team)
+        self.team.wait()
+
+    def train_student(self) -> StudentTrainer:
+        """Stage 2."""
+        trainer = StudentTrainer(
+            self.student,
+            self.recipe.training,
+            self.pairs,
+            self.validation,
+            fingerprint=self.fingerprint,
+            teacher=self.teacher,
+            setting=Setting(self.device, self.team, curves=self.order.out / f"{self.order.name}.curves"),
+        )
+        pause = self.recipe.training.checkpoint_seconds
+        train(trainer, trainer.steps, self.checkpoint, every=1, pause=pause, keeps=self.team.leads)
+        return trainer
+
+    def publish(self, trainer: StudentTrainer) -> None:
+        """Write weights, report and card, and see that the card loads; its self-test is recorded by that."""
+        order, card = self.order, self.installed.card
+        path = order.out / f"{order.name}.student.safetensors"
+        student = publish_weights(trainer.best_student().state_dict(), path, halved=False)
+        adm = self._place_adm()
+        report = self._report(trainer, student)
+        _write_json(order.out / f"{order.name}.training.json", report)
+        text = CardText(
+            name=order.name,
+            license=order.license,
+            threshold=_THRESHOLD,
+            image_size=card.image_size,
+            unet=UnetConfig(**{name: getattr(card.adm, name) for name in UnetConfig.model_fields}),
+            student=StudentConfig(**{name: getattr(self.recipe.student, name) for name in StudentConfig.model_fields}),
+            provenance=_provenance(report),
+            diffusion=card.diffusion,
+            precision=card.precision,
+        )
+        target = order.out / f"{order.name}.toml"
+        write_whole(target, card_toml(text, adm, student).encode())
+        record(load_model(order.name, "cpu", "fp32", order.out), target)
+
+    def _store(self, split: Split, augmentation: Augmentation, variants: int) -> PairStore:
+        card = self.installed.card
+        key = PairKey(
+            adm_sha256=identify(self.adm_path, card.adm),
+            diffusion=card.diffusion,
+            image_size=card.image_size,
+            precision=self.precision,
+            augmentation=augmentation,
+            seed=self.recipe.pairs.seed,
+            with_dire=self.recipe.needs_dire and split == "train",
+        )
+        return PairStore(self.order.pairs, key, self.dataset.of(split), variants)
+
+    def _fingerprint(self) -> str:
+        """Return all that shapes the weights, with digests in place of paths."""
+        fields = self.recipe.model_dump(mode="json", include={"student", "teacher", "training"})
+        for section in ("student", "teacher"):
+            fields[section]["weights"] = _digest(getattr(self.recipe, section).weights)
+        del fields["training"]["checkpoint_seconds"]
+        parts = [f"{section}.{name}={value!r}" for section, below in fields.items() for name, value in below.items()]
+        return ", ".join([*parts, f"pairs={self.pairs.identity}", f"validation={self.validation.identity}"])
+
+    def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
+        """Do a stage; the leading process takes its time."""
+        if not self.team.leads:
+            return work()
+        with self.stopwatch.timed(stage):
+            return work()
+
+    def _tell(self) -> None:
+        for skipped in self.dataset.skipped:
+            log.warning("left out: %s: %s", skipped.path, skipped.reason)
+        counts = ", ".join(f"{split} {len(self.dataset.of(split))}" for split in get_args(Split))
+        log.info("%d images (%s), %d files left out", len(self.dataset.images), counts, len(self.dataset.skipped))
+
+    def _place_adm(self) -> PublishedFile:
+        """Give the ADM's weights a second name beside the card, or copy them where the disk is another."""
+        source, target = self.adm_path, self.order.out / self.adm_path.name
+        if not target.exists():
+            try:
+                os.link(source, target)
+            except OSError:
+                require_space(target.parent, source.stat().st_size)
+                partial = target.with_name(f"{target.name}.partial")
+                shutil.copyfile(source, partial)
+                partial.replace(target)
+        return PublishedFile(target, digests(target, ["sha256"])["sha256"], self.installed.card.adm.urls)
+
+    def _report(self, trainer: StudentTrainer, student: PublishedFile) -> dict[str, Any]:
+        return {
+            "name": self.order.name,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": _described(self.dataset) | {"digest": self.pairs.data_digest},
+            "adm": {
+                "card": self.installed.card.name,
+                "sha256": self.pairs.key.adm_sha256,
+                "precision": self.precision,
+            },
+            "pairs": {"train": len(self.pairs.labels), "validation": len(self.validation.labels)},
+            "student": {
+                "sha256": student.sha256,
+                "parameters": sum(parameter.numel() for parameter in self.student.parameters()),
+            },
+            "best": {name: trainer.best[name] for name in ("epoch", "average_precision")},
+            "epochs": trainer.history,
+            "seconds": self.stopwatch.seconds(),
+            "hardware": {"device": _device_name(self.device), "processes": self.team.size},
+            "versions": {name: version(name) for name in ("torch", "torchvision")},
+        }
+
+
+def _check_splits(source: Path, dataset: Dataset) -> None:
+    """Raise DatasetError where a split that training needs lacks a class."""
+    faults = []
+    for split in ("train", "validation"):
+        present = {image.fake for image in dataset.images if image.split == split}
+        faults += [
+            f"the split {split} has no {name} image: add some, or state other splits"
+            for name, fake in (("real", False), ("fake", True))
+            if fake not in present
+        ]
+    if faults:
+        raise DatasetError(source, faults)
+
+
+def _described(dataset: Dataset) -> dict[str, Any]:
+    splits = {split: _counts(dataset.of(split)) for split in get_args(Split)}
+    skipped = [{"path": str(one.path), "reason": one.reason} for one in dataset.skipped]
+    return {"splits": splits, "skipped": skipped}
+
+
+def _counts(images: Sequence[LabelledImage]) -> dict[str, Any]:
+    fakes = Counter(image.generator for image in images if image.fake)
+    return {
+        "reals": sum(not image.fake for image in images),
+        "fakes": dict(sorted(fakes.items())),
+        "groups": len({image.group for image in images}),
+    }
+
+
+def _provenance(report: dict[str, Any]) -> dict[str, str | int | float]:
+    """Return the card's `[provenance]`, all of it from the report."""
+    data, best = report["data"], report["best"]
+    counts = "; ".join(
+        f"{split}: {found['reals']} real, {sum(found['fakes'].values())} fake in {found['groups']} groups"
+        for split, found in data["splits"].items()
+    )
+    return {
+        "data": counts,
+        "generators": ", ".join(data["splits"]["train"]["fakes"]),
+        "data_digest": data["digest"],
+        "recipe": report["recipe"]["name"],
+        "epoch": best["epoch"],
+        "validation_average_precision": round(best["average_precision"], 4),
+        "caveat": _CAVEAT,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def _digest(path: Path | None) -> str | None:
+    return None if path is None else digests(path, ["sha256"])["sha256"]
+
+
+def _write_json(path: Path, content: object) -> None:
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
