@@ -63,7 +63,9 @@ def converted(folder: Path) -> Path:
 def test_a_converted_file_is_the_same_model(folder: Path):
     before = load_model("TINY", "cpu", "fp32", folder)
     source = published_digests(folder / STUDENT)
+    (folder / STUDENT).chmod(0o644)
     target = converted(folder)
+    assert target.stat().st_mode == (folder / STUDENT).stat().st_mode
     (folder / STUDENT).unlink()
 
     after = load_model("TINY", "cpu", "fp32", folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ def convert(installed: InstalledCard, stated: WeightsFile) -> Path | None:
     partial = target.with_name(target.name + ".partial")
     try:
         _write(read_state(source), partial, source.name, published)
+        shutil.copymode(source, partial)  # the library lets nobody else read what it writes
         sha256 = digests(partial, ("sha256",))["sha256"]
         write_record(target, Record(sha256=sha256, published=published))
         partial.replace(target)
