@@ -70,8 +70,8 @@ def by_hand(installed: InstalledCard, files: Sequence[WeightsFile]) -> str:
         f"  curl --location --fail --output {name} {file.urls[0]}" for name, file in zip(names, files, strict=True)
     )
     return (
-        "What came so far is kept: the same command goes on from there. If this machine has no way there, run on one "
-        f"that has\n{downloads}\nbring the files here, and run\n"
+        "The same command goes on from what has come. If this machine has no way there, run on one that has\n"
+        f"{downloads}\nbring the files here, and run\n"
         f"  distildire models import {installed.card.name} {' '.join(names)}"
     )
 
