@@ -23,6 +23,8 @@ COMMANDS = {
     "analyze": _Entry("Judge images in this process, without any service.", "worker"),
     "submit": _Entry("Send images to a running API."),
     "train": _Entry("Train a student on images of your own.", "worker"),
+    "evaluate": _Entry("Measure a model on labelled images.", "worker"),
+    "calibrate": _Entry("Choose a threshold on labelled images, as a policy.", "worker"),
     "models": _Entry("List, show, fetch, import, verify and convert models.", "worker"),
     "keys": _Entry("Create, list and revoke API keys.", "server"),
     "tenants": _Entry("List tenants; set how much they may have open and how long it is kept.", "server"),

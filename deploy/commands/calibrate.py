@@ -1,0 +1,120 @@
+"""`distildire calibrate`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.markup import escape
+
+from deploy.commands.options import (
+    batch_option,
+    chosen_card,
+    device_option,
+    model_option,
+    models_dir_option,
+    precision_option,
+)
+from deploy.image_progress import ImageProgress
+from deploy.terminal import notes, output
+
+if TYPE_CHECKING:
+    from worker.model.loading import Precision
+    from worker.model.policy import Policy
+
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--name", required=True, help="The policy's name, by which jobs and tenants choose it.")
+@model_option
+@models_dir_option
+@click.option("--target-fpr", type=_SHARE, help="Call at most this share of photographs FAKE; its bound is exact.")
+@click.option("--youden", is_flag=True, help="Instead: the threshold with the best sum of both classes' rates.")
+@click.option(
+    "--max-miss-rate",
+    type=_SHARE,
+    help="Call REAL only what at most this share of the fakes lies below, and what is between INCONCLUSIVE.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["validation", "test", "all"]),
+    default="validation",
+    show_default=True,
+    help="Which images; all, where the model was trained on none of them.",
+)
+@device_option
+@precision_option
+@batch_option
+def command(  # noqa: PLR0913  # an option each
+    *,
+    data: Path,
+    name: str,
+    model: str,
+    models_dir: Path | None,
+    target_fpr: float | None,
+    youden: bool,
+    max_miss_rate: float | None,
+    split: str,
+    device: str,
+    precision: Precision,
+    batch: int,
+) -> None:
+    """Choose a threshold on labelled images that the model was not trained on: DATA is a folder or a CSV file.
+
+    Writes a policy beside the model's card, with what was measured of it. Use other images for `distildire evaluate`.
+    """
+    from worker.model import load_model
+    from worker.model.policy import policy_place, write_policy
+    from worker.training.calibration import Origin, policy_by_youden, policy_for_target
+    from worker.training.dataset import read_dataset
+    from worker.training.scoring import data_sha256, run, scores_of
+
+    if youden == (target_fpr is not None):
+        raise click.UsageError("Give exactly one of --target-fpr and --youden.")
+    card, folder = chosen_card(model, models_dir)
+    place = policy_place(name, card)
+    with notes().status("Reading the images …"):
+        dataset = read_dataset(data)
+    images = [image for image in dataset.images if split in {"all", image.split}]
+    with notes().status(f"Loading {card.card.name} …"):
+        detector = load_model(card.card.name, device, precision, folder)
+    with ImageProgress(len(images)) as progress:
+        judged = run(detector, images, batch_size=batch, on_image=progress.follow("as they are"))
+    for file in (*dataset.skipped, *judged.skipped):
+        notes().print(f"[yellow]skipped[/] {escape(str(file.path))}: {escape(file.reason)}")
+    skipped = {file.path for file in judged.skipped}
+    origin = Origin(
+        name=name,
+        model=card.card.name,
+        weights_sha256=detector.weights_sha256,
+        precision=detector.precision,
+        made_at=datetime.now(UTC).replace(microsecond=0),
+        data_sha256=data_sha256([image for image in images if image.path not in skipped]),
+    )
+    scores = scores_of(images, judged.logits)
+    if target_fpr is None:
+        policy = policy_by_youden(scores, origin, max_miss_rate=max_miss_rate)
+    else:
+        policy = policy_for_target(scores, origin, target_fpr, max_miss_rate)
+    write_policy(policy, place)
+    _show(policy, place)
+
+
+def _show(policy: Policy, place: Path) -> None:
+    evidence = policy.evidence
+    output().print(f"Policy {escape(policy.name)} of {escape(policy.model)}: {escape(str(place))}")
+    output().print(f"  threshold {policy.threshold:.4f}, temperature {policy.temperature:.3f}, bias {policy.bias:+.3f}")
+    output().print(
+        f"  photographs called FAKE: {evidence.measured_fpr:.2%} of {evidence.real_groups:,}, with "
+        f"{evidence.confidence:.0%} confidence at most {evidence.fpr_upper_bound:.2%}"
+    )
+    output().print(f"  fakes called REAL: {evidence.missed_fakes:.1%} of {evidence.fake_groups:,}")
+    if policy.inconclusive_from is not None:
+        output().print(f"  inconclusive from {policy.inconclusive_from:.4f} up to the threshold")
+    elif evidence.max_miss_rate is not None:
+        output().print("  no band: the threshold itself misses few enough fakes")
+    output().print("A verdict is evidence, not proof. The rates hold for images like these.")

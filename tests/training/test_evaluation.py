@@ -1,0 +1,208 @@
+"""`distildire evaluate` and `distildire calibrate`, with a model whose verdicts mean nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from deploy.cli import main
+from tests.tiny_model import NAME, write_model
+from tests.tiny_training import smooth_picture
+from worker.model import load_model
+from worker.model.card import find_card
+from worker.model.policy import load_policy
+from worker.training.photographs import Pixels
+
+PICTURES = 40
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def data(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest: pictures without and with stripes, wide or narrow, a damaged and a missing file.
+
+    The weights are random, so which of the two are the fakes is left to the model: those that it finds more fake.
+    """
+    folder = tmp_path_factory.mktemp("data")
+    pictures = [smooth_picture(number) for number in range(PICTURES)]
+    striped = [_striped(picture, number) for number, picture in enumerate(pictures)]
+    stripes_are_fake = _mean_logit(models, striped) > _mean_logit(models, pictures)
+    fakes, reals = (striped, pictures) if stripes_are_fake else (pictures, striped)
+    lines = ["path,label,generator,group,split"]
+    for number in range(PICTURES):
+        split, generator = "test" if number % 2 else "validation", "wide" if number % 4 < 2 else "narrow"
+        Image.fromarray(reals[number]).save(folder / f"real{number}.png")
+        Image.fromarray(fakes[number]).save(folder / f"fake{number}.png")
+        lines.append(f"real{number}.png,real,,g{number},{split}")
+        lines.append(f"fake{number}.png,fake,{generator},g{number},{split}")
+    (folder / "damaged.png").write_bytes((folder / "real0.png").read_bytes()[:80])
+    lines += ["damaged.png,real,,g-damaged,test", "missing.png,fake,wide,g-missing,test"]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder / "manifest.csv"
+
+
+def _striped(picture: Pixels, number: int) -> Pixels:
+    striped = picture.copy()
+    columns = striped[:, :: 6 if number % 4 < 2 else 2]
+    columns[:] = np.clip(columns.astype(int) + 90, 0, 255)
+    return striped
+
+
+def _mean_logit(models: Path, pictures: list[Pixels]) -> float:
+    detector = load_model(NAME, "cpu", "fp32", models)
+    x = torch.stack([detector.preprocess(Image.fromarray(picture)) for picture in pictures])
+    return detector.detect(x).logit.mean().item()
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def evaluated(models: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The folder of a whole evaluation, and what the command said."""
+    out = tmp_path_factory.mktemp("out")
+    arguments = ("--models-dir", models, "--out", out, "--resamples", 100, "--compare", NAME, "--device", "cpu")
+    return out, call("evaluate", data, "--model", NAME, *map(str, arguments))
+
+
+@pytest.fixture(scope="module")
+def report(evaluated: tuple[Path, Result]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((evaluated[0] / "report.json").read_text())
+    return found
+
+
+def test_the_command_says_what_it_found(evaluated: tuple[Path, Result]):
+    out, result = evaluated
+    assert result.exit_code == 0, result.output
+    assert "20 photographs, 20 fakes" in result.output
+    assert "not estimable" in result.output
+    assert "2 files were skipped" in result.output
+    assert str(out / "report.html") in result.output.replace("\n", "")
+    assert "evidence, not proof" in result.output
+
+
+def test_the_report_has_every_part(report: dict[str, Any]):
+    assert report["model"]["name"] == NAME
+    assert report["data"]["generators"] == {"narrow": 10, "wide": 10}
+    assert [Path(file["path"]).name for file in report["data"]["skipped"]] == ["damaged.png", "missing.png"]
+    assert set(report["generators"]) == set(report["left_out"]) == {"narrow", "wide"}
+    assert set(report["robustness"]) == {"JPEG 90", "JPEG 70", "JPEG 50", "half size", "blur", "crop"}
+    assert set(report["controls"]["ablations"]) == {"eps shuffled", "eps zeroed", "image zeroed"}
+    assert len(report["formats"]["cells"]) == 4
+    assert len(report["formats"]["pairs"]) == 8
+    assert report["overall"]["real_groups"] == 20
+
+
+def test_the_same_model_has_the_same_figures_as_another(report: dict[str, Any]):
+    found = report["controls"]["others"][NAME]["estimates"]["average_precision"]["value"]
+    assert found == pytest.approx(report["overall"]["estimates"]["average_precision"]["value"], abs=1e-6)
+    unchanged = next(
+        cell for cell in report["formats"]["cells"] if (cell["format"], cell["history"]) == ("PNG", "as it is")
+    )
+    assert unchanged["fakes_called_fake"] == report["overall"]["estimates"]["true_positive_rate"]
+
+
+def test_what_files_give_away_is_found(report: dict[str, Any]):
+    """All are PNGs of one size, but stripes compress otherwise: the control finds them."""
+    assert report["controls"]["file_statistics"]["value"] > 0.9
+    assert report["controls"]["chance"]["value"] == pytest.approx(0.55, abs=0.1)
+
+
+def test_the_page_needs_nothing_else_and_shows_no_number_that_is_none(evaluated: tuple[Path, Result]):
+    page = (evaluated[0] / "report.html").read_text()
+    assert "<script" not in page
+    assert not re.findall(r'(?:src|href)="|url\(|@import', page)
+    assert "not estimable below 300 independent photographs" in page
+    assert "demonstration model" in page
+    assert "evidence, not proof" in page
+    assert not re.search(r"\bnan\b|\bNone\b", page)
+    assert page.count("<svg") > 30
+    assert "damaged.png" in page
+
+
+def test_names_from_files_are_escaped(models: Path, data: Path, tmp_path: Path):
+    rows = data.read_text().replace(",wide,", ",<b>wide</b>,")
+    manifest = data.with_name("escaped.csv")
+    manifest.write_text(rows)
+    skipped = [argument for part in ("robustness", "controls", "formats") for argument in ("--without", part)]
+    result = call(
+        "evaluate", manifest, "--model", models, "--out", tmp_path, "--resamples", "100", "--device", "cpu", *skipped
+    )
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "report.html").read_text()
+    assert "<b>wide" not in page
+    assert "&lt;b&gt;wide" in page
+    assert "Does it see what it claims?" not in page
+
+
+def test_a_policy_goes_from_calibration_to_evaluation(models: Path, data: Path, tmp_path: Path):
+    policies = models / f"{NAME}.policies"
+    common = ("--model", NAME, "--models-dir", models, "--device", "cpu")
+    made = call("calibrate", data, "--name", "half", "--youden", "--split", "all", *common)
+    assert made.exit_code == 0, made.output
+    assert "photographs called FAKE" in made.output
+    written = tomllib.loads((policies / "half.toml").read_text())
+    detector = load_model(NAME, "cpu", "auto", models)
+    assert written["weights_sha256"] == detector.weights_sha256
+    assert load_policy("half", find_card(NAME, models), detector.weights_sha256, detector.precision).name == "half"
+
+    arguments = ("--policy", "half", "--out", tmp_path, "--resamples", "100", "--without", "robustness")
+    result = call("evaluate", data, *common, *arguments, "--without", "formats", "--without", "controls")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["policy"]["name"] == "half"
+    assert report["overall"]["threshold"] == written["threshold"]
+
+    again = call("calibrate", data, "--name", "half", "--youden", "--split", "all", *common)
+    assert again.exit_code == 1
+    assert "Choose another name" in again.output
+
+
+def test_too_few_photographs_give_no_policy(models: Path, data: Path):
+    result = call(
+        "calibrate",
+        data,
+        "--name",
+        "bold",
+        "--target-fpr",
+        "0.01",
+        "--model",
+        NAME,
+        "--models-dir",
+        models,
+        "--device",
+        "cpu",
+    )
+    assert result.exit_code == 1
+    assert (
+        "takes at least 299 independent photographs; there are 20" in result.output
+        or "Check the labels" in result.output
+    )
+    assert not (models / f"{NAME}.policies" / "bold.toml").exists()
+
+
+def test_exactly_one_rule_is_wanted(models: Path, data: Path):
+    both = call("calibrate", data, "--name", "x", "--target-fpr", "0.1", "--youden", "--models-dir", models)
+    neither = call("calibrate", data, "--name", "x", "--models-dir", models)
+    assert (both.exit_code, neither.exit_code) == (2, 2)
+
+
+def test_a_split_without_images_is_named(models: Path, data: Path, tmp_path: Path):
+    result = call("evaluate", data, "--split", "train", "--model", NAME, "--models-dir", models, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "no usable real image in the split 'train'" in result.output

@@ -1,0 +1,93 @@
+"""Running a detector over images: the numbers a service would give, whatever the batch; and what is skipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny_model import NAME, write_model
+from tests.tiny_training import smooth_picture
+from worker.model import Detector, load_model
+from worker.training.dataset import LabelledImage
+from worker.training.scoring import ABLATIONS, data_sha256, run, scores_of
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    torch.set_num_threads(1)
+    return load_model(NAME, "cpu", "fp32", write_model(tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[LabelledImage]:
+    """Seven pictures, the odd ones fakes."""
+    found = []
+    for number in range(7):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(smooth_picture(number)).save(path)
+        found.append(LabelledImage(path, number % 2 == 1, "adm" if number % 2 else "", f"g{number}", "test"))
+    return found
+
+
+def test_logits_are_those_of_a_service_in_the_images_order(detector: Detector, images: list[LabelledImage]):
+    ticks: list[None] = []
+    judged = run(detector, images, batch_size=3, on_image=lambda: ticks.append(None))
+    alone = [detector.detect(detector.preprocess(Image.open(image.path))[None]).logit.item() for image in images]
+    np.testing.assert_allclose(judged.logits, alone, atol=1e-4)
+    assert len(ticks) == len(images)
+    assert judged.skipped == []
+
+
+def test_what_cannot_be_read_is_listed_and_left_out(detector: Detector, images: list[LabelledImage]):
+    images[1].path.write_bytes(images[1].path.read_bytes()[:60])
+    images[4].path.unlink()
+    judged = run(detector, images, batch_size=2, on_image=int)
+    assert {(file.path, file.reason.partition(":")[0]) for file in judged.skipped} == {
+        (images[1].path, "corrupt_image"),
+        (images[4].path, "cannot be read"),
+    }
+    scores = scores_of(images, judged.logits)
+    assert scores.groups.tolist() == ["g0", "g2", "g3", "g5", "g6"]
+    assert scores.fake.tolist() == [False, False, True, True, False]
+    assert scores.generators.tolist() == ["", "", "adm", "adm", ""]
+
+
+def test_ablations_take_from_the_student_what_they_say(detector: Detector, images: list[LabelledImage]):
+    judged = run(detector, images, batch_size=8, on_image=int, ablations=ABLATIONS)
+    x = torch.stack([detector.preprocess(Image.open(image.path)) for image in images])
+    eps, nothing = detector.noise_map(x), torch.zeros_like(x)
+    for name, pair in {"eps zeroed": (x, nothing), "image zeroed": (nothing, eps)}.items():
+        np.testing.assert_allclose(judged.ablated[name], detector.classify(*pair).logit[:, 0].numpy(), atol=1e-4)
+    every = [detector.classify(x, eps.roll(shift, dims=0)).logit[:, 0].numpy() for shift in range(1, 7)]
+    logits = np.stack([*every])  # of each image with each other one's noise map
+    assert all(
+        np.isclose(logits[:, place], number, atol=1e-4).any()
+        for place, number in enumerate(judged.ablated["eps shuffled"])
+    )
+
+
+def test_a_picture_is_changed_alike_wherever_it_lies(detector: Detector, images: list[LabelledImage]):
+    drawn: dict[str, list[float]] = {}
+
+    def noting(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        drawn.setdefault(str(image.getpixel((0, 0))), []).append(rng.random())
+        return image
+
+    run(detector, images, batch_size=2, on_image=int, change=noting)
+    run(detector, images[::-1], batch_size=3, on_image=int, change=noting)
+    assert all(first == second for first, second in drawn.values())
+    assert len({first for first, _ in drawn.values()}) == len(images)
+
+
+def test_the_digest_follows_bytes_and_labels_not_paths(images: list[LabelledImage], tmp_path: Path):
+    before = data_sha256(images)
+    moved = tmp_path / "elsewhere.png"
+    images[0].path.rename(moved)
+    first = LabelledImage(moved, fake=False, generator="", group="g0", split="test")
+    assert data_sha256([*images[1:], first]) == before
+    relabelled = LabelledImage(moved, fake=True, generator="adm", group="g0", split="test")
+    assert data_sha256([*images[1:], relabelled]) != before

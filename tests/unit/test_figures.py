@@ -1,0 +1,140 @@
+"""All figures of a set of images, and those that need several passes over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from worker.training.curves import curves
+from worker.training.figures import Resampling, figures, left_out, permuted_average_precision
+from worker.training.metrics import ESTIMABLE_REALS, Floats, Labels, area_under_precision, rank
+from worker.training.scores import Names
+
+QUICK = Resampling(resamples=200)
+
+
+@dataclass(frozen=True)
+class World:
+    probabilities: Floats
+    fake: Labels
+    generators: Names
+    groups: Names
+
+
+def world(reals: int = 120, fakes: int = 60, crops: int = 2) -> World:
+    """Photographs, and the fakes of an easy and a hard generator, each in several crops."""
+    rng = np.random.default_rng(20)
+    generators = np.repeat(["", "easy", "hard"], [reals, fakes, fakes])
+    means = np.repeat([-1.0, 3.0, -0.5], [reals, fakes, fakes])
+    logits = np.repeat(means + rng.normal(size=len(means)), crops) + 0.2 * rng.normal(size=crops * len(means))
+    made = np.repeat(generators, crops)
+    groups = np.repeat(np.arange(len(means)).astype(str), crops)
+    return World(1 / (1 + np.exp(-logits)), made != "", made, groups)
+
+
+def test_every_figure_has_its_interval():
+    drawn = world()
+    found = figures(drawn.probabilities, drawn.fake, drawn.groups, 0.5, QUICK)
+    assert (found.reals, found.fakes, found.real_groups, found.groups) == (240, 240, 120, 240)
+    estimable = {name: each for name, each in found.estimates.items() if name != "tpr_at_1_percent_fpr"}
+    assert set(estimable) == {
+        "accuracy",
+        "balanced_accuracy",
+        "true_positive_rate",
+        "false_positive_rate",
+        "average_precision",
+        "roc_auc",
+        "brier",
+        "calibration_error",
+        "precision_at_0.1_percent",
+        "precision_at_1_percent",
+        "precision_at_10_percent",
+    }
+    for name, each in estimable.items():
+        assert each.value is not None, name
+        assert each.low is not None, name
+        assert each.high is not None, name
+        assert each.low < each.value + 0.03, name
+        assert each.value - 0.03 < each.high, name
+    value = found.estimates["average_precision"].value
+    assert value == float(area_under_precision(rank(drawn.probabilities, drawn.fake)))
+
+
+@pytest.mark.parametrize(("reals", "told"), [(ESTIMABLE_REALS - 1, False), (ESTIMABLE_REALS, True)])
+def test_one_in_a_hundred_is_told_only_of_enough_photographs(reals: int, told: bool):
+    drawn = world(reals=reals)
+    found = figures(drawn.probabilities, drawn.fake, drawn.groups, 0.5, QUICK).estimates["tpr_at_1_percent_fpr"]
+    assert (found.value is not None) is told
+    assert (found.low is not None) is told
+
+
+def test_intervals_are_as_wide_as_few_photographs_make_them():
+    drawn = world(crops=5)
+    own = np.arange(len(drawn.fake)).astype(str)
+    widths = []
+    for groups in (drawn.groups, own):
+        found = figures(drawn.probabilities, drawn.fake, groups, 0.5, QUICK).estimates["roc_auc"]
+        assert found.low is not None
+        assert found.high is not None
+        widths.append(found.high - found.low)
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_where_nothing_is_called_fake_its_precision_is_not_told():
+    drawn = world()
+    found = figures(drawn.probabilities, drawn.fake, drawn.groups, 1.1, QUICK).estimates
+    assert found["precision_at_1_percent"].value is None
+    assert found["true_positive_rate"].value == 0
+
+
+def test_a_threshold_of_easy_fakes_misses_a_hard_generator():
+    drawn = world()
+    found = left_out(drawn.probabilities, drawn.fake, drawn.generators, drawn.groups, QUICK)
+    assert set(found) == {"easy", "hard"}
+    missed, hit = (found[name].estimates["true_positive_rate"].value for name in ("hard", "easy"))
+    assert missed is not None
+    assert hit is not None
+    assert missed < 0.3
+    assert hit > 0.95
+    assert min(found["hard"].thresholds) > max(found["easy"].thresholds), "each knows the other generator alone"
+    assert (found["hard"].fakes, len(found["hard"].thresholds)) == (120, 5)
+
+
+def test_a_threshold_is_measured_on_photographs_that_did_not_choose_it():
+    """Scores that are noise: a threshold that is measured on the photographs that chose it would look useful."""
+    fake = np.arange(40) % 2 == 0
+    generators = np.where(fake, np.where(np.arange(40) % 4 == 0, "one", "two"), "")
+    gained = []
+    for seed in range(40):
+        scores = np.random.default_rng(seed).random(40)
+        found = left_out(scores, fake, generators, np.arange(40).astype(str), Resampling(resamples=2))
+        gained += [each.estimates["balanced_accuracy"].value or 0 for each in found.values()]
+    assert np.mean(gained) == pytest.approx(0.5, abs=0.02)
+
+
+def test_of_one_generator_nothing_is_left_out():
+    drawn = world()
+    assert left_out(drawn.probabilities, drawn.fake, np.where(drawn.fake, "one", ""), drawn.groups, QUICK) == {}
+
+
+def test_permuted_labels_give_the_share_of_fakes():
+    drawn = world(reals=300)
+    found = permuted_average_precision(drawn.probabilities, drawn.fake, QUICK)
+    assert found.value == pytest.approx(drawn.fake.mean(), abs=0.02)
+    assert found.low is not None
+    assert found.low < drawn.fake.mean()
+
+
+def test_thinned_curves_keep_ends_and_area():
+    rng = np.random.default_rng(22)
+    fake = rng.random(5000) < 0.5
+    probabilities = 1 / (1 + np.exp(-(rng.normal(size=5000) + fake)))
+    found = curves(probabilities, fake)
+    assert [found.roc[0], found.roc[-1]] == [(0, 0), (1, 1)]
+    assert len(found.roc) <= 202
+    x, y = np.array(found.roc).T
+    assert np.trapezoid(y, x) == pytest.approx(0.76, abs=0.02)
+    assert sum(found.histogram.reals) == pytest.approx(1)
+    assert sum(each.mass for each in found.reliability) == pytest.approx(1)

@@ -1,0 +1,64 @@
+"""The control that reads no pixel: it finds what a file's history gives away, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worker.training.dataset import LabelledImage
+from worker.training.file_statistics import cross_validated, file_features, fold_of, probabilities_by_file
+from worker.training.metrics import average_precision
+
+
+def picture(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((48, 40), Image.Resampling.BICUBIC)
+
+
+def images(folder: Path, *, telling: bool) -> list[LabelledImage]:
+    """Sixty JPEGs; if `telling`, those of fakes have another range of qualities."""
+    rng = np.random.default_rng(1)
+    found = []
+    for number in range(60):
+        fake, path = number % 2 == 0, folder / f"{number}.jpg"
+        picture(number).save(path, quality=int(rng.integers(85, 96) if telling and fake else rng.integers(60, 80)))
+        found.append(LabelledImage(path, fake, "adm" if fake else "", str(number), "test"))
+    return found
+
+
+@pytest.mark.parametrize(("telling", "low", "high"), [(True, 0.98, 1.0), (False, 0.3, 0.7)])
+def test_qualities_of_one_class_are_found(tmp_path: Path, telling: bool, low: float, high: float):
+    found = images(tmp_path, telling=telling)
+    fake = np.array([image.fake for image in found])
+    assert low <= average_precision(probabilities_by_file(found), fake) <= high
+
+
+def test_no_image_helps_to_judge_its_own_photograph():
+    """Each group has features of its own and one label: who saw the group would know all."""
+    rng = np.random.default_rng(2)
+    groups = np.repeat(np.arange(30), 4)
+    fake = np.repeat(rng.permutation(np.arange(30) % 2 == 0), 4)
+    features = np.repeat(rng.normal(size=(30, 25)), 4, axis=0)
+    assert average_precision(cross_validated(features, fake, groups.astype(str), seed=0), fake) < 0.75
+    alone = np.arange(120).astype(str)
+    assert average_precision(cross_validated(features, fake, alone, seed=0), fake) > 0.8
+
+
+def test_a_group_is_in_one_fold_and_folds_are_alike():
+    groups = np.repeat(np.arange(50).astype(str), 3)
+    folds = fold_of(groups, 5, seed=3)
+    assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
+    assert np.bincount(folds).tolist() == [30] * 5
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff", "avif"])
+def test_every_accepted_format_has_features(tmp_path: Path, suffix: str):
+    picture(0).save(tmp_path / f"one.{suffix}")
+    picture(0).convert("L").save(tmp_path / f"grey.{suffix}")
+    first, second = (file_features(tmp_path / f"{name}.{suffix}") for name in ("one", "grey"))
+    assert np.isfinite(first).all()
+    assert np.isfinite(second).all()
+    assert len(first) == len(second)

@@ -1,0 +1,249 @@
+"""The steps of an evaluation: judge, compare, rob, change, and count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+import numpy as np
+
+from shared.errors import DistildireError
+from worker.model.detector import Detector
+from worker.model.policy import Policy
+from worker.training.calibration import Calibration
+from worker.training.curves import curves, roc
+from worker.training.dataset import LabelledImage, Skipped
+from worker.training.figures import (
+    Estimate,
+    Figures,
+    Resampling,
+    figures,
+    left_out,
+    permuted_average_precision,
+)
+from worker.training.file_statistics import probabilities_by_file
+from worker.training.metrics import Floats
+from worker.training.report import (
+    SCHEMA,
+    Controls,
+    Data,
+    FormatCell,
+    FormatControl,
+    FormatPair,
+    ModelIdentity,
+    PolicyUsed,
+    Report,
+    SkippedFile,
+)
+from worker.training.scores import Scores
+from worker.training.scoring import ABLATIONS, OnImage, data_sha256, run, scores_of
+from worker.training.views import Change, format_views, robustness_views
+
+Part = Literal["robustness", "controls", "formats"]
+PARTS: frozenset[Part] = frozenset(get_args(Part))
+Follow = Callable[[str], OnImage]
+"""Told what begins; what it returns is called after each image of it."""
+
+
+class EvaluationError(DistildireError):
+    """These images cannot be evaluated."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which parts are done besides the figures themselves, how many images at once, and how intervals are computed."""
+
+    parts: frozenset[Part]
+    batch_size: int
+    resampling: Resampling
+
+    def passes(self, side: int, others: int) -> int:
+        """Count how many times each image is judged by a whole model."""
+        extra = {"robustness": len(robustness_views(side)), "formats": len(format_views()), "controls": others}
+        return 1 + sum(count for part, count in extra.items() if part in self.parts)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set as it was named, the split, and its images and those that it left out."""
+
+    name: str
+    split: str
+    images: Sequence[LabelledImage]
+    skipped: Sequence[Skipped]
+
+
+class Evaluation:
+    """One model on one set of images, by its card's threshold or by a policy."""
+
+    def __init__(self, detector: Detector, policy: Policy | None, source: Source, plan: Plan, follow: Follow) -> None:
+        self.detector, self.policy, self.source, self.plan, self.follow = detector, policy, source, plan, follow
+        self.threshold = detector.card.threshold if policy is None else policy.threshold
+
+    def report(self, others: Mapping[str, Detector]) -> Report:
+        """Do everything.
+
+        Args:
+            others: models to compare on the same images, by name, such as students that were trained on the image or
+                on the noise alone; each at its card's threshold.
+
+        Raises:
+            EvaluationError: a class has no usable image.
+        """
+        began = time.monotonic()
+        asked = ABLATIONS if "controls" in self.plan.parts else {}
+        judged = run(
+            self.detector,
+            self.source.images,
+            batch_size=self.plan.batch_size,
+            on_image=self.follow("as they are"),
+            ablations=asked,
+        )
+        usable = [image for image, logit in zip(self.source.images, judged.logits, strict=True) if np.isfinite(logit)]
+        scores = scores_of(self.source.images, judged.logits)
+        _check_classes(scores, self.source)
+        probabilities = self._probabilities(scores)
+        ablated = {name: scores_of(self.source.images, logits) for name, logits in judged.ablated.items()}
+        return Report(
+            schema=SCHEMA,
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            confidence=self.plan.resampling.confidence,
+            resamples=self.plan.resampling.resamples,
+            seed=self.plan.resampling.seed,
+            model=self._identity(),
+            policy=self._policy_used(scores, probabilities),
+            data=self._data(usable, scores, judged.skipped),
+            overall=self._figures(scores),
+            curves=curves(probabilities, scores.fake),
+            generators={name: self._figures(part) for name, part in _by_generator(scores).items()},
+            generators_roc={
+                name: roc(self._probabilities(part), part.fake) for name, part in _by_generator(scores).items()
+            },
+            left_out=left_out(probabilities, scores.fake, scores.generators, scores.groups, self.plan.resampling),
+            robustness=self._robustness(usable) if "robustness" in self.plan.parts else {},
+            controls=self._controls(usable, scores, ablated, others) if "controls" in self.plan.parts else None,
+            formats=self._formats(usable) if "formats" in self.plan.parts else None,
+            seconds=round(time.monotonic() - began, 1),
+        )
+
+    def _robustness(self, images: Sequence[LabelledImage]) -> dict[str, Figures]:
+        views = robustness_views(self.detector.card.image_size)
+        return {name: self._figures(self._changed(images, name, change)) for name, change in views.items()}
+
+    def _controls(
+        self,
+        images: Sequence[LabelledImage],
+        scores: Scores,
+        ablated: Mapping[str, Scores],
+        others: Mapping[str, Detector],
+    ) -> Controls:
+        by_file = figures(
+            probabilities_by_file(images, self.plan.resampling.seed),
+            scores.fake,
+            scores.groups,
+            0.5,
+            self.plan.resampling,
+        )
+        compared = {}
+        for name, detector in others.items():
+            judged = run(detector, images, batch_size=self.plan.batch_size, on_image=self.follow(name))
+            told = scores_of(images, judged.logits)
+            compared[name] = figures(
+                told.probabilities, told.fake, told.groups, detector.card.threshold, self.plan.resampling
+            )
+        return Controls(
+            chance=permuted_average_precision(self._probabilities(scores), scores.fake, self.plan.resampling),
+            file_statistics=by_file.estimates["average_precision"],
+            ablations={name: self._figures(robbed) for name, robbed in ablated.items()},
+            others=compared,
+        )
+
+    def _formats(self, images: Sequence[LabelledImage]) -> FormatControl:
+        changed = {
+            (kind, history): self._changed(images, f"{kind}, {history}", change)
+            for (kind, history), change in format_views().items()
+        }
+        cells = []
+        for (kind, history), scores in changed.items():
+            rates = self._figures(scores).estimates
+            cells.append(FormatCell(kind, history, rates["false_positive_rate"], rates["true_positive_rate"]))
+        pairs = [
+            FormatPair(reals, fakes, history, self._crossed(changed[reals, history], changed[fakes, history]))
+            for history in dict.fromkeys(history for _, history in changed)
+            for reals in dict.fromkeys(kind for kind, _ in changed)
+            for fakes in dict.fromkeys(kind for kind, _ in changed)
+        ]
+        return FormatControl(cells, pairs)
+
+    def _crossed(self, reals: Scores, fakes: Scores) -> Estimate:
+        """Average precision of photographs scored in one format against fakes scored in another."""
+        real, fake = reals.only(~reals.fake), fakes.only(fakes.fake)
+        probabilities = np.concatenate([self._probabilities(real), self._probabilities(fake)])
+        truth, groups = np.concatenate([real.fake, fake.fake]), np.concatenate([real.groups, fake.groups])
+        found = figures(probabilities, truth, groups, self.threshold, self.plan.resampling)
+        return found.estimates["average_precision"]
+
+    def _changed(self, images: Sequence[LabelledImage], name: str, change: Change) -> Scores:
+        judged = run(self.detector, images, batch_size=self.plan.batch_size, on_image=self.follow(name), change=change)
+        return scores_of(images, judged.logits)
+
+    def _figures(self, scores: Scores) -> Figures:
+        return figures(self._probabilities(scores), scores.fake, scores.groups, self.threshold, self.plan.resampling)
+
+    def _probabilities(self, scores: Scores) -> Floats:
+        if self.policy is None:
+            return scores.probabilities
+        return Calibration(self.policy.temperature, self.policy.bias).of(scores)
+
+    def _identity(self) -> ModelIdentity:
+        detector = self.detector
+        return ModelIdentity(
+            name=detector.card.name,
+            weights_sha256=detector.weights_sha256,
+            demonstration=detector.card.demonstration,
+            device=str(detector.device),
+            precision=detector.precision,
+        )
+
+    def _policy_used(self, scores: Scores, probabilities: Floats) -> PolicyUsed | None:
+        policy = self.policy
+        if policy is None:
+            return None
+        band = policy.threshold if policy.inconclusive_from is None else policy.inconclusive_from
+        left_open = (probabilities >= band) & (probabilities < policy.threshold)
+        return PolicyUsed(
+            name=policy.name,
+            temperature=policy.temperature,
+            bias=policy.bias,
+            inconclusive_from=policy.inconclusive_from,
+            inconclusive_reals=float(left_open[~scores.fake].mean()),
+            inconclusive_fakes=float(left_open[scores.fake].mean()),
+        )
+
+    def _data(self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped]) -> Data:
+        names, counts = np.unique(scores.generators[scores.fake], return_counts=True)
+        return Data(
+            source=self.source.name,
+            split=self.source.split,
+            sha256=data_sha256(usable),
+            generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),
+            skipped=[SkippedFile(str(file.path), file.reason) for file in (*self.source.skipped, *skipped)],
+        )
+
+
+def _by_generator(scores: Scores) -> dict[str, Scores]:
+    """All photographs with the fakes of one generator."""
+    names = sorted(set(scores.generators[scores.fake].tolist()))
+    return {name: scores.only(~scores.fake | (scores.generators == name)) for name in names}
+
+
+def _check_classes(scores: Scores, source: Source) -> None:
+    for name, present in (("real", (~scores.fake).any()), ("fake", scores.fake.any())):
+        if not present:
+            raise EvaluationError(
+                f"{source.name} has no usable {name} image in the split {source.split!r}. Add some, or name another "
+                "split."
+            )

@@ -1,0 +1,186 @@
+"""All figures of one set of images, each with its interval; and the figures that need several passes over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from worker.training.file_statistics import fold_of
+from worker.training.intervals import grouped_bootstrap
+from worker.training.metrics import (
+    ESTIMABLE_REALS,
+    PREVALENCES,
+    Floats,
+    Labels,
+    Ranking,
+    accuracy_at,
+    area_under_precision,
+    area_under_roc,
+    balanced_accuracy_at,
+    brier,
+    calibration_error,
+    fall_out_at,
+    precision_at_prevalence,
+    rank,
+    recall_at,
+    recall_at_fall_out,
+)
+from worker.training.scores import Names
+from worker.training.thresholds import youden_threshold
+
+_FOLDS = 5
+_PERMUTATIONS = 200
+_LIMIT = 0.01
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are computed: bootstrap draws of photographs, seed and confidence."""
+
+    resamples: int = 1000
+    seed: int = 0
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its interval; None where nothing can be said."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was counted, the threshold that holds, and the figures by name (`figure_names`)."""
+
+    reals: int
+    fakes: int
+    real_groups: int
+    groups: int
+    threshold: float
+    estimates: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """How a generator's fakes are called by thresholds that were chosen without them.
+
+    The thresholds (one of each fold) are Youden's, of all other generators and of other photographs. `estimates`:
+    true-positive rate, false-positive rate and balanced accuracy.
+    """
+
+    fakes: int
+    thresholds: list[float]
+    estimates: dict[str, Estimate]
+
+
+_Statistic = Callable[[Ranking, float], Floats]
+_RATES: Mapping[str, _Statistic] = {
+    "balanced_accuracy": balanced_accuracy_at,
+    "true_positive_rate": recall_at,
+    "false_positive_rate": fall_out_at,
+}
+_FREE_OF_THRESHOLDS: Mapping[str, Callable[[Ranking], Floats]] = {
+    "average_precision": area_under_precision,
+    "roc_auc": area_under_roc,
+    "tpr_at_1_percent_fpr": partial(recall_at_fall_out, limit=_LIMIT),
+    "brier": brier,
+    "calibration_error": calibration_error,
+}
+_STATISTICS: Mapping[str, _Statistic] = {
+    "accuracy": accuracy_at,
+    **_RATES,
+    **{
+        name: lambda ranking, _, statistic=statistic: statistic(ranking)  # type: ignore[misc]
+        for name, statistic in _FREE_OF_THRESHOLDS.items()
+    },
+    **{
+        f"precision_at_{100 * prevalence:g}_percent": partial(precision_at_prevalence, prevalence=prevalence)
+        for prevalence in PREVALENCES
+    },
+}
+
+
+def figures(
+    probabilities: Floats, fake: Labels, groups: Names, threshold: float, resampling: Resampling | None = None
+) -> Figures:
+    """Return all figures of probabilities (N,) of being fake; what reaches the threshold is called FAKE."""
+    estimates = _estimates(_STATISTICS, probabilities, fake, groups, threshold, resampling or Resampling())
+    real_groups = len(np.unique(groups[~fake]))
+    if real_groups < ESTIMABLE_REALS:
+        estimates["tpr_at_1_percent_fpr"] = Estimate(None, None, None)
+    return Figures(
+        reals=int((~fake).sum()),
+        fakes=int(fake.sum()),
+        real_groups=real_groups,
+        groups=len(np.unique(groups)),
+        threshold=threshold,
+        estimates=estimates,
+    )
+
+
+def left_out(
+    probabilities: Floats, fake: Labels, generators: Names, groups: Names, resampling: Resampling
+) -> dict[str, LeftOut]:
+    """Return for each generator how a threshold does that was chosen on all others; nothing where there is one alone.
+
+    A generator is left out of the answer where a fold without it lacks a class.
+    """
+    names = sorted(set(generators[fake].tolist()))
+    fold = fold_of(groups, _FOLDS, resampling.seed)
+    found = {}
+    for name in names if len(names) > 1 else ():
+        concerned = ~fake | (generators == name)
+        thresholds = []
+        called = np.zeros(len(fake))
+        for number in sorted(set(fold[concerned].tolist())):
+            chooses = (fold != number) & (generators != name)
+            if fake[chooses].all() or not fake[chooses].any():
+                break
+            thresholds.append(youden_threshold(probabilities[chooses], fake[chooses]))
+            called[fold == number] = probabilities[fold == number] >= thresholds[-1]
+        else:
+            rates = _estimates(_RATES, called[concerned], fake[concerned], groups[concerned], 0.5, resampling)
+            found[name] = LeftOut(int(fake[concerned].sum()), thresholds, rates)
+    return found
+
+
+def permuted_average_precision(probabilities: Floats, fake: Labels, resampling: Resampling) -> Estimate:
+    """Return the mean average precision of labels dealt out anew, and the range of that share of the deals.
+
+    It is what a detector that knows nothing reaches: about the share of fakes among the images.
+    """
+    rng = np.random.default_rng(resampling.seed)
+    dealt = [float(area_under_precision(rank(probabilities, rng.permutation(fake)))) for _ in range(_PERMUTATIONS)]
+    low, high = np.quantile(dealt, [(1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2])
+    return Estimate(float(np.mean(dealt)), float(low), float(high))
+
+
+def _estimates(
+    statistics: Mapping[str, _Statistic],
+    scores: Floats,
+    fake: Labels,
+    groups: Names,
+    threshold: float,
+    resampling: Resampling,
+) -> dict[str, Estimate]:
+    def all_of(weights: Floats | None) -> Floats:
+        ranking = rank(scores, fake, weights)
+        return np.stack([statistic(ranking, threshold) for statistic in statistics.values()])
+
+    intervals = grouped_bootstrap(
+        all_of, groups, resamples=resampling.resamples, seed=resampling.seed, confidence=resampling.confidence
+    )
+    return {
+        name: Estimate(_told(value), _told(interval.low), _told(interval.high))
+        for name, value, interval in zip(statistics, all_of(None).tolist(), intervals, strict=True)
+    }
+
+
+def _told(number: float) -> float | None:
+    return None if np.isnan(number) else float(number)

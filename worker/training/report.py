@@ -1,0 +1,127 @@
+"""The report of an evaluation, as it is written to JSON; docs/evaluation.md says what each field means."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from worker.training.curves import Curves, Points
+from worker.training.figures import Estimate, Figures, LeftOut
+
+SCHEMA = 1
+"""Raised when a field changes its meaning or goes away."""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What was evaluated, and on what it ran."""
+
+    name: str
+    weights_sha256: str
+    demonstration: bool
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class PolicyUsed:
+    """The policy that chose the threshold, and how many images its band leaves open. Without a policy: the card's."""
+
+    name: str
+    temperature: float
+    bias: float
+    inconclusive_from: float | None
+    inconclusive_reals: float
+    inconclusive_fakes: float
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file that was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images: where from, which split, their digest, and how many of each generator."""
+
+    source: str
+    split: str
+    sha256: str
+    generators: dict[str, int]
+    skipped: list[SkippedFile]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Whether the detector sees what it claims. Each is an average precision on the same images.
+
+    `chance`: permuted labels. `file_statistics`: the file without its pixels. `ablations`: the model, robbed of a part
+    of its input. `others`: other models on the same images.
+    """
+
+    chance: Estimate
+    file_statistics: Estimate
+    ablations: dict[str, Figures]
+    others: dict[str, Figures]
+
+
+@dataclass(frozen=True)
+class FormatCell:
+    """All images in one file format with one resize history: the shares that are called FAKE."""
+
+    format: str
+    history: str
+    reals_called_fake: Estimate
+    fakes_called_fake: Estimate
+
+
+@dataclass(frozen=True)
+class FormatPair:
+    """Average precision where the photographs have one format and the fakes another, with one resize history."""
+
+    reals: str
+    fakes: str
+    history: str
+    average_precision: Estimate
+
+
+@dataclass(frozen=True)
+class FormatControl:
+    """Whether verdicts follow the file format."""
+
+    cells: list[FormatCell]
+    pairs: list[FormatPair]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation. Parts that were not asked for are empty or None."""
+
+    schema: int
+    made_at: str
+    seconds: float
+    confidence: float
+    resamples: int
+    seed: int
+    model: ModelIdentity
+    policy: PolicyUsed | None
+    data: Data
+    overall: Figures
+    curves: Curves
+    generators: dict[str, Figures]
+    generators_roc: dict[str, Points]
+    left_out: dict[str, LeftOut]
+    robustness: dict[str, Figures]
+    controls: Controls | None
+    formats: FormatControl | None
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Write the report, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(asdict(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)

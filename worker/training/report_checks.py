@@ -1,0 +1,145 @@
+"""The sections of the report's page that look closer: by generator, unknown generators, changes, controls, formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from worker.training.charts import interval_strip
+from worker.training.figures import Estimate, Figures
+from worker.training.report import Controls, FormatControl, Report
+from worker.training.report_pieces import cell, table
+
+_ABLATIONS = {
+    "eps shuffled": "Each image with another image's noise map. If nothing falls, the noise map was not used.",
+    "eps zeroed": "The image alone; the model was not trained for this.",
+    "image zeroed": "The noise map alone; the model was not trained for this.",
+}
+
+
+def generators_section(report: Report) -> str:
+    """Return the figures of each generator's fakes."""
+    return (
+        "<h2>Generator by generator</h2>"
+        '<p class="under">All photographs with the fakes of one generator. The picture shows the average precision; '
+        "the dashed mark is that of all generators together.</p>"
+        + _figures_table("generator", report.generators, report.overall)
+    )
+
+
+def left_out_section(report: Report) -> str:
+    """Return what thresholds do that were chosen without a generator; nothing where there is one alone."""
+    if not report.left_out:
+        return ""
+    rows = [
+        (
+            escape(name),
+            f"{found.fakes:,}",
+            cell(found.estimates["true_positive_rate"], percent=True),
+            cell(found.estimates["false_positive_rate"], percent=True),
+            cell(found.estimates["balanced_accuracy"]),
+            interval_strip(found.estimates["balanced_accuracy"], 0.5),
+        )
+        for name, found in report.left_out.items()
+    ]
+    return (
+        "<h2>A generator nobody knew of</h2>"
+        '<p class="under">The threshold was chosen on all other generators and on other photographs: what to expect '
+        "when a new generator appears. (Whether the model itself was trained on it, its card says.)</p>"
+        + table(
+            ("generator left out", "fakes", "fakes found", "photographs called FAKE", "balanced accuracy", ""),
+            rows,
+        )
+    )
+
+
+def robustness_section(report: Report) -> str:
+    """Return the figures of changed images; nothing where they were not asked for."""
+    if not report.robustness:
+        return ""
+    return (
+        "<h2>After what platforms do to images</h2>"
+        '<p class="under">The original was changed before the model saw it; the threshold stayed. The dashed mark is '
+        "the average precision without a change.</p>"
+        + _figures_table("change", {"as they are": report.overall, **report.robustness}, report.overall)
+    )
+
+
+def controls_section(controls: Controls, whole: Estimate) -> str:
+    """Return the controls; `whole`: the model's average precision."""
+    rows = [_control_row("the model", whole, "As a service uses it.", controls.chance)]
+    rows += [
+        _control_row(name, figures.estimates["average_precision"], _ABLATIONS.get(name, ""), controls.chance)
+        for name, figures in controls.ablations.items()
+    ]
+    rows += [
+        _control_row(name, figures.estimates["average_precision"], "Another model on the same images.", controls.chance)
+        for name, figures in controls.others.items()
+    ]
+    rows.append(
+        _control_row(
+            "file statistics only",
+            controls.file_statistics,
+            "Format, size and quantisation of the file, no pixel. Well above chance, the data give their labels away "
+            "and all other figures are suspect.",
+            controls.chance,
+        )
+    )
+    rows.append(_control_row("permuted labels", controls.chance, "Labels dealt out anew: chance.", controls.chance))
+    return (
+        "<h2>Does it see what it claims?</h2>"
+        '<p class="under">Average precision on the same images; the dashed mark is chance.</p>'
+        + table(("control", "average precision", "", "how to read it"), rows, words=3)
+    )
+
+
+def _control_row(name: str, estimate: Estimate, words: str, chance: Estimate) -> Sequence[str]:
+    return escape(name), cell(estimate), interval_strip(estimate, chance.value), escape(words)
+
+
+def formats_section(formats: FormatControl) -> str:
+    """Return the format control."""
+    cells = [
+        (
+            each.format,
+            each.history,
+            cell(each.reals_called_fake, percent=True),
+            interval_strip(each.reals_called_fake),
+            cell(each.fakes_called_fake, percent=True),
+            interval_strip(each.fakes_called_fake),
+        )
+        for each in formats.cells
+    ]
+    pairs = [
+        (pair.reals, pair.fakes, pair.history, cell(pair.average_precision), interval_strip(pair.average_precision))
+        for pair in formats.pairs
+    ]
+    return (
+        "<h2>Does the verdict follow the file format?</h2>"
+        '<p class="under">Every image in both formats and with both resize histories, metadata stripped; JPEG '
+        "qualities are drawn alike for both classes. A detector of fakes, not of formats, has alike rows.</p>"
+        + table(("format", "size", "photographs called FAKE", "", "fakes found", ""), cells)
+        + '<p class="under">And crossed: is it better where photographs are JPEG and fakes PNG, as in most data '
+        "sets?</p>" + table(("photographs", "fakes", "size", "average precision", ""), pairs)
+    )
+
+
+def _figures_table(first: str, rows: dict[str, Figures], overall: Figures) -> str:
+    whole = overall.estimates["average_precision"].value
+    columns: Sequence[tuple[str, bool]] = (
+        ("average_precision", False),
+        ("roc_auc", False),
+        ("true_positive_rate", True),
+        ("false_positive_rate", True),
+    )
+    told = [
+        (
+            escape(name),
+            f"{figures.fakes:,}",
+            *(cell(figures.estimates[column], percent=percent) for column, percent in columns),
+            interval_strip(figures.estimates["average_precision"], whole),
+        )
+        for name, figures in rows.items()
+    ]
+    heads = (first, "fakes", "average precision", "ROC-AUC", "fakes found", "photographs called FAKE", "")
+    return table(heads, told)

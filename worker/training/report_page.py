@@ -1,0 +1,207 @@
+"""The report of an evaluation as one HTML page that needs nothing else: no script, no font, no picture from outside."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from worker.training.charts import Line, curve_chart, histogram_chart, interval_strip, reliability_chart
+from worker.training.figures import Estimate
+from worker.training.metrics import ESTIMABLE_REALS, PREVALENCES
+from worker.training.report import Report
+from worker.training.report_checks import (
+    controls_section,
+    formats_section,
+    generators_section,
+    left_out_section,
+    robustness_section,
+)
+from worker.training.report_pieces import cell, table, tile
+
+_STYLE = Path(__file__).with_name("report.css")
+_HONEST = (
+    "On the dashed line, of all images that are said to be fake with 70 %, 70 % are. Each dot is a tenth of the "
+    "images. The share of fakes here is not that of your platform."
+)
+_NOT_ESTIMABLE = f"not estimable below {ESTIMABLE_REALS} independent photographs"
+
+
+def page(report: Report) -> str:
+    """Return the page."""
+    sections = [
+        _head(report),
+        _summary(report),
+        _charts(report),
+        generators_section(report),
+        left_out_section(report),
+        robustness_section(report),
+        controls_section(report.controls, report.overall.estimates["average_precision"]) if report.controls else "",
+        formats_section(report.formats) if report.formats else "",
+        _origin(report),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(report.model.name)}: evaluation</title>"
+        f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head>\n<body><main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _head(report: Report) -> str:
+    overall = report.overall
+    notice = (
+        f'<p class="banner">{escape(report.model.name)} is a demonstration model. These figures show how an evaluation '
+        "looks; they say nothing about images of other generators.</p>"
+        if report.model.demonstration
+        else ""
+    )
+    seen = '<p class="banner">The model was trained on this split: these figures are of images that it knows.</p>'
+    rule = (
+        f"the policy {escape(report.policy.name)}, threshold {overall.threshold:.4g}"
+        if report.policy
+        else f"its card's threshold, {overall.threshold:.4g}"
+    )
+    return (
+        f"<h1>{escape(report.model.name)}</h1>"
+        f'<p class="soft">judged {overall.reals:,} photographs of {overall.real_groups:,} independent sources and '
+        f"{overall.fakes:,} fakes of {len(report.data.generators)} "
+        f"{'generator' if len(report.data.generators) == 1 else 'generators'}, by {rule} · "
+        f"{escape(report.made_at[:10])}</p>{notice}{seen if report.data.split == 'train' else ''}"
+        "<p>A verdict is evidence, not proof. What follows says how good the evidence is on these images; on other "
+        "images and other generators it may be worse.</p>"
+    )
+
+
+def _summary(report: Report) -> str:
+    told = report.overall.estimates
+    tiles = [
+        tile("Average precision", told["average_precision"]),
+        tile("ROC-AUC", told["roc_auc"]),
+        tile("Fakes found", told["true_positive_rate"]),
+        tile("Photographs called FAKE", told["false_positive_rate"]),
+        tile("Found at 1 % false alarms", told["tpr_at_1_percent_fpr"], _NOT_ESTIMABLE),
+        tile("Accuracy", told["accuracy"]),
+        tile("Brier score", told["brier"]),
+        tile("Calibration error", told["calibration_error"]),
+    ]
+    rows = [
+        (
+            f"1 in {round(1 / prevalence):,}",
+            cell(told[f"precision_at_{100 * prevalence:g}_percent"], percent=True),
+            interval_strip(told[f"precision_at_{100 * prevalence:g}_percent"]),
+        )
+        for prevalence in PREVALENCES
+    ]
+    worth = table(("fakes among the images", "FAKE verdicts that are right", ""), rows)
+    return (
+        f'<p class="says">{_sentence(told)}</p><div class="tiles">{"".join(tiles)}</div>'
+        f'<p class="under">Under each figure its {report.confidence:.0%} interval, by {report.resamples:,} draws of '
+        "whole source photographs: crops and fakes of one photograph are not independent.</p>"
+        "<h2>What a FAKE verdict is worth</h2>"
+        '<p class="under">Most images on most platforms are photographs, so even rare false alarms may outnumber the '
+        f"fakes that are found.</p>{worth}{_left_open(report)}"
+    )
+
+
+def _sentence(told: dict[str, Estimate]) -> str:
+    alarms, found = told["false_positive_rate"], told["true_positive_rate"]
+    return (
+        f"Of 100 photographs like these it calls {_of_hundred(alarms)} FAKE; of 100 such fakes it finds "
+        f"{_of_hundred(found)}."
+    )
+
+
+def _of_hundred(estimate: Estimate) -> str:
+    if estimate.value is None:
+        return "nobody knows how many"
+    number = f"<strong>{100 * estimate.value:.3g}</strong>"
+    if estimate.low is None or estimate.high is None:
+        return f"about {number}"
+    return f"about {number} ({100 * estimate.low:.3g} to {100 * estimate.high:.3g})"
+
+
+def _left_open(report: Report) -> str:
+    policy = report.policy
+    if policy is None or policy.inconclusive_from is None:
+        return ""
+    return (
+        f"<p>The policy calls images from {policy.inconclusive_from:.4g} up to the threshold INCONCLUSIVE: "
+        f"{policy.inconclusive_reals:.1%} of the photographs and {policy.inconclusive_fakes:.1%} of the fakes. All "
+        "figures here count them as not called FAKE.</p>"
+    )
+
+
+def _charts(report: Report) -> str:
+    curves, overall = report.curves, report.overall
+    single = [Line(name, points, "one") for name, points in report.generators_roc.items()]
+    singles = single if len(single) > 1 else []
+    share = overall.fakes / (overall.fakes + overall.reals)
+    marks = [("FAKE from here", overall.threshold)]
+    if report.policy and report.policy.inconclusive_from is not None:
+        marks.append(("inconclusive", report.policy.inconclusive_from))
+    figures = [
+        (
+            "ROC",
+            curve_chart(
+                "ROC curve",
+                ("photographs called FAKE", "fakes found"),
+                [*singles, Line("all generators", curves.roc, "all")],
+            ),
+            "Every threshold is a point. The closer to the upper left corner, the better; the dashed line is guessing."
+            + (" Thin: one generator each." if singles else ""),
+        ),
+        (
+            "Precision and recall",
+            curve_chart(
+                "Precision over recall",
+                ("fakes found (recall)", "FAKE verdicts that are right (precision)"),
+                [Line("all generators", curves.precision_recall, "all")],
+                chance=share,
+            ),
+            f"On these images, of which {share:.0%} are fakes: the dashed line. The area is the average precision.",
+        ),
+        (
+            "Reliability",
+            reliability_chart(
+                "Reliability", ("stated probability of being fake", "share of fakes"), curves.reliability
+            ),
+            _HONEST,
+        ),
+        (
+            "Probabilities",
+            histogram_chart(
+                "Histogram of probabilities",
+                ("stated probability of being fake", "share of the class"),
+                curves.histogram,
+                marks,
+            ),
+            "Photographs upwards, fakes downwards. Where they overlap, no threshold separates them.",
+        ),
+    ]
+    drawn = "".join(
+        f"<figure><h3>{title}</h3>{chart}<figcaption>{caption}</figcaption></figure>"
+        for title, chart, caption in figures
+    )
+    return f'<h2>Curves</h2><div class="charts">{drawn}</div>'
+
+
+def _origin(report: Report) -> str:
+    data, model = report.data, report.model
+    facts = {
+        "Model": f"{model.name}, weights {model.weights_sha256}",
+        "Ran on": f"{model.device} in {model.precision}, {report.seconds:,.0f} s",
+        "Data": f"{data.source}, split {data.split}",
+        "Data digest": data.sha256,
+        "Intervals": f"{report.resamples:,} draws of source photographs, seed {report.seed}",
+        "Made at": report.made_at,
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    skipped = "".join(f"<dt>{escape(file.path)}</dt><dd>{escape(file.reason)}</dd>" for file in data.skipped)
+    left = (
+        f"<details><summary>{len(data.skipped):,} files were skipped</summary><dl>{skipped}</dl></details>"
+        if skipped
+        else '<p class="soft">No file was skipped.</p>'
+    )
+    return f"<h2>Where this comes from</h2><dl>{listed}</dl>{left}"
