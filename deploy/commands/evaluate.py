@@ -64,6 +64,7 @@ _SHOWN = {
     multiple=True,
     help="Leave a part out; robustness costs six passes over the images, formats four.",
 )
+@click.option("--dire", is_flag=True, help="Also DIRE's reconstruction error: forty passes of the U-Net an image.")
 @click.option("--compare", "others", multiple=True, metavar="MODEL", help="Another model, judged on the same images.")
 @click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="For the intervals.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -79,6 +80,7 @@ def command(  # noqa: PLR0913  # an option each
     split: Split | str,
     out: Path,
     left_out: tuple[Part, ...],
+    dire: bool,
     others: tuple[str, ...],
     resamples: int,
     seed: int,
@@ -107,7 +109,8 @@ def command(  # noqa: PLR0913  # an option each
         detector = load_model(card.card.name, device, precision, folder)
         chosen = load_policy(policy, card, detector.weights_sha256, detector.precision) if policy else None
         compared = {name: load_model(name, device, precision, models_dir) for name in others}
-    plan = Plan(PARTS - frozenset(left_out), batch, Resampling(resamples, seed))
+    unwanted = {*left_out, *(() if dire else ("dire",))}
+    plan = Plan(PARTS - unwanted, batch, Resampling(resamples, seed))
     source = Source(str(data), split, images, dataset.skipped)
     with ImageProgress(len(images) * plan.passes(detector.card.image_size, len(compared))) as progress:
         report = Evaluation(detector, chosen, source, plan, progress.follow).report(compared)

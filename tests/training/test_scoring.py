@@ -13,7 +13,7 @@ from tests.tiny_model import NAME, write_model
 from tests.tiny_training import smooth_picture
 from worker.model import Detector, load_model
 from worker.training.dataset import LabelledImage
-from worker.training.scoring import ABLATIONS, data_sha256, run, scores_of
+from worker.training.scoring import ABLATIONS, data_sha256, dire_errors, run, scores_of
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,15 @@ def test_ablations_take_from_the_student_what_they_say(detector: Detector, image
         np.isclose(logits[:, place], number, atol=1e-4).any()
         for place, number in enumerate(judged.ablated["eps shuffled"])
     )
+
+
+def test_dire_is_the_distance_to_the_reconstruction(detector: Detector, images: list[LabelledImage]):
+    images[2].path.unlink()
+    x = torch.stack([detector.preprocess(Image.open(image.path)) for image in images[:2]])
+    distances = (x - detector.reconstruct(x)).abs().mean(dim=(1, 2, 3)).numpy()
+    found = dire_errors(detector, images[:3], batch_size=3, on_image=int)
+    assert np.isnan(found[2])
+    np.testing.assert_allclose(found[:2], distances, rtol=1e-3)
 
 
 def test_a_picture_is_changed_alike_wherever_it_lies(detector: Detector, images: list[LabelledImage]):

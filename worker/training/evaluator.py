@@ -30,6 +30,7 @@ from worker.training.report import (
     SCHEMA,
     Controls,
     Data,
+    DireError,
     FormatCell,
     FormatControl,
     FormatPair,
@@ -39,10 +40,10 @@ from worker.training.report import (
     SkippedFile,
 )
 from worker.training.scores import Scores
-from worker.training.scoring import ABLATIONS, OnImage, data_sha256, run, scores_of
+from worker.training.scoring import ABLATIONS, OnImage, data_sha256, dire_errors, run, scores_of
 from worker.training.views import Change, format_views, robustness_views
 
-Part = Literal["robustness", "controls", "formats"]
+Part = Literal["robustness", "controls", "formats", "dire"]
 PARTS: frozenset[Part] = frozenset(get_args(Part))
 Follow = Callable[[str], OnImage]
 """Told what begins; what it returns is called after each image of it."""
@@ -62,7 +63,12 @@ class Plan:
 
     def passes(self, side: int, others: int) -> int:
         """Count how many times each image is judged by a whole model."""
-        extra = {"robustness": len(robustness_views(side)), "formats": len(format_views()), "controls": others}
+        extra: dict[Part, int] = {
+            "robustness": len(robustness_views(side)),
+            "formats": len(format_views()),
+            "controls": others,
+            "dire": 1,
+        }
         return 1 + sum(count for part, count in extra.items() if part in self.parts)
 
 
@@ -118,14 +124,15 @@ class Evaluation:
             data=self._data(usable, scores, judged.skipped),
             overall=self._figures(scores),
             curves=curves(probabilities, scores.fake),
-            generators={name: self._figures(part) for name, part in _by_generator(scores).items()},
+            generators={name: self._figures(part) for name, part in scores.by_generator().items()},
             generators_roc={
-                name: roc(self._probabilities(part), part.fake) for name, part in _by_generator(scores).items()
+                name: roc(self._probabilities(part), part.fake) for name, part in scores.by_generator().items()
             },
             left_out=left_out(probabilities, scores.fake, scores.generators, scores.groups, self.plan.resampling),
             robustness=self._robustness(usable) if "robustness" in self.plan.parts else {},
             controls=self._controls(usable, scores, ablated, others) if "controls" in self.plan.parts else None,
             formats=self._formats(usable) if "formats" in self.plan.parts else None,
+            dire=self._dire(usable) if "dire" in self.plan.parts else None,
             seconds=round(time.monotonic() - began, 1),
         )
 
@@ -177,6 +184,15 @@ class Evaluation:
             for fakes in dict.fromkeys(kind for kind, _ in changed)
         ]
         return FormatControl(cells, pairs)
+
+    def _dire(self, images: Sequence[LabelledImage]) -> DireError:
+        """Only the order of the errors says something: no threshold is applied to them."""
+        errors = dire_errors(
+            self.detector, images, batch_size=self.plan.batch_size, on_image=self.follow("DIRE, 40 passes each")
+        )
+        told = scores_of(images, -errors)
+        found = figures(told.logits, told.fake, told.groups, 0.0, self.plan.resampling).estimates
+        return DireError(found["average_precision"], found["roc_auc"])
 
     def _crossed(self, reals: Scores, fakes: Scores) -> Estimate:
         """Average precision of photographs scored in one format against fakes scored in another."""
@@ -232,12 +248,6 @@ class Evaluation:
             generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),
             skipped=[SkippedFile(str(file.path), file.reason) for file in (*self.source.skipped, *skipped)],
         )
-
-
-def _by_generator(scores: Scores) -> dict[str, Scores]:
-    """All photographs with the fakes of one generator."""
-    names = sorted(set(scores.generators[scores.fake].tolist()))
-    return {name: scores.only(~scores.fake | (scores.generators == name)) for name in names}
 
 
 def _check_classes(scores: Scores, source: Source) -> None:

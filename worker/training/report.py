@@ -70,6 +70,14 @@ class Controls:
 
 
 @dataclass(frozen=True)
+class DireError:
+    """DIRE's reconstruction error as the score, without a classifier: the smaller, the more fake."""
+
+    average_precision: Estimate
+    roc_auc: Estimate
+
+
+@dataclass(frozen=True)
 class FormatCell:
     """All images in one file format with one resize history: the shares that are called FAKE."""
 
@@ -118,6 +126,7 @@ class Report:
     robustness: dict[str, Figures]
     controls: Controls | None
     formats: FormatControl | None
+    dire: DireError | None
 
 
 def write_json(report: Report, path: Path) -> None:

@@ -11,6 +11,7 @@ from worker.training.metrics import ESTIMABLE_REALS, PREVALENCES
 from worker.training.report import Report
 from worker.training.report_checks import (
     controls_section,
+    dire_section,
     formats_section,
     generators_section,
     left_out_section,
@@ -36,6 +37,7 @@ def page(report: Report) -> str:
         left_out_section(report),
         robustness_section(report),
         controls_section(report.controls, report.overall.estimates["average_precision"]) if report.controls else "",
+        dire_section(report.dire, report.overall) if report.dire else "",
         formats_section(report.formats) if report.formats else "",
         _origin(report),
     ]

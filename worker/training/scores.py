@@ -43,3 +43,8 @@ class Scores:
     def only(self, chosen: Labels) -> Self:
         """Return the images of which `chosen` (N,) is true."""
         return type(self)(self.logits[chosen], self.fake[chosen], self.generators[chosen], self.groups[chosen])
+
+    def by_generator(self) -> dict[str, Self]:
+        """Return all photographs with the fakes of one generator, for each."""
+        names = sorted(set(self.generators[self.fake].tolist()))
+        return {name: self.only(~self.fake | (self.generators == name)) for name in names}
