@@ -63,11 +63,9 @@ def test_ablations_take_from_the_student_what_they_say(detector: Detector, image
     for name, pair in {"eps zeroed": (x, nothing), "image zeroed": (nothing, eps)}.items():
         np.testing.assert_allclose(judged.ablated[name], detector.classify(*pair).logit[:, 0].numpy(), atol=1e-4)
     every = [detector.classify(x, eps.roll(shift, dims=0)).logit[:, 0].numpy() for shift in range(1, 7)]
-    logits = np.stack([*every])  # of each image with each other one's noise map
-    assert all(
-        np.isclose(logits[:, place], number, atol=1e-4).any()
-        for place, number in enumerate(judged.ablated["eps shuffled"])
-    )
+    for place, number in enumerate(judged.ablated["eps shuffled"]):
+        with_others = min(abs(logits[place] - number) for logits in every)
+        assert with_others < 0.1 * abs(judged.logits[place] - number), "the noise map is another image's"
 
 
 def test_dire_is_the_distance_to_the_reconstruction(detector: Detector, images: list[LabelledImage]):

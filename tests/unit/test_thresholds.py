@@ -43,6 +43,8 @@ def test_the_bound_keeps_the_target_and_one_more_photograph_above_would_not():
     assert np.count_nonzero(probabilities >= found.value) == found.false_positives
     assert found.upper_bound == upper_bound(found.false_positives, REALS) <= 0.03
     assert upper_bound(found.false_positives + 1, REALS) > 0.03
+    above = stats.beta(found.false_positives + 1, REALS - found.false_positives)
+    assert (found.interval.low, found.interval.high) == pytest.approx((above.ppf(0.025), above.ppf(0.975)), abs=1e-9)
 
 
 def test_equal_probabilities_never_break_the_target():
@@ -105,6 +107,12 @@ def test_below_the_band_lie_at_most_so_many_fakes():
         found = lowest_inconclusive(probabilities, ~NONE_FAKE, EACH_ITS_OWN, 0.05)
         within += stats.norm.cdf(np.log(found / (1 - found))) <= 0.05
     assert within / 500 >= 0.93
+
+
+def test_a_photograph_has_a_missed_fake_if_any_of_its_fakes_is():
+    probabilities = np.column_stack([np.linspace(0, 0.5, 200), np.full(200, 0.9)]).ravel()
+    found = lowest_inconclusive(probabilities, ~NONE_FAKE, np.repeat(np.arange(200), 2).astype(str), 0.05)
+    assert found < 0.05
 
 
 def test_a_band_takes_enough_fakes():
