@@ -35,6 +35,7 @@ from api.problems import (
     TOO_MANY_OPEN_JOBS,
     UNKNOWN_FIELD,
     UNKNOWN_MODEL,
+    UNKNOWN_POLICY,
     UNSUPPORTED_MEDIA_TYPE,
     ApiError,
     field_error,
@@ -58,7 +59,7 @@ _POLL_AFTER = "1"
 _SUBMIT_REFUSALS = refusals(
     MALFORMED_REQUEST, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, MULTIPART_REQUIRED, IMAGE_REQUIRED, IMAGE_EMPTY,
     TOO_MANY_IMAGES, IMAGE_TOO_LARGE, DECOMPRESSION_BOMB, CORRUPT_IMAGE, UNKNOWN_FIELD, INVALID_FIELD, UNKNOWN_MODEL,
-    IDEMPOTENCY_KEY_REUSED, TOO_MANY_OPEN_JOBS, STORE_UNAVAILABLE, SERVICE_OVERLOADED,
+    UNKNOWN_POLICY, IDEMPOTENCY_KEY_REUSED, TOO_MANY_OPEN_JOBS, STORE_UNAVAILABLE, SERVICE_OVERLOADED,
 )  # fmt: skip
 _NO_ROOM = (TOO_MANY_OPEN_JOBS, SERVICE_OVERLOADED)
 
@@ -127,7 +128,7 @@ def cancel(job_id: UUID) -> dict[str, Any]:
     tags=["Jobs"],
     responses=answer(Accepted, "The new job is committed and will run.", 202, "Location", "Retry-After")
     | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_REPLAYABLE, UNKNOWN_MODEL, IDEMPOTENCY_KEY_REUSED, *_NO_ROOM)
-    | refusals(STORE_UNAVAILABLE),
+    | refusals(UNKNOWN_POLICY, STORE_UNAVAILABLE),
 )
 def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Run a job that failed or expired again, as a new job.
@@ -195,6 +196,7 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
         media_type=upload.media_type,
         pictures=upload.pictures,
         model=upload.model,
+        policy=upload.policy,
         priority=who.priority,
         metadata=upload.metadata,
         idempotency_key=key,

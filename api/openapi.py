@@ -23,7 +23,7 @@ from api.problems import (
 )
 from api.schemas import DOCUMENTS, IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Document, ProblemDocument
 from api.uploads import IMAGE, METADATA_BYTES
-from shared.jobs import PICTURES, SOURCE
+from shared.jobs import PICTURES, POLICY_NAME, SOURCE
 
 _IDEMPOTENCY_PARAMETER = {
     "in": "header",
@@ -154,6 +154,11 @@ def _submission() -> dict[str, Any]:
             "description": "The file: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.",
         },
         "model": {"type": "string", "description": "The model's name, to be sure of it."},
+        "policy": {
+            "type": "string",
+            "pattern": POLICY_NAME,
+            "description": "By which policy to call the verdict; yours by default, else the model's own threshold.",
+        },
         **{name: {**boolean, "description": "Whether to make this picture."} for name in PICTURES},
         "metadata": {
             "type": "string",

@@ -17,6 +17,7 @@ from api.metrics import count_refusal
 from shared.admission import FullError, ServiceFullError, TenantFullError
 from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissingError, StoreUnavailableError
 from shared.idempotency import KeyReusedError
+from shared.intake import UnknownPolicyError
 
 MEDIA_TYPE = "application/problem+json"
 #: Seconds after which it makes sense to try again what a server that is away has refused.
@@ -121,6 +122,12 @@ IDEMPOTENCY_KEY_REUSED = Problem(
 )
 UNKNOWN_MODEL = Problem(
     422, "unknown_model", "The model is not served here", "Leave `model` out, or name the model that `detail` names."
+)
+UNKNOWN_POLICY = Problem(
+    422,
+    "unknown_policy",
+    "There is no such policy",
+    "Leave `policy` out, or ask the operator for the names of the policies.",
 )
 URL_NOT_ALLOWED = Problem(
     422, "url_not_allowed", "The URL may not be called", "Use a public https:// URL, or ask the operator to allow it."
@@ -227,6 +234,7 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(ObjectMissingError, _object_missing)
     app.register_error_handler(FullError, _full)
     app.register_error_handler(KeyReusedError, _key_reused)
+    app.register_error_handler(UnknownPolicyError, _unknown_policy)
     app.register_error_handler(RecursionError, _too_deep)
     app.register_error_handler(ParseException, _unreadable)
     for outage in _OUTAGES:
@@ -275,6 +283,10 @@ def _full(error: FullError) -> Response:
 
 def _key_reused(error: KeyReusedError) -> Response:
     return respond(ApiError(IDEMPOTENCY_KEY_REUSED, error.message))
+
+
+def _unknown_policy(_error: UnknownPolicyError) -> Response:
+    return respond(field_error("policy", "is not one that the workers have", UNKNOWN_POLICY))
 
 
 def _too_deep(_error: RecursionError) -> Response:

@@ -186,13 +186,42 @@ class Model(Document):
     precision: str | None
 
 
+class Interval(Document):
+    """Between which values a rate lies, with that confidence."""
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    confidence: float = Field(ge=0, le=1)
+
+
+class Policy(Document):
+    """How the verdict was called, and what was measured of that when the policy was made."""
+
+    name: str
+    threshold: float = Field(ge=0, le=1)
+    inconclusive_from: float | None = Field(
+        ge=0, le=1, description="From this `probability_fake` up to the threshold: INCONCLUSIVE; null: never."
+    )
+    temperature: float = Field(gt=0)
+    bias: float = Field(description="probability_fake = sigmoid(logit / temperature + bias).")
+    measured_fpr: float = Field(ge=0, le=1, description="The share of photographs that were called FAKE.")
+    fpr_interval: Interval
+    photographs: int = Field(ge=1, description="So many it was measured on.")
+
+
 class Result(Document):
     """A verdict: evidence, not proof."""
 
-    prediction: Literal["REAL", "FAKE"]
-    confidence: float = Field(ge=0, le=1, description="Probability of the prediction.")
-    probability_fake: float = Field(ge=0, le=1)
+    prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"] = Field(
+        description="INCONCLUSIVE only by a policy that has a band for it; it is no evidence of FAKE."
+    )
+    confidence: float = Field(
+        ge=0, le=1, description="Probability of the prediction; where it is INCONCLUSIVE, of the likelier class."
+    )
+    probability_fake: float = Field(ge=0, le=1, description="Calibrated, where there is a policy.")
+    raw_probability_fake: float = Field(ge=0, le=1, description="As the model states it, without a policy.")
     threshold: float = Field(description="From this `probability_fake` on the prediction is FAKE.")
+    policy: Policy | None = Field(description="Null: the threshold is the model's own.")
     processing_time: float = Field(description="Seconds from claim to the last byte stored.")
     dimensions: Dimensions
     analyzed_region: Region = Field(description="The part of the image that the network saw.")
@@ -324,6 +353,7 @@ class Worker(Document):
     model: str | None = Field(description="What it runs; null for those that run none.")
     device: str | None
     precision: str | None
+    policies: list[str] = Field(description="The names of those that it can call verdicts by.")
     slots: int = Field(description="What it can carry at once: jobs, or webhooks.")
     busy: int = Field(description="What it carries.")
     started_at: datetime

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from api.problems import (
     field_error,
 )
 from shared.errors import ErrorCode, JobError
-from shared.jobs import PICTURES
+from shared.jobs import PICTURES, POLICY_NAME
 from shared.media import HEAD_BYTES, ImageLimits, check_header
 from shared.settings import Settings
 
@@ -56,7 +57,7 @@ _METADATA_DEPTH = 16
 _CHUNK = 256 * 1024
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_OPTIONS = ("model", *PICTURES, "metadata")
+_OPTIONS = ("model", "policy", *PICTURES, "metadata")
 _REFUSALS = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: UNSUPPORTED_MEDIA_TYPE,
     ErrorCode.IMAGE_TOO_LARGE: IMAGE_TOO_LARGE,
@@ -77,6 +78,7 @@ class Upload:
     sha256: str
     media_type: str
     model: str | None
+    policy: str | None
     pictures: tuple[str, ...]
     metadata: dict[str, Any]
 
@@ -101,11 +103,12 @@ def _check(form: MultiDict[str, str], files: MultiDict[str, FileStorage], settin
     pictures = tuple(name for name in PICTURES if _boolean(name, options[name]))
     model = options["model"]
     check_model(model, settings)
+    policy = _policy_name(options["policy"])
     metadata = parse_metadata(options["metadata"])
     image = _image(form, files)
     size, sha256 = _measure(image.stream)
     media_type = _check_image(image.stream, size, settings)
-    return Upload(cast("BinaryIO", image.stream), size, sha256, media_type, model, pictures, metadata)
+    return Upload(cast("BinaryIO", image.stream), size, sha256, media_type, model, policy, pictures, metadata)
 
 
 def parse_metadata(value: str | None) -> dict[str, Any]:
@@ -189,6 +192,12 @@ def _boolean(name: str, value: str | None) -> bool:
     if value not in _BOOLEANS:
         raise field_error(name, f"must be one of {', '.join(_BOOLEANS)}", INVALID_FIELD)
     return _BOOLEANS[value]
+
+
+def _policy_name(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(POLICY_NAME, value):
+        raise field_error("policy", "must be 1 to 100 letters, digits, dots, dashes and underscores")
+    return value
 
 
 def _image(form: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> FileStorage:

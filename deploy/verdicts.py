@@ -17,7 +17,10 @@ from rich.text import Text
 from deploy.terminal import notes, output
 
 _BAR_CELLS = 12
-_COLOURS = {"REAL": "green", "FAKE": "red"}
+_COLOURS = {"REAL": "green", "FAKE": "red", "INCONCLUSIVE": "yellow"}
+_NO_POLICY = (
+    "No policy was chosen: how often the model's own threshold calls photographs like yours FAKE is not known here."
+)
 _WAITING = {None: "waiting", "queued": "queued"}
 
 
@@ -134,11 +137,27 @@ def _line(row: Row) -> str:
 
 def closing_words(rows: list[Row]) -> str:
     """What has to be said under every table of verdicts."""
-    models = {row.result["model"]["name"]: row.result["model"] for row in rows if row.result is not None}
+    results = [row.result for row in rows if row.result is not None]
+    models = {result["model"]["name"]: result["model"] for result in results}
+    policies = [result.get("policy") for result in results]
     words = ["A verdict is evidence, not proof: have a person look before you act on it."]
+    words += [_measured(policy) for policy in {each["name"]: each for each in policies if each}.values()]
+    if None in policies:
+        words.append(_NO_POLICY)
+    if any(result["prediction"] == "INCONCLUSIVE" for result in results):
+        words.append("INCONCLUSIVE is no evidence of FAKE.")
     words += [
         f"{name} is the demonstration model, trained on a few photographs to show the system: do not moderate with it."
         for name, model in models.items()
         if model["demonstration"]
     ]
     return "\n".join(words)
+
+
+def _measured(policy: Mapping[str, Any]) -> str:
+    interval = policy["fpr_interval"]
+    share, of_all = f"{policy['measured_fpr']:.2%}", f"{policy['photographs']:,}"
+    return (
+        f"When the policy {policy['name']} was made, it called {share} of {of_all} photographs FAKE "
+        f"({interval['confidence']:.0%} interval: {interval['low']:.2%} to {interval['high']:.2%})."
+    )

@@ -95,6 +95,7 @@ class Client:
         path: Path,
         *,
         model: str | None = None,
+        policy: str | None = None,
         pictures: Mapping[str, bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Job:
@@ -103,6 +104,7 @@ class Client:
         Args:
             path: the image.
             model: a model card's name; the served one if None.
+            policy: by which the verdict is to be called; the tenant's if None, or else the model's own threshold.
             pictures: `dire_map`, `heatmap`, `overlay` to whether it is wanted; all are by default.
             metadata: what comes back with the job.
 
@@ -112,8 +114,7 @@ class Client:
             OSError: the file cannot be read.
         """
         form = {name: "true" if wanted else "false" for name, wanted in (pictures or {}).items()}
-        if model is not None:
-            form["model"] = model
+        form |= {name: value for name, value in (("model", model), ("policy", policy)) if value is not None}
         if metadata is not None:
             form["metadata"] = json.dumps(metadata)
 

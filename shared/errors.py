@@ -45,7 +45,7 @@ _DEFAULT_MESSAGES = {
     ErrorCode.FETCH_BLOCKED: "The address may not be fetched from here. Upload the image instead.",
     ErrorCode.FETCH_FAILED: "The image could not be fetched. Submit it again later.",
     ErrorCode.OUT_OF_MEMORY: "The image needed more memory than a job may use. Scale it down.",
-    ErrorCode.MODEL_UNAVAILABLE: "The model asked for is not served here. Ask the operator, or leave `model` out.",
+    ErrorCode.MODEL_UNAVAILABLE: "The model or policy asked for is not served here. Ask the operator, or leave it out.",
     ErrorCode.DEADLINE_EXCEEDED: "The job was not finished before its deadline. Submit it again.",
     ErrorCode.ATTEMPTS_EXHAUSTED: "The worker died each time it ran this job. Tell the operator.",
     ErrorCode.INTERNAL: "An unexpected error in the service. Submit it again; tell the operator if it stays.",

@@ -13,14 +13,19 @@ import structlog
 from shared import lifecycle
 from shared.admission import Admission, OpenLimits
 from shared.database import Database
-from shared.errors import DatabaseUnavailableError, KeyTakenError, StoreUnavailableError
+from shared.errors import DatabaseUnavailableError, DistildireError, KeyTakenError, StoreUnavailableError
 from shared.idempotency import earlier_job, key_is_known
 from shared.jobs import NewJob
 from shared.object_store import ObjectStore, source_key
 from shared.settings import Settings
 from shared.tables import Job
+from shared.workers import policy_is_served
 
 _log = structlog.get_logger(__name__)
+
+
+class UnknownPolicyError(DistildireError):
+    """The policy is not one that the workers have. Ask the operator for its name, or leave it out."""
 
 
 class Intake:
@@ -29,6 +34,7 @@ class Intake:
     def __init__(self, database: Database, store: ObjectStore, settings: Settings) -> None:
         self._database = database
         self._store = store
+        self._model = settings.model
         self._deadline = timedelta(hours=settings.deadline_hours)
         limits = OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant)
         self._admission = Admission(database, limits)
@@ -49,6 +55,7 @@ class Intake:
 
         Raises:
             FullError: too many jobs are open; nothing is stored.
+            UnknownPolicyError: workers are there, and not all have the policy; nothing is stored.
             KeyReusedError: the idempotency key came with something else.
             StoreUnavailableError, DatabaseUnavailableError: nothing was accepted that is known of.
 
@@ -67,7 +74,7 @@ class Intake:
         The image is copied: each job owns its bytes, so either can be deleted without a look at the other.
 
         Raises:
-            FullError, KeyReusedError, StoreUnavailableError, DatabaseUnavailableError: as `accept`.
+            FullError, UnknownPolicyError, KeyReusedError, StoreUnavailableError, DatabaseUnavailableError: as `accept`.
             ObjectMissingError: the image is no longer in the store.
 
         """
@@ -81,6 +88,7 @@ class Intake:
             media_type=ended.media_type,
             pictures=tuple(ended.pictures),
             model=ended.model,
+            policy=ended.policy,
             priority=priority,
             metadata=ended.client_metadata,
             idempotency_key=idempotency_key,
@@ -101,6 +109,7 @@ class Intake:
     def _create(self, new: NewJob, image: BinaryIO) -> Job:
         """Store the image, then commit the job: a committed job's image is always there."""
         self._admission.check_service()
+        self._check_policy(new)
         self._store.put(new.source_key, image, new.source_bytes, new.media_type)
         try:
             with self._database.begin() as session:
@@ -114,6 +123,14 @@ class Intake:
         except Exception:
             self._discard(new.source_key)
             raise
+
+    def _check_policy(self, new: NewJob) -> None:
+        """Refuse a policy that is known to be missing; where no worker could say, the one that takes the job will."""
+        if new.policy is None:
+            return
+        with self._database.begin() as session:
+            if policy_is_served(session, new.policy, new.model or self._model) is False:
+                raise UnknownPolicyError
 
     def _discard(self, key: str) -> None:
         """Remove the image of a job that was not committed; what cannot be removed now is collected after a day."""

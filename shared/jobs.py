@@ -43,6 +43,8 @@ class Stage(StrEnum):
 
 #: The pictures that a job can ask for, as form fields and artifact names call them.
 PICTURES = ("dire_map", "heatmap", "overlay")
+#: What a policy may be called, as a regular expression.
+POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 #: The artifact that is the upload itself.
 SOURCE = "source"
 #: The events that a webhook endpoint can ask for: a job's ways to end.
@@ -63,6 +65,8 @@ class NewJob:
     pictures: tuple[str, ...] = PICTURES
     model: str | None = None
     """The card asked for by name; None: whatever the workers serve."""
+    policy: str | None = None
+    """The policy asked for by name; None: the tenant's, or else the model's own threshold."""
     priority: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     """The client's own words, given back untouched."""
@@ -85,6 +89,8 @@ class ClaimedJob:
     source_sha256: str
     pictures: list[str]
     deadline_at: datetime
+    policy: str | None
+    """By which its verdict is to be called: the one that was asked for, or else the tenant's."""
 
     @property
     def fence(self) -> tuple[UUID, int]:
@@ -116,16 +122,48 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """Between which values a rate lies, with that confidence; all in [0, 1]."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class AppliedPolicy:
+    """The policy by which a verdict was called, and what was measured of it when it was made."""
+
+    name: str
+    threshold: float
+    """Of the calibrated probability, as `inconclusive_from`."""
+    inconclusive_from: float | None
+    """From here up to the threshold a verdict is INCONCLUSIVE; None: it never is."""
+    temperature: float
+    """The calibrated probability is sigmoid(logit / temperature + bias)."""
+    bias: float
+    measured_fpr: float
+    """The share of photographs of which an image was called FAKE."""
+    fpr_interval: Interval
+    photographs: int
+    """So many it was measured on."""
+
+
+@dataclass(frozen=True)
 class JobResult:
     """A verdict and all that explains it."""
 
     prediction: str
-    """`REAL` or `FAKE`."""
+    """`REAL` or `FAKE`; by a policy that has a band for it, also `INCONCLUSIVE`."""
     confidence: float
-    """Probability of the prediction, in [0, 1]."""
+    """Probability of the prediction, in [0, 1]; where it is INCONCLUSIVE, of the likelier class."""
     probability_fake: float
+    """Calibrated, if there is a policy."""
+    raw_probability_fake: float
+    """As the model states it."""
     threshold: float
     """`probability_fake >= threshold` means FAKE."""
+    policy: AppliedPolicy | None
     processing_time: float
     """Seconds from claim to the last byte stored."""
     width: int

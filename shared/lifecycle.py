@@ -97,7 +97,8 @@ UPDATE jobs
 SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker, alone = false,
     lease_until = now() + :lease, beat_at = now(), started_at = coalesce(started_at, now())
 WHERE id = (SELECT id FROM next) AND state = 'queued'
-RETURNING id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at
+RETURNING id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at,
+          coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy
 """).columns(id=Uuid, tenant_id=Uuid)
 
 # Whoever locks several jobs locks them in the order of their ids, or two could wait for each other.
@@ -142,6 +143,7 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
         deadline_at=func.now() + deadline,
         priority=new.priority,
         model=new.model,
+        policy=new.policy,
         pictures=list(new.pictures),
         client_metadata=new.metadata,
         source_key=new.source_key,
@@ -427,12 +429,13 @@ def _event(event_type: str, job: Job, result: Result | None) -> str:
 
 def _result_row(job: Job, result: JobResult) -> Result:
     values: dict[str, Any] = {
-        name: value for name, value in vars(result).items() if name not in ("model", "artifacts", "caveats")
+        name: value for name, value in vars(result).items() if name not in ("model", "policy", "artifacts", "caveats")
     }
     return Result(
         job_id=job.id,
         attempt=job.attempt,
         caveats=list(result.caveats),
+        policy=asdict(result.policy) if result.policy else None,
         model_name=result.model.name,
         weights_sha256=result.model.weights_sha256,
         demonstration=result.model.demonstration,

@@ -49,7 +49,9 @@ def present_result(result: Result) -> dict[str, Any]:
         "prediction": result.prediction,
         "confidence": result.confidence,
         "probability_fake": result.probability_fake,
+        "raw_probability_fake": _raw_probability(result),
         "threshold": result.threshold,
+        "policy": result.policy,
         "processing_time": result.processing_time,
         "dimensions": {"width": result.width, "height": result.height},
         "analyzed_region": result.analyzed_region,
@@ -79,12 +81,18 @@ def present_worker(worker: Worker, silent_seconds: float) -> dict[str, Any]:
         "model": worker.model,
         "device": worker.device,
         "precision": worker.precision,
+        "policies": worker.policies,
         "slots": worker.slots,
         "busy": worker.busy,
         "started_at": timestamp(worker.started_at),
         "heartbeat_at": timestamp(worker.heartbeat_at),
         "silent_seconds": round(silent_seconds, 1),
     }
+
+
+def _raw_probability(result: Result) -> float:
+    """Results from before there were policies have one probability, which is the model's."""
+    return result.probability_fake if result.raw_probability_fake is None else result.raw_probability_fake
 
 
 def _links(job: Job, result: Result | None) -> dict[str, str]:

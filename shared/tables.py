@@ -54,6 +54,8 @@ class Tenant(Base):
     name: Mapped[str] = mapped_column(unique=True)
     max_open_jobs: Mapped[int | None]
     retention_days: Mapped[int | None]
+    policy: Mapped[str | None]
+    """Calls the jobs that name none; null: the model's own threshold does."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -130,6 +132,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     model: Mapped[str | None]
+    policy: Mapped[str | None]
     pictures: Mapped[list[str]]
     client_metadata: Mapped[dict[str, Any]] = mapped_column("metadata")
     source_key: Mapped[str]
@@ -155,7 +158,10 @@ class Result(Base):
     prediction: Mapped[str]
     confidence: Mapped[float]
     probability_fake: Mapped[float]
+    raw_probability_fake: Mapped[float | None]
+    """Before the policy's calibration; null where there was none."""
     threshold: Mapped[float]
+    policy: Mapped[dict[str, Any] | None]
     processing_time: Mapped[float]
     width: Mapped[int]
     height: Mapped[int]
@@ -198,6 +204,7 @@ class Worker(Base):
     model: Mapped[str | None]
     device: Mapped[str | None]
     precision: Mapped[str | None]
+    policies: Mapped[list[str]] = mapped_column(server_default="{}")
     slots: Mapped[int]
     busy: Mapped[int]
     state: Mapped[str]

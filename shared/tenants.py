@@ -1,4 +1,4 @@
-"""Tenants as the operator sees them: who they are, how much of theirs is open, what limits they have."""
+"""Tenants as the operator sees them: who they are, how much of theirs is open, their limits and policies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def list_tenants(session: Session) -> list[tuple[Tenant, int]]:
     return [(tenant, open_jobs) for tenant, open_jobs in rows]
 
 
-def set_limits(session: Session, name: str, limits: Mapping[str, int | None]) -> bool:
-    """Set these columns of a tenant, None being what the settings say; return whether there is such a tenant."""
-    changed = session.execute(update(Tenant).where(Tenant.name == name).values(**limits).returning(Tenant.id))
+def change_tenant(session: Session, name: str, changes: Mapping[str, int | str | None]) -> bool:
+    """Set these columns of a tenant, None being what holds for all; return whether there is such a tenant."""
+    changed = session.execute(update(Tenant).where(Tenant.name == name).values(**changes).returning(Tenant.id))
     return changed.one_or_none() is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -22,6 +23,8 @@ from shared.tables import Job, Worker
 
 #: A worker that was not heard of for so long is no longer shown; its jobs have gone elsewhere long before.
 _FORGOTTEN_AFTER = timedelta(minutes=10)
+#: What a worker has is counted on for so long after it was heard of; it beats every second.
+_COUNTED_ON = timedelta(seconds=10)
 
 
 class Role(StrEnum):
@@ -82,11 +85,13 @@ class Condition:
     model: str | None = None
     device: str | None = None
     precision: str | None = None
+    policies: Sequence[str] = ()
+    """The names of those that it can call verdicts by."""
 
 
 def beat(database: Database, worker: WorkerIdentity, condition: Condition, *, age: timedelta) -> None:
     """Write that `worker`, which began `age` ago, lives, and how it fares."""
-    now = asdict(condition)
+    now = asdict(condition) | {"policies": list(condition.policies)}
     row = insert(Worker).values(**asdict(worker), **now, started_at=func.now() - age)
     with database.begin() as session:
         session.execute(text("SET LOCAL synchronous_commit = off"))  # the next beat says it again
@@ -142,3 +147,17 @@ def list_workers(session: Session) -> list[tuple[Worker, float]]:
     silence = func.extract("epoch", func.now() - Worker.heartbeat_at)
     rows = session.execute(select(Worker, silence).order_by(Worker.role, Worker.host, Worker.started_at, Worker.id))
     return [(worker, float(seconds)) for worker, seconds in rows]
+
+
+def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
+    """Whether every ready worker that runs `model` has the policy; None where none is there that could say.
+
+    Every one: whichever takes the job must have it, also while workers are restarted one by one to load a new policy.
+    """
+    ready = (
+        Worker.role == Role.ANALYSIS,
+        Worker.state == WorkerState.READY,
+        Worker.model == model,
+        Worker.heartbeat_at > func.now() - _COUNTED_ON,
+    )
+    return session.scalar(select(func.bool_and(Worker.policies.any_() == policy)).where(*ready))

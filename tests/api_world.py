@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import numpy as np
 from apiflask import APIFlask
@@ -17,13 +18,15 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import Client, TestResponse, encode_multipart
 
 from api.resources import EXTENSION, Resources
-from shared import lifecycle
+from shared import lifecycle, workers
 from shared.database import Database
 from shared.errors import ErrorCode, JobError
 from shared.jobs import PICTURES, JobResult, ModelIdentity
 from shared.keys import create_key
 from shared.object_store import artifact_key
+from shared.workers import Condition, Role, WorkerIdentity, WorkerState
 
+_NONE: Mapping[str, Any] = {}
 FEATURE_MEAN = np.array([[0.0, 1.0], [2.0, 3.0]], dtype="<f4")
 
 
@@ -119,8 +122,10 @@ class ApiWorld:
         assert claimed is not None
         return claimed.tenant_id, claimed.id, claimed.attempt
 
-    def succeed_next(self, pictures: Collection[str] = PICTURES, width: int = 8, height: int = 6) -> str:
-        """End the next job with a verdict and stored pictures; return its id."""
+    def succeed_next(
+        self, pictures: Collection[str] = PICTURES, width: int = 8, height: int = 6, changes: Mapping[str, Any] = _NONE
+    ) -> str:
+        """End the next job with a verdict, `changes` in it, and stored pictures; return its id."""
         tenant_id, job_id, attempt = self.claim()
         artifacts = {
             name: self.around.store.put_artifact(artifact_key(tenant_id, job_id, attempt, name), f"{name}".encode())
@@ -130,7 +135,9 @@ class ApiWorld:
             prediction="FAKE",
             confidence=0.87,
             probability_fake=0.87,
+            raw_probability_fake=0.87,
             threshold=0.5,
+            policy=None,
             processing_time=0.2,
             width=width,
             height=height,
@@ -144,8 +151,17 @@ class ApiWorld:
             feature_width=2,
             artifacts=artifacts,
         )
-        lifecycle.succeed(self.around.database, job_id, attempt, result)
+        lifecycle.succeed(self.around.database, job_id, attempt, replace(result, **changes))
         return str(job_id)
+
+    @contextmanager
+    def working(self, policies: Sequence[str] = ()) -> Iterator[None]:
+        """Have a worker be ready that has these policies."""
+        worker = replace(WorkerIdentity.of_this_process(Role.ANALYSIS), id=str(uuid4()))
+        condition = Condition(WorkerState.READY, model=self.around.settings.model, policies=policies)
+        workers.beat(self.around.database, worker, condition, age=timedelta(0))
+        yield
+        workers.leave(self.around.database, worker)
 
     def fail_next(self, code: ErrorCode = ErrorCode.CORRUPT_IMAGE) -> str:
         """End the next job with an error; return its id."""

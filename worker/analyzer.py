@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum, auto
 from functools import partial
 from typing import TypeVar
@@ -31,7 +31,8 @@ from shared.object_store import ObjectStore, artifact_key
 from shared.pictures import analyzed_region
 from worker.attempt import Attempt
 from worker.batcher import Batcher, Finding
-from worker.model.decision import verdict
+from worker.model.policy import Policy
+from worker.model.ruling import rule
 from worker.outcome import OUTAGES, Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
 from worker.sandbox import OpenedImage, Sandbox
 
@@ -50,6 +51,23 @@ class ServedModel:
     identity: ModelIdentity
     image_size: int
     threshold: float
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+
+    def policy(self, name: str | None) -> Policy | None:
+        """Return the policy of that name; None where no name is given.
+
+        Raises:
+            JobError: model_unavailable; there is none.
+
+        """
+        if name is None:
+            return None
+        if name not in self.policies:
+            raise JobError(
+                ErrorCode.MODEL_UNAVAILABLE,
+                f"The worker has no policy {name!r} for {self.identity.name}. Ask the operator, or name another.",
+            )
+        return self.policies[name]
 
 
 class _DamagedError(StoreUnavailableError):
@@ -120,6 +138,7 @@ class Analyzer:
     def _analyze(self, attempt: Attempt) -> JobResult:
         if attempt.job.suspect:
             lifecycle.begin_alone(self._database, *attempt.job.fence)
+        policy = self._served.policy(attempt.job.policy)
         with ExitStack() as opened:
             with self._batcher.approaching():
                 source = self._fetch(attempt)
@@ -132,7 +151,7 @@ class Analyzer:
             pictures = self._render(image, finding, attempt)
             about = _ImageFacts(image.width, image.height, image.media_type, tuple(image.caveats))
         artifacts = self._keep(pictures, attempt)
-        return _result(about, finding, self._served, attempt, artifacts)
+        return _result(about, finding, self._served, policy, attempt, artifacts)
 
     def _fetch(self, attempt: Attempt) -> bytes:
         try:
@@ -240,10 +259,16 @@ class _ImageFacts:
 
 
 def _result(
-    image: _ImageFacts, finding: Finding, served: ServedModel, attempt: Attempt, artifacts: dict[str, Artifact]
+    image: _ImageFacts,
+    finding: Finding,
+    served: ServedModel,
+    policy: Policy | None,
+    attempt: Attempt,
+    artifacts: dict[str, Artifact],
 ) -> JobResult:
     """Put together what a succeeded job says."""
-    called = verdict(finding.logit, served.threshold)
+    ruling = rule(finding.logit, served.threshold, policy)
+    called = ruling.called
     region = analyzed_region(image.width, image.height, served.image_size)
     caveats = image.caveats
     if (region.width, region.height) != (image.width, image.height):
@@ -255,7 +280,9 @@ def _result(
         prediction=called.prediction,
         confidence=called.confidence,
         probability_fake=called.probability_fake,
-        threshold=served.threshold,
+        raw_probability_fake=ruling.raw_probability_fake,
+        threshold=ruling.threshold,
+        policy=ruling.policy,
         processing_time=round(time.monotonic() - attempt.claimed_at, 3),
         width=image.width,
         height=image.height,
@@ -263,7 +290,7 @@ def _result(
         media_type=image.media_type,
         model=served.identity,
         timings=attempt.timings(),
-        caveats=caveats,
+        caveats=(*ruling.caveats, *caveats),
         feature_mean=mean.tobytes(),
         feature_height=mean.shape[0],
         feature_width=mean.shape[1],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ from worker.batcher import Batcher, Fence
 from worker.crew import Crew, Errand
 from worker.heartbeat import Heartbeat
 from worker.lookout import Lookout
+from worker.model.card import find_card
+from worker.model.policy import Policy, load_policies
 from worker.pass_watch import PassWatch, memory_limit, pass_limit
 from worker.sandbox import Sandbox
 from worker.sweeper import Sweeper
@@ -53,6 +55,7 @@ class AnalysisRuntime:
         *,
         worker: str,
         pace: Pace,
+        policies: Mapping[str, Policy],
     ) -> None:
         from worker.device import Device
 
@@ -60,6 +63,7 @@ class AnalysisRuntime:
         self._lease = timedelta(seconds=settings.lease_seconds)
         self._worker = worker
         self._model = detector.card.name
+        self._policies = sorted(policies)
         self._sandbox = sandbox
         # A job that waits here for a slow device could be with another worker.
         self._slots = settings.slots or 2 * pace.batch
@@ -97,7 +101,7 @@ class AnalysisRuntime:
             sandbox=sandbox,
             batcher=self._batcher,
             broker=broker,
-            served=ServedModel(self._identity, detector.card.image_size, detector.card.threshold),
+            served=ServedModel(self._identity, detector.card.image_size, detector.card.threshold, policies),
         )
         self._crew = Crew(self._take, slots=self._slots)
         sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
@@ -116,7 +120,7 @@ class AnalysisRuntime:
         """Load and warm up everything. `worker` is what the rows of its jobs call this process.
 
         Raises:
-            ModelError: the model cannot be loaded.
+            ModelError: the model cannot be loaded, or a policy beside its card cannot be used.
             SandboxError: images could not be decoded.
 
         """
@@ -131,15 +135,18 @@ class AnalysisRuntime:
         from worker.device import settle_batch  # imports torch
 
         detector = load_detector(settings)
+        installed = find_card(settings.model, settings.models_dir)
+        policies = load_policies(installed, detector.weights_sha256, detector.precision)
         loaded_at = time.monotonic()
         pace = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()
-        runtime = cls(settings, sandbox, detector, broker, worker=worker, pace=pace)
+        runtime = cls(settings, sandbox, detector, broker, worker=worker, pace=pace, policies=policies)
         _log.info(
             "model_loaded",
             model=detector.card.name,
             device=str(detector.device),
             precision=detector.precision,
+            policies=sorted(policies),
             max_batch=pace.batch,
             slots=runtime._slots,
             sandbox_seconds=round(sandbox_at - began, 2),
@@ -169,6 +176,7 @@ class AnalysisRuntime:
             self._model,
             self._identity.device,
             self._identity.precision,
+            self._policies,
         )
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from shared.pictures import Floats
     from worker.model import Detector
     from worker.model.loading import Precision
+    from worker.model.policy import Policy
 
 
 @click.command()
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 @models_dir_option
 @device_option
 @precision_option
+@click.option("--policy", help="A policy of the model; without one, its card's threshold calls verdicts.")
 @click.option(
     "--visualize",
     metavar="DIR",
@@ -44,6 +47,7 @@ def command(
     models_dir: Path | None,
     device: str,
     precision: Precision,
+    policy: str | None,
     visualize: Path | None,
     as_json: bool,
 ) -> None:
@@ -52,18 +56,23 @@ def command(
     The exit code is 0 if every image has a verdict, 1 if one has none, 2 for wrong usage.
     """
     from worker.model import load_model
+    from worker.model.card import find_card
+    from worker.model.policy import load_policy
 
     if visualize is not None:
         visualize.mkdir(parents=True, exist_ok=True)  # at once: no one wants to wait for pictures that find no place
     with notes().status(f"Loading {model} …"):
         detector = load_model(model, device, precision, models_dir)
+    chosen = None
+    if policy is not None:
+        chosen = load_policy(policy, find_card(model, models_dir), detector.weights_sha256, detector.precision)
     rows = [Row(str(path)) for path in images]
     documents = []
     with VerdictView(rows, as_json=as_json) as view:
         for path, row in zip(images, rows, strict=True):
             row.stage = "diffusing"
             view.refresh(row)
-            document = _document(detector, path, visualize, with_scores=as_json)
+            document = _document(detector, path, chosen, visualize, with_scores=as_json)
             documents.append({"file": str(path), **document})
             row.problem = document.get("error", {}).get("message", "")
             row.result = None if row.problem else document
@@ -76,34 +85,41 @@ def command(
     sys.exit(1 if any(row.problem for row in rows) else 0)
 
 
-def _document(detector: Detector, path: Path, visualize: Path | None, *, with_scores: bool) -> dict[str, Any]:
+def _document(
+    detector: Detector, path: Path, policy: Policy | None, visualize: Path | None, *, with_scores: bool
+) -> dict[str, Any]:
     """Judge one image and return its JSON document; the numbers of the heatmap, many, only where they are wanted."""
     try:
-        return _judge(detector, path, visualize, with_scores=with_scores)
+        return _judge(detector, path, policy, visualize, with_scores=with_scores)
     except JobError as error:
         return {"error": {"code": str(error.code), "message": error.message}}
     except OSError as error:
         return {"error": {"code": "unreadable_file", "message": str(error.strerror)}}
 
 
-def _judge(detector: Detector, path: Path, visualize: Path | None, *, with_scores: bool) -> dict[str, Any]:
+def _judge(
+    detector: Detector, path: Path, policy: Policy | None, visualize: Path | None, *, with_scores: bool
+) -> dict[str, Any]:
     from shared.pictures import heatmap_scores
     from worker.imaging import ImageLimits, decode
-    from worker.model import verdict
+    from worker.model.ruling import rule
 
     began = time.perf_counter()
     decoded = decode(path, ImageLimits())
     detection = detector.detect(detector.preprocess(decoded.image)[None])
-    called = verdict(detection.logit.item(), detector.card.threshold)
+    ruling = rule(detection.logit.item(), detector.card.threshold, policy)
+    called = ruling.called
     mean = detection.feature[0].mean(dim=0).numpy()
     width, height = decoded.image.size
     document: dict[str, Any] = {
         "prediction": called.prediction,
         "confidence": called.confidence,
         "probability_fake": called.probability_fake,
+        "raw_probability_fake": ruling.raw_probability_fake,
         "processing_time": time.perf_counter() - began,
         "dimensions": {"width": width, "height": height},
-        "threshold": detector.card.threshold,
+        "threshold": ruling.threshold,
+        "policy": asdict(ruling.policy) if ruling.policy else None,
         "model": {
             "name": detector.card.name,
             "weights_sha256": detector.weights_sha256,
@@ -111,7 +127,7 @@ def _judge(detector: Detector, path: Path, visualize: Path | None, *, with_score
             "device": str(detector.device),
             "precision": detector.precision,
         },
-        "caveats": list(decoded.caveats),
+        "caveats": [*ruling.caveats, *decoded.caveats],
     }
     if visualize is not None:
         names = _write_pictures(visualize, path.stem, decoded.image, detection.eps[0].numpy(), mean)

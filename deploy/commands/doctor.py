@@ -233,7 +233,8 @@ def _ping_store(settings: Settings) -> str:
 
 def _check_model(settings: Settings) -> str:
     """Check the model as an analysis worker does at its start, on the same device and in the same precision."""
-    from worker.model import verify
+    from worker.model import find_card, verify
+    from worker.model.policy import load_policies
 
     try:
         with notes().status(f"Verifying {settings.model} …"):
@@ -244,8 +245,13 @@ def _check_model(settings: Settings) -> str:
         raise DistildireError(f"cannot be run: {str(error).splitlines()[0]}") from error
     if verification.problems:
         raise DistildireError(" ".join(verification.problems))
+    policies: list[str] = []
+    if verification.precision is not None:
+        installed = find_card(settings.model, settings.models_dir)
+        policies = [*load_policies(installed, verification.weights_sha256, verification.precision)]
     told = {"passed": "self-test passed", "absent": "the card has no self-test"}[verification.self_test]
-    return f"weights whole; {told} ({verification.precision} on {verification.device})"
+    named = f"; policies: {', '.join(policies) or 'none'}"
+    return f"weights whole; {told} ({verification.precision} on {verification.device}){named}"
 
 
 def _api(data_dir: Path) -> Finding:

@@ -16,7 +16,7 @@ from deploy.terminal import notes
 from shared.admission import FullError
 from shared.database import Database
 from shared.errors import ObjectMissingError
-from shared.intake import Intake
+from shared.intake import Intake, UnknownPolicyError
 from shared.jobs import JobState
 from shared.listing import TenantsJob, find_jobs, list_dead, list_open
 from shared.object_store import ObjectStore
@@ -90,6 +90,8 @@ def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Data
                 replayed += 1
             except ObjectMissingError:
                 notes().print(f"{job.id}: its image is no longer in the store.")
+            except UnknownPolicyError:
+                notes().print(f"{job.id}: it asks for the policy {job.policy}, which the workers do not have.")
             except FullError as full:
                 notes().print(f"{job.id}: {full.message} A part should have ended in {full.retry_after} s.")
     return replayed

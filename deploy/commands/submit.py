@@ -28,10 +28,17 @@ from shared.client import Job, StillRunningError
     help="Seconds to wait at most, for room and for verdicts.",
 )
 @click.option("--model", help="A model's name; what the service runs if left out.")
+@click.option("--policy", help="By which policy to call verdicts; your tenant's if left out, or the model's threshold.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
 @data_dir_option
 def command(
-    images: tuple[Path, ...], wait: bool, timeout: float, model: str | None, as_json: bool, data_dir: Path
+    images: tuple[Path, ...],
+    wait: bool,
+    timeout: float,
+    model: str | None,
+    policy: str | None,
+    as_json: bool,
+    data_dir: Path,
 ) -> None:
     """Send images to the API.
 
@@ -41,7 +48,7 @@ def command(
     rows = [Row(str(path)) for path in images]
     with connect(data_dir, room_patience=timeout) as client, VerdictView(rows, as_json=as_json) as view:
         submission = Submission(client, images, rows, view.refresh)
-        submission.send(model)
+        submission.send(model=model, policy=policy)
         if wait:
             with suppress(StillRunningError):  # what has ended until then is shown, and the others by their ids
                 submission.wait(timeout)

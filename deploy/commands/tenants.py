@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
-from shared.tenants import list_tenants, set_limits
+from shared.jobs import POLICY_NAME
+from shared.tenants import change_tenant, list_tenants
+from shared.workers import policy_is_served
 
 _DEFAULT = "default"
 
@@ -29,16 +32,28 @@ class _Limit(click.ParamType[int | str]):
         return click.IntRange(min=1, max=2**31 - 1).convert(value, param, ctx)
 
 
+class _Policy(click.ParamType[str]):
+    """What a policy may be called, or `default`: none."""
+
+    name = f"NAME|{_DEFAULT}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read what was typed."""
+        if not re.fullmatch(POLICY_NAME, value):
+            self.fail("a policy's name is 1 to 100 letters, digits, dots, dashes and underscores", param, ctx)
+        return str(value)
+
+
 @click.group()
 def command() -> None:
-    """List tenants and set their limits. `distildire keys create` makes a tenant with its first key."""
+    """List tenants, set their limits and policies. `distildire keys create` makes a tenant with its first key."""
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document a tenant on standard output, nothing else.")
 @data_dir_option
 def list_all(as_json: bool, data_dir: Path) -> None:
-    """List all tenants with their limits; those that are empty are the settings'."""
+    """List all tenants with their limits; what is empty is as the settings, or the model's card, say."""
     with open_database(server_settings(data_dir)) as database, database.begin() as session:
         rows = [
             {
@@ -47,26 +62,39 @@ def list_all(as_json: bool, data_dir: Path) -> None:
                 "open_jobs": open_jobs,
                 "max_open_jobs": tenant.max_open_jobs,
                 "retention_days": tenant.retention_days,
+                "policy": tenant.policy,
                 "created": f"{tenant.created_at:%Y-%m-%d %H:%M}",
             }
             for tenant, open_jobs in list_tenants(session)
         ]
-    show_rows(("name", "id", "open", "most open", "kept for days", "created"), rows, as_json=as_json)
+    show_rows(("name", "id", "open", "most open", "kept for days", "policy", "created"), rows, as_json=as_json)
 
 
 @command.command("set")
 @click.argument("name")
 @click.option("--max-open-jobs", type=_Limit(), help="The most jobs that may wait or run.")
 @click.option("--retention-days", type=_Limit(), help="Jobs that ended so long ago are deleted with all their bytes.")
+@click.option("--policy", type=_Policy(), help="Calls the verdicts of jobs that name no policy.")
 @data_dir_option
-def set_all(name: str, max_open_jobs: int | str | None, retention_days: int | str | None, data_dir: Path) -> None:
-    """Give the tenant NAME limits of its own, at once; `default` takes one back."""
-    given = {"max_open_jobs": max_open_jobs, "retention_days": retention_days}
-    limits = {limit: None if value == _DEFAULT else int(value) for limit, value in given.items() if value is not None}
-    if not limits:
-        raise click.UsageError("Nothing to set: give --max-open-jobs or --retention-days.")
-    with open_database(server_settings(data_dir)) as database, database.begin() as session:
-        known = set_limits(session, name, limits)
+def set_all(
+    name: str,
+    max_open_jobs: int | str | None,
+    retention_days: int | str | None,
+    policy: str | None,
+    data_dir: Path,
+) -> None:
+    """Give the tenant NAME limits and a policy of its own, at once; `default` takes one back."""
+    given = {"max_open_jobs": max_open_jobs, "retention_days": retention_days, "policy": policy}
+    changes = {column: None if value == _DEFAULT else value for column, value in given.items() if value is not None}
+    if not changes:
+        raise click.UsageError("Nothing to set: give --max-open-jobs, --retention-days or --policy.")
+    settings = server_settings(data_dir)
+    with open_database(settings) as database, database.begin() as session:
+        known = change_tenant(session, name, changes)
+        chosen = changes.get("policy")
+        missing = chosen is not None and policy_is_served(session, str(chosen), settings.model) is False
     unknown = f"There is no tenant {name!r}; `distildire tenants list` shows all."
     notes().print(f"Set for {name}." if known else unknown)
+    if known and missing:
+        notes().print(f"The workers do not have the policy {chosen!r}: its jobs fail until they do.", markup=False)
     sys.exit(0 if known else 1)

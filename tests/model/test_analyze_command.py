@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from deploy.cli import main
 from tests.tiny_model import NAME, write_model
+from tests.tiny_policy import write_tiny_policies
 
 
 @pytest.fixture
@@ -58,6 +61,25 @@ def test_json_is_one_document_for_each_image_whatever_becomes_of_it(photo: Path,
     assert missing["error"] == {"code": "unreadable_file", "message": "No such file or directory"}
     assert refused["error"]["code"] == "unsupported_media_type"
     assert done.returncode == 1
+
+
+def test_a_policy_calls_the_verdicts_and_is_named(photo: Path, tmp_path: Path):
+    models = tmp_path / "models"
+    models.mkdir()
+    write_tiny_policies(write_model(models))
+    arguments = ["--model", NAME, "--models-dir", str(models), "--json", str(photo)]
+
+    plain = CliRunner().invoke(main, ["analyze", *arguments])
+    called = CliRunner().invoke(main, ["analyze", *arguments, "--policy", "doubtful"])
+    unknown = CliRunner().invoke(main, ["analyze", *arguments, "--policy", "lax"])
+
+    document = json.loads(called.stdout)
+    assert (document["prediction"], document["threshold"]) == ("INCONCLUSIVE", 1.0)
+    assert document["policy"]["fpr_interval"] == {"low": 0.001, "high": 0.012, "confidence": 0.95}
+    assert document["raw_probability_fake"] == json.loads(plain.stdout)["probability_fake"]
+    assert json.loads(plain.stdout)["policy"] is None
+    assert unknown.exit_code == 1
+    assert "There are: all-fake, doubtful." in " ".join(unknown.output.split())
 
 
 def test_a_folder_for_pictures_that_cannot_be_made_is_told_before_the_work(photo: Path, tmp_path: Path):

@@ -21,9 +21,12 @@ def test_job_ends_with_a_verdict_and_three_pictures(place: Workplace):
     result = job.result
     assert result is not None
     assert result.prediction in {"REAL", "FAKE"}
+    assert (result.policy, result.threshold, result.raw_probability_fake) == (None, 0.5, result.probability_fake)
     assert (result.width, result.height) == (96, 48)
     assert result.analyzed_region == {"x": 24, "y": 0, "width": 48, "height": 48}
-    assert result.caveats == ["Only the middle 48 × 48 of 96 × 48 pixels was analysed."]
+    no_policy, region = result.caveats
+    assert no_policy.startswith("No policy was chosen: the threshold 0.5 is the model's own.")
+    assert region == "Only the middle 48 × 48 of 96 × 48 pixels was analysed."
     assert set(result.timings) == {"fetching", "decoding", "diffusing", "classifying", "rendering", "storing"}
     assert 0 < result.processing_time < 30
     assert (result.model_name, result.demonstration) == ("TEST-MODEL", True)

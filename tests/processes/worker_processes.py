@@ -137,13 +137,21 @@ class Workplace:
         gate.touch()
         return self.start_analysis(app="tests.processes.gated_worker", environment={"TEST_GATE": str(gate)})
 
-    def submit(self, data: bytes, *, pictures: Collection[str] = PICTURES, wake: bool = True) -> UUID:
+    def submit(
+        self,
+        data: bytes,
+        *,
+        pictures: Collection[str] = PICTURES,
+        policy: str | None = None,
+        wake: bool = True,
+    ) -> UUID:
         """Accept an image as the API does."""
         job_id = uuid4()
         key = source_key(self.tenant, job_id)
         self.store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
         digest = hashlib.sha256(data).hexdigest()
-        new = NewJob(job_id, self.tenant, key, digest, len(data), "image/png", pictures=tuple(pictures))
+        source = (key, digest, len(data), "image/png")
+        new = NewJob(job_id, self.tenant, *source, pictures=tuple(pictures), policy=policy)
         with self.database.begin() as session:
             lifecycle.create(session, new, deadline=timedelta(hours=1))
         if wake:

@@ -18,7 +18,18 @@ from shared.crypto import Vault
 from shared.database import Database
 from shared.endpoints import create_endpoint
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, LeaseLostError
-from shared.jobs import EVENT_TYPES, Artifact, ClaimedJob, JobResult, JobState, ModelIdentity, NewJob, Stage
+from shared.jobs import (
+    EVENT_TYPES,
+    AppliedPolicy,
+    Artifact,
+    ClaimedJob,
+    Interval,
+    JobResult,
+    JobState,
+    ModelIdentity,
+    NewJob,
+    Stage,
+)
 from shared.tables import Job, Result, Tenant, WebhookDelivery
 from shared.workers import Condition, Role, WorkerIdentity, WorkerState
 
@@ -30,7 +41,9 @@ RESULT = JobResult(
     prediction="FAKE",
     confidence=0.9,
     probability_fake=0.9,
-    threshold=0.5,
+    raw_probability_fake=0.99,
+    threshold=0.8,
+    policy=AppliedPolicy("strict", 0.8, None, 2.0, -0.1, 0.0, Interval(0.0, 0.012, 0.95), 300),
     processing_time=1.5,
     width=640,
     height=480,
@@ -65,9 +78,12 @@ def add_tenant(database: Database, name: str) -> UUID:
     return row.id
 
 
-def add_job(database: Database, tenant: UUID, *, priority: int = 0, model: str | None = None) -> UUID:
+def add_job(
+    database: Database, tenant: UUID, *, priority: int = 0, model: str | None = None, policy: str | None = None
+) -> UUID:
     job_id = uuid4()
-    new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", priority=priority, model=model)
+    source = (f"{job_id}/source", "00" * 32, 5, "image/png")
+    new = NewJob(job_id, tenant, *source, priority=priority, model=model, policy=policy)
     with database.begin() as session:
         lifecycle.create(session, new, deadline=DEADLINE)
     return job_id
@@ -119,6 +135,16 @@ def test_a_job_for_another_model_is_left_alone(database: Database, tenant: UUID)
     assert claim(database, "other") is not None
 
 
+def test_a_job_is_called_by_its_own_policy_or_else_its_tenants(database: Database, tenant: UUID) -> None:
+    add_job(database, tenant, policy="asked")
+    add_job(database, tenant)
+    add_job(database, add_tenant(database, "b"))
+    with database.begin() as session:
+        session.execute(update(Tenant).where(Tenant.id == tenant).values(policy="default"))  # also for what waits
+    policies = {claimed(database).policy for _ in range(3)}
+    assert policies == {"asked", "default", None}
+
+
 def test_claims_at_the_same_moment_take_each_job_once(database: Database, tenant: UUID) -> None:
     jobs = {add_job(database, tenant) for _ in range(30)}
     with ThreadPoolExecutor(8) as pool:
@@ -162,6 +188,8 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     event = json.loads(delivery.body)
     assert event["type"] == "job.succeeded"
     assert event["data"]["result"]["probability_fake"] == 0.9
+    assert event["data"]["result"]["raw_probability_fake"] == 0.99
+    assert event["data"]["result"]["policy"]["fpr_interval"] == {"low": 0.0, "high": 0.012, "confidence": 0.95}
     assert event["data"]["result"]["model"] == {
         "name": "M",
         "weights_sha256": "ab" * 32,

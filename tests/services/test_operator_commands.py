@@ -49,9 +49,29 @@ def test_tenants_get_limits_of_their_own_and_lose_them_again(api: ApiWorld, dist
     assert (one["max_open_jobs"], one["retention_days"]) == (None, 30)
 
 
+def test_a_tenant_gets_a_policy_and_is_warned_of_one_that_the_workers_lack(
+    api: ApiWorld, distildire: Distildire
+) -> None:
+    def told() -> object:
+        return {row["name"]: row["policy"] for row in rows(distildire("tenants", "list", "--json"))}["one"]
+
+    assert "fail" not in distildire("tenants", "set", "one", "--policy", "strict").output
+    assert told() == "strict"
+    with api.working(policies=["lax"]):
+        assert "do not have the policy 'strict'" in distildire("tenants", "set", "one", "--policy", "strict").output
+        assert "do not have" not in distildire("tenants", "set", "one", "--policy", "lax").output
+    assert distildire("tenants", "set", "one", "--policy", "default").exit_code == 0
+    assert told() is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["nobody", "--max-open-jobs", "2"], 1), (["one"], 2), (["one", "--max-open-jobs", "0"], 2)],
+    [
+        (["nobody", "--max-open-jobs", "2"], 1),
+        (["one"], 2),
+        (["one", "--max-open-jobs", "0"], 2),
+        (["one", "--policy", "not a name"], 2),
+    ],
 )
 def test_what_cannot_be_set_is_said(distildire: Distildire, arguments: list[str], code: int) -> None:
     assert distildire("tenants", "set", *arguments).exit_code == code

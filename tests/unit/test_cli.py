@@ -161,6 +161,16 @@ def test_the_command_is_named_as_one_has_to_type_it(monkeypatch: pytest.MonkeyPa
     assert program() == "distildire"
 
 
+def test_what_is_known_of_the_threshold_is_said():
+    interval = {"low": 0.0, "high": 0.012, "confidence": 0.95}
+    policy = {"name": "strict", "measured_fpr": 0.004, "fpr_interval": interval, "photographs": 310}
+    called = closing_words([judged(policy=policy, prediction="INCONCLUSIVE")])
+    assert "strict was made, it called 0.40% of 310 photographs FAKE (95% interval: 0.00% to 1.20%)" in called
+    assert "INCONCLUSIVE is no evidence of FAKE" in called
+    assert "No policy was chosen" not in called
+    assert "No policy was chosen" in closing_words([judged(policy=None)])
+
+
 def test_json_leaves_standard_output_to_the_documents(capsys: pytest.CaptureFixture[str]):
     rows = [judged()]
     with VerdictView(rows, as_json=True) as view:

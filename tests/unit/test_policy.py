@@ -17,6 +17,7 @@ from worker.model.policy import (
     calibrated_probability,
     judge,
     list_policies,
+    load_policies,
     load_policy,
     policy_place,
     write_policy,
@@ -117,6 +118,19 @@ def test_a_policy_for_another_precision_is_refused(installed: InstalledCard):
 def test_an_unknown_policy_is_refused_with_the_names_of_the_others(installed: InstalledCard):
     with pytest.raises(PolicyError, match=r"no policy named 'lax'\. There are: strict\."):
         load_policy("lax", installed, WEIGHTS, "fp32")
+
+
+def test_all_policies_are_loaded_by_their_names(installed: InstalledCard):
+    lax = STRICT.model_copy(update={"name": "lax", "inconclusive_from": None})
+    write_policy(lax, policy_place("lax", installed))
+    assert load_policies(installed, WEIGHTS, "fp32") == {"lax": lax, "strict": STRICT}
+
+
+def test_one_policy_that_cannot_be_used_is_enough_to_refuse(installed: InstalledCard):
+    foreign = STRICT.model_copy(update={"name": "old", "weights_sha256": "cd" * 32})
+    write_policy(foreign, policy_place("old", installed))
+    with pytest.raises(PolicyError, match="made for the weights cdcd"):
+        load_policies(installed, WEIGHTS, "fp32")
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
+from shared.jobs import POLICY_NAME
 from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError
 from worker.model.config import Format
 from worker.model.decision import Verdict, sigmoid
 
 Rule = Literal["false_positive_rate", "youden"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Name = Annotated[str, Field(pattern=POLICY_NAME)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -137,6 +138,16 @@ def load_policy(name: str, installed: InstalledCard, weights_sha256: str, precis
             f"probabilities. Set DISTILDIRE_PRECISION={policy.precision}, or calibrate anew in {precision}."
         )
     return policy
+
+
+def load_policies(installed: InstalledCard, weights_sha256: str, precision: Format) -> dict[str, Policy]:
+    """Return all policies of a model by their names.
+
+    Raises:
+        PolicyError: one cannot be used; it would be a surprise later, in a verdict.
+    """
+    names = sorted({path.stem for path in list_policies(installed)})
+    return {name: load_policy(name, installed, weights_sha256, precision) for name in names}
 
 
 def list_policies(installed: InstalledCard) -> list[Path]:
