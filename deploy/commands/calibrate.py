@@ -75,6 +75,7 @@ def command(  # noqa: PLR0913  # an option each
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")
+    _check_name(name)
     card, folder = chosen_card(model, models_dir)
     place = policy_place(name, card)
     with notes().status("Reading the images …"):
@@ -102,6 +103,20 @@ def command(  # noqa: PLR0913  # an option each
         policy = policy_for_target(scores, origin, target_fpr, max_miss_rate)
     write_policy(policy, place)
     _show(policy, place)
+
+
+def _check_name(name: str) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from worker.model.policy import Name
+
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        raise click.BadParameter(
+            "use up to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit.",
+            param_hint="--name",
+        ) from error
 
 
 def _show(policy: Policy, place: Path) -> None:

@@ -216,6 +216,13 @@ def test_exactly_one_rule_is_wanted(models: Path, data: Path):
     assert (both.exit_code, neither.exit_code) == (2, 2)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "", "two words"])
+def test_a_name_that_is_no_file_name_is_refused_before_the_work(models: Path, name: str):
+    result = call("calibrate", models, "--name", name, "--youden", "--models-dir", models)
+    assert result.exit_code == 2
+    assert "--name" in result.output
+
+
 def test_a_split_without_images_is_named(models: Path, data: Path, tmp_path: Path):
     result = call("evaluate", data, "--split", "train", "--model", NAME, "--models-dir", models, "--out", tmp_path)
     assert result.exit_code == 1
