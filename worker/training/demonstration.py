@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -166,7 +167,7 @@ class Demonstration:
             examples["validation"],
             fingerprint=f"{plan!r} {config!r} {len(examples['train'])}",
         )
-        with self.stopwatch.timed(name):
+        with self.stopwatch.timed(name), closing(trainer):
             train(trainer, trainer.steps, self.out / f"{name}.checkpoint", every=50)
         return publish_weights(trainer.best_student().state_dict(), self.out / f"{NAME}.{name}.safetensors")
 

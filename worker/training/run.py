@@ -12,6 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -141,7 +142,8 @@ class Training:
             setting=Setting(self.device, self.team, curves=self.order.out / f"{self.order.name}.curves"),
         )
         pause = self.recipe.training.checkpoint_seconds
-        train(trainer, trainer.steps, self.checkpoint, every=1, pause=pause, keeps=self.team.leads)
+        with closing(trainer):
+            train(trainer, trainer.steps, self.checkpoint, every=1, pause=pause, keeps=self.team.leads)
         return trainer
 
     def publish(self, trainer: StudentTrainer) -> None:

@@ -116,9 +116,8 @@ class StudentTrainer:
         self._scaler.scale(losses[0]).backward()  # type: ignore[no-untyped-call]  # torch publishes it so
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        values: dict[str, float] = dict(
-            zip(_PARTS, torch.stack([loss.detach() for loss in losses]).tolist(), strict=True)
-        )
+        means = self.setting.team.mean(torch.stack([loss.detach() for loss in losses]))
+        values: dict[str, float] = dict(zip(_PARTS, means.tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             raise DivergedError
         self._record(step, values | {"learning_rate": rate})
@@ -143,6 +142,12 @@ class StudentTrainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         self.history, self.best, self._sums = state["history"], state["best"], state["sums"]
+
+    def close(self) -> None:
+        """End the thread that reads ahead, and close the file of curves. What was learned stays."""
+        self._reader.shutdown(cancel_futures=True)
+        if self._curves is not None:
+            self._curves.close()
 
     def best_student(self) -> Student:
         """Return the student of the best epoch, ready for use. All epochs must be done."""

@@ -53,6 +53,14 @@ class Team:
         values = self.gather(make() if self.leads else None)
         return cast("_T", values[0])
 
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean of what all processes give, of one shape; all must call it."""
+        if self.size == 1:
+            return value
+        total = value.clone()
+        distributed.all_reduce(total)
+        return total / self.size
+
     def wrap(self, network: nn.Module) -> nn.Module:
         """Return a network whose gradients are the means over all processes, and whose batches are one batch."""
         if self.size == 1:
@@ -60,7 +68,7 @@ class Team:
         for layer in network.modules():
             if type(layer) is nn.BatchNorm2d:
                 layer.__class__ = SyncedBatchNorm2d  # it has the same parts; only `forward` differs
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 @contextmanager
@@ -87,10 +95,10 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape; statistics in float32, of (processes × B, H, W)."""
+        """(B, C, H, W) -> the same shape; statistics in float32 or wider, of (processes × B, H, W)."""
         if not self.training:
             return super().forward(x)
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = _mean_over_processes(wide.mean(dim=(0, 2, 3)))
         centred = wide - mean[:, None, None]
         variance = _mean_over_processes(centred.square().mean(dim=(0, 2, 3)))

@@ -1,0 +1,215 @@
+"""`distildire train`, from images to a model that the service takes: whole, broken off, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from deploy.cli import main
+from tests import tiny_model
+from tests.killed_training import MOMENTS
+from tests.tiny_dataset import RECIPE, write_dataset
+from worker.model import load_model, verify
+from worker.model.student import feature_layers
+from worker.training.dataset import read_dataset
+from worker.training.recipe import read_recipe
+from worker.training.run import Order, Training, TrainingError
+from worker.training.team import Team
+
+ROOT = Path(__file__).parents[2]
+NAME = "MINE"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a training needs: a data set, a model whose ADM it takes, and a recipe."""
+
+    folder: Path
+
+    def arguments(self, out: str, *more: str, recipe: str = "recipe.toml", data: str = "data/data.csv") -> list[str]:
+        places = [str(self.folder / data), "--models-dir", str(self.folder / "models"), "--out", str(self.folder / out)]
+        named = ["--adm", tiny_model.NAME, "--name", NAME, "--recipe", str(self.folder / recipe), "--device", "cpu"]
+        return ["train", *places, *named, *more]
+
+    def run(self, *arguments: str, **named: str) -> Result:
+        return CliRunner().invoke(main, self.arguments(*arguments, **named))
+
+    def weights(self, out: str) -> bytes:
+        return (self.folder / out / f"{NAME}.student.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    folder = tmp_path_factory.mktemp("desk")
+    write_dataset(folder / "data")
+    (folder / "models").mkdir()
+    tiny_model.write_model(folder / "models")
+    (folder / "recipe.toml").write_text(RECIPE)
+    return Desk(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(desk: Desk) -> Path:
+    """The folder of an unbroken training, with a corrupt file in its data."""
+    torch.set_num_threads(1)
+    (desk.folder / "data" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with (desk.folder / "data" / "data.csv").open("a") as lines:
+        lines.write("broken.png,real,,broken,train\n")
+    result = desk.run("unbroken")
+    assert result.exit_code == 0, result.output
+    return desk.folder / "unbroken"
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / f"{NAME}.training.json").read_text())
+    return found
+
+
+def test_the_new_card_loads_verifies_and_judges(trained: Path, desk: Desk) -> None:
+    found = verify(NAME, trained, device="cpu", precision="fp32")
+    assert (found.problems, found.self_test) == ((), "passed")
+    model = load_model(NAME, device="cpu", precision="fp32", models_dir=trained)
+    assert model.card.student.input_size == 32
+    assert model.card.self_test is not None
+    assert model.card.provenance["recipe"] == "recipe"
+    assert model.analyze(desk.folder / "data" / "real-0.png")["prediction"] in {"REAL", "FAKE"}
+
+
+def test_the_report_tells_data_recipe_figures_and_time(trained: Path) -> None:
+    report = report_of(trained)
+    assert report["data"]["splits"]["train"] == {"reals": 6, "fakes": {"stripes": 6}, "groups": 6}
+    assert [Path(one["path"]).name for one in report["data"]["skipped"]] == ["broken.png"]
+    assert report["recipe"]["training"]["epochs"] == len(report["epochs"]) == 3
+    best = max(row["validation_average_precision"] for row in report["epochs"])
+    assert report["best"]["average_precision"] == best
+    assert report["pairs"] == {"train": 24, "validation": 6}
+    assert set(report["seconds"]) == {"pairs", "student"}
+
+
+def test_the_curves_are_written(trained: Path) -> None:
+    (events,) = (trained / f"{NAME}.curves").iterdir()
+    assert b"validation_average_precision" in events.read_bytes()
+
+
+def test_a_second_run_changes_nothing(trained: Path, desk: Desk) -> None:
+    before = desk.weights("unbroken"), report_of(trained)["epochs"]
+    assert desk.run("unbroken").exit_code == 0
+    assert (desk.weights("unbroken"), report_of(trained)["epochs"]) == before
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_training_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
+    moment: str, trained: Path, desk: Desk
+) -> None:
+    out = moment.replace(" ", "-")
+    command = [sys.executable, "-m", "tests.killed_training", moment, *desk.arguments(out)]
+    killed = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (desk.folder / out / f"{NAME}.toml").exists()
+    result = desk.run(out)
+    assert result.exit_code == 0, result.output
+    assert desk.weights(out) == desk.weights("unbroken")
+    assert report_of(desk.folder / out)["epochs"] == report_of(trained)["epochs"]
+
+
+def test_ctrl_c_leaves_what_the_same_command_goes_on_from(trained: Path, desk: Desk) -> None:
+    (desk.folder / "long.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 3000"))
+    command = [sys.executable, "-m", "deploy.cli", *desk.arguments("long", recipe="long.toml")]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    checkpoint, deadline = desk.folder / "long" / f"{NAME}.checkpoint", time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.decode().strip().endswith("Stopped. The same command goes on from here.")
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 1
+
+
+def refused(result: Result, *said: str) -> None:
+    assert result.exit_code == 1
+    for part in said:
+        assert part in result.output
+
+
+def test_a_training_with_other_settings_is_refused_before_any_work(trained: Path, desk: Desk, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs"
+    refused(desk.run("unbroken", "--seed", "9", "--pairs", str(pairs)), "training.seed=0, not training.seed=9")
+    assert not pairs.exists()
+
+
+def test_a_teacher_without_weights_is_told_where_they_are(desk: Desk, tmp_path: Path) -> None:
+    result = desk.run("x", recipe=str(ROOT / "worker/training/recipes/corrected.toml"))
+    refused(result, "Nothing is downloaded", "resnet50-11ad3fa6.pth", "--teacher-weights", "--no-teacher")
+    result = desk.run(
+        "x", "--teacher-weights", "nowhere.pth", recipe=str(ROOT / "worker/training/recipes/corrected.toml")
+    )
+    refused(result, "names the file nowhere.pth, which is not there")
+
+
+def test_weights_of_another_network_are_refused(desk: Desk, tmp_path: Path) -> None:
+    torch.save(feature_layers("resnet18").state_dict(), tmp_path / "resnet18.pth")
+    (tmp_path / "r.toml").write_text('[teacher]\nbackbone = "mobilenet_v3_small"\nweights = "resnet18.pth"\n')
+    refused(desk.run("x", recipe=str(tmp_path / "r.toml")), "resnet18.pth", "does not fit")
+
+
+@pytest.mark.parametrize("section", ["student", "teacher"])
+def test_a_backbone_that_torchvision_lacks_is_refused(section: str, desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f'[{section}]\nbackbone = "resnet49"\n')
+    refused(desk.run("x", recipe=str(tmp_path / "r.toml")), f"{section}.backbone", "resnet49", "Name another one")
+
+
+def test_a_model_that_is_not_installed_is_refused(desk: Desk) -> None:
+    refused(desk.run("x", "--adm", "NOWHERE"), "There is no model named 'NOWHERE'")
+    refused(desk.run("x", "--adm", "DISTILDIRE-V1"), "256x256_diffusion_uncond.pt")
+
+
+def test_a_split_without_a_class_is_refused(desk: Desk) -> None:
+    manifest = desk.folder / "data" / "one-class.csv"
+    lines = (desk.folder / "data" / "data.csv").read_text().splitlines()
+    manifest.write_text("\n".join(line for line in lines if not line.endswith("validation") or ",real," in line))
+    refused(desk.run("x", data="data/one-class.csv"), "the split validation has no fake image")
+    assert read_dataset(manifest).images
+    assert not (desk.folder / "x").exists()
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(desk: Desk) -> None:
+    recipe = read_recipe(str(desk.folder / "recipe.toml"))
+    order = Order(desk.folder, tiny_model.NAME, desk.folder, desk.folder, NAME, "x", recipe)
+    with pytest.raises(TrainingError, match="cannot be shared evenly by 3 processes"):
+        Training(order, Team(size=3))
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_together(trained: Path, desk: Desk) -> None:
+    """Rounding differs, so weights do in the end; but the first steps' losses agree, and one card comes of it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "deploy.cli", *desk.arguments("together")]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert verify(NAME, desk.folder / "together", device="cpu").problems == ()
+    alone, together = (report_of(desk.folder / out) for out in ("unbroken", "together"))
+    assert together["hardware"]["processes"] == 2
+    assert together["epochs"][0]["loss"] == pytest.approx(alone["epochs"][0]["loss"], rel=1e-3)
