@@ -71,7 +71,8 @@ def command(  # noqa: PLR0913  # an option each
     from worker.model.policy import policy_place, write_policy
     from worker.training.calibration import Origin, policy_by_youden, policy_for_target
     from worker.training.dataset import read_dataset
-    from worker.training.scoring import data_sha256, run, scores_of
+    from worker.training.journal import Journal
+    from worker.training.scoring import Scoring, data_sha256, identity_of, scores_of
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")
@@ -83,8 +84,9 @@ def command(  # noqa: PLR0913  # an option each
     images = [image for image in dataset.images if split in {"all", image.split}]
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
+    journal = Journal(place.parent, identity_of(images, batch, detector.precision))
     with ImageProgress(len(images)) as progress:
-        judged = run(detector, images, batch_size=batch, on_image=progress.follow("as they are"))
+        judged = Scoring(detector, images, batch, progress.follow, journal).logits("as they are")
     for file in (*dataset.skipped, *judged.skipped):
         notes().print(f"[yellow]skipped[/] {escape(str(file.path))}: {escape(file.reason)}")
     skipped = {file.path for file in judged.skipped}
@@ -102,6 +104,7 @@ def command(  # noqa: PLR0913  # an option each
     else:
         policy = policy_for_target(scores, origin, target_fpr, max_miss_rate)
     write_policy(policy, place)
+    journal.clear()
     _show(policy, place)
 
 

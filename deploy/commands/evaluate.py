@@ -90,15 +90,19 @@ def command(  # noqa: PLR0913  # an option each
 ) -> None:
     """Measure a model on labelled images: DATA is a folder or a CSV file.
 
-    Writes a report as JSON and as one HTML page. Files that cannot be read are listed and skipped.
+    Writes a report as JSON and as one HTML page. Files that cannot be read are listed and skipped. The command may be
+    stopped at any moment; the same command goes on from there.
     """
     from worker.model import load_model
     from worker.model.policy import load_policy
     from worker.training.dataset import read_dataset
     from worker.training.evaluator import PARTS, Evaluation, Plan, Source
     from worker.training.figures import Resampling
-    from worker.training.report import write_json
+    from worker.training.journal import Journal
+    from worker.training.report import report_json
     from worker.training.report_page import page
+    from worker.training.resumable import write_whole
+    from worker.training.scoring import identity_of
 
     out.mkdir(parents=True, exist_ok=True)  # at once: nobody wants to wait for a report that finds no place
     card, folder = chosen_card(model, models_dir)
@@ -112,10 +116,12 @@ def command(  # noqa: PLR0913  # an option each
     unwanted = {*left_out, *(() if dire else ("dire",))}
     plan = Plan(PARTS - unwanted, batch, Resampling(resamples, seed))
     source = Source(str(data), split, images, dataset.skipped)
+    journal = Journal(out, identity_of(images, batch, detector.precision))
     with ImageProgress(len(images) * plan.passes(detector.card.image_size, len(compared))) as progress:
-        report = Evaluation(detector, chosen, source, plan, progress.follow).report(compared)
-    write_json(report, out / "report.json")
-    (out / "report.html").write_text(page(report), encoding="utf-8")
+        report = Evaluation(detector, chosen, source, plan, progress.follow, journal).report(compared)
+    write_whole(out / "report.json", report_json(report).encode())
+    write_whole(out / "report.html", page(report).encode())
+    journal.clear()
     _show(report, out)
 
 

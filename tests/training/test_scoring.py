@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from tests.tiny_model import NAME, write_model
 from tests.tiny_training import smooth_picture
 from worker.model import Detector, load_model
 from worker.training.dataset import LabelledImage
-from worker.training.scoring import ABLATIONS, data_sha256, dire_errors, run, scores_of
+from worker.training.journal import Journal
+from worker.training.scoring import ABLATIONS, Scoring, data_sha256, scores_of
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +35,24 @@ def images(tmp_path: Path) -> list[LabelledImage]:
     return found
 
 
+def unseen(name: str) -> Callable[[], object]:
+    """Progress that nobody looks at."""
+    return lambda: name
+
+
 def test_logits_are_those_of_a_service_in_the_images_order(detector: Detector, images: list[LabelledImage]):
-    ticks: list[None] = []
-    judged = run(detector, images, batch_size=3, on_image=lambda: ticks.append(None))
+    ticks: list[str] = []
+    judged = Scoring(detector, images, 3, lambda name: lambda: ticks.append(name)).logits("plain")
     alone = [detector.detect(detector.preprocess(Image.open(image.path))[None]).logit.item() for image in images]
     np.testing.assert_allclose(judged.logits, alone, atol=1e-4)
-    assert len(ticks) == len(images)
-    assert judged.skipped == []
+    assert ticks == ["plain"] * len(images)
+    assert judged.skipped == ()
 
 
 def test_what_cannot_be_read_is_listed_and_left_out(detector: Detector, images: list[LabelledImage]):
     images[1].path.write_bytes(images[1].path.read_bytes()[:60])
     images[4].path.unlink()
-    judged = run(detector, images, batch_size=2, on_image=int)
+    judged = Scoring(detector, images, 2, unseen).logits("plain")
     assert {(file.path, file.reason.partition(":")[0]) for file in judged.skipped} == {
         (images[1].path, "corrupt_image"),
         (images[4].path, "cannot be read"),
@@ -57,7 +64,7 @@ def test_what_cannot_be_read_is_listed_and_left_out(detector: Detector, images: 
 
 
 def test_ablations_take_from_the_student_what_they_say(detector: Detector, images: list[LabelledImage]):
-    judged = run(detector, images, batch_size=8, on_image=int, ablations=ABLATIONS)
+    judged = Scoring(detector, images, 8, unseen).logits("plain", ablations=ABLATIONS)
     x = torch.stack([detector.preprocess(Image.open(image.path)) for image in images])
     eps, nothing = detector.noise_map(x), torch.zeros_like(x)
     for name, pair in {"eps zeroed": (x, nothing), "image zeroed": (nothing, eps)}.items():
@@ -72,7 +79,7 @@ def test_dire_is_the_distance_to_the_reconstruction(detector: Detector, images: 
     images[2].path.unlink()
     x = torch.stack([detector.preprocess(Image.open(image.path)) for image in images[:2]])
     distances = (x - detector.reconstruct(x)).abs().mean(dim=(1, 2, 3)).numpy()
-    found = dire_errors(detector, images[:3], batch_size=3, on_image=int)
+    found = Scoring(detector, images[:3], 3, unseen).dire_errors("DIRE")
     assert np.isnan(found[2])
     np.testing.assert_allclose(found[:2], distances, rtol=1e-3)
 
@@ -84,10 +91,64 @@ def test_a_picture_is_changed_alike_wherever_it_lies(detector: Detector, images:
         drawn.setdefault(str(image.getpixel((0, 0))), []).append(rng.random())
         return image
 
-    run(detector, images, batch_size=2, on_image=int, change=noting)
-    run(detector, images[::-1], batch_size=3, on_image=int, change=noting)
+    Scoring(detector, images, 2, unseen).logits("noted", change=noting)
+    Scoring(detector, images[::-1], 3, unseen).logits("noted", change=noting)
     assert all(first == second for first, second in drawn.values())
     assert len({first for first, _ in drawn.values()}) == len(images)
+
+
+class StoppedError(Exception):
+    """Ctrl-C, or a crash."""
+
+
+def test_what_was_broken_off_goes_on_where_it_was(
+    detector: Detector, images: list[LabelledImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    journal = Journal(tmp_path, ["these images"])
+    images[1].path.write_bytes(b"no image")
+    whole = Scoring(detector, images, 2, unseen).logits("plain", ablations=ABLATIONS)
+    seen: list[str] = []
+
+    def stop_at_the_fifth(name: str) -> Callable[[], object]:
+        def after_image() -> None:
+            seen.append(name)
+            if len(seen) == 5:
+                raise StoppedError
+
+        return after_image
+
+    with pytest.raises(StoppedError):
+        Scoring(detector, images, 2, stop_at_the_fifth, journal).logits("plain", ablations=ABLATIONS)
+    computed: list[int] = []
+    noise_map = detector.noise_map
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        computed.append(len(x))
+        return noise_map(x)
+
+    monkeypatch.setattr(detector, "noise_map", counted)
+    judged = Scoring(detector, images, 2, unseen, journal).logits("plain", ablations=ABLATIONS)
+
+    assert 0 < sum(computed) <= 3, "what was judged before the crash is not judged again"
+    np.testing.assert_array_equal(judged.logits, whole.logits)
+    for name, logits in whole.ablated.items():
+        np.testing.assert_array_equal(judged.ablated[name], logits)
+    assert [file.path for file in judged.skipped] == [images[1].path]
+    journal.clear()
+    assert not journal.folder.exists()
+
+
+def test_nothing_is_recalled_of_another_pass_or_of_other_images(
+    detector: Detector, images: list[LabelledImage], tmp_path: Path
+):
+    Scoring(detector, images, 2, unseen, Journal(tmp_path, ["these images"])).logits("plain")
+    journal = Journal(tmp_path, ["these images"])
+    blank = Scoring(detector, images, 2, unseen, journal).logits(
+        "blank", change=lambda image, _: Image.new("RGB", (9, 9))
+    )
+    assert len(set(blank.logits.round(4))) == 1
+    assert Journal(tmp_path, ["other images"]).recall("any", 0) is None
+    assert Journal(tmp_path, ["other images"]).folder != journal.folder
 
 
 def test_the_digest_follows_bytes_and_labels_not_paths(images: list[LabelledImage], tmp_path: Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
@@ -25,6 +25,7 @@ from worker.training.figures import (
     permuted_average_precision,
 )
 from worker.training.file_statistics import probabilities_by_file
+from worker.training.journal import Journal
 from worker.training.metrics import Floats
 from worker.training.report import (
     SCHEMA,
@@ -40,13 +41,11 @@ from worker.training.report import (
     SkippedFile,
 )
 from worker.training.scores import Scores
-from worker.training.scoring import ABLATIONS, OnImage, data_sha256, dire_errors, run, scores_of
+from worker.training.scoring import ABLATIONS, Follow, Scoring, data_sha256, scores_of
 from worker.training.views import Change, format_views, robustness_views
 
 Part = Literal["robustness", "controls", "formats", "dire"]
 PARTS: frozenset[Part] = frozenset(get_args(Part))
-Follow = Callable[[str], OnImage]
-"""Told what begins; what it returns is called after each image of it."""
 
 
 class EvaluationError(DistildireError):
@@ -85,8 +84,17 @@ class Source:
 class Evaluation:
     """One model on one set of images, by its card's threshold or by a policy."""
 
-    def __init__(self, detector: Detector, policy: Policy | None, source: Source, plan: Plan, follow: Follow) -> None:
-        self.detector, self.policy, self.source, self.plan, self.follow = detector, policy, source, plan, follow
+    def __init__(
+        self,
+        detector: Detector,
+        policy: Policy | None,
+        source: Source,
+        plan: Plan,
+        follow: Follow,
+        journal: Journal | None = None,
+    ) -> None:
+        self.detector, self.policy, self.source, self.plan = detector, policy, source, plan
+        self.follow, self.journal = follow, journal
         self.threshold = detector.card.threshold if policy is None else policy.threshold
 
     def report(self, others: Mapping[str, Detector]) -> Report:
@@ -101,13 +109,7 @@ class Evaluation:
         """
         began = time.monotonic()
         asked = ABLATIONS if "controls" in self.plan.parts else {}
-        judged = run(
-            self.detector,
-            self.source.images,
-            batch_size=self.plan.batch_size,
-            on_image=self.follow("as they are"),
-            ablations=asked,
-        )
+        judged = self._over(self.source.images).logits("as they are", ablations=asked)
         usable = [image for image, logit in zip(self.source.images, judged.logits, strict=True) if np.isfinite(logit)]
         scores = scores_of(self.source.images, judged.logits)
         _check_classes(scores, self.source)
@@ -156,7 +158,7 @@ class Evaluation:
         )
         compared = {}
         for name, detector in others.items():
-            judged = run(detector, images, batch_size=self.plan.batch_size, on_image=self.follow(name))
+            judged = self._over(images, detector).logits(name)
             told = scores_of(images, judged.logits)
             compared[name] = figures(
                 told.probabilities, told.fake, told.groups, detector.card.threshold, self.plan.resampling
@@ -187,9 +189,7 @@ class Evaluation:
 
     def _dire(self, images: Sequence[LabelledImage]) -> DireError:
         """Only the order of the errors says something: no threshold is applied to them."""
-        errors = dire_errors(
-            self.detector, images, batch_size=self.plan.batch_size, on_image=self.follow("DIRE, 40 passes each")
-        )
+        errors = self._over(images).dire_errors("DIRE, 40 passes each")
         told = scores_of(images, -errors)
         found = figures(told.logits, told.fake, told.groups, 0.0, self.plan.resampling).estimates
         return DireError(found["average_precision"], found["roc_auc"])
@@ -203,8 +203,11 @@ class Evaluation:
         return found.estimates["average_precision"]
 
     def _changed(self, images: Sequence[LabelledImage], name: str, change: Change) -> Scores:
-        judged = run(self.detector, images, batch_size=self.plan.batch_size, on_image=self.follow(name), change=change)
+        judged = self._over(images).logits(name, change=change)
         return scores_of(images, judged.logits)
+
+    def _over(self, images: Sequence[LabelledImage], detector: Detector | None = None) -> Scoring:
+        return Scoring(detector or self.detector, images, self.plan.batch_size, self.follow, self.journal)
 
     def _figures(self, scores: Scores) -> Figures:
         return figures(self._probabilities(scores), scores.fake, scores.groups, self.threshold, self.plan.resampling)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from worker.training.curves import Curves, Points
 from worker.training.figures import Estimate, Figures, LeftOut
@@ -129,8 +128,6 @@ class Report:
     dire: DireError | None
 
 
-def write_json(report: Report, path: Path) -> None:
-    """Write the report, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(asdict(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+def report_json(report: Report) -> str:
+    """Return the report as a JSON document."""
+    return json.dumps(asdict(report), indent=1, allow_nan=False) + "\n"
