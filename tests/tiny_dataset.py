@@ -1,7 +1,11 @@
-"""A data set that a small network can learn in seconds: smooth pictures, and fakes that have fine stripes."""
+"""A data set that a small network can learn in seconds: smooth pictures, and fakes that have fine stripes.
+
+`python -m tests.tiny_dataset FOLDER` writes a larger one and a recipe, to try the commands of docs/training.md.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +48,9 @@ def write_dataset(folder: Path, each: int = 12) -> Path:
             lines.append(f"{label}-{number}.png,{label},{generator},photograph-{number},{split}")
     (folder / "data.csv").write_text("\n".join(lines) + "\n")
     return folder / "data.csv"
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    write_dataset(place, each=200)
+    (place / "recipe.toml").write_text(RECIPE.lstrip())

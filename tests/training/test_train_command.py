@@ -184,6 +184,10 @@ def test_a_model_that_is_not_installed_is_refused(desk: Desk) -> None:
     refused(desk.run("x", "--adm", "DISTILDIRE-V1"), "256x256_diffusion_uncond.pt")
 
 
+def test_a_name_that_no_card_may_have_is_refused(desk: Desk) -> None:
+    refused(desk.run("x", "--name", "my model"), "A model cannot be called 'my model'")
+
+
 def test_a_split_without_a_class_is_refused(desk: Desk) -> None:
     manifest = desk.folder / "data" / "one-class.csv"
     lines = (desk.folder / "data" / "data.csv").read_text().splitlines()

@@ -85,6 +85,12 @@ def test_every_field_is_documented(section: type[BaseModel]) -> None:
     assert [name for name in section.model_fields if f"`{name}`" not in text and name not in as_in_a_card] == []
 
 
+def test_the_recipe_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    recipe = read_recipe(write(tmp_path, page.partition("```toml\n")[2].partition("```")[0]))
+    assert (recipe.student.backbone, recipe.student.input_size, recipe.teacher.weight) == ("mobilenet_v3_small", 224, 0)
+
+
 def test_the_shipped_recipes_name_every_field() -> None:
     """Whoever copies one sees all there is; left out is what has no value, or no use."""
     for path in FOLDER.glob("*.toml"):

@@ -19,6 +19,9 @@ Inputs = Literal["image+eps", "eps", "image", "image+grey_eps"]
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""What a model may be called."""
+
 SELF_TEST_PLACES = 16
 """Numbers of eps in a self-test."""
 
@@ -145,7 +148,7 @@ class ModelCard(_Section):
     which a worker sees at its start that these weights compute on its device what they should.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: ModelName
     license: str
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     image_size: PositiveInt

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DistildireError
 from worker.model.card import find_card
-from worker.model.config import Format, StudentConfig, UnetConfig
+from worker.model.config import Format, ModelName, StudentConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.digests import digests, identify
 from worker.model.loading import choose, load_model, load_unet
@@ -82,6 +83,7 @@ class Training:
 
     def __init__(self, order: Order, team: Team) -> None:
         self.order, self.recipe, self.team = order, order.recipe, team
+        _check_name(order.name)
         if order.recipe.training.batch_size % team.size:
             raise TrainingError(
                 f"A batch of {order.recipe.training.batch_size} cannot be shared evenly by {team.size} processes: "
@@ -238,6 +240,16 @@ class Training:
             "hardware": {"device": _device_name(self.device), "processes": self.team.size},
             "versions": {name: version(name) for name in ("torch", "torchvision")},
         }
+
+
+def _check_name(name: str) -> None:
+    try:
+        TypeAdapter(ModelName).validate_python(name)
+    except ValidationError as error:
+        raise TrainingError(
+            f"A model cannot be called {name!r}: use at most 100 letters, digits, dots, hyphens and underscores, "
+            "and begin with a letter or digit."
+        ) from error
 
 
 def _check_splits(source: Path, dataset: Dataset) -> None:
