@@ -64,7 +64,7 @@ EXAMPLES: Mapping[type[Document], Mapping[str, Any]] = {
             "processing_time": 0.125,
             "dimensions": {"width": 600, "height": 400},
             "analyzed_region": {"x": 100, "y": 0, "width": 400, "height": 400},
-            "input": {"media_type": "image/jpeg"},
+            "input": {"media_type": "image/jpeg", "format": "JPEG", "jpeg_quality_estimate": 85},
             "model": {
                 "name": "DISTILDIRE-DEMO",
                 "weights_sha256": "9ac0b7e4" * 8,

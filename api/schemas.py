@@ -170,7 +170,13 @@ class Region(Document):
 class Input(Document):
     """What the file turned out to be."""
 
-    media_type: str
+    media_type: str = Field(description="By its first bytes.")
+    format: str | None = Field(
+        description="What was decoded: JPEG, MPO, PNG, WEBP, GIF, BMP, TIFF or AVIF; null in results of old versions."
+    )
+    jpeg_quality_estimate: int | None = Field(
+        ge=1, le=100, description="Of the last save, where its quantisation tables are libjpeg's; else null."
+    )
 
 
 class Model(Document):

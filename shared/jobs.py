@@ -172,6 +172,10 @@ class JobResult:
     analyzed_region: dict[str, int]
     """`x, y, width, height` of the rectangle that the network saw, in pixels of the oriented image."""
     media_type: str
+    file_format: str
+    """What was decoded, as Pillow calls it."""
+    jpeg_quality: int | None
+    """1 to 100, where the quantisation tables tell."""
     model: ModelIdentity
     timings: dict[str, float]
     """Seconds in each stage."""

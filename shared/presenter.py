@@ -55,7 +55,11 @@ def present_result(result: Result) -> dict[str, Any]:
         "processing_time": result.processing_time,
         "dimensions": {"width": result.width, "height": result.height},
         "analyzed_region": result.analyzed_region,
-        "input": {"media_type": result.media_type},
+        "input": {
+            "media_type": result.media_type,
+            "format": result.file_format,
+            "jpeg_quality_estimate": result.jpeg_quality,
+        },
         "model": {
             "name": result.model_name,
             "weights_sha256": result.weights_sha256,

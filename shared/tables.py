@@ -167,6 +167,8 @@ class Result(Base):
     height: Mapped[int]
     analyzed_region: Mapped[dict[str, Any]]
     media_type: Mapped[str]
+    file_format: Mapped[str | None]
+    jpeg_quality: Mapped[int | None] = mapped_column(SmallInteger)
     model_name: Mapped[str]
     weights_sha256: Mapped[str]
     demonstration: Mapped[bool]

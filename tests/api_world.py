@@ -143,6 +143,8 @@ class ApiWorld:
             height=height,
             analyzed_region={"x": 1, "y": 0, "width": 6, "height": 6},
             media_type="image/png",
+            file_format="PNG",
+            jpeg_quality=None,
             model=ModelIdentity("DISTILDIRE-DEMO", "0" * 64, demonstration=True, device="cpu", precision="fp32"),
             timings={"decoding": 0.1},
             caveats=(),

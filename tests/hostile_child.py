@@ -150,7 +150,20 @@ def _message(header: bytes, payload: bytes = b"") -> bytes:
 
 
 _X = np.zeros((3, 64, 64), np.float32)
-_FACTS = b'{"width": 1, "height": 1, "caveats": []}'
+_FACTS = (
+    b'{"width": 1, "height": 1, "media_type": "image/png", "file_format": "PNG", "jpeg_quality": null, "caveats": []}'
+)
+
+
+def _told(part: bytes, instead: bytes) -> Callable[[], None]:
+    """Tell of the image what is true, but for one part."""
+    return _answer(_message(_FACTS.replace(part, instead), _X.tobytes()))
+
+
+def _told_of_jpeg(quality: bytes) -> Callable[[], None]:
+    """Tell of a JPEG a quality that it cannot have."""
+    facts = _FACTS.replace(b"image/png", b"image/jpeg").replace(b"PNG", b"JPEG").replace(b"null", quality)
+    return _answer(_message(facts, _X.tobytes()))
 
 
 def _pictures(lengths: bytes) -> Callable[[], None]:
@@ -195,18 +208,25 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "x is no number": _answer(_message(_FACTS, (_X * np.nan).tobytes())),
     "x is large": _answer(_message(_FACTS, (_X + 3).tobytes())),
     "no facts": _answer(_message(b"{}", _X.tobytes())),
-    "a size beyond the limits": _answer(_message(b'{"width": 99999, "height": 99999, "caveats": []}', _X.tobytes())),
-    "a caveat of its own": _answer(_message(b'{"width": 1, "height": 1, "caveats": ["<b>"]}', _X.tobytes())),
+    "a size beyond the limits": _told(b"1,", b"99999,"),
+    "a caveat of its own": _told(b"[]", b'["<b>"]'),
     "an unknown code": _answer(_message(b'{"error": {"code": "nonsense", "message": ""}}')),
     "an error of another shape": _answer(_message(b'{"error": [1]}')),
-    "an endless size": _answer(_message(b'{"width": Infinity, "height": 1, "caveats": []}', _X.tobytes())),
-    "a size that is no number": _answer(_message(b'{"width": NaN, "height": 1, "caveats": []}', _X.tobytes())),
-    "a size in words": _answer(_message(b'{"width": "1", "height": 1, "caveats": []}', _X.tobytes())),
-    "a size that is true": _answer(_message(b'{"width": true, "height": 1, "caveats": []}', _X.tobytes())),
-    "a size of many digits": _answer(_message(_FACTS.replace(b"1", b"9" * 2000), _X.tobytes())),
-    "caveats in a text": _answer(_message(b'{"width": 1, "height": 1, "caveats": "abc"}', _X.tobytes())),
-    "a caveat in a list": _answer(_message(b'{"width": 1, "height": 1, "caveats": [[]]}', _X.tobytes())),
-    "a caveat twice": _answer(_message(_FACTS.replace(b"[]", json.dumps([Caveat.CMYK] * 2).encode()), _X.tobytes())),
+    "an endless size": _told(b'"width": 1', b'"width": Infinity'),
+    "a size that is no number": _told(b'"width": 1', b'"width": NaN'),
+    "a size in words": _told(b'"width": 1', b'"width": "1"'),
+    "a size that is true": _told(b'"width": 1', b'"width": true'),
+    "a size of many digits": _told(b"1,", b"9" * 2000 + b","),
+    "caveats in a text": _told(b"[]", b'"abc"'),
+    "a caveat in a list": _told(b"[]", b"[[]]"),
+    "a caveat twice": _told(b"[]", json.dumps([Caveat.CMYK] * 2).encode()),
+    "another media type": _told(b"image/png", b"image/gif"),
+    "a format of another media type": _told(b"PNG", b"MPO"),
+    "a format in a list": _told(b'"PNG"', b'["PNG"]'),
+    "a quality of what is no JPEG": _told(b"null", b"75"),
+    "a quality that is true": _told_of_jpeg(b"true"),
+    "a quality beyond the best": _told_of_jpeg(b"101"),
+    "a quality in words": _told_of_jpeg(b'"75"'),
     "a code that blames the service": _answer(_message(b'{"error": {"code": "internal", "message": ""}}')),
     "a message that is no text": _answer(_message(b'{"error": {"code": "corrupt_image", "message": {}}}')),
     "a code in a list": _answer(_message(b'{"error": {"code": [], "message": ""}}')),

@@ -31,6 +31,8 @@ from shared.object_store import ObjectStore, artifact_key
 from shared.pictures import analyzed_region
 from worker.attempt import Attempt
 from worker.batcher import Batcher, Finding
+from worker.caveats import caveats_of
+from worker.imaging import ImageFacts
 from worker.model.policy import Policy
 from worker.model.ruling import rule
 from worker.outcome import OUTAGES, Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
@@ -149,9 +151,8 @@ class Analyzer:
                 )
             finding = attempt.result_of(future)
             pictures = self._render(image, finding, attempt)
-            about = _ImageFacts(image.width, image.height, image.media_type, tuple(image.caveats))
         artifacts = self._keep(pictures, attempt)
-        return _result(about, finding, self._served, policy, attempt, artifacts)
+        return _result(image.facts, finding, self._served, policy, attempt, artifacts)
 
     def _fetch(self, attempt: Attempt) -> bytes:
         try:
@@ -248,18 +249,8 @@ class Analyzer:
             _log.warning("pictures_left_behind")
 
 
-@dataclass(frozen=True)
-class _ImageFacts:
-    """What outlives an opened image."""
-
-    width: int
-    height: int
-    media_type: str
-    caveats: tuple[str, ...]
-
-
 def _result(
-    image: _ImageFacts,
+    image: ImageFacts,
     finding: Finding,
     served: ServedModel,
     policy: Policy | None,
@@ -270,11 +261,6 @@ def _result(
     ruling = rule(finding.logit, served.threshold, policy)
     called = ruling.called
     region = analyzed_region(image.width, image.height, served.image_size)
-    caveats = image.caveats
-    if (region.width, region.height) != (image.width, image.height):
-        caveats += (
-            f"Only the middle {region.width} × {region.height} of {image.width} × {image.height} pixels was analysed.",
-        )
     mean = np.ascontiguousarray(finding.feature_mean, dtype="<f4")
     return JobResult(
         prediction=called.prediction,
@@ -288,9 +274,11 @@ def _result(
         height=image.height,
         analyzed_region=asdict(region),
         media_type=image.media_type,
+        file_format=image.file_format,
+        jpeg_quality=image.jpeg_quality,
         model=served.identity,
         timings=attempt.timings(),
-        caveats=(*ruling.caveats, *caveats),
+        caveats=(*ruling.caveats, *caveats_of(image, served.image_size, policy)),
         feature_mean=mean.tobytes(),
         feature_height=mean.shape[0],
         feature_width=mean.shape[1],

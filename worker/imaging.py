@@ -28,19 +28,21 @@ from PIL.ExifTags import Base as ExifTag
 from shared.errors import ErrorCode, JobError
 from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size, jpeg_scans
 from shared.pictures import crop_offset, resized
+from worker.jpeg_quality import estimate_quality
 
 Image.preinit()  # the plugins for the other formats
 
-__all__ = ["Caveat", "DecodedImage", "ImageLimits", "decode", "preprocess"]
+__all__ = ["FORMATS", "Caveat", "DecodedImage", "ImageFacts", "ImageLimits", "decode", "preprocess"]
 
-_PILLOW_FORMATS = {
-    "image/jpeg": "JPEG",
-    "image/png": "PNG",
-    "image/webp": "WEBP",
-    "image/gif": "GIF",
-    "image/bmp": "BMP",
-    "image/tiff": "TIFF",
-    "image/avif": "AVIF",
+#: What Pillow calls the formats of each media type; the first is the reader that it is asked for.
+FORMATS = {
+    "image/jpeg": ("JPEG", "MPO"),
+    "image/png": ("PNG",),
+    "image/webp": ("WEBP",),
+    "image/gif": ("GIF",),
+    "image/bmp": ("BMP",),
+    "image/tiff": ("TIFF",),
+    "image/avif": ("AVIF",),
 }
 #: Pillow's constants turn against the clock, EXIF's orientations say how to turn the stored image upright.
 _UPRIGHT = {
@@ -72,12 +74,27 @@ class Caveat(StrEnum):
 
 
 @dataclass(frozen=True)
+class ImageFacts:
+    """What is known of an image beside its pixels."""
+
+    width: int
+    """Of the upright image, in pixels."""
+    height: int
+    media_type: str
+    """By the file's first bytes."""
+    file_format: str
+    """What was really decoded, as Pillow calls it: one of the media type's `FORMATS`."""
+    jpeg_quality: int | None
+    """1 to 100, estimated; None for other formats, and where the quantisation tables are not libjpeg's."""
+    caveats: tuple[Caveat, ...] = ()
+
+
+@dataclass(frozen=True)
 class DecodedImage:
-    """An upright RGB image, the media type of its file and what was left out."""
+    """An upright RGB image and what is known of it."""
 
     image: Image.Image
-    media_type: str
-    caveats: tuple[Caveat, ...]
+    facts: ImageFacts
 
 
 def decode(source: bytes | Path, limits: ImageLimits) -> DecodedImage:
@@ -110,7 +127,7 @@ def _read(path: Path, limits: ImageLimits) -> bytes:
 
 
 def _decoded(data: bytes, media_type: str, limits: ImageLimits) -> DecodedImage:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=[_PILLOW_FORMATS[media_type]])
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS[media_type][:1])
     check_size(*image.size, len(data), limits)
     if media_type == "image/jpeg":
         _refuse_many_scans(data, image)
@@ -124,7 +141,11 @@ def _decoded(data: bytes, media_type: str, limits: ImageLimits) -> DecodedImage:
         upright = None
         caveats.append(Caveat.NO_ORIENTATION)
     pixels = _rgb(image)
-    return DecodedImage(pixels if upright is None else pixels.transpose(upright), media_type, tuple(caveats))
+    if upright is not None:
+        pixels = pixels.transpose(upright)
+    quality = estimate_quality(getattr(image, "quantization", {}))
+    facts = ImageFacts(*pixels.size, media_type, str(image.format), quality, tuple(caveats))
+    return DecodedImage(pixels, facts)
 
 
 def _refuse_many_scans(data: bytes, image: Image.Image) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shared.errors import ErrorCode, JobError
 from shared.media import HEAD_BYTES, check_header, check_size
 from worker import sandbox_wall
-from worker.imaging import Caveat, ImageLimits
+from worker.imaging import FORMATS, Caveat, ImageFacts, ImageLimits
 from worker.sandbox_child import ChildLimits
 from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
 
@@ -128,10 +128,7 @@ class OpenedImage:
     """A decoded image, whose pixels wait in its child until `close` or the end of the `with` block."""
 
     x: NDArray[np.float32]  #: (3, S, S) in [−1, 1]: what the network reads
-    width: int  #: of the upright image, in pixels
-    height: int
-    media_type: str
-    caveats: tuple[Caveat, ...]
+    facts: ImageFacts
 
     def __init__(self, child: Child, data: bytes, media_type: str, size: int, limits: ImageLimits) -> None:
         x_bytes = 3 * size * size * 4
@@ -141,12 +138,11 @@ class OpenedImage:
         self.x = np.frombuffer(payload, np.float32).reshape(3, size, size)
         if not np.abs(self.x).max() <= 1.001:  # also where it is not a number
             raise untrue_answer()
-        self.width, self.height, self.caveats = _image_facts(facts)
+        self.facts = _image_facts(facts, media_type)
         try:
-            check_size(self.width, self.height, len(data), limits)
+            check_size(self.facts.width, self.facts.height, len(data), limits)
         except JobError as error:
             raise untrue_answer() from error
-        self.media_type = media_type
         self._child = child
 
     def __enter__(self) -> Self:
@@ -174,7 +170,7 @@ class OpenedImage:
         request = {"shapes": [eps.shape, feature_mean.shape], "wanted": names}
         arrays = (np.ascontiguousarray(array, np.float32).tobytes() for array in (eps, feature_mean))
         # Three bytes a pixel, and what deflate and the file's frame may add to noise.
-        most = len(names) * (4 * max(self.width * self.height, eps[0].size) + (1 << 16))
+        most = len(names) * (4 * max(self.facts.width * self.facts.height, eps[0].size) + (1 << 16))
         try:
             reply, payload = self._child.ask(request, *arrays, max_payload=most)
             return _pictures(reply, payload, names)
@@ -185,10 +181,15 @@ class OpenedImage:
             raise
 
 
-def _image_facts(facts: dict[str, Any]) -> tuple[int, int, tuple[Caveat, ...]]:
-    """Width, height and caveats as a child tells them. JSON knows infinities and true, and a number may be a text."""
-    width, height, caveats = (facts.get(name) for name in ("width", "height", "caveats"))
+def _image_facts(told: dict[str, Any], media_type: str) -> ImageFacts:
+    """The facts as a child tells them. JSON knows infinities and true, and a number may be a text."""
+    width, height, caveats = (told.get(name) for name in ("width", "height", "caveats"))
+    file_format, quality = told.get("file_format"), told.get("jpeg_quality")
     if not (type(width) is type(height) is int and isinstance(caveats, list)):
+        raise untrue_answer()
+    if told.get("media_type") != media_type or file_format not in FORMATS[media_type]:
+        raise untrue_answer()
+    if quality is not None and not (media_type == "image/jpeg" and type(quality) is int and 1 <= quality <= 100):
         raise untrue_answer()
     try:
         known = tuple(map(Caveat, caveats))
@@ -196,7 +197,7 @@ def _image_facts(facts: dict[str, Any]) -> tuple[int, int, tuple[Caveat, ...]]:
         raise untrue_answer() from error
     if len(set(known)) != len(known):
         raise untrue_answer()
-    return width, height, known
+    return ImageFacts(width, height, media_type, file_format, quality, known)
 
 
 def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> dict[str, bytes]:

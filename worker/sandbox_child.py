@@ -182,8 +182,7 @@ def _decode(sock: socket.socket, limits: ImageLimits) -> tuple[DecodedImage, int
     size: int = request["size"]
     decoded = decode(bytes(data), limits)
     x = preprocess(decoded.image, size)
-    facts = {"width": decoded.image.width, "height": decoded.image.height, "caveats": decoded.caveats}
-    send(sock, facts, x.tobytes())
+    send(sock, vars(decoded.facts), x.tobytes())
     return decoded, size
 
 

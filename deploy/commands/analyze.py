@@ -101,6 +101,7 @@ def _judge(
     detector: Detector, path: Path, policy: Policy | None, visualize: Path | None, *, with_scores: bool
 ) -> dict[str, Any]:
     from shared.pictures import heatmap_scores
+    from worker.caveats import caveats_of
     from worker.imaging import ImageLimits, decode
     from worker.model.ruling import rule
 
@@ -118,6 +119,11 @@ def _judge(
         "raw_probability_fake": ruling.raw_probability_fake,
         "processing_time": time.perf_counter() - began,
         "dimensions": {"width": width, "height": height},
+        "input": {
+            "media_type": decoded.facts.media_type,
+            "format": decoded.facts.file_format,
+            "jpeg_quality_estimate": decoded.facts.jpeg_quality,
+        },
         "threshold": ruling.threshold,
         "policy": asdict(ruling.policy) if ruling.policy else None,
         "model": {
@@ -127,7 +133,7 @@ def _judge(
             "device": str(detector.device),
             "precision": detector.precision,
         },
-        "caveats": [*ruling.caveats, *decoded.caveats],
+        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, policy)],
     }
     if visualize is not None:
         names = _write_pictures(visualize, path.stem, decoded.image, detection.eps[0].numpy(), mean)

@@ -48,7 +48,7 @@ def test_a_file_that_is_two_things_is_what_it_begins_as(polyglot: OddImage, sand
     assert code_of(sandbox, polyglot.data) == polyglot.code
     if polyglot.code is None:
         with sandbox.open(polyglot.data, 64) as image:
-            assert image.media_type == polyglot.media_type
+            assert image.facts.media_type == polyglot.media_type
 
 
 def test_a_mutated_file_is_decoded_or_refused(sandbox: Sandbox):

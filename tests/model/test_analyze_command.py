@@ -78,6 +78,8 @@ def test_a_policy_calls_the_verdicts_and_is_named(photo: Path, tmp_path: Path):
     assert document["policy"]["fpr_interval"] == {"low": 0.001, "high": 0.012, "confidence": 0.95}
     assert document["raw_probability_fake"] == json.loads(plain.stdout)["probability_fake"]
     assert json.loads(plain.stdout)["policy"] is None
+    assert document["input"] == {"media_type": "image/jpeg", "format": "JPEG", "jpeg_quality_estimate": 75}
+    assert any("Only the middle 40 × 40 of 60 × 40" in caveat for caveat in document["caveats"])
     assert unknown.exit_code == 1
     assert "There are: all-fake, doubtful." in " ".join(unknown.output.split())
 

@@ -125,7 +125,7 @@ def test_a_bad_file_has_its_code(odd: OddImage, sandbox: Sandbox):
 def test_an_odd_file_is_opened_as_in_process(odd: OddImage, sandbox: Sandbox):
     here = decode(odd.data, ImageLimits())
     with sandbox.open(odd.data, 64) as image:
-        assert (image.media_type, (image.width, image.height), image.caveats) == (odd.media_type, odd.size, odd.caveats)
+        assert image.facts == here.facts
         np.testing.assert_array_equal(image.x, preprocess(here.image, 64))
 
 
@@ -214,7 +214,7 @@ def test_a_worker_that_stood_still_does_not_blame_the_file():
 
         with NappingSandbox(wall_seconds=1.5) as sandbox:
             print(sandbox._server._process.pid, flush=True)
-            print(sandbox.open(saved(photograph(), "PNG") + b"|nap", 64).width, flush=True)
+            print(sandbox.open(saved(photograph(), "PNG") + b"|nap", 64).facts.width, flush=True)
     """)
     worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with worker:
@@ -273,6 +273,10 @@ def test_a_request_that_nobody_reads_has_an_end():
         "caveats in a text",
         "a caveat in a list",
         "a caveat twice",
+        "another media type",
+        "a format of another media type",
+        "a format in a list",
+        "a quality of what is no JPEG",
         "a code that blames the service",
         "a message that is no text",
         "a code in a list",
@@ -280,6 +284,12 @@ def test_a_request_that_nobody_reads_has_an_end():
 )
 def test_an_answer_that_cannot_be_true_is_refused(behaviour: str, hostile: HostileSandbox):
     error = failure(hostile, told_to(behaviour))
+    assert (error.code, "cannot be true" in error.message) == (ErrorCode.DECODE_CRASHED, True)
+
+
+@pytest.mark.parametrize("behaviour", ["a quality that is true", "a quality beyond the best", "a quality in words"])
+def test_a_quality_that_cannot_be_true_is_refused(behaviour: str, hostile: HostileSandbox):
+    error = failure(hostile, saved(photograph(), "JPEG") + b"|" + behaviour.encode())
     assert (error.code, "cannot be true" in error.message) == (ErrorCode.DECODE_CRASHED, True)
 
 
@@ -365,7 +375,7 @@ def test_a_child_inherits_and_opens_nothing(
 def test_the_kernel_refuses_a_child_everything_but_computing(hostile: HostileSandbox):
     assert failure(hostile, told_to("try what is forbidden")).message == "allowed []"
     with hostile.open(told_to("start a thread"), 64) as image:
-        assert image.width == 64
+        assert image.facts.width == 64
 
 
 def test_a_machine_that_does_not_know_the_wall_is_told_to_the_log(monkeypatch: pytest.MonkeyPatch):
@@ -396,7 +406,7 @@ def test_many_threads_get_each_their_own_image(sandbox: Sandbox):
             return image
 
     with ThreadPoolExecutor(8) as threads:
-        assert [image.width for image in threads.map(job, range(24))] == [64 + i for i in range(24)]
+        assert [image.facts.width for image in threads.map(job, range(24))] == [64 + i for i in range(24)]
     await_children(server_pid(sandbox), 0)
 
 
@@ -411,14 +421,14 @@ def test_the_server_is_replaced_after_its_death():
         assert (failed.value.code, failed.value.retryable) == (ErrorCode.INTERNAL, True)
         image.close()
         with sandbox.open(_PNG, 64) as again:
-            assert again.width == 64
+            assert again.facts.width == 64
         assert server_pid(sandbox) != first
 
 
 def test_an_image_that_kills_the_server_is_given_up_after_two_tries(unwalled: UnwalledSandbox):
     assert failure(unwalled, told_to("kill the server")).code == ErrorCode.INTERNAL
     with unwalled.open(told_to("behave"), 64) as image:
-        assert image.width == 64
+        assert image.facts.width == 64
 
 
 def test_a_server_that_cannot_start_is_an_error():

@@ -15,7 +15,7 @@ from tests.processes.worker_processes import Workplace
 
 def test_job_ends_with_a_verdict_and_three_pictures(place: Workplace):
     worker = place.start_analysis()
-    job = place.wait_ended(place.submit(saved(photograph(96, 48), "PNG")))
+    job = place.wait_ended(place.submit(saved(photograph(96, 48), "JPEG", quality=30)))
 
     assert (job.state, job.attempt, job.deaths) == ("succeeded", 1, 0), worker.said()
     result = job.result
@@ -24,8 +24,10 @@ def test_job_ends_with_a_verdict_and_three_pictures(place: Workplace):
     assert (result.policy, result.threshold, result.raw_probability_fake) == (None, 0.5, result.probability_fake)
     assert (result.width, result.height) == (96, 48)
     assert result.analyzed_region == {"x": 24, "y": 0, "width": 48, "height": 48}
-    no_policy, region = result.caveats
+    assert (result.file_format, result.jpeg_quality) == ("JPEG", 30)
+    no_policy, region, compressed = result.caveats
     assert no_policy.startswith("No policy was chosen: the threshold 0.5 is the model's own.")
+    assert "JPEG of quality 30" in compressed
     assert region == "Only the middle 48 × 48 of 96 × 48 pixels was analysed."
     assert set(result.timings) == {"fetching", "decoding", "diffusing", "classifying", "rendering", "storing"}
     assert 0 < result.processing_time < 30

@@ -106,6 +106,8 @@ def succeed(database: Database, store: ObjectStore, job: ClaimedJob) -> None:
         height=8,
         analyzed_region={"x": 0, "y": 0, "width": 8, "height": 8},
         media_type="image/png",
+        file_format="PNG",
+        jpeg_quality=None,
         model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cpu", precision="fp32"),
         timings={},
         caveats=(),

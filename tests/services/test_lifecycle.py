@@ -49,6 +49,8 @@ RESULT = JobResult(
     height=480,
     analyzed_region={"x": 80, "y": 0, "width": 480, "height": 480},
     media_type="image/jpeg",
+    file_format="MPO",
+    jpeg_quality=92,
     model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cuda", precision="bf16"),
     timings={"decoding": 0.1},
     caveats=("Transparency was dropped.",),
@@ -189,6 +191,11 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     assert event["type"] == "job.succeeded"
     assert event["data"]["result"]["probability_fake"] == 0.9
     assert event["data"]["result"]["raw_probability_fake"] == 0.99
+    assert event["data"]["result"]["input"] == {
+        "media_type": "image/jpeg",
+        "format": "MPO",
+        "jpeg_quality_estimate": 92,
+    }
     assert event["data"]["result"]["policy"]["fpr_interval"] == {"low": 0.0, "high": 0.012, "confidence": 0.95}
     assert event["data"]["result"]["model"] == {
         "name": "M",

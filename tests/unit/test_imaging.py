@@ -14,7 +14,7 @@ from PIL import Image
 from shared.errors import ErrorCode, JobError
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, png, saved
 from worker import imaging
-from worker.imaging import Caveat, ImageLimits, decode, preprocess
+from worker.imaging import FORMATS, Caveat, ImageLimits, decode, preprocess
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -31,7 +31,10 @@ def test_a_bad_file_has_its_code(odd: OddImage):
 @pytest.mark.parametrize("odd", ACCEPTED, ids=lambda odd: odd.name)
 def test_an_odd_file_is_read_with_its_caveats(odd: OddImage):
     image = decode(odd.data, ImageLimits())
-    assert (image.media_type, image.image.size, image.caveats) == (odd.media_type, odd.size, odd.caveats)
+    facts = image.facts
+    assert (facts.media_type, (facts.width, facts.height), facts.caveats) == (odd.media_type, odd.size, odd.caveats)
+    assert image.image.size == odd.size
+    assert facts.file_format in FORMATS[odd.media_type]
     assert image.image.mode == "RGB"
 
 
@@ -80,7 +83,7 @@ def test_orientation_is_applied_first(orientation: int, file_format: str):
 
 def test_unreadable_exif_is_said_and_the_image_read():
     image = decode(saved(photograph(), "PNG", exif=b"Exif\0\0this is no TIFF header"), ImageLimits())
-    assert image.caveats == (Caveat.NO_ORIENTATION,)
+    assert image.facts.caveats == (Caveat.NO_ORIENTATION,)
 
 
 def test_sixteen_bits_are_scaled_not_clipped():
@@ -107,7 +110,7 @@ def test_the_first_frame_is_the_one_analysed():
 def test_a_path_is_read_by_content_whatever_its_name(tmp_path: Path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(saved(photograph(), "PNG"))
-    assert decode(path, ImageLimits()).media_type == "image/png"
+    assert decode(path, ImageLimits()).facts.media_type == "image/png"
 
 
 def test_a_large_file_is_not_read_whole(tmp_path: Path):

@@ -42,7 +42,8 @@ class Evidence(_Section):
     sum of both classes' rates. `measured_fpr`: the share of the photographs of which an image was called FAKE, with its
     two-sided interval, and its one-sided upper bound, all exact, of that confidence. `missed_fakes`: the share of the
     fakes' photographs of which a fake was called REAL; `max_miss_rate`: the bound that was asked of it, if there is a
-    band. `data_sha256`: the digest of the images' digests, labels, generators and groups.
+    band. `data_sha256`: the digest of the images' digests, labels, generators and groups. `media_types`: what their
+    files were; empty where that was not recorded.
     """
 
     rule: Rule
@@ -58,6 +59,7 @@ class Evidence(_Section):
     fakes: PositiveInt
     fake_groups: PositiveInt
     data_sha256: Sha256
+    media_types: tuple[str, ...] = ()
 
 
 class Policy(_Section):

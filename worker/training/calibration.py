@@ -39,7 +39,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a policy is for and from: its name, the model's, weights and number format, time and data."""
+    """What a policy is for and from: its name, the model's, weights and number format, time, data and its files."""
 
     name: str
     model: str
@@ -47,6 +47,7 @@ class Origin:
     precision: Format
     made_at: datetime
     data_sha256: str
+    media_types: tuple[str, ...] = ()
 
 
 def fit_calibration(logits: Floats, fake: Labels) -> Calibration:
@@ -145,6 +146,7 @@ def _policy(
         fakes=int(measured.fake.sum()),
         fake_groups=len(np.unique(fake_groups)),
         data_sha256=origin.data_sha256,
+        media_types=origin.media_types,
     )
     return Policy(
         name=origin.name,
