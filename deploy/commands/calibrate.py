@@ -73,6 +73,7 @@ def command(  # noqa: PLR0913  # an option each
     from worker.training.dataset import read_dataset
     from worker.training.journal import Journal
     from worker.training.scoring import Scoring, data_sha256, identity_of, scores_of
+    from worker.training.thresholds import allowed_false_positives, allowed_misses
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")
@@ -82,6 +83,10 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status("Reading the images …"):
         dataset = read_dataset(data)
     images = [image for image in dataset.images if split in {"all", image.split}]
+    if target_fpr is not None:  # now, not after hours
+        allowed_false_positives(len({image.group for image in images if not image.fake}), target_fpr)
+    if max_miss_rate is not None:
+        allowed_misses(len({image.group for image in images if image.fake}), max_miss_rate)
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
     journal = Journal(place.parent, identity_of(images, batch, detector.precision))

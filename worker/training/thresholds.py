@@ -44,6 +44,38 @@ class Threshold:
     upper_bound: float
 
 
+def allowed_false_positives(photographs: int, target: float, confidence: float = CONFIDENCE) -> int:
+    """Return how many of so many photographs a threshold may call FAKE for its bound to be at most `target`.
+
+    Raises:
+        TooFewPhotographsError: even none would have a higher bound.
+    """
+    allowed = most_successes(photographs, target, confidence)
+    if allowed is None:
+        raise TooFewPhotographsError(
+            f"A false-positive rate of at most {target:g}, with a confidence of {confidence:g}, takes at least "
+            f"{fewest_trials(target, confidence)} independent photographs; there are {photographs}. Add photographs "
+            "of other groups, or ask for a higher rate."
+        )
+    return allowed
+
+
+def allowed_misses(groups: int, limit: float) -> int:
+    """Return how many of so many groups of fakes may be missed for the share's bound to be at most `limit`.
+
+    Raises:
+        TooFewPhotographsError: even none would have a higher bound.
+    """
+    allowed = most_successes(groups, limit, CONFIDENCE)
+    if allowed is None:
+        raise TooFewPhotographsError(
+            f"A band below which at most {limit:g} of the fakes lie takes fakes of at least "
+            f"{fewest_trials(limit, CONFIDENCE)} independent groups; there are {groups}. Add fakes, or ask for a "
+            "higher rate."
+        )
+    return allowed
+
+
 def threshold_for_false_positives(
     probabilities: Floats, fake: Labels, groups: Names, target: float, confidence: float = CONFIDENCE
 ) -> Threshold:
@@ -58,13 +90,7 @@ def threshold_for_false_positives(
         CalibrationError: more than k photographs have the probability 1.
     """
     highest = np.sort(_of_groups(np.maximum, probabilities[~fake], groups[~fake]))[::-1]
-    allowed = most_successes(len(highest), target, confidence)
-    if allowed is None:
-        raise TooFewPhotographsError(
-            f"A false-positive rate of at most {target:g}, with a confidence of {confidence:g}, takes at least "
-            f"{fewest_trials(target, confidence)} independent photographs; there are {len(highest)}. Add photographs "
-            "of other groups, or ask for a higher rate."
-        )
+    allowed = allowed_false_positives(len(highest), target, confidence)
     value = float(np.nextafter(highest[allowed], 2))
     if value > 1:
         raise CalibrationError(
@@ -115,14 +141,7 @@ def lowest_inconclusive(probabilities: Floats, fake: Labels, groups: Names, miss
         TooFewPhotographsError: there are too few photographs that fakes were made from.
     """
     lowest = np.sort(_of_groups(np.minimum, probabilities[fake], groups[fake]))
-    allowed = most_successes(len(lowest), miss_limit, CONFIDENCE)
-    if allowed is None:
-        raise TooFewPhotographsError(
-            f"A band below which at most {miss_limit:g} of the fakes lie takes fakes of at least "
-            f"{fewest_trials(miss_limit, CONFIDENCE)} independent groups; there are {len(lowest)}. Add fakes, or ask "
-            "for a higher rate."
-        )
-    return float(lowest[min(allowed, len(lowest) - 1)])
+    return float(lowest[allowed_misses(len(lowest), miss_limit)])
 
 
 def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> Interval:
