@@ -104,6 +104,16 @@ def test_dire_images_are_those_of_the_full_reconstruction(store_of: StoreOf, mak
     assert ((batch.dire + 1) * 127.5 - expected).abs().max() <= 1.01  # another batch size, another last digit
 
 
+def test_a_student_of_dire_images_gets_them_for_noise_maps(store_of: StoreOf, maker: NoiseMaker) -> None:
+    made, read = store_of(1, with_dire=True), store_of(1, with_dire=True)
+    read.reads_dire = True
+    made.make(maker)
+    batch = read.load(np.array([3]))
+    assert batch.dire is not None
+    assert torch.equal(batch.eps, batch.dire)
+    assert not torch.equal(made.load(np.array([3])).eps, batch.eps)
+
+
 def test_variants_differ_and_the_seed_decides_them(store_of: StoreOf, maker: NoiseMaker) -> None:
     stores = [store_of(), store_of(folder="again"), store_of(seed=6)]
     for store in stores:

@@ -21,6 +21,7 @@ from tests import tiny_model
 from tests.killed_training import MOMENTS
 from tests.tiny_dataset import RECIPE, write_dataset
 from worker.model import load_model, verify
+from worker.model.diffusion import dire, dire_unit
 from worker.model.student import feature_layers
 from worker.training.dataset import read_dataset
 from worker.training.recipe import read_recipe
@@ -111,6 +112,20 @@ def test_a_second_run_changes_nothing(trained: Path, desk: Desk) -> None:
     before = desk.weights("unbroken"), report_of(trained)["epochs"]
     assert desk.run("unbroken").exit_code == 0
     assert (desk.weights("unbroken"), report_of(trained)["epochs"]) == before
+
+
+def test_dire_itself_can_be_trained_to_compare_with(desk: Desk) -> None:
+    (desk.folder / "dire.toml").write_text(RECIPE.replace("[student]", '[student]\ninputs = "dire"'))
+    result = desk.run("dire", recipe="dire.toml")
+    assert result.exit_code == 0, result.output
+    found = verify(NAME, desk.folder / "dire", device="cpu")
+    assert (found.problems, found.self_test, found.precision) == ((), "passed", "fp32")
+    model = load_model(NAME, device="cpu", models_dir=desk.folder / "dire")
+    x = torch.rand(2, 3, tiny_model.SIZE, tiny_model.SIZE) * 2 - 1
+    seen = dire_unit(dire(x, model.reconstruct(x)))
+    logit = model.classify(x, torch.zeros_like(x)).logit
+    assert torch.allclose(logit, model._student(x, seen).logit)
+    assert not torch.allclose(logit, model._student(x, torch.zeros_like(x)).logit)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

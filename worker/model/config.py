@@ -14,8 +14,11 @@ NORM_GROUPS = 32
 Format = Literal["fp32", "bf16", "fp16"]
 """Number formats of the U-Net."""
 
-Inputs = Literal["image+eps", "eps", "image", "image+grey_eps"]
-"""What a student reads: the image, its noise map, both, or the image and the mean of the noise map's channels."""
+Inputs = Literal["image+eps", "eps", "image", "image+grey_eps", "dire"]
+"""What a student reads: the image, its noise map, both, or the image and the mean of the noise map's channels.
+
+`dire` is the paper's older rival: a classifier of the DIRE image alone, which takes 40 passes of the U-Net.
+"""
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 

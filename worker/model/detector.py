@@ -16,7 +16,7 @@ from shared.pictures import dire_map_png, heatmap_scores
 from worker.imaging import ImageLimits, decode, preprocess
 from worker.model.config import Format, ModelCard
 from worker.model.decision import verdict
-from worker.model.diffusion import SpacedDiffusion
+from worker.model.diffusion import SpacedDiffusion, dire, dire_unit
 from worker.model.student import Student, StudentOutput
 from worker.model.unet import DTYPES, AdmUnet
 
@@ -87,8 +87,14 @@ class Detector:
 
     @torch.inference_mode()
     def classify(self, x: Tensor, eps: Tensor) -> StudentOutput:
-        """Return logit (B, 1) and feature (B, C, h, w), float32, of images and their noise maps, both (B, 3, S, S)."""
-        output: StudentOutput = self._student(self._batch(x), self._batch(eps))
+        """Return logit (B, 1) and feature (B, C, h, w), float32, of images and their noise maps, both (B, 3, S, S).
+
+        A student that reads DIRE images has no use for eps: they are made here, as long as `reconstruct` takes.
+        """
+        x, eps = self._batch(x), self._batch(eps)
+        if self.card.student.inputs == "dire":
+            eps = dire_unit(dire(x, self._diffusion.reconstruct(self._unet, x)))
+        output: StudentOutput = self._student(x, eps)
         return output
 
     def detect(self, x: Tensor) -> Detection:

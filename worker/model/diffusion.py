@@ -87,3 +87,8 @@ class SpacedDiffusion:
 def dire(x: Tensor, reconstruction: Tensor) -> Tensor:
     """Return |x - reconstruction| as the published DIRE stores it: [0, 2] scaled to 0 ... 255, cut off to uint8."""
     return ((x - reconstruction).abs() * (255 / 2)).clamp(0, 255).to(torch.uint8)
+
+
+def dire_unit(image: Tensor) -> Tensor:
+    """Return a DIRE image, uint8, as networks read it: float32 in [-1, 1]."""
+    return image.float() / 127.5 - 1

@@ -17,7 +17,7 @@ from torchvision.models import get_model, list_models  # type: ignore[attr-defin
 
 from worker.model.config import Inputs, StudentConfig
 
-INPUT_CHANNELS: dict[Inputs, int] = {"image+eps": 6, "eps": 3, "image": 3, "image+grey_eps": 4}
+INPUT_CHANNELS: dict[Inputs, int] = {"image+eps": 6, "eps": 3, "image": 3, "image+grey_eps": 4, "dire": 3}
 HEAD_NAMES = frozenset({"avgpool", "fc", "classifier", "head", "heads"})
 """What torchvision's classifiers call the layers after the feature map."""
 
@@ -47,7 +47,10 @@ class Student(nn.Module):
         self.student_head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.channels, 1))
 
     def forward(self, x: Tensor, eps: Tensor) -> StudentOutput:
-        """Classify images x in [-1, 1] with their noise maps eps; both (B, 3, S, S), float32."""
+        """Classify images x in [-1, 1] with their noise maps eps; both (B, 3, S, S), float32.
+
+        A student that reads DIRE images takes those, in [-1, 1], in the place of eps.
+        """
         read = _read(self.inputs, x, eps).contiguous(memory_format=torch.channels_last)
         if self.input_size is not None:
             read = F.interpolate(read, size=(self.input_size, self.input_size), mode="bilinear", align_corners=False)

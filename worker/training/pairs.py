@@ -29,7 +29,7 @@ from torch import Tensor
 
 from worker.imaging import ImageLimits, decode, preprocess
 from worker.model.config import DiffusionConfig, Format
-from worker.model.diffusion import Denoiser, SpacedDiffusion, dire
+from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
 from worker.training.augmentation import augmented, pixels_digest
 from worker.training.dataset import LabelledImage
 from worker.training.recipe import Augmentation
@@ -50,6 +50,8 @@ _BYTES = {"x": 2, "eps": 2, "dire": 1}
 @dataclass(frozen=True)
 class Batch:
     """`x`, `eps` and `dire` (B, 3, S, S) float32, the last in [-1, 1] or None; `fake` (B,) float32, 1 for a fake.
+
+    For a student that reads DIRE images `eps` holds those.
 
     After CutMix `fake` is a share.
     """
@@ -130,9 +132,21 @@ class _Item:
 
 
 class PairStore:
-    """The pairs of some images, `variants` of each, in `folder`. A `PairSource` once they are `made`."""
+    """The pairs of some images, `variants` of each, in `folder`. A `PairSource` once they are made.
 
-    def __init__(self, folder: Path, key: PairKey, images: Sequence[LabelledImage], variants: int) -> None:
+    `reads_dire`: whether `load` gives the DIRE images in the place of the noise maps.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: PairKey,
+        images: Sequence[LabelledImage],
+        variants: int,
+        *,
+        reads_dire: bool = False,
+    ) -> None:
+        self.reads_dire = reads_dire
         self.key, self.description = key, key.describe()
         self.folder = folder / hashlib.sha256(self.description.encode()).hexdigest()[:16]
         digests = _digests(images)
@@ -188,8 +202,9 @@ class PairStore:
         """Read some pairs from their shards."""
         rows = [self._row(int(number)) for number in index]
         x, eps = (torch.stack([row[part] for row in rows]).float() for part in ("x", "eps"))
-        shown = torch.stack([row["dire"] for row in rows]).float() / 127.5 - 1 if self.key.with_dire else None
-        return Batch(x, eps, shown, torch.from_numpy(self.labels[index]).float())
+        shown = dire_unit(torch.stack([row["dire"] for row in rows])) if self.key.with_dire else None
+        read = shown if shown is not None and self.reads_dire else eps
+        return Batch(x, read, shown, torch.from_numpy(self.labels[index]).float())
 
     def _row(self, number: int) -> dict[str, Tensor]:
         shard = self._open(self._path(number // SHARD_PAIRS))

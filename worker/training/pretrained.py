@@ -116,8 +116,8 @@ def _widen_first(state: dict[str, Tensor], options: StudentOptions, backbone: nn
     path, layer = first_convolution(options.backbone, backbone)
     name = f"{path}.weight"
     image, random = state[name], layer.weight.detach()
-    noise = random if options.inputs == "eps" else random[:, 3:]
+    noise = random if options.inputs in {"eps", "dire"} else random[:, 3:]
     if options.noise_channels == "pretrained":
         noise = image.sum(dim=1, keepdim=True) if options.inputs == "image+grey_eps" else image
-    parts = {"image+eps": (image, noise), "image+grey_eps": (image, noise), "image": (image,), "eps": (noise,)}
-    state[name] = torch.cat(parts[options.inputs], dim=1)
+    parts = {"image": (image,), "eps": (noise,), "dire": (noise,)}.get(options.inputs, (image, noise))
+    state[name] = torch.cat(parts, dim=1)

@@ -149,9 +149,14 @@ class Recipe(Options):
     training: StudentPlan
 
     @property
+    def reads_dire(self) -> bool:
+        """Whether the student reads DIRE images."""
+        return self.student.inputs == "dire"
+
+    @property
     def needs_dire(self) -> bool:
-        """Whether DIRE images are to be computed."""
-        return self.teacher.weight > 0 and self.teacher.sees == "dire"
+        """Whether DIRE images are to be computed for training."""
+        return self.reads_dire or (self.teacher.weight > 0 and self.teacher.sees == "dire")
 
 
 def read_recipe(named: str) -> Recipe:

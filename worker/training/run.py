@@ -26,7 +26,7 @@ from worker.model.card import find_card
 from worker.model.config import Format, ModelName, StudentConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.digests import digests, identify
-from worker.model.loading import choose, load_model, load_unet
+from worker.model.loading import Precision, choose, load_model, load_unet
 from worker.model.placing import require_space
 from worker.model.self_test import record
 from worker.model.unet import DTYPES
@@ -92,7 +92,7 @@ class Training:
         self.installed = find_card(order.adm, order.models_dir)
         card = self.installed.card
         self.adm_path = self.installed.locate(card.adm)
-        self.device, dtype = choose(card, order.device, order.recipe.pairs.precision)
+        self.device, dtype = choose(card, order.device, _precision(order.recipe))
         if self.device.type == "cuda" and team.size > 1:
             self.device = torch.device("cuda", team.local_rank)
         self.precision: Format = next(name for name, known in DTYPES.items() if known == dtype)
@@ -165,7 +165,7 @@ class Training:
             student=StudentConfig(**{name: getattr(self.recipe.student, name) for name in StudentConfig.model_fields}),
             provenance=_provenance(report),
             diffusion=card.diffusion,
-            precision=card.precision,
+            precision="fp32" if self.recipe.reads_dire else card.precision,
         )
         target = order.out / f"{order.name}.toml"
         write_whole(target, card_toml(text, adm, student).encode())
@@ -180,9 +180,10 @@ class Training:
             precision=self.precision,
             augmentation=augmentation,
             seed=self.recipe.pairs.seed,
-            with_dire=self.recipe.needs_dire and split == "train",
+            with_dire=self.recipe.reads_dire or (self.recipe.needs_dire and split == "train"),
         )
-        return PairStore(self.order.pairs, key, self.dataset.of(split), variants)
+        images, reads_dire = self.dataset.of(split), self.recipe.reads_dire
+        return PairStore(self.order.pairs, key, images, variants, reads_dire=reads_dire)
 
     def _fingerprint(self) -> str:
         """Return all that shapes the weights, with digests in place of paths."""
@@ -240,6 +241,11 @@ class Training:
             "hardware": {"device": _device_name(self.device), "processes": self.team.size},
             "versions": {name: version(name) for name in ("torch", "torchvision")},
         }
+
+
+def _precision(recipe: Recipe) -> Precision:
+    """DIRE students know float32 alone: their logit hangs on 40 passes of the U-Net, and a self-test holds it fast."""
+    return "fp32" if recipe.reads_dire else recipe.pairs.precision
 
 
 def _check_name(name: str) -> None:
