@@ -72,7 +72,7 @@ def command(  # noqa: PLR0913  # an option each
     from worker.training.calibration import Origin, policy_by_youden, policy_for_target
     from worker.training.dataset import read_dataset
     from worker.training.journal import Journal
-    from worker.training.scoring import Scoring, data_sha256, identity_of, scores_of
+    from worker.training.scoring import Scoring, data_sha256, identity_of, media_types, scores_of
     from worker.training.thresholds import allowed_false_positives, allowed_misses
 
     if youden == (target_fpr is not None):
@@ -95,13 +95,15 @@ def command(  # noqa: PLR0913  # an option each
     for file in (*dataset.skipped, *judged.skipped):
         notes().print(f"[yellow]skipped[/] {escape(str(file.path))}: {escape(file.reason)}")
     skipped = {file.path for file in judged.skipped}
+    used = [image for image in images if image.path not in skipped]
     origin = Origin(
         name=name,
         model=card.card.name,
         weights_sha256=detector.weights_sha256,
         precision=detector.precision,
         made_at=datetime.now(UTC).replace(microsecond=0),
-        data_sha256=data_sha256([image for image in images if image.path not in skipped]),
+        data_sha256=data_sha256(used),
+        media_types=media_types(used),
     )
     scores = scores_of(images, judged.logits)
     if target_fpr is None:

@@ -173,6 +173,7 @@ def test_a_policy_goes_from_calibration_to_evaluation(models: Path, data: Path, 
     written = tomllib.loads((policies / "half.toml").read_text())
     detector = load_model(NAME, "cpu", "auto", models)
     assert written["weights_sha256"] == detector.weights_sha256
+    assert written["evidence"]["media_types"] == ["image/png"]
     assert load_policy("half", find_card(NAME, models), detector.weights_sha256, detector.precision).name == "half"
 
     arguments = ("--policy", "half", "--out", tmp_path, "--resamples", "100", "--without", "robustness")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import JobError
+from shared.media import HEAD_BYTES, sniff
 from worker.imaging import ImageLimits, decode
 from worker.model.detector import Detector
 from worker.training.dataset import LabelledImage, Skipped
@@ -177,6 +178,15 @@ def data_sha256(images: Sequence[LabelledImage]) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         lines.append(f"{content} {'fake' if image.fake else 'real'} {image.generator} {image.group}\n")
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def media_types(images: Sequence[LabelledImage]) -> tuple[str, ...]:
+    """Return the media types of the images' files, by their first bytes, sorted."""
+    found = set()
+    for image in images:
+        with image.path.open("rb") as file:
+            found.add(sniff(file.read(HEAD_BYTES)))
+    return tuple(sorted(filter(None, found)))
 
 
 def _own_generator(pixels: bytes) -> np.random.Generator:
