@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.training.adm import AdmTrainer
 from worker.training.photographs import Pixels
-from worker.training.resumable import CheckpointMismatchError, step_rng, train
+from worker.training.resumable import CheckpointMismatchError, DiskFullError, step_rng, train
 
 
 class KilledAtStepFive(AdmTrainer):
@@ -108,3 +109,35 @@ def test_steps_draw_independently() -> None:
     draws = [step_rng(seed, step).integers(1 << 40) for seed in (0, 1) for step in (0, 1, 2)]
     assert len(set(draws)) == 6
     assert np.array_equal(step_rng(3, 4).random(5), step_rng(3, 4).random(5))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_work_goes_on(pictures: list[Pixels], tmp_path: Path) -> None:
+    """The system refuses to let any file grow beyond a limit, as a full disk does."""
+    checkpoint = tmp_path / "adm.checkpoint"
+    _trained(pictures, checkpoint)
+    longer = replace(TINY_PLAN, steps=8)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))
+    try:
+        with pytest.raises(DiskFullError, match="goes on from what is there"):
+            train(AdmTrainer(TINY_UNET, TINY_SIZE, pictures, longer), 8, checkpoint, every=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert torch.load(checkpoint, weights_only=True)["step"] == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["adm.checkpoint"]
+    train(AdmTrainer(TINY_UNET, TINY_SIZE, pictures, longer), 8, checkpoint, every=2)
+    assert torch.load(checkpoint, weights_only=True)["step"] == 8
+
+
+def test_a_checkpoint_is_not_saved_more_often_than_asked(pictures: list[Pixels], tmp_path: Path) -> None:
+    saved: list[int] = []
+
+    class Watched(AdmTrainer):
+        def state(self) -> dict[str, Any]:
+            saved.append(1)
+            return super().state()
+
+    train(Watched(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, tmp_path / "a", every=1, pause=3600)
+    assert len(saved) == 1  # at the end
+    train(Watched(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, tmp_path / "b", every=1, keeps=False)
+    assert not (tmp_path / "b").exists()

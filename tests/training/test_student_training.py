@@ -232,3 +232,14 @@ def test_mixed_precision_keeps_weights_in_float32(examples: Examples, precision:
     losses = [trainer.advance(step) for step in range(trainer.steps)]
     assert all(math.isfinite(loss) for loss in losses)
     assert all(value.dtype == torch.float32 for value in trainer.network.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v3_large", "efficientnet_b0"])
+def test_backbones_of_torchvision_can_be_trained(backbone: str, examples: Examples) -> None:
+    plan = changed(batch_size=4, recalibrate=False)
+    student = new_student(OPTIONS.model_copy(update={"backbone": backbone}), seed=0)
+    trainer = StudentTrainer(student, plan, examples, examples, fingerprint="x")
+    before = student.state_dict()["student_head.2.weight"].clone()
+    assert math.isfinite(trainer.advance(0))
+    assert not torch.equal(student.state_dict()["student_head.2.weight"], before)
+    trainer.close()
