@@ -216,6 +216,7 @@ def test_too_little_room_is_told_before_any_work(store_of: StoreOf, monkeypatch:
 
 def test_processes_share_the_shards(store_of: StoreOf, maker: NoiseMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Team, "wait", lambda _: None)
+    monkeypatch.setattr(Team, "from_leader", lambda _, make: make())
     store_of().make(maker, Team(rank=1, size=2))
     assert store_of().missing() == [0, 2]
 

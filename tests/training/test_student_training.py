@@ -102,19 +102,6 @@ def test_a_student_reads_what_its_card_says(inputs: Inputs, reads_image: bool, r
         )
 
 
-def test_a_balanced_batch_holds_as_many_photographs_as_fakes(examples: Examples) -> None:
-    few_fakes = Examples(examples.x, examples.eps, torch.arange(60) < 3, examples.kinds)
-    drawn = trainer_of(few_fakes)._draw(0)
-    assert few_fakes.fake[drawn].sum() == len(drawn) // 2
-
-
-def test_shuffled_batches_hold_every_pair_once_an_epoch(examples: Examples) -> None:
-    trainer = trainer_of(examples, changed(sampling="shuffled", batch_size=20))
-    epochs = [np.concatenate([trainer._draw(step) for step in range(first, first + 3)]) for first in (0, 3)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(60))] * 2
-    assert list(epochs[0]) != list(epochs[1])
-
-
 def test_state_and_restore_continue_exactly(examples: Examples) -> None:
     plan = changed(cutmix_probability=0.5)
     unbroken, first = (trainer_of(examples, plan) for _ in range(2))

@@ -115,7 +115,9 @@ def test_a_second_run_changes_nothing(trained: Path, desk: Desk) -> None:
 
 
 def test_dire_itself_can_be_trained_to_compare_with(desk: Desk) -> None:
-    (desk.folder / "dire.toml").write_text(RECIPE.replace("[student]", '[student]\ninputs = "dire"'))
+    (desk.folder / "dire.toml").write_text(
+        RECIPE.replace("[student]", '[student]\ninputs = "dire"').replace("variants = 2", "variants = 1")
+    )
     result = desk.run("dire", recipe="dire.toml")
     assert result.exit_code == 0, result.output
     found = verify(NAME, desk.folder / "dire", device="cpu")
@@ -201,6 +203,15 @@ def test_a_model_that_is_not_installed_is_refused(desk: Desk) -> None:
 
 def test_a_name_that_no_card_may_have_is_refused(desk: Desk) -> None:
     refused(desk.run("x", "--name", "my model"), "A model cannot be called 'my model'")
+
+
+def test_nothing_that_is_there_is_overwritten(desk: Desk) -> None:
+    (desk.folder / "taken").mkdir()
+    (desk.folder / "taken" / "adm.safetensors").write_bytes(b"another")
+    refused(desk.run("taken"), "is another file than")
+    (desk.folder / "taken" / f"{NAME}.toml").write_text("a card of the operator's")
+    refused(desk.run("taken"), "was not made by this training")
+    assert not (desk.folder / "taken" / "pairs").exists()
 
 
 def test_a_split_without_a_class_is_refused(desk: Desk) -> None:

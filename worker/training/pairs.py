@@ -187,7 +187,7 @@ class PairStore:
         Raises:
             DiskFullError: the disk is full; the next call goes on from there.
         """
-        mine = self.missing()[team.rank :: team.size]
+        mine = team.from_leader(self.missing)[team.rank :: team.size]  # what is missing changes while they work
         self.folder.mkdir(parents=True, exist_ok=True)
         if mine and team.leads:
             write_whole(self.folder / "key.json", self.description.encode())

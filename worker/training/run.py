@@ -10,8 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,7 +29,7 @@ from worker.model.loading import Precision, choose, load_model, load_unet
 from worker.model.placing import require_space
 from worker.model.self_test import record
 from worker.model.unet import DTYPES
-from worker.training.dataset import Dataset, DatasetError, LabelledImage, Split, read_dataset
+from worker.training.dataset import Dataset, DatasetError, Split, read_dataset
 from worker.training.pairs import NoiseMaker, PairKey, PairStore
 from worker.training.pretrained import Teacher, new_student
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights
@@ -39,15 +38,12 @@ from worker.training.resumable import check_fingerprint, train, write_whole
 from worker.training.stopwatch import Stopwatch
 from worker.training.student import Setting, StudentTrainer
 from worker.training.team import Team
+from worker.training.training_report import described, device_name, provenance
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _THRESHOLD = 0.5
-_CAVEAT = (
-    "The threshold was not chosen on any data. Evaluate the model on images that it never saw, and choose a policy "
-    "with `distildire calibrate`."
-)
 
 
 class TrainingError(DistildireError):
@@ -108,6 +104,7 @@ class Training:
         self.checkpoint = order.out / f"{order.name}.checkpoint"
         self.fingerprint = self._fingerprint()
         check_fingerprint(self.checkpoint, self.fingerprint)
+        self._check_place()
         order.out.mkdir(parents=True, exist_ok=True)
         self.stopwatch = Stopwatch(order.out / f"{order.name}.seconds.json")
 
@@ -124,13 +121,13 @@ class Training:
 
     def make_pairs(self) -> None:
         """Stage 1: noise maps, and DIRE images where the teacher sees them."""
-        if self.pairs.missing() or self.validation.missing():
+        stores = (self.pairs, self.validation)
+        if self.team.from_leader(lambda: any(store.missing() for store in stores)):
             diffusion = SpacedDiffusion(self.installed.card.diffusion)
             unet = load_unet(self.installed).set_precision(DTYPES[self.precision]).to(self.device)
             maker = NoiseMaker(unet.to(memory_format=torch.channels_last).eval(), diffusion, self.device)
-            for store in (self.pairs, self.validation):
+            for store in stores:
                 store.make(maker, self.team)
-        self.team.wait()
 
     def train_student(self) -> StudentTrainer:
         """Stage 2."""
@@ -163,13 +160,21 @@ class Training:
             image_size=card.image_size,
             unet=UnetConfig(**{name: getattr(card.adm, name) for name in UnetConfig.model_fields}),
             student=StudentConfig(**{name: getattr(self.recipe.student, name) for name in StudentConfig.model_fields}),
-            provenance=_provenance(report),
+            provenance=provenance(report),
             diffusion=card.diffusion,
             precision="fp32" if self.recipe.reads_dire else card.precision,
         )
         target = order.out / f"{order.name}.toml"
         write_whole(target, card_toml(text, adm, student).encode())
         record(load_model(order.name, "cpu", "fp32", order.out), target)
+
+    def _check_place(self) -> None:
+        """Raise TrainingError where the results would take the place of something else."""
+        card, adm = self.order.out / f"{self.order.name}.toml", self.order.out / self.adm_path.name
+        if card.exists() and not self.checkpoint.exists():
+            raise TrainingError(f"{card} was not made by this training. Choose another name or folder.")
+        if adm.exists() and _digest(adm) != _digest(self.adm_path):
+            raise TrainingError(f"{adm} is another file than {self.adm_path}. Name another folder for the results.")
 
     def _store(self, split: Split, augmentation: Augmentation, variants: int) -> PairStore:
         card = self.installed.card
@@ -210,7 +215,7 @@ class Training:
     def _place_adm(self) -> PublishedFile:
         """Give the ADM's weights a second name beside the card, or copy them where the disk is another."""
         source, target = self.adm_path, self.order.out / self.adm_path.name
-        if not target.exists():
+        if not target.exists():  # else it is the same: see `_check_place`
             try:
                 os.link(source, target)
             except OSError:
@@ -224,21 +229,17 @@ class Training:
         return {
             "name": self.order.name,
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": _described(self.dataset) | {"digest": self.pairs.data_digest},
-            "adm": {
-                "card": self.installed.card.name,
-                "sha256": self.pairs.key.adm_sha256,
-                "precision": self.precision,
-            },
+            "data": described(self.dataset) | {"digest": self.pairs.data_digest},
+            "adm": {"card": self.installed.card.name, "sha256": self.pairs.key.adm_sha256, "precision": self.precision},
             "pairs": {"train": len(self.pairs.labels), "validation": len(self.validation.labels)},
             "student": {
                 "sha256": student.sha256,
-                "parameters": sum(parameter.numel() for parameter in self.student.parameters()),
+                "parameters": sum(value.numel() for value in self.student.parameters()),
             },
             "best": {name: trainer.best[name] for name in ("epoch", "average_precision")},
             "epochs": trainer.history,
             "seconds": self.stopwatch.seconds(),
-            "hardware": {"device": _device_name(self.device), "processes": self.team.size},
+            "hardware": {"device": device_name(self.device), "processes": self.team.size},
             "versions": {name: version(name) for name in ("torch", "torchvision")},
         }
 
@@ -270,43 +271,6 @@ def _check_splits(source: Path, dataset: Dataset) -> None:
         ]
     if faults:
         raise DatasetError(source, faults)
-
-
-def _described(dataset: Dataset) -> dict[str, Any]:
-    splits = {split: _counts(dataset.of(split)) for split in get_args(Split)}
-    skipped = [{"path": str(one.path), "reason": one.reason} for one in dataset.skipped]
-    return {"splits": splits, "skipped": skipped}
-
-
-def _counts(images: Sequence[LabelledImage]) -> dict[str, Any]:
-    fakes = Counter(image.generator for image in images if image.fake)
-    return {
-        "reals": sum(not image.fake for image in images),
-        "fakes": dict(sorted(fakes.items())),
-        "groups": len({image.group for image in images}),
-    }
-
-
-def _provenance(report: dict[str, Any]) -> dict[str, str | int | float]:
-    """Return the card's `[provenance]`, all of it from the report."""
-    data, best = report["data"], report["best"]
-    counts = "; ".join(
-        f"{split}: {found['reals']} real, {sum(found['fakes'].values())} fake in {found['groups']} groups"
-        for split, found in data["splits"].items()
-    )
-    return {
-        "data": counts,
-        "generators": ", ".join(data["splits"]["train"]["fakes"]),
-        "data_digest": data["digest"],
-        "recipe": report["recipe"]["name"],
-        "epoch": best["epoch"],
-        "validation_average_precision": round(best["average_precision"], 4),
-        "caveat": _CAVEAT,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def _digest(path: Path | None) -> str | None:

@@ -31,13 +31,14 @@ from worker.training.pairs import Batch, PairSource
 from worker.training.pretrained import Teacher
 from worker.training.recipe import StudentPlan
 from worker.training.resumable import step_rng, warmed_cosine
+from worker.training.sampling import BatchSampler
 from worker.training.team import Team
 
 log = logging.getLogger(__name__)
 
 RECALIBRATION_BATCHES = 20
 PREDICTION_BATCH = 64
-_ORDER, _CUTMIX, _NETWORK = 1, 2, 3  # what else is drawn for a step besides its pairs
+_CUTMIX, _NETWORK = 2, 3  # what is drawn for a step besides its pairs
 _PARTS = ("loss", "classification", "distillation")
 
 
@@ -95,12 +96,12 @@ class StudentTrainer:
         self._joined = team.wrap(self.network)
         self.optimizer = _optimizer(plan, self.network)
         self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
-        self.steps_per_epoch = max(1, len(pairs.labels) // plan.batch_size)
+        self._sampler = BatchSampler(pairs.labels, plan)
+        self.steps_per_epoch = self._sampler.steps_per_epoch
         self.steps = plan.epochs * self.steps_per_epoch
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
         self._sums = dict.fromkeys(_PARTS, 0.0)
-        self._fakes, self._reals = np.flatnonzero(pairs.labels), np.flatnonzero(~pairs.labels)
         self._reader = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future[Batch]] = {}
         self._curves: EventLog | None = None
@@ -229,23 +230,13 @@ class StudentTrainer:
 
     def _load(self, step: int) -> Batch:
         """Read this process's share of a step's batch, after CutMix: what is drawn is the same in all processes."""
-        drawn, team = self._draw(step), self.setting.team
+        drawn, team = self._sampler.draw(step), self.setting.team
         batch = self.pairs.load(drawn[team.rank :: team.size])
         rng = step_rng(self.plan.seed, step, _CUTMIX)
         if rng.random() >= self.plan.cutmix_probability:
             return batch
         mix = draw_mix(len(drawn), self.plan.cutmix, rng)
         return mixed(batch, self.pairs.load(drawn[mix.partner][team.rank :: team.size]), mix)
-
-    def _draw(self, step: int) -> NDArray[np.int64]:
-        """Return the numbers of the pairs of a step's batch, (batch size,)."""
-        size = self.plan.batch_size
-        if self.plan.sampling == "balanced":
-            rng = step_rng(self.plan.seed, step)
-            return np.concatenate([rng.choice(self._fakes, size // 2), rng.choice(self._reals, size // 2)])
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = step_rng(self.plan.seed, epoch, _ORDER).permutation(len(self.pairs.labels))
-        return np.resize(order, max(size, len(order)))[place * size : (place + 1) * size]
 
 
 @torch.no_grad()
