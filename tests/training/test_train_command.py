@@ -130,6 +130,21 @@ def test_dire_itself_can_be_trained_to_compare_with(desk: Desk) -> None:
     assert not torch.allclose(logit, model._student(x, torch.zeros_like(x)).logit)
 
 
+def test_the_published_recipe_shows_dire_images_to_its_teacher(desk: Desk) -> None:
+    torch.save(feature_layers("resnet18").state_dict(), desk.folder / "resnet18.pth")
+    (desk.folder / "quirks.toml").write_text(
+        'base = "published"\n[pairs]\nvariants = 1\n[training]\nepochs = 1\nbatch_size = 8\n'
+        '[student]\nbackbone = "mobilenet_v3_small"\ninput_size = 32\n'
+        '[teacher]\nbackbone = "resnet18"\nweights = "resnet18.pth"\n'
+    )
+    result = desk.run("quirks", recipe="quirks.toml")
+    assert result.exit_code == 0, result.output
+    (row,) = report_of(desk.folder / "quirks")["epochs"]
+    assert row["distillation"] > 0
+    assert row["loss"] == pytest.approx(row["classification"] + row["distillation"])
+    load_model(NAME, device="cpu", models_dir=desk.folder / "quirks")
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_training_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
     moment: str, trained: Path, desk: Desk
