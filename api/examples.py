@@ -61,6 +61,7 @@ EXAMPLES: Mapping[type[Document], Mapping[str, Any]] = {
                 "fpr_interval": {"low": 0.00005, "high": 0.0111, "confidence": 0.95},
                 "photographs": 500,
             },
+            "stability": {"flip_rate": 0.0, "probability_min": 0.87, "probability_max": 0.93, "passes": 5},
             "processing_time": 0.125,
             "dimensions": {"width": 600, "height": 400},
             "analyzed_region": {"x": 100, "y": 0, "width": 400, "height": 400},

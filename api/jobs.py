@@ -197,6 +197,7 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
         pictures=upload.pictures,
         model=upload.model,
         policy=upload.policy,
+        stability=upload.stability,
         priority=who.priority,
         metadata=upload.metadata,
         idempotency_key=key,

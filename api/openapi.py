@@ -23,7 +23,7 @@ from api.problems import (
 )
 from api.schemas import DOCUMENTS, IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Document, ProblemDocument
 from api.uploads import IMAGE, METADATA_BYTES
-from shared.jobs import PICTURES, POLICY_NAME, SOURCE
+from shared.jobs import PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
 
 _IDEMPOTENCY_PARAMETER = {
     "in": "header",
@@ -146,7 +146,7 @@ def _plain(parameter: dict[str, Any]) -> None:
 
 
 def _submission() -> dict[str, Any]:
-    boolean = {"type": "string", "enum": ["true", "false", "1", "0"], "default": "true"}
+    boolean = {"type": "string", "enum": ["true", "false", "1", "0"]}
     properties: Mapping[str, Any] = {
         IMAGE: {
             "type": "string",
@@ -159,7 +159,12 @@ def _submission() -> dict[str, Any]:
             "pattern": POLICY_NAME,
             "description": "By which policy to call the verdict; yours by default, else the model's own threshold.",
         },
-        **{name: {**boolean, "description": "Whether to make this picture."} for name in PICTURES},
+        "stability": {
+            **boolean,
+            "default": "false",
+            "description": f"Whether to judge small changes of the image too; it costs {PROBE_PASSES} passes, not one.",
+        },
+        **{name: {**boolean, "default": "true", "description": "Whether to make this picture."} for name in PICTURES},
         "metadata": {
             "type": "string",
             "contentMediaType": "application/json",

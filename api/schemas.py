@@ -215,6 +215,15 @@ class Policy(Document):
     photographs: int = Field(ge=1, description="So many it was measured on.")
 
 
+class Stability(Document):
+    """What small changes did: JPEG of quality 90 and 60, three quarters of the size, mirrored."""
+
+    flip_rate: float = Field(ge=0, le=1, description="The share that moved the image across the threshold.")
+    probability_min: float = Field(ge=0, le=1, description="Of `probability_fake`, the unchanged image's included.")
+    probability_max: float = Field(ge=0, le=1)
+    passes: int = Field(ge=2, description="So many images the networks judged.")
+
+
 class Result(Document):
     """A verdict: evidence, not proof."""
 
@@ -228,6 +237,7 @@ class Result(Document):
     raw_probability_fake: float = Field(ge=0, le=1, description="As the model states it, without a policy.")
     threshold: float = Field(description="From this `probability_fake` on the prediction is FAKE.")
     policy: Policy | None = Field(description="Null: the threshold is the model's own.")
+    stability: Stability | None = Field(description="Null unless it was asked for. Instability is no evidence of FAKE.")
     processing_time: float = Field(description="Seconds from claim to the last byte stored.")
     dimensions: Dimensions
     analyzed_region: Region = Field(description="The part of the image that the network saw.")

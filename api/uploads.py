@@ -57,7 +57,7 @@ _METADATA_DEPTH = 16
 _CHUNK = 256 * 1024
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_OPTIONS = ("model", "policy", *PICTURES, "metadata")
+_OPTIONS = ("model", "policy", "stability", *PICTURES, "metadata")
 _REFUSALS = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: UNSUPPORTED_MEDIA_TYPE,
     ErrorCode.IMAGE_TOO_LARGE: IMAGE_TOO_LARGE,
@@ -79,6 +79,7 @@ class Upload:
     media_type: str
     model: str | None
     policy: str | None
+    stability: bool
     pictures: tuple[str, ...]
     metadata: dict[str, Any]
 
@@ -100,7 +101,8 @@ def read_upload(request: Request, settings: Settings) -> Iterator[Upload]:
 def _check(form: MultiDict[str, str], files: MultiDict[str, FileStorage], settings: Settings) -> Upload:
     _refuse_unknown(form, files)
     options = {name: _single(form, name) for name in _OPTIONS}
-    pictures = tuple(name for name in PICTURES if _boolean(name, options[name]))
+    pictures = tuple(name for name in PICTURES if _boolean(name, options[name], default=True))
+    stability = _boolean("stability", options["stability"], default=False)
     model = options["model"]
     check_model(model, settings)
     policy = _policy_name(options["policy"])
@@ -108,7 +110,9 @@ def _check(form: MultiDict[str, str], files: MultiDict[str, FileStorage], settin
     image = _image(form, files)
     size, sha256 = _measure(image.stream)
     media_type = _check_image(image.stream, size, settings)
-    return Upload(cast("BinaryIO", image.stream), size, sha256, media_type, model, policy, pictures, metadata)
+    return Upload(
+        cast("BinaryIO", image.stream), size, sha256, media_type, model, policy, stability, pictures, metadata
+    )
 
 
 def parse_metadata(value: str | None) -> dict[str, Any]:
@@ -186,9 +190,9 @@ def _single(form: MultiDict[str, str], name: str) -> str | None:
     return values[0] if values else None
 
 
-def _boolean(name: str, value: str | None) -> bool:
+def _boolean(name: str, value: str | None, *, default: bool) -> bool:
     if value is None:
-        return True
+        return default
     if value not in _BOOLEANS:
         raise field_error(name, f"must be one of {', '.join(_BOOLEANS)}", INVALID_FIELD)
     return _BOOLEANS[value]

@@ -28,11 +28,11 @@ class Submission:
         self._ids: dict[str, int] = {}  # the index of each job's image
         self._documents: dict[int, dict[str, Any]] = {}
 
-    def send(self, *, model: str | None = None, policy: str | None = None) -> None:
+    def send(self, *, model: str | None = None, policy: str | None = None, stability: bool = False) -> None:
         """Submit all; one that is refused, or cannot be read, does not keep the others back."""
         for index, (image, row) in enumerate(zip(self._images, self._rows, strict=True)):
             try:
-                job = self._client.submit(image, model=model, policy=policy)
+                job = self._client.submit(image, model=model, policy=policy, stability=stability)
             except ApiRefusedError as error:
                 self._fail(index, error.code, error.message)
             except OSError as error:

@@ -96,6 +96,7 @@ class Client:
         *,
         model: str | None = None,
         policy: str | None = None,
+        stability: bool = False,
         pictures: Mapping[str, bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Job:
@@ -105,6 +106,7 @@ class Client:
             path: the image.
             model: a model card's name; the served one if None.
             policy: by which the verdict is to be called; the tenant's if None, or else the model's own threshold.
+            stability: judge small changes of the image too, and say how stable the verdict is; costs five passes.
             pictures: `dire_map`, `heatmap`, `overlay` to whether it is wanted; all are by default.
             metadata: what comes back with the job.
 
@@ -114,6 +116,8 @@ class Client:
             OSError: the file cannot be read.
         """
         form = {name: "true" if wanted else "false" for name, wanted in (pictures or {}).items()}
+        if stability:
+            form["stability"] = "true"
         form |= {name: value for name, value in (("model", model), ("policy", policy)) if value is not None}
         if metadata is not None:
             form["metadata"] = json.dumps(metadata)

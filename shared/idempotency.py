@@ -30,6 +30,7 @@ def earlier_job(session: Session, new: NewJob) -> Job | None:
         Job.pictures == list(new.pictures),
         Job.model.is_not_distinct_from(new.model),
         Job.policy.is_not_distinct_from(new.policy),
+        Job.stability == new.stability,
         Job.replay_of.is_not_distinct_from(new.replay_of),
         Job.client_metadata == new.metadata,  # as PostgreSQL compares documents: spelling does not count
     )

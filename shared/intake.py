@@ -89,6 +89,7 @@ class Intake:
             pictures=tuple(ended.pictures),
             model=ended.model,
             policy=ended.policy,
+            stability=ended.stability,
             priority=priority,
             metadata=ended.client_metadata,
             idempotency_key=idempotency_key,

@@ -43,6 +43,8 @@ class Stage(StrEnum):
 
 #: The pictures that a job can ask for, as form fields and artifact names call them.
 PICTURES = ("dire_map", "heatmap", "overlay")
+#: So many images the networks judge for a job that asks how stable its verdict is.
+PROBE_PASSES = 5
 #: What a policy may be called, as a regular expression.
 POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 #: The artifact that is the upload itself.
@@ -67,6 +69,8 @@ class NewJob:
     """The card asked for by name; None: whatever the workers serve."""
     policy: str | None = None
     """The policy asked for by name; None: the tenant's, or else the model's own threshold."""
+    stability: bool = False
+    """Whether to judge small changes of the image too, which takes `PROBE_PASSES` places in the device's batches."""
     priority: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
     """The client's own words, given back untouched."""
@@ -89,8 +93,10 @@ class ClaimedJob:
     source_sha256: str
     pictures: list[str]
     deadline_at: datetime
-    policy: str | None
+    policy: str | None = None
     """By which its verdict is to be called: the one that was asked for, or else the tenant's."""
+    stability: bool = False
+    """Whether small changes of the image are to be judged too."""
 
     @property
     def fence(self) -> tuple[UUID, int]:
@@ -150,6 +156,19 @@ class AppliedPolicy:
 
 
 @dataclass(frozen=True)
+class Stability:
+    """How far small changes to an image moved what was said of it."""
+
+    flip_rate: float
+    """The share of the changes that moved its probability across the threshold, in [0, 1]."""
+    probability_min: float
+    """Of `probability_fake`, of the image and all changes."""
+    probability_max: float
+    passes: int
+    """So many images the networks judged for it, the unchanged one included."""
+
+
+@dataclass(frozen=True)
 class JobResult:
     """A verdict and all that explains it."""
 
@@ -164,6 +183,8 @@ class JobResult:
     threshold: float
     """`probability_fake >= threshold` means FAKE."""
     policy: AppliedPolicy | None
+    stability: Stability | None
+    """If it was asked for."""
     processing_time: float
     """Seconds from claim to the last byte stored."""
     width: int

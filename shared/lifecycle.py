@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from shared.database import Database
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
-from shared.jobs import ClaimedJob, JobResult, JobState, NewJob, Stage
+from shared.jobs import PROBE_PASSES, ClaimedJob, JobResult, JobState, NewJob, Stage
 from shared.presenter import present_job, timestamp
 from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint, Worker
 
@@ -45,10 +45,10 @@ _WHILE_OTHERS_START, _WHILE_NONE_LIVES = timedelta(seconds=20), timedelta(second
 #: A sweep counts so many waiting jobs at most: enough to know how many wake-ups are worth sending.
 MOST_COUNTED = 64
 
-# Tenants in the order of their most urgent, then oldest job, the one with the fewest running jobs first; of the first
-# tenant that has one, the next job. SKIP LOCKED: two workers that look at the same moment get different jobs, and
-# neither waits. Only the job that is taken is locked: a lock on each tenant's next would hide it from all who look
-# meanwhile, and they would find nothing to do.
+# Tenants in the order of their most urgent, then oldest job, the one with the least running first, counted in images
+# that the device judges for it; of the first tenant that has one, the next job. SKIP LOCKED: two workers that look at
+# the same moment get different jobs, and neither waits. Only the job that is taken is locked: a lock on each tenant's
+# next would hide it from all who look meanwhile, and they would find nothing to do.
 #
 # A suspect may cost one more worker. It is taken at once where another is ready and has no suspect; where others live,
 # but cannot go on yet, or where none does, its last worker must have been silent for so long that this is how it stays.
@@ -65,7 +65,8 @@ WITH others AS (
                               WHEN count(*) > 0 THEN :while_others_start ELSE :while_none_lives END) AS silence
     FROM others
 ), busy AS (
-    SELECT tenant_id, count(*) AS running FROM jobs WHERE state = 'running' GROUP BY tenant_id
+    SELECT tenant_id, sum(CASE WHEN stability THEN :probe_passes ELSE 1 END) AS running
+    FROM jobs WHERE state = 'running' GROUP BY tenant_id
 ), next AS (
     SELECT job.id
     FROM (
@@ -98,7 +99,8 @@ SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :work
     lease_until = now() + :lease, beat_at = now(), started_at = coalesce(started_at, now())
 WHERE id = (SELECT id FROM next) AND state = 'queued'
 RETURNING id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at,
-          coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy
+          coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy,
+          stability
 """).columns(id=Uuid, tenant_id=Uuid)
 
 # Whoever locks several jobs locks them in the order of their ids, or two could wait for each other.
@@ -144,6 +146,7 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
         priority=new.priority,
         model=new.model,
         policy=new.policy,
+        stability=new.stability,
         pictures=list(new.pictures),
         client_metadata=new.metadata,
         source_key=new.source_key,
@@ -191,6 +194,7 @@ def _claim_names(worker: str, model: str, lease: timedelta) -> dict[str, object]
         "worker": worker,
         "model": model,
         "lease": lease,
+        "probe_passes": PROBE_PASSES,
         "fresh": _FRESH,
         "while_others_start": _WHILE_OTHERS_START,
         "while_none_lives": _WHILE_NONE_LIVES,
@@ -429,13 +433,16 @@ def _event(event_type: str, job: Job, result: Result | None) -> str:
 
 def _result_row(job: Job, result: JobResult) -> Result:
     values: dict[str, Any] = {
-        name: value for name, value in vars(result).items() if name not in ("model", "policy", "artifacts", "caveats")
+        name: value
+        for name, value in vars(result).items()
+        if name not in ("model", "policy", "stability", "artifacts", "caveats")
     }
     return Result(
         job_id=job.id,
         attempt=job.attempt,
         caveats=list(result.caveats),
         policy=asdict(result.policy) if result.policy else None,
+        stability=asdict(result.stability) if result.stability else None,
         model_name=result.model.name,
         weights_sha256=result.model.weights_sha256,
         demonstration=result.model.demonstration,

@@ -52,6 +52,7 @@ def present_result(result: Result) -> dict[str, Any]:
         "raw_probability_fake": _raw_probability(result),
         "threshold": result.threshold,
         "policy": result.policy,
+        "stability": result.stability,
         "processing_time": result.processing_time,
         "dimensions": {"width": result.width, "height": result.height},
         "analyzed_region": result.analyzed_region,

@@ -133,6 +133,7 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     model: Mapped[str | None]
     policy: Mapped[str | None]
+    stability: Mapped[bool] = mapped_column(server_default=text("false"))
     pictures: Mapped[list[str]]
     client_metadata: Mapped[dict[str, Any]] = mapped_column("metadata")
     source_key: Mapped[str]
@@ -162,6 +163,7 @@ class Result(Base):
     """Before the policy's calibration; null where there was none."""
     threshold: Mapped[float]
     policy: Mapped[dict[str, Any] | None]
+    stability: Mapped[dict[str, Any] | None]
     processing_time: Mapped[float]
     width: Mapped[int]
     height: Mapped[int]

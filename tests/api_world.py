@@ -138,6 +138,7 @@ class ApiWorld:
             raw_probability_fake=0.87,
             threshold=0.5,
             policy=None,
+            stability=None,
             processing_time=0.2,
             width=width,
             height=height,

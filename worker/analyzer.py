@@ -34,7 +34,7 @@ from worker.batcher import Batcher, Finding
 from worker.caveats import caveats_of
 from worker.imaging import ImageFacts
 from worker.model.policy import Policy
-from worker.model.ruling import rule
+from worker.model.ruling import Ruling, rule
 from worker.outcome import OUTAGES, Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
 from worker.sandbox import OpenedImage, Sandbox
 
@@ -146,13 +146,17 @@ class Analyzer:
                 source = self._fetch(attempt)
                 image = opened.enter_context(self._open(source, attempt))
                 attempt.enter(Stage.DIFFUSING)
-                future = self._batcher.submit(
-                    image.x, attempt.job.fence, on_classifying=partial(attempt.note, Stage.CLASSIFYING)
+                futures = self._batcher.submit_all(
+                    [image.x, *image.perturbed],
+                    attempt.job.fence,
+                    on_classifying=partial(attempt.note, Stage.CLASSIFYING),
                 )
-            finding = attempt.result_of(future)
+            finding, *perturbed = attempt.results_of(futures)
             pictures = self._render(image, finding, attempt)
         artifacts = self._keep(pictures, attempt)
-        return _result(image.facts, finding, self._served, policy, attempt, artifacts)
+        ruling = rule(finding.logit, self._served.threshold, policy, [each.logit for each in perturbed])
+        caveats = (*ruling.caveats, *caveats_of(image.facts, self._served.image_size, policy))
+        return _result(image.facts, finding, self._served, ruling, caveats, attempt, artifacts)
 
     def _fetch(self, attempt: Attempt) -> bytes:
         try:
@@ -169,7 +173,7 @@ class Analyzer:
     def _open(self, source: bytes, attempt: Attempt) -> OpenedImage:
         attempt.enter(Stage.DECODING)
         with self._cores:
-            return self._sandbox.open(source, self._served.image_size)
+            return self._sandbox.open(source, self._served.image_size, probe=attempt.job.stability)
 
     def _render(self, image: OpenedImage, finding: Finding, attempt: Attempt) -> Mapping[str, bytes]:
         attempt.enter(Stage.RENDERING)
@@ -253,12 +257,12 @@ def _result(
     image: ImageFacts,
     finding: Finding,
     served: ServedModel,
-    policy: Policy | None,
+    ruling: Ruling,
+    caveats: tuple[str, ...],
     attempt: Attempt,
     artifacts: dict[str, Artifact],
 ) -> JobResult:
     """Put together what a succeeded job says."""
-    ruling = rule(finding.logit, served.threshold, policy)
     called = ruling.called
     region = analyzed_region(image.width, image.height, served.image_size)
     mean = np.ascontiguousarray(finding.feature_mean, dtype="<f4")
@@ -269,6 +273,7 @@ def _result(
         raw_probability_fake=ruling.raw_probability_fake,
         threshold=ruling.threshold,
         policy=ruling.policy,
+        stability=ruling.stability,
         processing_time=round(time.monotonic() - attempt.claimed_at, 3),
         width=image.width,
         height=image.height,
@@ -278,7 +283,7 @@ def _result(
         jpeg_quality=image.jpeg_quality,
         model=served.identity,
         timings=attempt.timings(),
-        caveats=(*ruling.caveats, *caveats_of(image, served.image_size, policy)),
+        caveats=caveats,
         feature_mean=mean.tobytes(),
         feature_height=mean.shape[0],
         feature_width=mean.shape[1],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from shared.errors import DistildireError, LeaseLostError
@@ -36,7 +36,7 @@ class Attempt:
         self.stage_since = self.claimed_at
         self._spent: dict[str, float] = {}
         self._lost = threading.Event()
-        self._awaited: Future[object] | None = None
+        self._awaited: Sequence[Future[Any]] = ()
 
     def enter(self, stage: Stage) -> None:
         """Go on to `stage`.
@@ -57,21 +57,22 @@ class Attempt:
         self._clock()
         self.stage = stage
 
-    def result_of(self, future: Future[_T]) -> _T:
-        """Wait for `future`; raise `LeaseLostError` as soon as the job is lost, and cancel it."""
-        self._awaited = future  # type: ignore[assignment]  # only ever canceled
+    def results_of(self, futures: Sequence[Future[_T]]) -> list[_T]:
+        """Wait for all `futures`; raise `LeaseLostError` as soon as the job is lost. If one fails, cancel the rest."""
+        self._awaited = futures
         if self._lost.is_set():
-            future.cancel()
+            self._cancel_awaited()
         try:
-            return future.result()
+            return [future.result() for future in futures]
         except CancelledError:
             raise LeaseLostError from None
+        finally:
+            self._cancel_awaited()
 
     def lose(self) -> None:
         """Tell the job's thread to stop at its next step: canceled, given away, or given back."""
         self._lost.set()
-        if self._awaited is not None:
-            self._awaited.cancel()
+        self._cancel_awaited()
 
     @property
     def lost(self) -> bool:
@@ -86,6 +87,10 @@ class Attempt:
         """Seconds spent in each stage so far, to the millisecond."""
         self._clock()
         return {stage: round(seconds, 3) for stage, seconds in self._spent.items()}
+
+    def _cancel_awaited(self) -> None:
+        for future in self._awaited:
+            future.cancel()  # does nothing where it has ended
 
     def _clock(self) -> None:
         now = time.monotonic()

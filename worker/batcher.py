@@ -138,11 +138,19 @@ class Batcher:
         The future ends with the finding or a `JobError`; cancel it and the image is dropped if it does not run yet.
         `on_classifying` is called by the batcher's thread when the image's pass comes to the classifier.
         """
-        future: Future[Finding] = Future()
+        return self.submit_all([image], fence, on_classifying=on_classifying)[0]
+
+    def submit_all(
+        self, images: Sequence[Floats], fence: Fence, *, on_classifying: Notify = lambda: None
+    ) -> list[Future[Finding]]:
+        """Queue several images of one attempt at a job, next to each other; else as `submit`."""
+        futures: list[Future[Finding]] = [Future() for _ in images]
+        since = time.monotonic()
         with self._changed:
-            self._waiting.append(_Ticket(image, fence, time.monotonic(), on_classifying, future))
+            for image, future in zip(images, futures, strict=True):
+                self._waiting.append(_Ticket(image, fence, since, on_classifying, future))
             self._changed.notify_all()
-        return future
+        return futures
 
     def _run(self) -> None:
         try:
@@ -182,7 +190,7 @@ class Batcher:
             for ticket in tickets:
                 ticket.on_classifying()
 
-        self._in_pass = [ticket.fence for ticket in tickets]
+        self._in_pass = list(dict.fromkeys(ticket.fence for ticket in tickets))  # a job may have several images
         try:
             with self._watch(self._in_pass):
                 findings = self._infer([ticket.image for ticket in tickets], tell)

@@ -8,6 +8,7 @@ started at any time, also anew after it died, whatever threads run here.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection
 from types import TracebackType
@@ -21,6 +22,7 @@ from shared.errors import ErrorCode, JobError
 from shared.media import HEAD_BYTES, check_header, check_size
 from worker import sandbox_wall
 from worker.imaging import FORMATS, Caveat, ImageFacts, ImageLimits
+from worker.perturbations import PERTURBATIONS
 from worker.sandbox_child import ChildLimits
 from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
 
@@ -85,25 +87,28 @@ class Sandbox:
                 self._server.stop()
                 self._server = None
 
-    def open(self, data: bytes, size: int) -> OpenedImage:
+    def open(self, data: bytes, size: int, *, probe: bool = False) -> OpenedImage:
         """Decode an image in a child of its own, for a network that reads size × size pixels.
+
+        With `probe`, also make what the network is to read of the image's perturbations.
 
         Raises JobError: what `worker.imaging.decode` raises; decode_crashed where the child crashed or passed a limit;
         out_of_memory; internal where the fork server died twice. Raises SandboxError where it cannot be started again.
         """
         media_type = check_header(data[:HEAD_BYTES], len(data), self._limits)
         try:
-            return self._open(data, media_type, size)
+            return self._open(data, media_type, size, probe=probe)
         except ServerDiedError:  # no fault of this image's
             try:
-                return self._open(data, media_type, size)
+                return self._open(data, media_type, size, probe=probe)
             except ServerDiedError as error:
                 raise JobError(ErrorCode.INTERNAL) from error
 
-    def _open(self, data: bytes, media_type: str, size: int) -> OpenedImage:
+    def _open(self, data: bytes, media_type: str, size: int, *, probe: bool = False) -> OpenedImage:
         child = self._child()
         try:
-            return OpenedImage(child, data, media_type, size, self._limits)
+            squares = 1 + len(PERTURBATIONS) if probe else 1
+            return OpenedImage(child, data, media_type, (squares, 3, size, size), self._limits)
         except BaseException as error:
             child.close()
             _note(error)
@@ -128,16 +133,21 @@ class OpenedImage:
     """A decoded image, whose pixels wait in its child until `close` or the end of the `with` block."""
 
     x: NDArray[np.float32]  #: (3, S, S) in [−1, 1]: what the network reads
+    perturbed: NDArray[np.float32]  #: (P, 3, S, S), the same of each of the image's perturbations; P is 0 unless asked
     facts: ImageFacts
 
-    def __init__(self, child: Child, data: bytes, media_type: str, size: int, limits: ImageLimits) -> None:
-        x_bytes = 3 * size * size * 4
-        facts, payload = child.ask({"size": size}, data, max_payload=x_bytes)
-        if len(payload) != x_bytes:
+    def __init__(
+        self, child: Child, data: bytes, media_type: str, shape: tuple[int, int, int, int], limits: ImageLimits
+    ) -> None:
+        count, size = shape[0], shape[-1]
+        expected = 4 * math.prod(shape)
+        facts, payload = child.ask({"size": size, "probe": count > 1}, data, max_payload=expected)
+        if len(payload) != expected:
             raise untrue_answer()
-        self.x = np.frombuffer(payload, np.float32).reshape(3, size, size)
-        if not np.abs(self.x).max() <= 1.001:  # also where it is not a number
+        squares = np.frombuffer(payload, np.float32).reshape(shape)
+        if not np.abs(squares).max() <= 1.001:  # also where it is not a number
             raise untrue_answer()
+        self.x, self.perturbed = squares[0], squares[1:]
         self.facts = _image_facts(facts, media_type)
         try:
             check_size(self.facts.width, self.facts.height, len(data), limits)

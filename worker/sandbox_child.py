@@ -27,6 +27,7 @@ import numpy as np
 from shared.errors import JobError
 from shared.pictures import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
 from worker.imaging import DecodedImage, ImageLimits, decode, preprocess
+from worker.perturbations import PERTURBATIONS
 from worker.sandbox_wall import raise_wall
 from worker.sandbox_wire import receive, send
 
@@ -181,8 +182,9 @@ def _decode(sock: socket.socket, limits: ImageLimits) -> tuple[DecodedImage, int
     request, data = receive(sock, limits.max_bytes)
     size: int = request["size"]
     decoded = decode(bytes(data), limits)
-    x = preprocess(decoded.image, size)
-    send(sock, vars(decoded.facts), x.tobytes())
+    asked = PERTURBATIONS if request["probe"] else ()
+    squares = [preprocess(decoded.image, size), *(preprocess(change(decoded.image), size) for change in asked)]
+    send(sock, vars(decoded.facts), *(x.tobytes() for x in squares))
     return decoded, size
 
 

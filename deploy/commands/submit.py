@@ -29,6 +29,7 @@ from shared.client import Job, StillRunningError
 )
 @click.option("--model", help="A model's name; what the service runs if left out.")
 @click.option("--policy", help="By which policy to call verdicts; your tenant's if left out, or the model's threshold.")
+@click.option("--stability", is_flag=True, help="Judge small changes of each image too: five passes in place of one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
 @data_dir_option
 def command(
@@ -37,6 +38,7 @@ def command(
     timeout: float,
     model: str | None,
     policy: str | None,
+    stability: bool,
     as_json: bool,
     data_dir: Path,
 ) -> None:
@@ -48,7 +50,7 @@ def command(
     rows = [Row(str(path)) for path in images]
     with connect(data_dir, room_patience=timeout) as client, VerdictView(rows, as_json=as_json) as view:
         submission = Submission(client, images, rows, view.refresh)
-        submission.send(model=model, policy=policy)
+        submission.send(model=model, policy=policy, stability=stability)
         if wait:
             with suppress(StillRunningError):  # what has ended until then is shown, and the others by their ids
                 submission.wait(timeout)

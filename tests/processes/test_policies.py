@@ -52,6 +52,7 @@ def test_a_verdict_is_called_by_the_jobs_policy_or_the_tenants_or_the_card(place
     with place.database.begin() as session:
         session.execute(update(Tenant).values(policy="doubtful"))
     tenants = place.wait_ended(place.submit(IMAGE)).result
+    probed = place.wait_ended(place.submit(IMAGE, policy="all-fake", stability=True)).result
 
     assert plain is not None
     assert (plain.policy, plain.threshold) == (None, 0.5)
@@ -66,6 +67,15 @@ def test_a_verdict_is_called_by_the_jobs_policy_or_the_tenants_or_the_card(place
     assert (tenants.prediction, tenants.policy["name"]) == ("INCONCLUSIVE", "doubtful")
     assert tenants.policy["measured_fpr"] == 0.004
     assert any("no evidence of FAKE" in caveat for caveat in tenants.caveats)
+    assert probed is not None
+    assert tenants.stability is None
+    assert probed.stability is not None
+    assert (probed.stability["flip_rate"], probed.stability["passes"]) == (0.0, 5)  # nothing is below a threshold of 0
+    assert probed.probability_fake == pytest.approx(named.probability_fake, abs=0.01)
+    low, high = probed.stability["probability_min"], probed.stability["probability_max"]
+    assert low <= probed.probability_fake <= high
+    assert low < high
+    assert set(probed.artifacts) == {"dire_map", "heatmap", "overlay"}
     assert (unknown.state, unknown.error_code, unknown.error_retryable) == ("failed", "model_unavailable", True)
     assert "no policy 'lax'" in str(unknown.error_message)
 

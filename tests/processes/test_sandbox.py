@@ -29,6 +29,7 @@ from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 from worker import sandbox_server, sandbox_wire
 from worker.imaging import ImageLimits, decode, preprocess
+from worker.perturbations import PERTURBATIONS
 from worker.sandbox import PICTURES, OpenedImage, Sandbox, SandboxError
 
 _PNG = saved(photograph(), "PNG")
@@ -127,6 +128,16 @@ def test_an_odd_file_is_opened_as_in_process(odd: OddImage, sandbox: Sandbox):
     with sandbox.open(odd.data, 64) as image:
         assert image.facts == here.facts
         np.testing.assert_array_equal(image.x, preprocess(here.image, 64))
+
+
+def test_perturbations_are_made_in_the_child_where_they_are_asked_for(sandbox: Sandbox):
+    photo = photograph(90, 60)
+    with sandbox.open(saved(photo, "PNG"), 32, probe=True) as image:
+        expected = np.stack([preprocess(change(photo), 32) for change in PERTURBATIONS])
+        np.testing.assert_array_equal(image.perturbed, expected)
+        np.testing.assert_array_equal(image.x, preprocess(photo, 32))
+    with sandbox.open(saved(photo, "PNG"), 32) as image:
+        assert image.perturbed.shape == (0, 3, 32, 32)
 
 
 def test_the_pictures_are_those_made_in_process(sandbox: Sandbox):

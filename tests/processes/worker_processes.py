@@ -143,6 +143,7 @@ class Workplace:
         *,
         pictures: Collection[str] = PICTURES,
         policy: str | None = None,
+        stability: bool = False,
         wake: bool = True,
     ) -> UUID:
         """Accept an image as the API does."""
@@ -151,7 +152,7 @@ class Workplace:
         self.store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
         digest = hashlib.sha256(data).hexdigest()
         source = (key, digest, len(data), "image/png")
-        new = NewJob(job_id, self.tenant, *source, pictures=tuple(pictures), policy=policy)
+        new = NewJob(job_id, self.tenant, *source, pictures=tuple(pictures), policy=policy, stability=stability)
         with self.database.begin() as session:
             lifecycle.create(session, new, deadline=timedelta(hours=1))
         if wake:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from api.schemas import Job
 from shared.errors import ErrorCode
-from shared.jobs import AppliedPolicy, Interval
+from shared.jobs import AppliedPolicy, Interval, Stability
 from tests.api_world import ApiWorld, png
 
 STRICT = AppliedPolicy(
@@ -71,6 +71,28 @@ def test_a_replay_keeps_the_policy_and_needs_it(api: ApiWorld) -> None:
     with api.working(policies=["strict"]):
         new = api.one.post(f"/v1/jobs/{old}/replay").json["id"]
     assert policy_of(api, new) == "strict"
+
+
+def test_stability_is_asked_for_by_name_and_only_then(api: ApiWorld) -> None:
+    def asked(job_id: str) -> object:
+        with api.around.database.begin() as session:
+            return session.scalar(text("SELECT stability FROM jobs WHERE id = :id"), {"id": job_id})
+
+    assert not asked(api.one.submit())
+    assert not asked(api.one.submit(stability="false"))
+    api.one.headers["Idempotency-Key"] = "once"
+    assert asked(api.one.submit(stability="true"))
+    assert api.one.post_form(png()).json["code"] == "idempotency_key_reused"  # another option is another submission
+    assert api.one.post_form(png(), stability="maybe").json["errors"][0]["field"] == "stability"
+
+
+def test_a_result_says_how_stable_it_is(api: ApiWorld) -> None:
+    api.one.submit(stability="true")
+    job_id = api.succeed_next(changes={"stability": Stability(0.25, 0.4, 0.9, 5)})
+    document = api.one.get(f"/v1/jobs/{job_id}").json
+    Job.model_validate(document)
+    expected = {"flip_rate": 0.25, "probability_min": 0.4, "probability_max": 0.9, "passes": 5}
+    assert document["result"]["stability"] == expected
 
 
 def test_a_result_names_its_policy_with_what_was_measured_of_it(api: ApiWorld) -> None:

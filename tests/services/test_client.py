@@ -88,7 +88,7 @@ def test_a_request_that_is_told_to_wait_is_sent_again_whole_after_that_time(imag
     accepted: Answer = (202, {"id": "1", "status": "queued"}, {})
     with api(wait, accepted) as (url, script), Client(url, "dd_key") as client:
         began = time.monotonic()
-        job = client.submit(image, policy="strict", pictures={"overlay": False}, metadata={"post": 7})
+        job = client.submit(image, policy="strict", stability=True, pictures={"overlay": False}, metadata={"post": 7})
         assert time.monotonic() - began >= 1
 
     assert job.id == "1"
@@ -100,6 +100,7 @@ def test_a_request_that_is_told_to_wait_is_sent_again_whole_after_that_time(imag
         assert b'{"post": 7}' in body
     assert b'name="overlay"\r\n\r\nfalse' in second
     assert b'name="policy"\r\n\r\nstrict' in second
+    assert b'name="stability"\r\n\r\ntrue' in second
 
 
 def test_a_submission_whose_answer_was_lost_is_sent_again_under_the_same_key(image: Path):

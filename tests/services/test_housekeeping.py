@@ -101,6 +101,7 @@ def succeed(database: Database, store: ObjectStore, job: ClaimedJob) -> None:
         raw_probability_fake=0.1,
         threshold=0.5,
         policy=None,
+        stability=None,
         processing_time=0.1,
         width=8,
         height=8,

@@ -20,6 +20,7 @@ from shared.endpoints import create_endpoint
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, LeaseLostError
 from shared.jobs import (
     EVENT_TYPES,
+    PROBE_PASSES,
     AppliedPolicy,
     Artifact,
     ClaimedJob,
@@ -28,6 +29,7 @@ from shared.jobs import (
     JobState,
     ModelIdentity,
     NewJob,
+    Stability,
     Stage,
 )
 from shared.tables import Job, Result, Tenant, WebhookDelivery
@@ -44,6 +46,7 @@ RESULT = JobResult(
     raw_probability_fake=0.99,
     threshold=0.8,
     policy=AppliedPolicy("strict", 0.8, None, 2.0, -0.1, 0.0, Interval(0.0, 0.012, 0.95), 300),
+    stability=Stability(0.25, 0.7, 0.95, 5),
     processing_time=1.5,
     width=640,
     height=480,
@@ -81,11 +84,17 @@ def add_tenant(database: Database, name: str) -> UUID:
 
 
 def add_job(
-    database: Database, tenant: UUID, *, priority: int = 0, model: str | None = None, policy: str | None = None
+    database: Database,
+    tenant: UUID,
+    *,
+    priority: int = 0,
+    model: str | None = None,
+    policy: str | None = None,
+    stability: bool = False,
 ) -> UUID:
     job_id = uuid4()
     source = (f"{job_id}/source", "00" * 32, 5, "image/png")
-    new = NewJob(job_id, tenant, *source, priority=priority, model=model, policy=policy)
+    new = NewJob(job_id, tenant, *source, priority=priority, model=model, policy=policy, stability=stability)
     with database.begin() as session:
         lifecycle.create(session, new, deadline=DEADLINE)
     return job_id
@@ -129,6 +138,17 @@ def test_priority_goes_before_fairness_and_fairness_before_age(database: Databas
     taken = [claimed(database).id for _ in range(4)]
     # The urgent one; then the tenant that has nothing running; then by age.
     assert taken == [urgent, other, first, second]
+
+
+def test_fairness_counts_a_job_that_asks_for_stability_as_the_passes_it_costs(database: Database, tenant: UUID) -> None:
+    add_job(database, tenant, stability=True)
+    assert claimed(database).stability
+    other = add_tenant(database, "b")
+    for _ in range(PROBE_PASSES):
+        add_job(database, tenant)
+        add_job(database, other)
+    taken = [claimed(database).tenant_id for _ in range(PROBE_PASSES)]
+    assert taken == [other] * PROBE_PASSES
 
 
 def test_a_job_for_another_model_is_left_alone(database: Database, tenant: UUID) -> None:
@@ -191,6 +211,12 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     assert event["type"] == "job.succeeded"
     assert event["data"]["result"]["probability_fake"] == 0.9
     assert event["data"]["result"]["raw_probability_fake"] == 0.99
+    assert event["data"]["result"]["stability"] == {
+        "flip_rate": 0.25,
+        "probability_min": 0.7,
+        "probability_max": 0.95,
+        "passes": 5,
+    }
     assert event["data"]["result"]["input"] == {
         "media_type": "image/jpeg",
         "format": "MPO",

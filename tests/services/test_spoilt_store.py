@@ -115,7 +115,7 @@ def stored(direct: ObjectStore) -> Attempt:
     """An attempt at a job whose image is in the store."""
     data = bytes(5000)
     job = ClaimedJob(
-        uuid4(), uuid4(), 1, False, "spoilt/source", hashlib.sha256(data).hexdigest(), [], datetime.now(UTC), None
+        uuid4(), uuid4(), 1, False, "spoilt/source", hashlib.sha256(data).hexdigest(), [], datetime.now(UTC)
     )
     direct.put(job.source_key, BytesIO(data), len(data), "image/png")
     return Attempt(job)

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from shared.errors import LeaseLostError
+from shared.errors import ErrorCode, JobError, LeaseLostError
 from shared.jobs import ClaimedJob, Stage
 from worker.attempt import Attempt, Attempts, WorkerStopsError
 
@@ -35,7 +35,7 @@ def test_job_that_is_lost_while_it_waits_for_the_device_stops_at_once(job: Claim
     losing = threading.Timer(0.02, attempt.lose)
     losing.start()
     with pytest.raises(LeaseLostError):
-        attempt.result_of(future)
+        attempt.results_of([future])
     assert future.cancelled()
     losing.join()
 
@@ -44,7 +44,16 @@ def test_job_that_was_lost_before_does_not_wait_for_the_device(job: ClaimedJob):
     attempt, future = Attempt(job), Future[int]()
     attempt.lose()
     with pytest.raises(LeaseLostError):
-        attempt.result_of(future)
+        attempt.results_of([future])
+
+
+def test_where_one_image_of_a_job_fails_the_others_are_not_run(job: ClaimedJob):
+    done, failed, waiting = Future[int](), Future[int](), Future[int]()
+    done.set_result(1)
+    failed.set_exception(JobError(ErrorCode.OUT_OF_MEMORY))
+    with pytest.raises(JobError):
+        Attempt(job).results_of([done, failed, waiting])
+    assert waiting.cancelled()
 
 
 def test_a_worker_that_stops_goes_on_with_what_it_has_begun_and_with_nothing_else(job: ClaimedJob):

@@ -264,3 +264,19 @@ def test_closing_cancels_what_still_waits(start: Start, model: Model):
     assert running.result(SOON).logit == 1
     with pytest.raises(CancelledError):
         waiting.result(SOON)
+
+
+def test_images_of_one_job_are_judged_in_one_pass_and_blamed_as_one(start: Start, model: Model):
+    blamed: list[list[Fence]] = []
+
+    @contextmanager
+    def watch(fences: Sequence[Fence]) -> Iterator[None]:
+        blamed.append(list(fences))
+        yield
+
+    batcher = start(max_batch=5, watch=watch)
+    with batcher.approaching():
+        futures = batcher.submit_all([image(number) for number in range(5)], fence(1))
+        assert [future.result(SOON).logit for future in futures] == [0, 1, 2, 3, 4]
+    assert model.batches == [5]
+    assert blamed == [[fence(1)]]

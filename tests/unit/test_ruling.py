@@ -70,3 +70,43 @@ def test_the_ruling_says_what_was_measured_of_the_policy():
 def test_nothing_is_said_of_what_is_no_number(policy: Policy | None):
     with pytest.raises(JobError):
         rule(math.nan, 0.5, policy)
+
+
+@pytest.mark.parametrize(
+    ("perturbed", "flip_rate", "prediction"),
+    [
+        ([9.0, 8.0, 7.5, 9.5], 0.0, "FAKE"),
+        ([9.0, 8.0, 7.5, 2.0], 0.25, "INCONCLUSIVE"),
+        ([-9.0, -8.0, 1.0, 2.0], 1.0, "INCONCLUSIVE"),
+    ],
+)
+def test_under_a_policy_with_a_band_a_flip_is_inconclusive(perturbed: list[float], flip_rate: float, prediction: str):
+    ruling = rule(9.0, 0.7, POLICY, perturbed)
+    assert ruling.stability is not None
+    assert (ruling.called.prediction, ruling.stability.flip_rate) == (prediction, flip_rate)
+    assert ruling.called.probability_fake == pytest.approx(1 / (1 + math.exp(-4)))  # the image's own, as before
+    flips = [caveat for caveat in ruling.caveats if "Instability" in caveat or "not stable" in caveat]
+    assert len(flips) == (1 if flip_rate else 0)
+    assert all("no evidence of FAKE" in caveat for caveat in flips)
+
+
+@pytest.mark.parametrize("policy", [None, POLICY.model_copy(update={"inconclusive_from": None})])
+def test_without_a_band_a_flip_is_said_and_changes_nothing(policy: Policy | None):
+    ruling = rule(-3.0, 0.7, policy, [9.0, -4.0])
+    assert ruling.stability is not None
+    assert (ruling.called.prediction, ruling.stability.flip_rate, ruling.stability.passes) == ("REAL", 0.5, 3)
+    assert "Of 2 small changes to the image 1 moved it across the threshold" in ruling.caveats[-1]
+
+
+def test_stability_tells_the_range_of_the_calibrated_probability():
+    stability = rule(0.0, 0.7, POLICY, [1.0, -1.0]).stability
+    assert stability is not None
+    assert stability.probability_min == pytest.approx(1 / (1 + math.exp(1)))
+    assert stability.probability_max == pytest.approx(1 / (1 + math.exp(0)))
+    assert stability.flip_rate == 0.0
+    assert rule(0.0, 0.7, POLICY).stability is None
+
+
+def test_nothing_is_said_where_a_changed_image_has_no_number():
+    with pytest.raises(JobError):
+        rule(1.0, 0.5, POLICY, [1.0, math.inf])
