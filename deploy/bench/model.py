@@ -51,7 +51,7 @@ class ModelSpeed:
     """Of the process, or of the GPU's memory, building the networks included."""
 
     @property
-    def roof_seconds(self) -> float:
+    def roofseconds_taken(self) -> float:
         """What an image would take at the convolution's rate throughout."""
         return self.gflop / self.convolution_gflops
 
@@ -68,18 +68,18 @@ def measure(precision: Precision, rounds: int) -> ModelSpeed:
     card = find_card(MODEL).card
     with torch.inference_mode():
         gflop = _gflop(card)
-        detector = _seeded_detector(card, device, dtype)
+        detector = seeded_detector(card, device, dtype)
         x = torch.rand(1, 3, card.image_size, card.image_size) * 2 - 1
         convolve, convolution_gflop = _convolution(device, dtype)
         detector.warm_up(1)
-        _seconds(convolve, device, repeat=3)
+        seconds_taken(convolve, device, repeat=3)
         passes, convolutions = [], []
         for _ in range(rounds):
-            convolutions.append(_seconds(convolve, device, repeat=10))
-            passes.append(_seconds(lambda: detector.detect(x), device))
+            convolutions.append(seconds_taken(convolve, device, repeat=10))
+            passes.append(seconds_taken(lambda: detector.detect(x), device))
     return ModelSpeed(
         precision=str(dtype).removeprefix("torch."),
-        device=_describe_device(device),
+        device=describe_device(device),
         seconds=median(passes),
         gflop=gflop,
         convolution_gflops=convolution_gflop / median(convolutions),
@@ -121,7 +121,8 @@ def main() -> None:
         )
 
 
-def _seeded_detector(card: ModelCard, device: torch.device, dtype: torch.dtype) -> Detector:
+def seeded_detector(card: ModelCard, device: torch.device, dtype: torch.dtype) -> Detector:
+    """Assemble a card's detector with weights from seeds."""
     with torch.device("meta"):
         unet, student = AdmUnet(card.adm, card.image_size), Student(card.student)
     for seed, network in enumerate((unet, student)):
@@ -147,7 +148,7 @@ def _convolution(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[],
     return lambda: layer(x), 2 * 9 * 512 * 512 * 64 * 64 / 1e9
 
 
-def _seconds(run: Callable[[], object], device: torch.device, repeat: int = 1) -> float:
+def seconds_taken(run: Callable[[], object], device: torch.device, repeat: int = 1) -> float:
     """Mean over `repeat` runs in a row, until the device is done."""
     start = time.perf_counter()
     for _ in range(repeat):
@@ -163,7 +164,8 @@ def _peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
-def _describe_device(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
+    """Return what people call it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor"
 
 
