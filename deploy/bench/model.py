@@ -51,7 +51,7 @@ class ModelSpeed:
     """Of the process, or of the GPU's memory, building the networks included."""
 
     @property
-    def roofseconds_taken(self) -> float:
+    def roof_seconds(self) -> float:
         """What an image would take at the convolution's rate throughout."""
         return self.gflop / self.convolution_gflops
 
