@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,3 +172,14 @@ def test_a_file_without_a_digest_is_used_with_a_warning(folder: Path, caplog: py
     assert find_card("TINY", folder).card.adm.sha256 is None
     load_model("TINY", device="cpu", models_dir=folder)
     assert "states no digest of tiny-adm.safetensors" in caplog.text
+
+
+def test_torchs_compiler_is_not_imported_to_serve_a_model():
+    """It would double the time in which a worker starts."""
+    program = (
+        "import sys; from worker.model import load_model; from worker.device import settle_batch\n"
+        "settle_batch(load_model('DISTILDIRE-DEMO', device='cpu'), 2)\n"
+        "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

@@ -44,7 +44,7 @@ def load_model(
     """
     installed = find_card(name, Path(models_dir) if models_dir else None)
     target, dtype = choose(installed.card, device, precision)
-    unet, student = unet_on_meta(installed), student_on_meta(installed)
+    unet, student = unet_on_meta(installed), untrained_student(installed)
     adm_sha256 = load_weights(installed, installed.card.adm, unet)
     student_sha256 = load_weights(installed, installed.card.student, student)
     sha256 = weights_sha256(adm_sha256, student_sha256)
@@ -80,11 +80,13 @@ def unet_on_meta(installed: InstalledCard) -> AdmUnet:
         return AdmUnet(installed.card.adm, installed.card.image_size)
 
 
-def student_on_meta(installed: InstalledCard) -> Student:
-    """Return the card's student without weights. Raises ModelError: there is no such backbone."""
+def untrained_student(installed: InstalledCard) -> Student:
+    """Return the card's student with random weights. Raises ModelError: there is no such backbone.
+
+    Not on the meta device: to draw normal numbers there torch imports its compiler, which takes longer than drawing.
+    """
     try:
-        with torch.device("meta"):
-            return Student(installed.card.student)
+        return Student(installed.card.student)
     except ValueError as error:
         raise ModelError(f"{installed.path}: student.backbone: {error}. Name another backbone.") from error
 

@@ -12,9 +12,8 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
-from torchvision import models
-from torchvision.models import get_model, list_models  # type: ignore[attr-defined]  # a star import exports them
 
+from worker.model.backbones import get_model, list_models, models
 from worker.model.config import Inputs, StudentConfig
 
 INPUT_CHANNELS: dict[Inputs, int] = {"image+eps": 6, "eps": 3, "image": 3, "image+grey_eps": 4, "dire": 3}

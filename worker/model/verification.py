@@ -13,7 +13,7 @@ from worker.model.card import InstalledCard, ModelError, find_card
 from worker.model.config import Format, WeightsFile
 from worker.model.detector import Detector
 from worker.model.digests import Algorithm, stated_digests, weights_sha256
-from worker.model.loading import Precision, assemble, choose, load_weights, student_on_meta, unet_on_meta
+from worker.model.loading import Precision, assemble, choose, load_weights, unet_on_meta, untrained_student
 
 Part = Literal["adm", "student"]
 SelfTestOutcome = Literal["passed", "failed", "absent", "not run"]
@@ -82,7 +82,7 @@ def verify(
     installed = find_card(name, folder)
     card = installed.card
     target, dtype = choose(card, *(("cpu", "fp32") if record else (device, precision)))
-    unet, student = unet_on_meta(installed), student_on_meta(installed)
+    unet, student = unet_on_meta(installed), untrained_student(installed)
     files = _verify_file("adm", installed, card.adm, unet), _verify_file("student", installed, card.student, student)
     if any(file.problem for file in files):
         return Verification(name, files)

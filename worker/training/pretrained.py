@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
-from torchvision.models import get_model_weights  # type: ignore[attr-defined]  # a star import exports it
 
 from shared.errors import DistildireError
+from worker.model.backbones import get_model_weights
 from worker.model.student import Student, feature_channels, feature_layers, first_convolution
 from worker.model.weights import assign_strictly, read_state
 from worker.training.pairs import Batch

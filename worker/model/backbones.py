@@ -1,0 +1,44 @@
+"""torchvision's classifiers, imported without torch's compiler, which nothing here uses.
+
+torchvision's operators for object detection ask the compiler, when they are imported, for one function. That takes as
+long as importing torch itself: half of the time in which a worker starts, hence of that in which one that died is
+missed. So while torchvision is imported, a stand-in answers for the compiler.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+__all__ = ["get_model", "get_model_weights", "list_models", "models"]
+
+_COMPILER = "torch._dynamo"
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    if _COMPILER in sys.modules:  # somebody uses it: nothing is saved
+        yield
+        return
+    package, utils = ModuleType(_COMPILER), ModuleType(f"{_COMPILER}.utils")
+    vars(utils)["is_compile_supported"] = lambda _device: False  # what roi_align wants, which is never called here
+    sys.modules |= {module.__name__: module for module in (package, utils)}
+    try:
+        yield
+    finally:
+        for module in (package, utils):
+            del sys.modules[module.__name__]
+
+
+with _without_compiler():
+    models = import_module("torchvision.models")
+
+get_model: Callable[..., nn.Module] = models.get_model
+list_models: Callable[..., list[str]] = models.list_models
+get_model_weights: Callable[[str], Any] = models.get_model_weights
