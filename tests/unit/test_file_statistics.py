@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from worker.imaging import ImageLimits, decode
 from worker.training.dataset import LabelledImage
 from worker.training.file_statistics import cross_validated, file_features, fold_of, probabilities_by_file
 from worker.training.metrics import average_precision
@@ -62,3 +63,15 @@ def test_every_accepted_format_has_features(tmp_path: Path, suffix: str):
     assert np.isfinite(first).all()
     assert np.isfinite(second).all()
     assert len(first) == len(second)
+
+
+def test_damaged_descriptions_and_steps_of_nothing_are_features_too(tmp_path: Path):
+    """Such files can be decoded, so they reach this control."""
+    picture(0).save(tmp_path / "described.jpg", exif=b"Exif\x00\x00neither II nor MM")
+    picture(0).save(tmp_path / "steps.jpg")
+    data = bytearray((tmp_path / "steps.jpg").read_bytes())
+    data[data.index(b"\xff\xdb") + 5] = 0
+    (tmp_path / "steps.jpg").write_bytes(data)
+    for name in ("described", "steps"):
+        decode(tmp_path / f"{name}.jpg", ImageLimits())
+        assert np.isfinite(file_features(tmp_path / f"{name}.jpg")).all(), name

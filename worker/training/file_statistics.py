@@ -36,7 +36,7 @@ def file_features(path: Path) -> list[float]:
         kind = "JPEG" if image.format == "MPO" else image.format
         tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
         chroma = JpegImagePlugin.get_sampling(image) if kind == "JPEG" else -1
-        described = float(bool(image.getexif()) or "icc_profile" in image.info)
+        described = float("exif" in image.info or "icc_profile" in image.info)  # not parsed: it may be damaged
         mode = image.mode
     return [
         *(float(kind == name) for name in _FORMATS),
@@ -104,5 +104,9 @@ def _coarseness(tables: dict[int, list[int]]) -> list[float]:
     found = []
     for number in (0, 1):
         table = tables.get(number)
-        found += [0.0, 0.0] if table is None else [float(np.log(table).mean()), float(np.log(table[0]))]
+        if table is None:
+            found += [0.0, 0.0]
+            continue
+        logarithms = np.log(np.maximum(table, 1))  # a step of 0 is not allowed, and is decoded all the same
+        found += [float(logarithms.mean()), float(logarithms[0])]
     return found
