@@ -15,6 +15,7 @@ from worker.batcher import DeviceLostError, DeviceMemoryError
 from worker.device import Device, settle_batch
 from worker.model import Detector, load_model
 from worker.model.detector import Detection
+from worker.model.loading import choose_device
 
 
 @pytest.fixture
@@ -34,6 +35,15 @@ def passes(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(detector, "detect", detect)
     return sizes
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_float32_is_float32_wherever_a_cuda_device_was_chosen(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device(name).type == "cuda"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_quick_device_is_given_full_batches_after_one_was_tried(

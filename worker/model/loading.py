@@ -61,8 +61,6 @@ def assemble(
     weights_sha256: str,
 ) -> Detector:
     """Make a detector of networks that have their weights: bring them to the device and to the U-Net's `dtype`."""
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # TF32 would make float32 a thousand times coarser, unasked
     networks = _settle(unet.set_precision(dtype), device), _settle(student, device)
     return Detector(card, SpacedDiffusion(card.diffusion), *networks, weights_sha256=weights_sha256)
 
@@ -112,17 +110,17 @@ def choose(card: ModelCard, device: str, precision: Precision) -> tuple[torch.de
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name. Raises ModelError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device of that name, with TF32 off. Raises ModelError if it is not there."""
     try:
-        device = torch.device(name)
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:
         raise ModelError(f"There is no device named {name!r}: use auto, cpu or cuda.") from error
     if device.type not in {"cpu", "cuda"}:
         raise ModelError(f"The device {name!r} is not supported: use auto, cpu or cuda.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"The device {name!r} is not there: install its driver, or use the device auto or cpu.")
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # TF32 would make float32 a thousand times coarser, unasked
     return device
 
 
