@@ -58,7 +58,7 @@ Fence = tuple[UUID, int]
 Watch = Callable[[Sequence[Fence]], AbstractContextManager[None]]
 #: Ends this process, because of a pass with these in it; empty where it is nobody's doing.
 GiveUp = Callable[[Sequence[Fence]], None]
-#: So many passes of one image fail in a row where the device is broken, not the images: it would fail every job.
+#: Passes of one image fail in a row, of so many jobs, where the device is broken and not the images: it would fail all.
 FAILED_PASSES = 3
 
 
@@ -95,7 +95,7 @@ class Batcher:
         """
         self._infer = infer
         self._give_up = give_up
-        self._failed_passes = 0
+        self._failed: set[Fence] = set()
         self._in_pass: list[Fence] = []
         self._max_batch = max_batch
         self._wait_seconds = wait_seconds
@@ -203,10 +203,10 @@ class Batcher:
         except Exception:  # noqa: BLE001  # a pass may fail in any way; this thread must serve the next one
             _log.exception("device_failed", batch=len(tickets))
             if len(tickets) == 1:
-                self._count_failure()
+                self._count_failure(tickets[0].fence)
             self._serve_halves(tickets, JobError(ErrorCode.INTERNAL, "The device failed. Submit the image again."))
         else:
-            self._failed_passes = 0
+            self._failed.clear()
             for ticket, answer in answers:
                 if isinstance(answer, Finding):
                     ticket.future.set_result(answer)
@@ -214,10 +214,10 @@ class Batcher:
                     ticket.future.set_exception(answer)
         self._in_pass = []
 
-    def _count_failure(self) -> None:
-        self._failed_passes += 1
-        if self._failed_passes >= FAILED_PASSES:
-            _log.critical("device_broken", failed_passes=self._failed_passes)
+    def _count_failure(self, fence: Fence) -> None:
+        self._failed.add(fence)
+        if len(self._failed) >= FAILED_PASSES:
+            _log.critical("device_broken", failed_jobs=len(self._failed))
             self._give_up([])
 
     def _serve_halves(self, tickets: list[_Ticket], why: JobError) -> None:
@@ -226,7 +226,14 @@ class Batcher:
             return
         middle = len(tickets) // 2
         self._serve(tickets[:middle])
-        self._serve(tickets[middle:])
+        # A job that has failed with one of its images is over: the others must not run on, beside its neighbours.
+        failed = {ticket.fence for ticket in tickets[:middle] if ticket.future.exception() is not None}
+        rest = [ticket for ticket in tickets[middle:] if ticket.fence not in failed]
+        for ticket in tickets[middle:]:
+            if ticket.fence in failed:
+                ticket.future.set_exception(why)
+        if rest:
+            self._serve(rest)
 
 
 def _checked(finding: Finding) -> Finding | JobError:

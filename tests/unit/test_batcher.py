@@ -206,11 +206,32 @@ def test_device_that_keeps_failing_is_given_up(model: Model):
     given_up: list[Sequence[Fence]] = []
     batcher = Batcher(model, max_batch=1, wait_seconds=0, give_up=given_up.append)
     batcher.start()
-    for number in (666, 666, 1, 666, 666):
-        submit(batcher, number).exception(SOON)
+    for job, number in enumerate((666, 666, 1, 666, 666)):
+        batcher.submit(image(number), fence(job)).exception(SOON)
     assert not given_up
-    submit(batcher, 666).exception(SOON)
+    batcher.submit(image(666), fence(5)).exception(SOON)
     assert given_up == [[]]  # nobody's doing
+    batcher.close()
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_one_job_with_several_images_does_not_make_the_device_seem_broken(model: Model, most: int):
+    given_up: list[Sequence[Fence]] = []
+    batcher = Batcher(model, max_batch=most, wait_seconds=0, give_up=given_up.append)
+    futures = batcher.submit_all([image(666)] * 5, fence(1))
+    batcher.start()
+    assert all(isinstance(future.exception(SOON), JobError) for future in futures)
+    assert not given_up
+    batcher.close()
+
+
+def test_a_job_that_failed_with_one_image_is_run_no_further(model: Model):
+    batcher = Batcher(model, max_batch=4, wait_seconds=0)
+    futures = [*batcher.submit_all([image(number) for number in (666, 1, 2)], fence(1)), submit(batcher, 3)]
+    batcher.start()
+    assert futures[-1].result(SOON).logit == 3
+    assert isinstance(futures[2].exception(SOON), JobError)
+    assert model.batches == [4, 2, 1, 1]  # all; the first two; the culprit alone; the neighbour alone
     batcher.close()
 
 
