@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from worker.training.curves import curves
 from worker.training.figures import Resampling, figures, left_out, permuted_average_precision
@@ -80,6 +81,18 @@ def test_intervals_are_as_wide_as_few_photographs_make_them():
         assert found.high is not None
         widths.append(found.high - found.low)
     assert widths[0] > 1.5 * widths[1]
+
+
+@pytest.mark.parametrize("crops", [1, 3])
+def test_what_no_photograph_showed_is_not_ruled_out(crops: int):
+    """Of 20 photographs none is called FAKE: no draw of them shows another rate, but one of a sixth is possible."""
+    fake = np.repeat(np.arange(40) < 20, crops)
+    found = figures(np.where(fake, 0.9, 0.1), fake, np.repeat(np.arange(40).astype(str), crops), 0.5, QUICK).estimates
+    exact = stats.binomtest(0, 20).proportion_ci(method="exact").high
+    assert astuple(found["false_positive_rate"]) == pytest.approx((0, 0, exact))
+    assert astuple(found["true_positive_rate"]) == pytest.approx((1, 1 - exact, 1))
+    worst = 0.01 * (1 - exact) / (0.01 * (1 - exact) + 0.99 * exact)
+    assert astuple(found["precision_at_1_percent"]) == pytest.approx((1, worst, 1))
 
 
 def test_where_nothing_is_called_fake_its_precision_is_not_told():

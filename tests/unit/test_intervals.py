@@ -12,6 +12,7 @@ from worker.training.intervals import (
     grouped_bootstrap,
     lower_bound,
     most_successes,
+    share_interval,
     upper_bound,
 )
 from worker.training.metrics import Floats, area_under_roc, rank
@@ -32,6 +33,12 @@ def test_the_two_sided_interval_has_half_of_the_doubt_on_each_side():
     found = clopper_pearson(5, 80)
     expected = stats.binomtest(5, 80).proportion_ci(confidence_level=0.95, method="exact")
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_share_between_two_counts_has_the_bounds_of_both():
+    found = share_interval(0.125, 20)  # two and a half of 20: crops of a photograph may be called otherwise
+    assert (found.low, found.high) == (clopper_pearson(2, 20).low, clopper_pearson(3, 20).high)
+    assert share_interval(0.1 * 3, 10) == clopper_pearson(3, 10)
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.01, 0.001])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from worker.training.file_statistics import fold_of
-from worker.training.intervals import grouped_bootstrap
+from worker.training.intervals import grouped_bootstrap, share_interval
 from worker.training.metrics import (
     ESTIMABLE_REALS,
     PREVALENCES,
@@ -92,6 +92,7 @@ _FREE_OF_THRESHOLDS: Mapping[str, Callable[[Ranking], Floats]] = {
     "brier": brier,
     "calibration_error": calibration_error,
 }
+_PRECISIONS = {f"precision_at_{100 * prevalence:g}_percent": prevalence for prevalence in PREVALENCES}
 _STATISTICS: Mapping[str, _Statistic] = {
     "accuracy": accuracy_at,
     **_RATES,
@@ -99,10 +100,7 @@ _STATISTICS: Mapping[str, _Statistic] = {
         name: lambda ranking, _, statistic=statistic: statistic(ranking)  # type: ignore[misc]
         for name, statistic in _FREE_OF_THRESHOLDS.items()
     },
-    **{
-        f"precision_at_{100 * prevalence:g}_percent": partial(precision_at_prevalence, prevalence=prevalence)
-        for prevalence in PREVALENCES
-    },
+    **{name: partial(precision_at_prevalence, prevalence=prevalence) for name, prevalence in _PRECISIONS.items()},
 }
 
 
@@ -176,10 +174,34 @@ def _estimates(
     intervals = grouped_bootstrap(
         all_of, groups, resamples=resampling.resamples, seed=resampling.seed, confidence=resampling.confidence
     )
-    return {
+    found = {
         name: Estimate(_told(value), _told(interval.low), _told(interval.high))
         for name, value, interval in zip(statistics, all_of(None).tolist(), intervals, strict=True)
     }
+    return found | _widened(found, fake, groups, resampling.confidence)
+
+
+def _widened(found: Mapping[str, Estimate], fake: Labels, groups: Names, confidence: float) -> dict[str, Estimate]:
+    """Return the shares that were counted, and what follows from them, not narrower than their exact bounds allow.
+
+    Where no photograph is called FAKE, none is in any draw either: the bootstrap alone would rule out a higher rate.
+    """
+    counted = {"accuracy": groups, "true_positive_rate": groups[fake], "false_positive_rate": groups[~fake]}
+    wide = {}
+    for name, of in counted.items():
+        estimate = found.get(name)
+        if estimate and estimate.value is not None and estimate.low is not None and estimate.high is not None:
+            exact = share_interval(estimate.value, len(np.unique(of)), confidence)
+            wide[name] = Estimate(estimate.value, min(estimate.low, exact.low), max(estimate.high, exact.high))
+    if not {"true_positive_rate", "false_positive_rate"} <= wide.keys():
+        return wide
+    least, most = wide["true_positive_rate"].low or 0.0, wide["false_positive_rate"].high or 0.0
+    for name, prevalence in _PRECISIONS.items():
+        estimate = found.get(name)
+        if estimate and estimate.low is not None:
+            worst = prevalence * least / (prevalence * least + (1 - prevalence) * most)
+            wide[name] = replace(estimate, low=min(estimate.low, worst))
+    return wide
 
 
 def _told(number: float) -> float | None:

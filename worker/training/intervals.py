@@ -104,6 +104,18 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> In
     return Interval(lower_bound(successes, trials, each_side), upper_bound(successes, trials, each_side))
 
 
+def share_interval(share: float, groups: int, confidence: float = 0.95) -> Interval:
+    """Return the exact interval of a share of images, as if those of each of so many groups were all called alike.
+
+    A share of a broken number of groups has the lower bound of the whole number below, the upper of that above.
+    """
+    seen = round(share * groups, 6)
+    return Interval(
+        clopper_pearson(int(np.floor(seen)), groups, confidence).low,
+        clopper_pearson(int(np.ceil(seen)), groups, confidence).high,
+    )
+
+
 def most_successes(trials: int, limit: float, confidence: float = 0.95) -> int | None:
     """Return the greatest number of successes whose upper bound is at most `limit`; None if not even 0 is one.
 

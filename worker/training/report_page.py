@@ -100,7 +100,8 @@ def _summary(report: Report) -> str:
     return (
         f'<p class="says">{_sentence(told)}</p><div class="tiles">{"".join(tiles)}</div>'
         f'<p class="under">Under each figure its {report.confidence:.0%} interval, by {report.resamples:,} draws of '
-        "whole source photographs: crops and fakes of one photograph are not independent.</p>"
+        "whole source photographs: crops and fakes of one photograph are not independent. Shares are told no surer "
+        "than exact bounds of as many photographs allow.</p>"
         "<h2>What a FAKE verdict is worth</h2>"
         '<p class="under">Most images on most platforms are photographs, so even rare false alarms may outnumber the '
         f"fakes that are found.</p>{worth}{_left_open(report)}"
