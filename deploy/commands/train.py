@@ -22,7 +22,7 @@ from deploy.terminal import notes
 @click.option("--recipe", "named", default="corrected", show_default=True, help="`published`, or a TOML file.")
 @click.option("--teacher-weights", type=click.Path(dir_okay=False, path_type=Path), help="torchvision's, as a file.")
 @click.option("--no-teacher", is_flag=True, help="Learn from the labels alone.")
-@click.option("--seed", type=int, help="In place of the recipe's seed of the training.")
+@click.option("--seed", type=click.IntRange(min=0), help="In place of the recipe's seed of the training.")
 @click.option(
     "--pairs", type=click.Path(file_okay=False, path_type=Path), help="Where noise maps are kept.  [default: OUT/pairs]"
 )

@@ -52,9 +52,16 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 def test_all_faults_are_named(tmp_path: Path) -> None:
     text = '[training]\nepochs = 0\nlr = 1\n[student]\ninputs = "depth"\n[augmentation]\ncrop_sides = [0.9, 0.5]\n'
+    text += "[pairs]\nseed = -1\n"
     with pytest.raises(RecipeError) as caught:
         read_recipe(write(tmp_path, text))
-    for name in ("training.epochs", "training.lr", "student.inputs", "crop_sides must ascend"):
+    for name in (
+        "training.epochs",
+        "training.lr",
+        "pairs.seed",
+        "student.inputs",
+        "crop_sides must ascend",
+    ):
         assert name in caught.value.message
 
 

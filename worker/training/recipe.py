@@ -23,6 +23,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 NotNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class RecipeError(DistildireError):
@@ -73,7 +74,7 @@ class PairOptions(Options):
     """
 
     variants: PositiveInt
-    seed: int
+    seed: Seed
     precision: Literal["auto"] | Format
 
 
@@ -134,7 +135,7 @@ class StudentPlan(Options):
     cutmix: Literal["pairs", "first"] = "pairs"
     precision: Format = "fp32"
     recalibrate: bool = True
-    seed: int = 0
+    seed: Seed = 0
     checkpoint_seconds: NotNegative = 60
 
 
