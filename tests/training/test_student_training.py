@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from worker.model.card import ModelError
 from worker.model.config import Inputs, StudentConfig
 from worker.model.student import Student, feature_layers
 from worker.training.examples import Examples
 from worker.training.pairs import Batch
-from worker.training.pretrained import Teacher, new_student
+from worker.training.pretrained import Teacher, new_student, pretrained_layers
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
 from worker.training.student import DivergedError, StudentTrainer, _learning_rate, probabilities
 
@@ -211,6 +212,17 @@ def test_a_student_may_start_from_weights_of_torchvision(inputs: Inputs, teacher
         noise = conv1.sum(dim=1, keepdim=True) if inputs == "image+grey_eps" else conv1
         assert torch.equal(pretrained[:, channels:], noise)
         assert not torch.equal(random[:, channels:], noise)
+
+
+def test_weights_from_before_batches_were_counted_are_taken(teacher_weights: Path, tmp_path: Path) -> None:
+    state = torch.load(teacher_weights)
+    old = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")
+    layers = pretrained_layers("teacher", "resnet18", tmp_path / "old.pth")
+    assert torch.equal(layers.state_dict()["bn1.running_var"], state["bn1.running_var"])
+    torch.save({name: value for name, value in old.items() if name != "bn1.running_var"}, tmp_path / "spoilt.pth")
+    with pytest.raises(ModelError, match=r"of torchvision's resnet18: bn1\.running_var is missing.*in \[teacher\]"):
+        pretrained_layers("teacher", "resnet18", tmp_path / "spoilt.pth")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from worker.model.card import ModelError
 from worker.model.digests import AGAIN
 
+_CORRECT_CARD = (
+    "Correct the card's sections [adm] and [student], or put the file that the card was written for in its place."
+)
+
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors`, `.pt` or `.pth` file into CPU memory, by parameter name.
@@ -41,8 +45,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _without_wrapper(content)
 
 
-def assign_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def assign_strictly(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    *,
+    stated: str = "in its card",
+    remedy: str = _CORRECT_CARD,
+) -> None:
     """Make the tensors read from `path` the parameters of a network built on the meta device, as float32.
+
+    `stated` and `remedy` are for the message: where the architecture is stated, and what to do.
 
     Raises:
         ModelError: a tensor is missing, unknown, of another shape or type or not finite; the first is named.
@@ -62,10 +75,7 @@ def assign_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path)
     ]
     if faults:
         more = f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else ""
-        raise ModelError(
-            f"{path} does not fit the architecture in its card: {faults[0]}{more}. Correct the card's sections [adm] "
-            "and [student], or put the file that the card was written for in its place."
-        )
+        raise ModelError(f"{path} does not fit the architecture {stated}: {faults[0]}{more}. {remedy}")
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ModelError(f"{path}: {name} holds NaN or infinity, from damage or a training that diverged. {AGAIN}.")

@@ -83,7 +83,10 @@ def new_student(options: StudentOptions, seed: int) -> Student:
 
 
 def pretrained_layers(section: str, backbone: str, weights: Path | None) -> nn.Sequential:
-    """Return a classifier up to its feature map with the weights of a file; what is in the file beyond is left out."""
+    """Return a classifier up to its feature map with the weights of a file; what is in the file beyond is left out.
+
+    Files from before torch 0.4.1, of which torchvision still publishes some, do not count batches: nothing reads that.
+    """
     try:
         with torch.device("meta"):
             layers = feature_layers(backbone)
@@ -93,7 +96,14 @@ def pretrained_layers(section: str, backbone: str, weights: Path | None) -> nn.S
         raise PretrainedError(_missing(section, backbone, weights))
     wanted = {name.partition(".")[0] for name in layers.state_dict()}
     state = {name: value for name, value in read_state(weights).items() if name.partition(".")[0] in wanted}
-    assign_strictly(layers, state, weights)
+    counters = {name: torch.tensor(0) for name in layers.state_dict() if name.endswith(".num_batches_tracked")}
+    assign_strictly(
+        layers,
+        counters | state,
+        weights,
+        stated=f"of torchvision's {backbone}",
+        remedy=f"Name the file of that backbone's weights, or the backbone that the file is of, in [{section}].",
+    )
     return layers
 
 
