@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, Any, BinaryIO, NoReturn, cast
@@ -162,7 +162,19 @@ def _parse(
 
 def _spooling(spool: ExitStack) -> Callable[..., IO[bytes]]:
     """Make temporary files as werkzeug asks for them, even for a form that turns out to be malformed."""
-    return lambda *_, **__: cast("IO[bytes]", spool.enter_context(SpooledTemporaryFile(_IN_MEMORY)))
+
+    def make(*_: object, **__: object) -> IO[bytes]:
+        file = cast("IO[bytes]", SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115  # the stack closes it
+        spool.callback(_discard, file)
+        return file
+
+    return make
+
+
+def _discard(file: IO[bytes]) -> None:
+    """Close a file that is needed no more: on a full disk it tries once more to write what it could not."""
+    with suppress(OSError):
+        file.close()
 
 
 def _too_large(settings: Settings) -> ApiError:

@@ -64,18 +64,24 @@ WITH others AS (
     SELECT least(:lease, CASE WHEN bool_or(ready) THEN interval '0'
                               WHEN count(*) > 0 THEN :while_others_start ELSE :while_none_lives END) AS silence
     FROM others
+), elsewhere AS (
+    SELECT array_agg(DISTINCT name) FILTER (WHERE name <> ALL(CAST(:policies AS text[]))) AS names
+    FROM workers CROSS JOIN unnest(policies) AS name
+    WHERE role = 'analysis' AND state = 'ready' AND id <> :worker AND heartbeat_at > now() - :fresh
 ), busy AS (
     SELECT tenant_id, sum(CASE WHEN stability THEN :probe_passes ELSE 1 END) AS running
     FROM jobs WHERE state = 'running' GROUP BY tenant_id
 ), next AS (
     SELECT job.id
     FROM (
-        SELECT tenants.id AS tenant_id, head.priority, coalesce(busy.running, 0) AS running, head.created_at, head.id
+        SELECT tenants.id AS tenant_id, tenants.policy, coalesce(busy.running, 0) AS running,
+               head.priority, head.created_at, head.id
         FROM tenants
         CROSS JOIN LATERAL (
             SELECT id, priority, created_at FROM jobs
             WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now()
               AND (model IS NULL OR model = :model)
+              AND (coalesce(jobs.policy, tenants.policy) = ANY ((SELECT names FROM elsewhere)::text[])) IS NOT TRUE
               AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
             ORDER BY priority DESC, created_at, id
             LIMIT 1
@@ -87,6 +93,7 @@ WITH others AS (
         SELECT id FROM jobs
         WHERE tenant_id = turn.tenant_id AND state = 'queued' AND deadline_at > now()
           AND (model IS NULL OR model = :model)
+          AND (coalesce(jobs.policy, turn.policy) = ANY ((SELECT names FROM elsewhere)::text[])) IS NOT TRUE
           AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
         ORDER BY priority DESC, created_at, id
         LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -168,32 +175,38 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
     return job
 
 
-def claim(database: Database, *, worker: str, model: str, lease: timedelta) -> ClaimedJob | None:
+def claim(
+    database: Database, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = ()
+) -> ClaimedJob | None:
     """Take the next job: priority, then fairness between tenants, then age. None where nothing waits.
 
     The attempt is committed before this returns, so before any byte of the image is touched. Who is given a suspect
-    must see to it that it runs alone.
+    must see to it that it runs alone. A job whose policy is not among `policies` is left to a worker that has it, if
+    one is ready.
     """
     with database.begin() as session:
-        row = session.execute(_CLAIM, _claim_names(worker, model, lease)).one_or_none()
+        row = session.execute(_CLAIM, _claim_names(worker, model, lease, policies)).one_or_none()
     if row is None:
         return None
     return ClaimedJob(*row)
 
 
-def anything_waits(database: Database, *, worker: str, model: str, lease: timedelta) -> bool:
+def anything_waits(
+    database: Database, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = ()
+) -> bool:
     """Whether `claim` would find a job: asked by the very same statement, which is then undone."""
     with database.begin() as session:
-        found = session.execute(_CLAIM, _claim_names(worker, model, lease)).one_or_none()
+        found = session.execute(_CLAIM, _claim_names(worker, model, lease, policies)).one_or_none()
         session.rollback()
     return found is not None
 
 
-def _claim_names(worker: str, model: str, lease: timedelta) -> dict[str, object]:
+def _claim_names(worker: str, model: str, lease: timedelta, policies: Collection[str]) -> dict[str, object]:
     return {
         "worker": worker,
         "model": model,
         "lease": lease,
+        "policies": list(policies),
         "probe_passes": PROBE_PASSES,
         "fresh": _FRESH,
         "while_others_start": _WHILE_OTHERS_START,

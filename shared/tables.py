@@ -160,10 +160,10 @@ class Result(Base):
     confidence: Mapped[float]
     probability_fake: Mapped[float]
     raw_probability_fake: Mapped[float | None]
-    """Before the policy's calibration; null where there was none."""
+    """Before the policy's calibration; null in what older versions wrote."""
     threshold: Mapped[float]
-    policy: Mapped[dict[str, Any] | None]
-    stability: Mapped[dict[str, Any] | None]
+    policy: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    stability: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     processing_time: Mapped[float]
     width: Mapped[int]
     height: Mapped[int]

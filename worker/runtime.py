@@ -218,6 +218,7 @@ class AnalysisRuntime:
             worker=self._worker,
             model=self._model,
             lease=self._lease,
+            policies=self._policies,
         )
         return None if job is None else Errand(partial(self._carry, job), alone=job.suspect)
 
@@ -239,7 +240,9 @@ class AnalysisRuntime:
         os._exit(1)
 
     def _anything_waits(self) -> bool:
-        return lifecycle.anything_waits(self._heart_database, worker=self._worker, model=self._model, lease=self._lease)
+        return lifecycle.anything_waits(
+            self._heart_database, worker=self._worker, model=self._model, lease=self._lease, policies=self._policies
+        )
 
 
 def load_detector(settings: Settings) -> Detector:

@@ -13,12 +13,13 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("tenants", sa.Column("policy", sa.Text(), nullable=True))
+    # In the order in which a claim locks the tables, or the two could wait for each other.
+    op.add_column("workers", sa.Column("policies", sa.ARRAY(sa.Text()), server_default="{}", nullable=False))
     op.add_column("jobs", sa.Column("policy", sa.Text(), nullable=True))
+    op.add_column("tenants", sa.Column("policy", sa.Text(), nullable=True))
     # Null in what workers of the version before write, which know no policies: a job may outlive an upgrade.
     op.add_column("results", sa.Column("raw_probability_fake", sa.Double(), nullable=True))
     op.add_column("results", sa.Column("policy", postgresql.JSONB(astext_type=sa.Text()), nullable=True))
-    op.add_column("workers", sa.Column("policies", sa.ARRAY(sa.Text()), server_default="{}", nullable=False))
 
 
 def downgrade() -> None:

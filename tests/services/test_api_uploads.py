@@ -57,7 +57,7 @@ def test_an_upload_for_which_the_disk_has_no_room_is_refused_for_now(
     api: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = Path("/dev/full")
-    monkeypatch.setattr(uploads, "SpooledTemporaryFile", lambda _: full.open("r+b", buffering=0))  # the API closes it
+    monkeypatch.setattr(uploads, "SpooledTemporaryFile", lambda _: full.open("r+b"))  # the API closes it
     response = api.one.post_form(png() + bytes(2_000_000))
     assert (response.status_code, response.json["code"]) == (503, "no_room")
     assert int(response.headers["Retry-After"]) >= 1

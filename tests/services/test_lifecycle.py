@@ -190,7 +190,7 @@ def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database:
 def test_a_claim_that_is_not_committed_yet_hides_no_other_tenants_job(database: Database, tenant: UUID) -> None:
     jobs = {add_job(database, tenant), add_job(database, add_tenant(database, "b"))}
     with database.begin() as session:
-        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w", "M", LEASE)).one()
+        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w", "M", LEASE, [])).one()
         assert {first.id, claimed(database).id} == jobs
 
 
@@ -327,6 +327,30 @@ def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
     with database.begin() as session:
         heard_of = func.now() - timedelta(seconds=seconds)
         session.execute(update(Job).where(Job.id == job_id).values(beat_at=heard_of))
+
+
+@pytest.mark.parametrize("whose", ["the job's", "the tenant's"])
+def test_a_job_is_left_to_a_ready_worker_that_has_its_policy(database: Database, tenant: UUID, whose: str) -> None:
+    job_id, other = add_job(database, tenant), add_job(database, add_tenant(database, "b"))
+    named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    with database.begin() as session:
+        session.execute(named.values(policy="strict"))
+    condition = Condition(WorkerState.READY, model="M", policies=("strict", "another"))
+    workers.beat(database, ANOTHER, condition, age=timedelta(0))
+    assert claimed(database).id == other
+    assert claim(database) is None
+    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=LEASE)
+    mine = lifecycle.claim(database, worker="w", model="M", lease=LEASE, policies=["strict"])
+    assert mine is not None
+    assert (mine.id, mine.policy) == (job_id, "strict")
+
+
+def test_a_job_whose_policy_nobody_has_is_not_left_waiting(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    with database.begin() as session:
+        session.execute(update(Job).values(policy="strict"))
+    show(database, ANOTHER, WorkerState.READY)
+    assert claimed(database).id == job_id  # and fails, with a reason
 
 
 @pytest.mark.parametrize(
