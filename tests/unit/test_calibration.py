@@ -81,13 +81,24 @@ def test_a_model_that_is_wrong_more_often_than_not_gives_no_policy():
 def test_a_policy_calls_as_many_photographs_fake_as_it_says():
     scores = drawn(12)
     policy = policy_for_target(scores, ORIGIN, target_fpr=0.05)
-    calls = np.array([judge(each, policy).prediction for each in scores.probabilities])
+    calls = np.array([judge(each, policy).prediction for each in scores.logits])
     evidence = policy.evidence
     assert (calls[~scores.fake] == "FAKE").mean() == pytest.approx(evidence.measured_fpr)
     assert (calls[scores.fake] == "REAL").mean() == pytest.approx(evidence.missed_fakes)
     assert evidence.fpr_interval[0] <= evidence.measured_fpr <= evidence.fpr_upper_bound <= 0.05
     assert (evidence.reals, evidence.real_groups, evidence.fakes, evidence.fake_groups) == (400, 400, 400, 400)
     assert evidence.rule == "false_positive_rate"
+
+
+def test_images_of_which_the_model_is_all_but_certain_stay_in_order():
+    """Logits from 37 on have the probability 1 in float64: a threshold between them would be none."""
+    scores = drawn(18)
+    certain = replace(scores, logits=20 * (scores.logits + 10))
+    policy = policy_for_target(certain, ORIGIN, target_fpr=0.05)
+    calls = np.array([judge(each, policy).prediction for each in certain.logits])
+    assert (certain.probabilities[~certain.fake] == 1).mean() > 0.5
+    assert (calls[~scores.fake] == "FAKE").mean() == policy.evidence.measured_fpr <= 0.05
+    assert (calls[scores.fake] == "REAL").mean() == policy_for_target(scores, ORIGIN, 0.05).evidence.missed_fakes
 
 
 def test_what_is_counted_are_photographs():
@@ -101,7 +112,7 @@ def test_with_a_band_few_fakes_are_called_real():
     scores = drawn(14)
     without = policy_for_target(scores, ORIGIN, target_fpr=0.02)
     banded = policy_for_target(scores, ORIGIN, target_fpr=0.02, max_miss_rate=0.05)
-    calls = np.array([judge(each, banded).prediction for each in scores.probabilities])
+    calls = np.array([judge(each, banded).prediction for each in scores.logits])
     assert banded.threshold == without.threshold
     assert banded.inconclusive_from is not None
     assert set(calls) == {"REAL", "FAKE", "INCONCLUSIVE"}

@@ -63,9 +63,8 @@ def installed(tmp_path: Path) -> InstalledCard:
 
 
 def raw(calibrated: float) -> float:
-    """The uncalibrated probability that STRICT makes `calibrated` of."""
-    logit = (math.log(calibrated / (1 - calibrated)) + 0.5) * 2
-    return 1 / (1 + math.exp(-logit))
+    """The logit that STRICT makes `calibrated` of."""
+    return (math.log(calibrated / (1 - calibrated)) + 0.5) * 2
 
 
 @pytest.mark.parametrize(
@@ -86,18 +85,17 @@ def test_a_policy_judges(calibrated: float, prediction: str, confidence: float):
 
 def test_reaching_the_threshold_is_enough():
     plain = STRICT.model_copy(update={"temperature": 1.0, "bias": 0.0, "threshold": 0.5, "inconclusive_from": None})
-    assert judge(0.5, plain).prediction == "FAKE"
-    assert judge(0.4999, plain).prediction == "REAL"
+    assert judge(0.0, plain).prediction == "FAKE"
+    assert judge(-0.0001, plain).prediction == "REAL"
 
 
-@pytest.mark.parametrize("certain", [0.0, 1.0])
-def test_certainty_stays_certain(certain: float):
-    assert calibrated_probability(certain, 3.0, 2.0) == certain
+def test_near_certainty_is_told_apart():
+    assert calibrated_probability(40.0, 20.0, 0.0) < calibrated_probability(60.0, 20.0, 0.0) < 1
 
 
-@pytest.mark.parametrize("wrong", [math.nan, -0.1, 1.1])
-def test_no_verdict_of_what_is_no_probability(wrong: float):
-    with pytest.raises(ValueError, match="no probability"):
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_no_verdict_of_what_is_no_number(wrong: float):
+    with pytest.raises(ValueError, match="no logit"):
         judge(wrong, STRICT)
 
 

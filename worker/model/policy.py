@@ -87,17 +87,17 @@ class Policy(_Section):
         return self
 
 
-def judge(probability: float, policy: Policy) -> Verdict:
+def judge(logit: float, policy: Policy) -> Verdict:
     """Call an image by a policy: evidence, not proof.
 
     Args:
-        probability: of being fake, as the model states it without a policy, in [0, 1].
+        logit: of "fake", the student's.
         policy: of that model.
 
     Raises:
-        ValueError: it is no probability; NaN would otherwise be called REAL.
+        ValueError: the logit is not finite; NaN would otherwise be called REAL.
     """
-    calibrated = calibrated_probability(probability, policy.temperature, policy.bias)
+    calibrated = calibrated_probability(logit, policy.temperature, policy.bias)
     if calibrated >= policy.threshold:
         return Verdict("FAKE", calibrated, calibrated)
     if policy.inconclusive_from is not None and calibrated >= policy.inconclusive_from:
@@ -105,13 +105,14 @@ def judge(probability: float, policy: Policy) -> Verdict:
     return Verdict("REAL", 1 - calibrated, calibrated)
 
 
-def calibrated_probability(probability: float, temperature: float, bias: float) -> float:
-    """Return sigmoid(logit / temperature + bias) of the probability's logit; 0 and 1 stay what they are."""
-    if not 0 <= probability <= 1:
-        raise ValueError(f"{probability} is no probability")
-    if probability in {0.0, 1.0}:
-        return probability
-    return sigmoid((math.log(probability) - math.log1p(-probability)) / temperature + bias)
+def calibrated_probability(logit: float, temperature: float, bias: float) -> float:
+    """Return sigmoid(logit / temperature + bias).
+
+    Of the logit, not of the probability: from a logit of 37 on the latter is 1 in float64, and all order is lost.
+    """
+    if not math.isfinite(logit):
+        raise ValueError(f"{logit} is no logit")
+    return sigmoid(logit / temperature + bias)
 
 
 def load_policy(name: str, installed: InstalledCard, weights_sha256: str, precision: Format) -> Policy:

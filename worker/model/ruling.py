@@ -62,9 +62,9 @@ def rule(logit: float, threshold: float, policy: Policy | None, perturbed: Seque
         JobError: a logit is not finite, so nothing can be said.
     """
     plain = verdict(logit, threshold)
-    called = _called(plain, policy)
+    called = _called(logit, plain, policy)
     limit = threshold if policy is None else policy.threshold
-    others = [_called(verdict(each, threshold), policy).probability_fake for each in perturbed]
+    others = [_called(each, verdict(each, threshold), policy).probability_fake for each in perturbed]
     stability = _stability(called.probability_fake, others, limit) if others else None
     if stability and stability.flip_rate and policy and policy.inconclusive_from is not None:
         probability = called.probability_fake
@@ -73,8 +73,8 @@ def rule(logit: float, threshold: float, policy: Policy | None, perturbed: Seque
     return Ruling(called, plain.probability_fake, limit, applied, stability)
 
 
-def _called(plain: Verdict, policy: Policy | None) -> Verdict:
-    return plain if policy is None else judge(plain.probability_fake, policy)
+def _called(logit: float, plain: Verdict, policy: Policy | None) -> Verdict:
+    return plain if policy is None else judge(logit, policy)
 
 
 def _stability(probability: float, others: Sequence[float], threshold: float) -> Stability:

@@ -33,8 +33,7 @@ class Calibration:
 
     def of(self, scores: Scores) -> Floats:
         """Return the calibrated probabilities (N,), computed as a service computes them."""
-        raw = scores.probabilities.tolist()
-        return np.array([calibrated_probability(each, self.temperature, self.bias) for each in raw])
+        return np.array([calibrated_probability(each, self.temperature, self.bias) for each in scores.logits.tolist()])
 
 
 @dataclass(frozen=True)
