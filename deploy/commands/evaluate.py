@@ -65,7 +65,7 @@ _SHOWN = {
     help="Leave a part out; robustness costs six passes over the images, formats four.",
 )
 @click.option("--dire", is_flag=True, help="Also DIRE's reconstruction error: forty passes of the U-Net an image.")
-@click.option("--compare", "others", multiple=True, metavar="MODEL", help="Another model, judged on the same images.")
+@click.option("--compare", "others", multiple=True, metavar="MODEL", help="Another model, or its folder.")
 @click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="For the intervals.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @device_option
@@ -104,6 +104,8 @@ def command(  # noqa: PLR0913  # an option each
     from worker.training.resumable import write_whole
     from worker.training.scoring import identity_of
 
+    if others and "controls" in left_out:
+        raise click.UsageError("--compare is one of the controls: give it without --without controls.")
     out.mkdir(parents=True, exist_ok=True)  # at once: nobody wants to wait for a report that finds no place
     card, folder = chosen_card(model, models_dir)
     with notes().status("Reading the images …"):
@@ -112,7 +114,10 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
         chosen = load_policy(policy, card, detector.weights_sha256, detector.precision) if policy else None
-        compared = {name: load_model(name, device, precision, models_dir) for name in others}
+        compared = {}
+        for name in others:
+            other, place = chosen_card(name, models_dir)
+            compared[name] = load_model(other.card.name, device, precision, place)
     unwanted = {*left_out, *(() if dire else ("dire",))}
     plan = Plan(PARTS - unwanted, batch, Resampling(resamples, seed))
     source = Source(str(data), split, images, dataset.skipped)

@@ -209,6 +209,16 @@ def test_too_few_photographs_give_no_policy(models: Path, data: Path):
     assert not (models / f"{NAME}.policies" / "bold.toml").exists()
 
 
+def test_a_model_to_compare_may_be_a_folder_and_is_not_left_out_in_silence(models: Path, data: Path, tmp_path: Path):
+    arguments = ("--out", tmp_path, "--resamples", "100", "--without", "robustness", "--without", "formats")
+    common = ("evaluate", data, "--model", models, "--compare", models, "--device", "cpu", *arguments)
+    refused = call(*common, "--without", "controls")
+    assert (refused.exit_code, "one of the controls" in refused.output) == (2, True)
+    compared = call(*common)
+    assert compared.exit_code == 0, compared.output
+    assert list(json.loads((tmp_path / "report.json").read_text())["controls"]["others"]) == [str(models)]
+
+
 def test_exactly_one_rule_is_wanted(models: Path, data: Path):
     both = call("calibrate", data, "--name", "x", "--target-fpr", "0.1", "--youden", "--models-dir", models)
     neither = call("calibrate", data, "--name", "x", "--models-dir", models)
