@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from worker.training.dataset import Dataset, DatasetError, Skipped, read_dataset
 
 def save(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (len(path.name) % 256, 0, 0)).save(path)
+    red, green, blue, *_ = hashlib.sha256(str(path).encode()).digest()  # no two files are the same
+    Image.new("RGB", (8, 8), (red, green, blue)).save(path)
     return path
 
 
@@ -164,3 +167,15 @@ def test_a_class_of_unusable_files_is_a_class_without_images(manifest: Path) -> 
     assert len(mistakes) == 1
     assert "no real image" in mistakes[0]
     assert "a.png" in mistakes[0]
+
+
+def test_one_file_with_two_labels_or_in_two_splits_is_a_mistake(manifest: Path) -> None:
+    files = manifest.parent / "files"
+    for copy, of in (("a2.png", "a.png"), ("a3.png", "a.png"), ("a4.png", "a.png"), ("b2.jpg", "b.jpg")):
+        shutil.copyfile(files / of, files / copy)
+    add(manifest, "files/a2.png,fake,,a,test", "files/a3.png,real,,other,train", "files/a4.png,real,,a,test")
+    add(manifest, "files/b2.jpg,fake,,,train")
+    assert mistakes_of(manifest) == (
+        f"{files}/a2.png is the same file as {files}/a.png, labelled otherwise: remove one or both",
+        f"{files}/a3.png is the same file as {files}/a.png and is in train, the other in test: remove one",
+    )

@@ -101,7 +101,8 @@ def read_dataset(source: Path) -> Dataset:
 
     Raises:
         DatasetError: a label, split or group is wrong, a group is in two splits, an image is listed twice, a class has
-            no images, or the layout is none of these. All mistakes are named.
+            no images, the same file has two labels or is in two splits, or the layout is none of these. All mistakes
+            are named.
     """
     mistakes: list[str] = []
     rows = _read_rows(source, mistakes)
@@ -111,7 +112,7 @@ def read_dataset(source: Path) -> Dataset:
     mistakes += _repeated(rows)
     if mistakes:
         raise DatasetError(source, mistakes)
-    usable, skipped = _sift(images)
+    usable, skipped = _sift(source, images)
     if missing := _missing_classes(usable):
         first = "; ".join(f"{one.path}: {one.reason}" for one in skipped[:3])
         raise DatasetError(source, [f"{one}, for {len(skipped)} files were left out ({first} …)" for one in missing])
@@ -226,21 +227,38 @@ def _missing_classes(images: Sequence[LabelledImage | _Row]) -> list[str]:
     return [f"there is no {label} image" for label, fake in _LABELS.items() if fake not in present]
 
 
-def _sift(images: Sequence[LabelledImage]) -> tuple[tuple[LabelledImage, ...], tuple[Skipped, ...]]:
+def _sift(source: Path, images: Sequence[LabelledImage]) -> tuple[tuple[LabelledImage, ...], tuple[Skipped, ...]]:
     """Part the images that can be decoded from those that cannot. Decoders run side by side: they release the GIL."""
     # The filters of warnings, which `decode` sets for its time, belong to all threads: what these leave ends with it.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(lambda image: _why_unusable(image.path), images))
-    pairs = list(zip(images, reasons, strict=True))
-    usable = tuple(image for image, reason in pairs if reason is None)
-    return usable, tuple(Skipped(image.path, reason) for image, reason in pairs if reason is not None)
+        found = list(pool.map(lambda image: _inspected(image.path), images))
+    pairs = list(zip(images, found, strict=True))
+    if mistakes := _contradictions((image, one) for image, one in pairs if not isinstance(one, Skipped)):
+        raise DatasetError(source, mistakes)
+    usable = tuple(image for image, one in pairs if not isinstance(one, Skipped))
+    return usable, tuple(one for one in found if isinstance(one, Skipped))
 
 
-def _why_unusable(path: Path) -> str | None:
+def _inspected(path: Path) -> str | Skipped:
+    """Return the SHA-256 of a file that can be decoded, or why it cannot."""
     try:
         decode(path, ImageLimits())
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except JobError as error:
-        return f"{error.code}: {error.message}"
+        return Skipped(path, f"{error.code}: {error.message}")
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    return None
+        return Skipped(path, f"cannot be read: {error.strerror or error}")
+
+
+def _contradictions(images: Iterable[tuple[LabelledImage, str]]) -> list[str]:
+    """Name the files of one content that have two labels or are in two splits."""
+    first: dict[str, LabelledImage] = {}
+    mistakes = []
+    for image, sha256 in images:
+        other = first.setdefault(sha256, image)
+        if image.fake != other.fake:
+            mistakes.append(f"{image.path} is the same file as {other.path}, labelled otherwise: remove one or both")
+        elif image.split != other.split:
+            splits = f"{image.split}, the other in {other.split}"
+            mistakes.append(f"{image.path} is the same file as {other.path} and is in {splits}: remove one")
+    return mistakes
