@@ -67,13 +67,14 @@ def command(  # noqa: PLR0913  # an option each
 
     Writes a policy beside the model's card, with what was measured of it. Use other images for `distildire evaluate`.
     """
+    import numpy as np
+
     from worker.model import load_model
     from worker.model.policy import policy_place, write_policy
-    from worker.training.calibration import Origin, policy_by_youden, policy_for_target
+    from worker.training.calibration import Origin, check_enough, policy_by_youden, policy_for_target
     from worker.training.dataset import read_dataset
     from worker.training.journal import Journal
     from worker.training.scoring import Scoring, data_sha256, identity_of, media_types, scores_of
-    from worker.training.thresholds import allowed_false_positives, allowed_misses
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")
@@ -83,10 +84,8 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status("Reading the images …"):
         dataset = read_dataset(data)
     images = [image for image in dataset.images if split in {"all", image.split}]
-    if target_fpr is not None:  # now, not after hours
-        allowed_false_positives(len({image.group for image in images if not image.fake}), target_fpr)
-    if max_miss_rate is not None:
-        allowed_misses(len({image.group for image in images if image.fake}), max_miss_rate)
+    known = scores_of(images, np.zeros(len(images)))
+    check_enough(known.fake, known.groups, target_fpr, max_miss_rate)  # now, not after hours
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
     journal = Journal(place.parent, identity_of(images, batch, detector.precision))

@@ -209,6 +209,15 @@ def test_too_few_photographs_give_no_policy(models: Path, data: Path):
     assert not (models / f"{NAME}.policies" / "bold.toml").exists()
 
 
+def test_halves_with_too_few_fakes_are_refused_before_the_work(models: Path, data: Path):
+    """Of the 24 groups 24 allow such a band; the half that measures it does not."""
+    common = ("--model", NAME, "--models-dir", models, "--device", "cpu", "--split", "all")
+    result = call("calibrate", data, "--name", "halves", "--youden", "--max-miss-rate", "0.2", *common)
+    assert result.exit_code == 1
+    assert "takes fakes of at least 14 independent groups; there are 12" in result.output
+    assert "as they are" not in result.output, "no image was judged in vain"
+
+
 def test_a_model_to_compare_may_be_a_folder_and_is_not_left_out_in_silence(models: Path, data: Path, tmp_path: Path):
     arguments = ("--out", tmp_path, "--resamples", "100", "--without", "robustness", "--without", "formats")
     common = ("evaluate", data, "--model", models, "--compare", models, "--device", "cpu", *arguments)

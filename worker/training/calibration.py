@@ -17,6 +17,8 @@ from worker.training.thresholds import (
     CalibrationError,
     Threshold,
     TooFewPhotographsError,
+    allowed_false_positives,
+    allowed_misses,
     lowest_inconclusive,
     measured_threshold,
     threshold_for_false_positives,
@@ -84,7 +86,7 @@ def policy_for_target(scores: Scores, origin: Origin, target_fpr: float, max_mis
     Raises:
         CalibrationError, TooFewPhotographsError: as the functions of worker/training/thresholds.py.
     """
-    _check_classes(scores)
+    _check_classes(scores.fake)
     calibration = fit_calibration(scores.logits, scores.fake)
     probabilities = calibration.of(scores)
     threshold = threshold_for_false_positives(probabilities, scores.fake, scores.groups, target_fpr)
@@ -97,16 +99,43 @@ def policy_by_youden(scores: Scores, origin: Origin, seed: int = 0, max_miss_rat
     Raises:
         CalibrationError, TooFewPhotographsError: as `policy_for_target`; or a half lacks a class.
     """
-    _check_classes(scores)
+    _check_classes(scores.fake)
     chooses = half_of(scores.groups, seed)
     choosing, measuring = scores.only(chooses), scores.only(~chooses)
     for half in (choosing, measuring):
-        _check_classes(half)
+        _check_classes(half.fake)
     calibration = fit_calibration(choosing.logits, choosing.fake)
     value = youden_threshold(calibration.of(choosing), choosing.fake)
     probabilities = calibration.of(measuring)
     threshold = measured_threshold(value, probabilities, measuring.fake, measuring.groups)
     return _policy(measuring, probabilities, origin, calibration, threshold, None, max_miss_rate)
+
+
+def check_enough(
+    fake: Labels, groups: Names, target_fpr: float | None, max_miss_rate: float | None, seed: int = 0
+) -> None:
+    """Refuse what these images could not give whatever their scores, before they are judged.
+
+    Args:
+        fake: (N,), the truth.
+        groups: (N,), each image's source photograph.
+        target_fpr: of `policy_for_target`; None for `policy_by_youden`.
+        max_miss_rate: as theirs.
+        seed: of the halves of `policy_by_youden`.
+
+    Raises:
+        TooFewPhotographsError: there are too few groups, or a class is missing.
+    """
+    _check_classes(fake)
+    measures = np.ones(len(fake), dtype=np.bool_)
+    if target_fpr is None:
+        measures = ~half_of(groups, seed)
+        _check_classes(fake[measures])
+        _check_classes(fake[~measures])
+    else:
+        allowed_false_positives(len(np.unique(groups[~fake])), target_fpr)
+    if max_miss_rate is not None:
+        allowed_misses(len(np.unique(groups[measures & fake])), max_miss_rate)
 
 
 def half_of(groups: Names, seed: int) -> Labels:
@@ -161,7 +190,7 @@ def _policy(
     )
 
 
-def _check_classes(scores: Scores) -> None:
-    for name, present in (("photographs", (~scores.fake).any()), ("fakes", scores.fake.any())):
+def _check_classes(fake: Labels) -> None:
+    for name, present in (("photographs", (~fake).any()), ("fakes", fake.any())):
         if not present:
             raise TooFewPhotographsError(f"There are no {name} among the images. Add images of other groups.")

@@ -26,7 +26,7 @@ from worker.training.figures import (
 )
 from worker.training.file_statistics import probabilities_by_file
 from worker.training.journal import Journal
-from worker.training.metrics import Floats
+from worker.training.metrics import Floats, Labels
 from worker.training.report import (
     SCHEMA,
     Controls,
@@ -108,11 +108,12 @@ class Evaluation:
             EvaluationError: a class has no usable image.
         """
         began = time.monotonic()
+        _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
         asked = ABLATIONS if "controls" in self.plan.parts else {}
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
         usable = [image for image, logit in zip(self.source.images, judged.logits, strict=True) if np.isfinite(logit)]
         scores = scores_of(self.source.images, judged.logits)
-        _check_classes(scores, self.source)
+        _check_classes(scores.fake, self.source)
         probabilities = self._probabilities(scores)
         ablated = {name: scores_of(self.source.images, logits) for name, logits in judged.ablated.items()}
         return Report(
@@ -253,8 +254,8 @@ class Evaluation:
         )
 
 
-def _check_classes(scores: Scores, source: Source) -> None:
-    for name, present in (("real", (~scores.fake).any()), ("fake", scores.fake.any())):
+def _check_classes(fake: Labels, source: Source) -> None:
+    for name, present in (("real", (~fake).any()), ("fake", fake.any())):
         if not present:
             raise EvaluationError(
                 f"{source.name} has no usable {name} image in the split {source.split!r}. Add some, or name another "
