@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from tests.tiny_model import NAME, write_model
 from worker.device import settle_batch
 from worker.model import Detector, load_model, self_test, verify
-from worker.model.card import BUNDLED, read_card
+from worker.model.card import BUNDLED, ModelError, read_card
 from worker.model.config import Format
 from worker.model.self_test import SelfTestError
 
@@ -73,6 +74,19 @@ def test_recording_changes_nothing_else_of_the_card(recorded: Path, folder: Path
     assert once.startswith(before.rstrip())
     verify(NAME, folder, record=True)
     assert (folder / "card.toml").read_text() == once
+
+
+def test_on_a_full_disk_the_card_stays_as_it_was(folder: Path):
+    """The system refuses to let any file grow beyond a limit, as a full disk does."""
+    detector, before = loaded(folder), sorted((path, path.read_bytes()) for path in folder.iterdir())
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, usual[1]))
+    try:
+        with pytest.raises(ModelError, match=r"cannot be written.*--record"):
+            self_test.record(detector, folder / "card.toml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert sorted((path, path.read_bytes()) for path in folder.iterdir()) == before
 
 
 def test_a_section_amid_the_card_is_replaced(folder: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker.training.event_log import EventLog, _checksum
+from worker.training.resumable import DiskFullError
 
 
 def records(path: Path) -> Iterator[bytes]:
@@ -47,3 +49,17 @@ def test_a_run_that_goes_on_opens_another_file(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setattr("worker.training.event_log.time.time_ns", lambda now=number * 10**9: now)
         EventLog(tmp_path).close()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    """The system refuses to let any file grow beyond a limit, as a full disk does."""
+    log = EventLog(tmp_path)
+    (path,) = tmp_path.iterdir()
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, usual[1]))
+    try:
+        with pytest.raises(DiskFullError, match="run the same command again"):
+            log.write(1, {"loss": 0.5})
+    finally:
+        log.close()
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)

@@ -7,6 +7,7 @@ out the same, and what bfloat16 does to the noise map cannot hide a wrong studen
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def record(detector: Detector, card: Path) -> None:
     """Write into the card file at `card` what this detector answers; all else in the file stays as it is.
 
     Raises:
-        ModelError: the answer is not finite, or the detector does not compute in float32, as what others are held to.
+        ModelError: the answer is not finite, or the detector does not compute in float32, as what others are held to;
+            or the file cannot be written, and is as it was.
     """
     found = answer(detector)
     if detector.precision != "fp32" or not np.isfinite([*found.eps, found.logit]).all():
@@ -73,9 +75,20 @@ def record(detector: Detector, card: Path) -> None:
     )
     text = card.read_text(encoding="utf-8")
     partial = card.with_name(card.name + ".partial")
-    partial.write_text(f"{_without_section(text).rstrip()}\n\n{section}", encoding="utf-8")
-    read_card(partial)
-    partial.replace(card)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(f"{_without_section(text).rstrip()}\n\n{section}")
+            file.flush()
+            os.fsync(file.fileno())
+        read_card(partial)
+        partial.replace(card)
+    except OSError as error:
+        raise ModelError(
+            f"{card} cannot be written: {error.strerror}. Make room or give the right to write, then run "
+            f"`distildire models verify {detector.card.name} --record`."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _without_section(text: str) -> str:

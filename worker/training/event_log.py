@@ -13,18 +13,25 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from worker.training.resumable import full_disk_told
+
 _VERSION = b"brain.Event:2"
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), reflected
 _START = 1  # SessionLog.START: what was logged for this and later steps by an earlier run is void
 
 
 class EventLog:
-    """A file of scalars in `folder`. A run that goes on opens another one; `first_step` voids what it will repeat."""
+    """A file of scalars in `folder`. A run that goes on opens another one; `first_step` voids what it will repeat.
+
+    Raises:
+        DiskFullError: there is no room for a record.
+    """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns() // 1_000_000:013d}.{os.getpid()}"
-        self._file = (folder / name).open("ab", buffering=0)
+        self._path = folder / name
+        self._file = self._path.open("ab", buffering=0)
         self._append(_bytes(3, _VERSION))
         self._append(_integer(2, first_step) + _bytes(7, _integer(1, _START)))
 
@@ -41,7 +48,8 @@ class EventLog:
     def _append(self, fields: bytes) -> None:
         event = _double(1, time.time()) + fields
         length = struct.pack("<Q", len(event))
-        self._file.write(length + _checksum(length) + event + _checksum(event))
+        with full_disk_told(self._path):
+            self._file.write(length + _checksum(length) + event + _checksum(event))
 
 
 def _key(field: int, wire: int) -> bytes:

@@ -12,6 +12,8 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,19 +72,28 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with full_disk_told(path), partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except (OSError, DiskFullError):
         partial.unlink(missing_ok=True)
-        if error.errno in _FULL:
-            raise DiskFullError(
-                f"There is no room to write {path} ({len(content):,} bytes). Free some, then run the same command "
-                "again: it goes on from what is there."
-            ) from error
         raise
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Raise DiskFullError in place of the system's error where there is no room to write `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFullError(
+            f"There is no room to write {path}. Free some, then run the same command again: it goes on from what is "
+            "there."
+        ) from error
 
 
 def train(
