@@ -62,7 +62,7 @@ _SHOWN = {
     "left_out",
     type=click.Choice(["robustness", "controls", "formats"]),
     multiple=True,
-    help="Leave a part out; robustness costs six passes over the images, formats four.",
+    help="Leave a part out; robustness costs six passes over the images, formats three.",
 )
 @click.option("--dire", is_flag=True, help="Also DIRE's reconstruction error: forty passes of the U-Net an image.")
 @click.option("--compare", "others", multiple=True, metavar="MODEL", help="Another model, or its folder.")

@@ -42,7 +42,7 @@ from worker.training.report import (
 )
 from worker.training.scores import Scores
 from worker.training.scoring import ABLATIONS, Follow, Scoring, data_sha256, scores_of
-from worker.training.views import Change, format_views, robustness_views
+from worker.training.views import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
 
 Part = Literal["robustness", "controls", "formats", "dire"]
 PARTS: frozenset[Part] = frozenset(get_args(Part))
@@ -134,7 +134,7 @@ class Evaluation:
             left_out=left_out(probabilities, scores.fake, scores.generators, scores.groups, self.plan.resampling),
             robustness=self._robustness(usable) if "robustness" in self.plan.parts else {},
             controls=self._controls(usable, scores, ablated, others) if "controls" in self.plan.parts else None,
-            formats=self._formats(usable) if "formats" in self.plan.parts else None,
+            formats=self._formats(usable, scores) if "formats" in self.plan.parts else None,
             dire=self._dire(usable) if "dire" in self.plan.parts else None,
             seconds=round(time.monotonic() - began, 1),
         )
@@ -171,14 +171,14 @@ class Evaluation:
             others=compared,
         )
 
-    def _formats(self, images: Sequence[LabelledImage]) -> FormatControl:
-        changed = {
+    def _formats(self, images: Sequence[LabelledImage], scores: Scores) -> FormatControl:
+        changed = {(AS_STORED, AS_IT_IS): scores} | {
             (kind, history): self._changed(images, f"{kind}, {history}", change)
             for (kind, history), change in format_views().items()
         }
         cells = []
-        for (kind, history), scores in changed.items():
-            rates = self._figures(scores).estimates
+        for (kind, history), judged in changed.items():
+            rates = self._figures(judged).estimates
             cells.append(FormatCell(kind, history, rates["false_positive_rate"], rates["true_positive_rate"]))
         pairs = [
             FormatPair(reals, fakes, history, self._crossed(changed[reals, history], changed[fakes, history]))

@@ -78,7 +78,7 @@ class DireError:
 
 @dataclass(frozen=True)
 class FormatCell:
-    """All images in one file format with one resize history: the shares that are called FAKE."""
+    """All images as stored or as JPEG, with one resize history: the shares that are called FAKE."""
 
     format: str
     history: str

@@ -134,11 +134,12 @@ def formats_section(formats: FormatControl) -> str:
     ]
     return (
         "<h2>Does the verdict follow the file format?</h2>"
-        '<p class="under">Every image in both formats and with both resize histories, metadata stripped; JPEG '
-        "qualities are drawn alike for both classes. A detector of fakes, not of formats, has alike rows.</p>"
+        '<p class="under">Every image as it is stored and as a JPEG, with and without resizing; JPEG qualities are '
+        "drawn alike for both classes. As stored, images keep the traces of their own files.</p>"
         + table(("format", "size", "photographs called FAKE", "", "fakes found", ""), cells)
-        + '<p class="under">And crossed: is it better where photographs are JPEG and fakes PNG, as in most data '
-        "sets?</p>" + table(("photographs", "fakes", "size", "average precision", ""), pairs)
+        + '<p class="under">And crossed. Where photographs and fakes are JPEG, formats tell least: that row is the one '
+        "to read. If another is much better, the detector sees formats.</p>"
+        + table(("photographs", "fakes", "size", "average precision", ""), pairs)
     )
 
 

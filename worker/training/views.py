@@ -15,6 +15,9 @@ Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 QUALITIES = (60, 95)
 """JPEG qualities of the format control, the same for both classes."""
 
+AS_STORED, AS_JPEG, AS_IT_IS = "as stored", "JPEG", "as it is"
+"""Formats, and the resize history of what was not resized."""
+
 _CROPPED = 0.8
 _SHRUNK = 0.5
 _HISTORY = 0.75
@@ -38,15 +41,14 @@ def robustness_views(side: int) -> Mapping[str, Change]:
 
 
 def format_views() -> Mapping[tuple[str, str], Change]:
-    """Return the cells of the format control: (file format, resize history) -> change.
+    """Return the cells of the format control that change an image: (file format, resize history) -> change.
 
-    PNG keeps every pixel and metadata never reach the model, so a PNG need not be written to be judged.
+    As stored, an image keeps what its own file did to the pixels, such as JPEG's blocks; no format takes them away.
     """
     return {
-        ("PNG", "as it is"): as_it_is,
-        ("JPEG", "as it is"): partial(_jpeg, qualities=QUALITIES),
-        ("PNG", "resized"): partial(_resized, factor=_HISTORY),
-        ("JPEG", "resized"): _resized_jpeg,
+        (AS_JPEG, AS_IT_IS): partial(_jpeg, qualities=QUALITIES),
+        (AS_STORED, "resized"): partial(_resized, factor=_HISTORY),
+        (AS_JPEG, "resized"): _resized_jpeg,
     }
 
 
