@@ -11,9 +11,10 @@ import io
 import logging
 import math
 import os
+import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from shared.errors import DistildireError
 
 log = logging.getLogger(__name__)
 REPORT_EVERY = 25
+_STALE_SECONDS = 3600
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -70,16 +72,23 @@ def write_whole(path: Path, content: bytes) -> None:
         DiskFullError: there is no room; nothing changed.
         OSError: anything else that went wrong.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")  # containers share process ids
     try:
-        with full_disk_told(path), partial.open("wb") as file:
+        with full_disk_told(path), partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, DiskFullError):
+    finally:
         partial.unlink(missing_ok=True)
-        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half written. Files of the last hour stay: somebody may be writing them."""
+    for partial in folder.glob("*.partial"):
+        with suppress(FileNotFoundError):  # another process sweeps as well
+            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
+                partial.unlink()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from worker.training.pairs import NoiseMaker, PairKey, PairStore
 from worker.training.pretrained import Teacher, new_student
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights
 from worker.training.recipe import Augmentation, Recipe
-from worker.training.resumable import check_fingerprint, train, write_whole
+from worker.training.resumable import check_fingerprint, sweep, train, write_whole
 from worker.training.stopwatch import Stopwatch
 from worker.training.student import Setting, StudentTrainer
 from worker.training.team import Team
@@ -106,6 +106,8 @@ class Training:
         check_fingerprint(self.checkpoint, self.fingerprint)
         self._check_place()
         order.out.mkdir(parents=True, exist_ok=True)
+        for folder in (order.out, self.pairs.folder, self.validation.folder):
+            sweep(folder)
         self.stopwatch = Stopwatch(order.out / f"{order.name}.seconds.json")
 
     def run(self) -> Path:
