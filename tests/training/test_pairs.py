@@ -24,6 +24,7 @@ from worker.training.dataset import LabelledImage, read_dataset
 from worker.training.pairs import NoiseMaker, PairKey, PairStore
 from worker.training.recipe import Augmentation
 from worker.training.resumable import DiskFullError
+from worker.training.room import require_room
 from worker.training.team import Team
 
 CUT = Augmentation(crop_probability=1, flip_probability=0.5, jpeg_probability=1, jpeg_qualities=(20, 40))
@@ -203,15 +204,18 @@ def test_a_full_disk_is_an_error_with_a_remedy_after_which_work_goes_on(store_of
     assert store.missing() == []
 
 
-def test_too_little_room_is_told_before_any_work(store_of: StoreOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = store_of()
-    needed = 24 * 2 * 2 * 3 * TINY_SIZE**2
-    room = type("Usage", (), {"free": needed - 1})
-    monkeypatch.setattr("worker.training.pairs.shutil.disk_usage", lambda _: room)
+def test_all_that_a_disk_will_take_is_summed_before_any_work(
+    store_of: StoreOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [store_of(), store_of(1, with_dire=True)]
+    needed = 24 * 2 * 2 * 3 * TINY_SIZE**2 + 12 * 5 * 3 * TINY_SIZE**2
+    assert sum(store.missing_bytes() for store in stores) == needed
+    room = type("Usage", (), {"free": needed + 99})
+    monkeypatch.setattr("worker.training.room.shutil.disk_usage", lambda _: room)
+    pairs = [(store.folder, store.missing_bytes()) for store in stores]
     with pytest.raises(DiskFullError, match="fewer variants"):
-        store.check_room()
-    room.free = needed  # type: ignore[attr-defined]
-    store.check_room()
+        require_room([*pairs, (tmp_path / "out", 100)])
+    require_room([*pairs, (tmp_path / "out", 99)])
 
 
 def test_processes_share_the_shards(store_of: StoreOf, maker: NoiseMaker, monkeypatch: pytest.MonkeyPatch) -> None:

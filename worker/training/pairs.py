@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -33,7 +32,7 @@ from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
 from worker.training.augmentation import augmented, pixels_digest
 from worker.training.dataset import LabelledImage
 from worker.training.recipe import Augmentation
-from worker.training.resumable import DiskFullError, write_whole
+from worker.training.resumable import write_whole
 from worker.training.team import Team
 
 log = logging.getLogger(__name__)
@@ -169,17 +168,11 @@ class PairStore:
         """Return the numbers of the shards that are not on disk."""
         return [number for number in range(len(self.shards)) if not self._path(number).exists()]
 
-    def check_room(self) -> None:
-        """Raise DiskFullError where what is missing cannot fit on the disk."""
+    def missing_bytes(self) -> int:
+        """Return how large the shards that are not on disk will be, but for their heads."""
         side, parts = self.key.image_size, ("x", "eps", "dire") if self.key.with_dire else ("x", "eps")
         each = sum(_BYTES[part] for part in parts) * 3 * side * side
-        needed = each * sum(len(self.shards[number]) for number in self.missing())
-        existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        if needed > (free := shutil.disk_usage(existing).free):
-            raise DiskFullError(
-                f"The pairs need {needed / 1e9:,.1f} GB in {self.folder}, where {free / 1e9:,.1f} GB are free. Free "
-                "some, name another folder, or ask for fewer variants."
-            )
+        return each * sum(len(self.shards[number]) for number in self.missing())
 
     def make(self, maker: NoiseMaker, team: Team = Team()) -> None:  # noqa: B008  # a frozen value
         """Compute what is missing; several processes share the shards among them.

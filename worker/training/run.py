@@ -35,6 +35,7 @@ from worker.training.pretrained import Teacher, new_student
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights
 from worker.training.recipe import Augmentation, Recipe
 from worker.training.resumable import check_fingerprint, sweep, train, write_whole
+from worker.training.room import on_one_disk, require_room
 from worker.training.stopwatch import Stopwatch
 from worker.training.student import Setting, StudentTrainer
 from worker.training.team import Team
@@ -99,8 +100,7 @@ class Training:
         _check_splits(order.data, self.dataset)
         self.pairs = self._store("train", self.recipe.augmentation, self.recipe.pairs.variants)
         self.validation = self._store("validation", Augmentation(), variants=1)
-        for store in (self.pairs, self.validation):
-            store.check_room()
+        require_room(self._needs())
         self.checkpoint = order.out / f"{order.name}.checkpoint"
         self.fingerprint = self._fingerprint()
         check_fingerprint(self.checkpoint, self.fingerprint)
@@ -169,6 +169,13 @@ class Training:
         target = order.out / f"{order.name}.toml"
         write_whole(target, card_toml(text, adm, student).encode())
         record(load_model(order.name, "cpu", "fp32", order.out), target)
+
+    def _needs(self) -> list[tuple[Path, int]]:
+        """Return what will be written where, in bytes: pairs, and the ADM's weights where they cannot be linked."""
+        needs = [(store.folder, store.missing_bytes()) for store in (self.pairs, self.validation)]
+        if not on_one_disk(self.adm_path, self.order.out) and not (self.order.out / self.adm_path.name).exists():
+            needs.append((self.order.out, self.adm_path.stat().st_size))
+        return needs
 
     def _check_place(self) -> None:
         """Raise TrainingError where the results would take the place of something else."""
