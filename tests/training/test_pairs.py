@@ -170,6 +170,15 @@ def test_an_image_that_changed_is_computed_anew(
     assert not torch.equal(after.load(np.array([10])).x, before.load(np.array([10])).x)
 
 
+def test_images_in_another_order_are_the_same_data_and_other_pairs(
+    store_of: StoreOf, images: tuple[LabelledImage, ...], tmp_path: Path
+) -> None:
+    """A training that went on with them would draw other batches."""
+    store, turned = store_of(1), PairStore(tmp_path / "pairs", KEY, images[::-1], 1)
+    assert turned.data_digest == store.data_digest
+    assert turned.identity != store.identity
+
+
 def test_what_broke_off_goes_on_with_the_shard_that_is_missing(store_of: StoreOf, maker: NoiseMaker) -> None:
     class Broken(NoiseMaker):
         calls = 0

@@ -156,13 +156,15 @@ class PairStore:
         ]
         self.shards = [items[start : start + SHARD_PAIRS] for start in range(0, len(items), SHARD_PAIRS)]
         self.labels: NDArray[np.bool_] = np.array([item.image.fake for item in items])
-        self.data_digest = _data_digest(images, digests)
+        lines = _lines(images, digests)
+        self.data_digest = _digest(sorted(lines))
+        self._ordered_digest = _digest(lines)  # a batch is drawn by the pairs' numbers
         self._open = lru_cache(_OPEN_SHARDS)(_open_shard)
 
     @property
     def identity(self) -> str:
-        """A name of these pairs that changes with any of them, with their number and with their classes."""
-        return f"{self.folder.name}-{self.data_digest[:16]}-{len(self.labels)}"
+        """A name of these pairs that changes with any of them, with their number, order and classes."""
+        return f"{self.folder.name}-{self._ordered_digest[:16]}-{len(self.labels)}"
 
     def missing(self) -> list[int]:
         """Return the numbers of the shards that are not on disk."""
@@ -237,10 +239,13 @@ def _digests(images: Sequence[LabelledImage]) -> list[str]:
         return list(pool.map(lambda image: hashlib.sha256(image.path.read_bytes()).hexdigest(), images))
 
 
-def _data_digest(images: Sequence[LabelledImage], digests: Sequence[str]) -> str:
-    """Return a digest of the images' bytes, classes, generators and groups, wherever they lie."""
-    lines = (
+def _lines(images: Sequence[LabelledImage], digests: Sequence[str]) -> list[str]:
+    """Return the images' bytes, classes, generators and groups as lines, wherever they lie."""
+    return [
         f"{sha256} {image.fake} {image.generator} {image.group}\n"
         for image, sha256 in zip(images, digests, strict=True)
-    )
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    ]
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
