@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from deploy.bench.model import seeded_detector
 from tests.tiny_model import NAME, write_model
 from worker.device import settle_batch
 from worker.model import Detector, load_model, self_test, verify
@@ -60,6 +61,15 @@ def test_an_answer_that_is_no_number_is_refused(recorded: Path):
     next(detector._student.parameters()).data.fill_(float("nan"))
     with pytest.raises(SelfTestError, match="logit is nan"):
         self_test.check(detector)
+
+
+def test_a_student_of_dire_images_is_tested_in_one_pass_too(recorded: Path):
+    card = read_card(recorded / "card.toml")
+    rival = card.model_copy(update={"student": card.student.model_copy(update={"inputs": "dire"})})
+    detector, passes = seeded_detector(rival, torch.device("cpu"), torch.float32), []
+    detector._unet.register_forward_hook(lambda *_: passes.append(1))
+    self_test.answer(detector)
+    assert len(passes) == 1
 
 
 def test_a_card_without_self_test_is_served(tmp_path: Path):

@@ -94,7 +94,15 @@ class Detector:
         x, eps = self._batch(x), self._batch(eps)
         if self.card.student.inputs == "dire":
             eps = dire_unit(dire(x, self._diffusion.reconstruct(self._unet, x)))
-        output: StudentOutput = self._student(x, eps)
+        return self.answer_to(x, eps)
+
+    @torch.inference_mode()
+    def answer_to(self, x: Tensor, shown: Tensor) -> StudentOutput:
+        """Return what the student says of images and what it is shown beside them, both (B, 3, S, S).
+
+        That is a noise map, or a DIRE image for a student that reads those; the U-Net is not asked.
+        """
+        output: StudentOutput = self._student(self._batch(x), self._batch(shown))
         return output
 
     def detect(self, x: Tensor) -> Detection:

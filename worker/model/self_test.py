@@ -1,8 +1,8 @@
 """The self-test: a fixed picture, and whether the networks answer to it as their card says.
 
 One pass of each network. The noise map is compared at a few places, within what the U-Net's number format loses. The
-student is shown a fixed noise map, not the U-Net's: it computes in float32 in every precision, so its logit must come
-out the same, and what bfloat16 does to the noise map cannot hide a wrong student.
+student is shown fixed noise in the place of the U-Net's noise map or the DIRE image: it computes in float32 in every
+precision, so its logit must come out the same, and what bfloat16 does to the U-Net cannot hide a wrong student.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def answer(detector: Detector) -> SelfTest:
     noise = stream.standard_normal(x.shape)
     places = stream.randint(0, x.size, SELF_TEST_PLACES)
     eps = detector.noise_map(torch.from_numpy(x)).flatten()[places]
-    logit = detector.classify(torch.from_numpy(x), torch.from_numpy(noise)).logit
+    logit = detector.answer_to(torch.from_numpy(x), torch.from_numpy(noise)).logit
     return SelfTest.model_construct(eps=tuple(eps.tolist()), logit=logit.item())  # not validated: it may hold NaN
 
 

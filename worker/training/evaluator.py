@@ -109,7 +109,8 @@ class Evaluation:
         """
         began = time.monotonic()
         _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
-        asked = ABLATIONS if "controls" in self.plan.parts else {}
+        pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
+        asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
         usable = [image for image, logit in zip(self.source.images, judged.logits, strict=True) if np.isfinite(logit)]
         scores = scores_of(self.source.images, judged.logits)
