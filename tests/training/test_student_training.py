@@ -17,7 +17,7 @@ from worker.training.examples import Examples
 from worker.training.pairs import Batch
 from worker.training.pretrained import Teacher, new_student, pretrained_layers
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
-from worker.training.student import DivergedError, StudentTrainer, _learning_rate, probabilities
+from worker.training.student import DivergedError, StudentTrainer, _joined, _learning_rate, probabilities
 
 OPTIONS = StudentOptions(backbone="mobilenet_v3_small", input_size=32)
 PLAN = StudentPlan(epochs=8, batch_size=16, seed=3)
@@ -134,6 +134,17 @@ def test_a_loss_that_is_no_number_ends_the_training(examples: Examples) -> None:
     broken = Examples(examples.x * math.nan, examples.eps, examples.fake, examples.kinds)
     with pytest.raises(DivergedError, match="learning rate"):
         trainer_of(broken).advance(0)
+
+
+def test_a_student_that_answers_no_number_ends_the_training(examples: Examples) -> None:
+    """Also where several processes share the validation, each of which knows its own pairs alone."""
+    student = new_student(OPTIONS, 0).eval()
+    next(student.student_head.parameters()).data.fill_(math.nan)
+    with pytest.raises(DivergedError):
+        probabilities(student, examples)
+    assert np.array_equal(
+        _joined([np.array([0.0, math.nan]), np.array([1.0])]), np.array([0.0, 1.0, math.nan]), equal_nan=True
+    )
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

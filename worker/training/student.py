@@ -241,21 +241,30 @@ class StudentTrainer:
 
 @torch.no_grad()
 def probabilities(student: Student, pairs: PairSource, setting: Setting | None = None) -> NDArray[np.float64]:
-    """Return the probability of being fake of every pair, (N,); several processes share the work."""
+    """Return the probability of being fake of every pair, (N,); several processes share the work.
+
+    Raises:
+        DivergedError: a logit is no number.
+    """
     setting = setting or Setting()
     count, team = len(pairs.labels), setting.team
     mine = np.arange(team.rank, count, team.size)
-    logits = np.full(count, np.nan)
+    known = np.empty(len(mine))
     for start in range(0, len(mine), PREDICTION_BATCH):
         index = mine[start : start + PREDICTION_BATCH]
         batch = _on(pairs.load(index), setting.device)
-        logits[index] = student(batch.x, batch.eps).logit[:, 0].double().cpu().numpy()
-    return _sigmoid(_joined(team.gather(logits)))
+        known[start : start + len(index)] = student(batch.x, batch.eps).logit[:, 0].double().cpu().numpy()
+    logits = _joined(team.gather(known))
+    if np.isnan(logits).any():
+        raise DivergedError
+    return _sigmoid(logits)
 
 
 def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Put together what each process knows; the rest is NaN in its array."""
-    found: NDArray[np.float64] = np.nansum(np.stack(parts), axis=0) if len(parts) > 1 else parts[0]
+    """Put together what the processes know, of which each had every n-th pair."""
+    found = np.empty(sum(map(len, parts)))
+    for rank, part in enumerate(parts):
+        found[rank :: len(parts)] = part
     return found
 
 
