@@ -47,6 +47,12 @@ def test_the_bound_keeps_the_target_and_one_more_photograph_above_would_not():
     assert (found.interval.low, found.interval.high) == pytest.approx((above.ppf(0.025), above.ppf(0.975)), abs=1e-9)
 
 
+def test_the_interval_holds_the_rate_that_was_counted():
+    found = threshold_for_false_positives(np.linspace(0, 1, REALS, endpoint=False), NONE_FAKE, EACH_ITS_OWN, 0.008)
+    assert (found.false_positives, found.interval.low) == (0, 0.0)
+    assert found.interval.high == pytest.approx(stats.beta(1, REALS).ppf(0.975), abs=1e-9)
+
+
 def test_equal_probabilities_never_break_the_target():
     probabilities = np.repeat([0.2, 0.9], [REALS - 30, 30])
     found = threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.03)

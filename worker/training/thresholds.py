@@ -145,12 +145,14 @@ def lowest_inconclusive(probabilities: Floats, fake: Labels, groups: Names, miss
 
 
 def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> Interval:
-    """Quantiles of Beta(k + 1, n - k) without ties; ties leave fewer above, of which less can be said from below."""
+    """Quantiles of Beta(k + 1, n - k) without ties; ties leave fewer above, of which less can be said from below.
+
+    The rate that was counted, k / n, lies in it: below the lower quantile where k is 0, it takes that one's place.
+    """
     each_side = (1 + confidence) / 2
     from_below = counted + 1 if counted == allowed else counted
-    return Interval(
-        lower_bound(min(from_below, photographs), photographs, each_side), upper_bound(allowed, photographs, each_side)
-    )
+    low = lower_bound(min(from_below, photographs), photographs, each_side)
+    return Interval(min(low, counted / photographs), upper_bound(allowed, photographs, each_side))
 
 
 def _of_groups(extreme: np.ufunc, values: Floats, groups: Names) -> Floats:
