@@ -132,7 +132,7 @@ def test_what_training_gives_is_the_epoch_with_the_best_average_precision(
 
 def test_a_loss_that_is_no_number_ends_the_training(examples: Examples) -> None:
     broken = Examples(examples.x * math.nan, examples.eps, examples.fake, examples.kinds)
-    with pytest.raises(DivergedError, match="learning rate"):
+    with pytest.raises(DivergedError, match=r"(?s)learning rate.*--pairs OLD_OUT"):
         trainer_of(broken).advance(0)
 
 

@@ -43,7 +43,10 @@ _PARTS = ("loss", "classification", "distillation")
 
 
 class DivergedError(DistildireError):
-    """The loss is no number any more. Lower the learning rate, lengthen the warm-up, or train in precision fp32."""
+    """The loss is no number any more. Lower the learning rate, lengthen the warm-up, or train in precision fp32.
+
+    To begin anew with the noise maps that are there, name another --out, and --pairs OLD_OUT/pairs.
+    """
 
 
 @dataclass(frozen=True)
