@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from worker.training.curves import curves
-from worker.training.figures import Resampling, figures, left_out, permuted_average_precision
+from worker.training.figures import Resampling, chance_average_precision, figures, left_out
 from worker.training.metrics import ESTIMABLE_REALS, Floats, Labels, area_under_precision, rank
 from worker.training.scores import Names
 
@@ -132,12 +132,18 @@ def test_of_one_generator_nothing_is_left_out():
     assert left_out(drawn.probabilities, drawn.fake, np.where(drawn.fake, "one", ""), drawn.groups, QUICK) == {}
 
 
-def test_permuted_labels_give_the_share_of_fakes():
-    drawn = world(reals=300)
-    found = permuted_average_precision(drawn.probabilities, drawn.fake, QUICK)
-    assert found.value == pytest.approx(drawn.fake.mean(), abs=0.02)
-    assert found.low is not None
-    assert found.low < drawn.fake.mean()
+def test_chance_is_the_share_of_fakes_and_as_wide_as_few_photographs_make_it():
+    drawn = world(reals=300, crops=5)
+    own = np.arange(len(drawn.fake)).astype(str)
+    widths = []
+    for groups in (drawn.groups, own):
+        found = chance_average_precision(drawn.probabilities, drawn.fake, groups, QUICK)
+        assert found.value == pytest.approx(drawn.fake.mean(), abs=0.02)
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < drawn.fake.mean() < found.high
+        widths.append(found.high - found.low)
+    assert widths[0] > 1.5 * widths[1]
 
 
 def test_thinned_curves_keep_ends_and_area():

@@ -20,9 +20,9 @@ from worker.training.figures import (
     Estimate,
     Figures,
     Resampling,
+    chance_average_precision,
     figures,
     left_out,
-    permuted_average_precision,
 )
 from worker.training.file_statistics import probabilities_by_file
 from worker.training.journal import Journal
@@ -166,7 +166,9 @@ class Evaluation:
                 told.probabilities, told.fake, told.groups, detector.card.threshold, self.plan.resampling
             )
         return Controls(
-            chance=permuted_average_precision(self._probabilities(scores), scores.fake, self.plan.resampling),
+            chance=chance_average_precision(
+                self._probabilities(scores), scores.fake, scores.groups, self.plan.resampling
+            ),
             file_statistics=by_file.estimates["average_precision"],
             ablations={name: self._figures(robbed) for name, robbed in ablated.items()},
             others=compared,

@@ -148,13 +148,18 @@ def left_out(
     return found
 
 
-def permuted_average_precision(probabilities: Floats, fake: Labels, resampling: Resampling) -> Estimate:
+def chance_average_precision(probabilities: Floats, fake: Labels, groups: Names, resampling: Resampling) -> Estimate:
     """Return the mean average precision of labels dealt out anew, and the range of that share of the deals.
 
-    It is what a detector that knows nothing reaches: about the share of fakes among the images.
+    It is what a detector that knows nothing reaches, about the share of fakes among the images; it says nothing of
+    this detector. A group's fakes and its photographs are dealt out as a whole each, as what is alike scores alike.
     """
     rng = np.random.default_rng(resampling.seed)
-    dealt = [float(area_under_precision(rank(probabilities, rng.permutation(fake)))) for _ in range(_PERMUTATIONS)]
+    _, first, cluster = np.unique(np.char.add(np.where(fake, "f", "r"), groups), return_index=True, return_inverse=True)
+    dealt = [
+        float(area_under_precision(rank(probabilities, rng.permutation(fake[first])[cluster])))
+        for _ in range(_PERMUTATIONS)
+    ]
     low, high = np.quantile(dealt, [(1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2])
     return Estimate(float(np.mean(dealt)), float(low), float(high))
 

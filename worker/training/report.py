@@ -58,8 +58,8 @@ class Data:
 class Controls:
     """Whether the detector sees what it claims. Each is an average precision on the same images.
 
-    `chance`: permuted labels. `file_statistics`: the file without its pixels. `ablations`: the model, robbed of a part
-    of its input. `others`: other models on the same images.
+    `chance`: labels dealt out anew by group. `file_statistics`: the file without its pixels. `ablations`: the model,
+    robbed of a part of its input. `others`: other models on the same images.
     """
 
     chance: Estimate

@@ -85,7 +85,9 @@ def controls_section(controls: Controls, whole: Estimate) -> str:
             controls.chance,
         )
     )
-    rows.append(_control_row("permuted labels", controls.chance, "Labels dealt out anew: chance.", controls.chance))
+    rows.append(
+        _control_row("chance", controls.chance, "Labels dealt out anew: no property of the model.", controls.chance)
+    )
     return (
         "<h2>Does it see what it claims?</h2>"
         '<p class="under">Average precision on the same images; the dashed mark is chance.</p>'
