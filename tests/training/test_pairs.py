@@ -234,6 +234,15 @@ def test_processes_share_the_shards(store_of: StoreOf, maker: NoiseMaker, monkey
     assert store_of().missing() == [0, 2]
 
 
+@pytest.mark.parametrize(("size", "sides"), [((35_000, 10), 65_500), ((6_000, 100), 24_000), ((2_000, 4), 8_000)])
+def test_no_picture_is_enlarged_beyond_what_a_jpeg_can_hold(
+    size: tuple[int, int], sides: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.training.augmentation._LARGEST_AREA", 24_000 * 400)
+    options = Augmentation(resize_probability=1, resize_factors=(4, 4), jpeg_probability=1)
+    assert max(augmented(Image.new("RGB", size), options, np.random.default_rng(0)).size) == sides
+
+
 def test_every_augmentation_does_what_it_says() -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
 

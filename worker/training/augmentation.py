@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,8 @@ from worker.training.recipe import Augmentation
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 _PROBES = 8
+_LARGEST_SIDE = 65_500  # of a JPEG, in libjpeg
+_LARGEST_AREA = 80_000_000  # pixels; above 89 million Pillow suspects a bomb
 
 
 def augmented(image: Image.Image, options: Augmentation, rng: np.random.Generator) -> Image.Image:
@@ -54,9 +57,16 @@ def _cropped(image: Image.Image, options: Augmentation, rng: np.random.Generator
 
 
 def _resized(image: Image.Image, options: Augmentation, rng: np.random.Generator) -> Image.Image:
-    factor = rng.uniform(*options.resize_factors)
+    factor = min(rng.uniform(*options.resize_factors), _largest_factor(image))
     size = max(1, round(factor * image.width)), max(1, round(factor * image.height))
     return image.resize(size, _FILTERS[rng.integers(len(_FILTERS))])
+
+
+def _largest_factor(image: Image.Image) -> float:
+    """Return the factor that enlarges an image as far as it can be saved and held; 1 where it is larger already."""
+    by_side = _LARGEST_SIDE / max(image.size)
+    by_area = math.sqrt(_LARGEST_AREA / (image.width * image.height))
+    return max(1.0, min(by_side, by_area))
 
 
 def _compressed(image: Image.Image, quality: int) -> Image.Image:

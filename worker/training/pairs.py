@@ -42,6 +42,7 @@ SHARD_PAIRS = 64
 
 _BATCHES = {"cuda": 16}
 _CPU_BATCH = 4
+_DECODERS = 4  # each may hold two pictures of 240 MB
 _OPEN_SHARDS = 64
 _BYTES = {"x": 2, "eps": 2, "dire": 1}
 
@@ -211,7 +212,7 @@ class PairStore:
 
     def _computed(self, items: Sequence[_Item], maker: NoiseMaker) -> bytes:
         """Return a shard's file. The noise is that of the float16 pixels which the student will see."""
-        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(_DECODERS) as pool:
             squares = list(pool.map(self._squares, items))
         x = torch.from_numpy(np.stack([seen for seen, _ in squares])).half()
         asked = torch.from_numpy(np.stack([clean for _, clean in squares])).half().float()
