@@ -78,6 +78,16 @@ def test_recalibrated_it_tells_the_classes_apart_as_it_did_not_before(
     assert ((probabilities(unsettled.network.student.eval(), examples) >= 0.5) == fake).mean() > 0.95
 
 
+def test_recalibration_sees_pairs_without_cutmix(examples: Examples) -> None:
+    """They are what the student will judge."""
+    statistics = []
+    for probability in (0, 1):
+        trainer = trainer_of(examples, changed(cutmix_probability=probability))
+        trainer.recalibrate()
+        statistics.append(torch.cat([value.flatten().double() for value in trainer.network.buffers()]))
+    assert torch.equal(*statistics)
+
+
 def test_recalibration_leaves_the_weights_alone(unsettled: StudentTrainer) -> None:
     before = {name: value.clone() for name, value in unsettled.network.named_parameters()}
     unsettled.recalibrate()

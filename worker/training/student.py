@@ -159,7 +159,7 @@ class StudentTrainer:
         return self.network.student.eval()
 
     def recalibrate(self) -> None:
-        """Replace the running statistics of batch normalisation by plain means.
+        """Replace the running statistics of batch normalisation by plain means, over pairs without CutMix.
 
         After few steps the running ones still hold the random start, which alone can put all images in one class.
         """
@@ -171,7 +171,7 @@ class StudentTrainer:
         self.network.train()
         for number in range(RECALIBRATION_BATCHES):
             with torch.no_grad(), self._precision():
-                batch = self._load(self.steps + number)
+                batch = self._share(self._sampler.draw(self.steps + number))
                 self.network.student(batch.x.to(self.setting.device), batch.eps.to(self.setting.device))
         for layer, momentum in zip(norms, usual, strict=True):
             layer.momentum = momentum
@@ -233,13 +233,17 @@ class StudentTrainer:
 
     def _load(self, step: int) -> Batch:
         """Read this process's share of a step's batch, after CutMix: what is drawn is the same in all processes."""
-        drawn, team = self._sampler.draw(step), self.setting.team
-        batch = self.pairs.load(drawn[team.rank :: team.size])
+        drawn = self._sampler.draw(step)
+        batch = self._share(drawn)
         rng = step_rng(self.plan.seed, step, _CUTMIX)
         if rng.random() >= self.plan.cutmix_probability:
             return batch
         mix = draw_mix(len(drawn), self.plan.cutmix, rng)
-        return mixed(batch, self.pairs.load(drawn[mix.partner][team.rank :: team.size]), mix)
+        return mixed(batch, self._share(drawn[mix.partner]), mix)
+
+    def _share(self, drawn: NDArray[np.int64]) -> Batch:
+        """Read this process's share of the pairs of these numbers."""
+        return self.pairs.load(drawn[self.setting.team.rank :: self.setting.team.size])
 
 
 @torch.no_grad()
