@@ -114,6 +114,14 @@ def test_a_bundled_card_is_recorded_in_the_operators_folder(tmp_path: Path):
     assert read_card(tmp_path / "DISTILDIRE-DEMO.toml").self_test is not None
 
 
+def test_a_bundled_card_is_not_recorded_in_the_package(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("DISTILDIRE_MODELS_DIR", raising=False)
+    before = (BUNDLED / "DISTILDIRE-DEMO.toml").read_bytes()
+    with pytest.raises(ModelError, match="--models-dir"):
+        verify("DISTILDIRE-DEMO", record=True)
+    assert (BUNDLED / "DISTILDIRE-DEMO.toml").read_bytes() == before
+
+
 def test_recording_writes_over_no_other_card(tmp_path: Path):
     other = tmp_path / "DISTILDIRE-DEMO.toml"
     other.write_text((BUNDLED / "DISTILDIRE-V1.toml").read_text().replace("DISTILDIRE-V1", "OTHER"))

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from worker.model import self_test
-from worker.model.card import InstalledCard, ModelError, find_card
+from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, find_card
 from worker.model.config import Format, WeightsFile
 from worker.model.detector import Detector
 from worker.model.digests import Algorithm, stated_digests, weights_sha256
@@ -73,14 +73,20 @@ def verify(
         device: where the self-test runs.
         precision: in which the self-test runs.
         record: instead of running the self-test write the card's anew, from what these files answer on a CPU in
-            float32. A bundled card is copied into the models folder for it, where there is one.
+            float32. A bundled card is copied into the models folder for it.
 
     Raises:
-        ModelError: there is no such card, device or backbone; or the answer cannot be recorded.
+        ModelError: there is no such card, device or backbone; or the answer cannot be recorded, or no models folder
+            is named for the copy of a bundled card.
     """
     folder = Path(models_dir) if models_dir else None
     installed = find_card(name, folder)
     card = installed.card
+    if record and installed.folders == (BUNDLED,):
+        raise ModelError(
+            f"The card of {name} belongs to the installed package. Name a folder for a copy of it with --models-dir or "
+            f"{MODELS_DIR_VARIABLE}."
+        )
     target, dtype = choose(card, *(("cpu", "fp32") if record else (device, precision)))
     unet, student = unet_on_meta(installed), untrained_student(installed)
     files = _verify_file("adm", installed, card.adm, unet), _verify_file("student", installed, card.student, student)
@@ -115,7 +121,7 @@ def _self_test(detector: Detector) -> tuple[SelfTestOutcome, str]:
 
 
 def _card_to_write(installed: InstalledCard) -> Path:
-    """Return the card's file; of a bundled one a copy in the models folder, if one is named, which goes before it."""
+    """Return the card's file; of a bundled one a copy in the models folder, which goes before it."""
     first = installed.folders[0]
     if installed.path.is_relative_to(first):
         return installed.path
