@@ -121,7 +121,7 @@ def command(  # noqa: PLR0913  # an option each
     unwanted = {*left_out, *(() if dire else ("dire",))}
     plan = Plan(PARTS - unwanted, batch, Resampling(resamples, seed))
     source = Source(str(data), split, images, dataset.skipped)
-    journal = Journal(out, identity_of(images, batch, detector.precision))
+    journal = Journal(out, identity_of(images, batch))
     with ImageProgress(len(images) * plan.passes(detector.card.image_size, len(compared))) as progress:
         report = Evaluation(detector, chosen, source, plan, progress.follow, journal).report(compared)
     write_whole(out / "report.json", report_json(report).encode())

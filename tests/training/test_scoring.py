@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from deploy.bench.model import seeded_detector
 from tests.tiny_model import NAME, write_model
 from tests.tiny_training import smooth_picture
 from worker.model import Detector, load_model
@@ -82,6 +83,17 @@ def test_dire_is_the_distance_to_the_reconstruction(detector: Detector, images: 
     found = Scoring(detector, images[:3], 3, unseen).dire_errors("DIRE")
     assert np.isnan(found[2])
     np.testing.assert_allclose(found[:2], distances, rtol=1e-3)
+
+
+def test_what_was_judged_in_another_number_format_is_judged_anew(
+    detector: Detector, images: list[LabelledImage], tmp_path: Path
+):
+    journal = Journal(tmp_path, ["these images"])
+    Scoring(detector, images, 4, unseen, journal).logits("plain")
+    coarse = seeded_detector(detector.card, torch.device("cpu"), torch.bfloat16)
+    coarse.weights_sha256 = detector.weights_sha256
+    alone = Scoring(coarse, images, 4, unseen).logits("plain").logits
+    assert Scoring(coarse, images, 4, unseen, journal).logits("plain").logits.tolist() == alone.tolist()
 
 
 def test_a_picture_is_changed_alike_wherever_it_lies(detector: Detector, images: list[LabelledImage]):

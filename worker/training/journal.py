@@ -1,6 +1,7 @@
 """What was judged already: so that an evaluation that was broken off goes on where it was.
 
-One small file for each batch, in a folder whose name tells model, images and batch size, so that nothing stale is used.
+One small file for each batch, in folders whose names tell images, batch size, model, device and number format,
+so that nothing stale is used.
 """
 
 from __future__ import annotations

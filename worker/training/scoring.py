@@ -109,7 +109,8 @@ class Scoring:
         numbers = {each: np.full(len(self.images), np.nan) for each in names}
         skipped: list[Skipped] = []
         on_image = self._follow(name)
-        part = f"{self.detector.weights_sha256} {name} {names}"
+        model = self.detector
+        part = f"{model.weights_sha256} {model.device} {model.precision} {name} {names}"
         for place, batch in enumerate(self._batches):
             found = self._journal.recall(part, place) if self._journal else None
             if found is None:
@@ -150,13 +151,13 @@ class Scoring:
                 skipped[str(at)] = f"cannot be read: {error.strerror or error}"
 
 
-def identity_of(images: Sequence[LabelledImage], batch_size: int, precision: str) -> list[str]:
-    """Return what the numbers of a pass depend on besides the model, for a journal.
+def identity_of(images: Sequence[LabelledImage], batch_size: int) -> list[str]:
+    """Return what the numbers of a pass depend on besides the model and where it runs, for a journal.
 
     Raises:
         OSError: an image cannot be read.
     """
-    return [data_sha256(images), precision, str(batch_size), *(str(image.path) for image in images)]
+    return [data_sha256(images), str(batch_size), *(str(image.path) for image in images)]
 
 
 def scores_of(images: Sequence[LabelledImage], logits: Floats) -> Scores:
