@@ -88,7 +88,7 @@ def command(  # noqa: PLR0913  # an option each
     check_enough(known.fake, known.groups, target_fpr, max_miss_rate)  # now, not after hours
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
-    journal = Journal(place.parent, identity_of(images, batch))
+    journal = Journal(place.parent, [*identity_of(images, batch), name])  # two policies may be made at once
     with ImageProgress(len(images)) as progress:
         judged = Scoring(detector, images, batch, progress.follow, journal).logits("as they are")
     for file in (*dataset.skipped, *judged.skipped):
