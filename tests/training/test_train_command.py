@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +114,31 @@ def test_a_second_run_changes_nothing(trained: Path, desk: Desk) -> None:
     before = desk.weights("unbroken"), report_of(trained)["epochs"]
     assert desk.run("unbroken").exit_code == 0
     assert (desk.weights("unbroken"), report_of(trained)["epochs"]) == before
+
+
+def test_an_adm_on_another_disk_is_copied_whole_or_not_at_all(
+    trained: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def cut(source: Path, partial: Path, *_: object) -> None:
+        partial.write_bytes(source.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    out = desk.folder / "copied"
+    shutil.copytree(trained, out)
+    (out / "adm.safetensors").unlink()
+    monkeypatch.setattr(os, "link", other_disk)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("worker.model.placing._copy", cut)
+        assert desk.run("copied").exit_code == 130
+    assert not list(out.glob("adm.safetensors*importing"))
+    assert not (out / "adm.safetensors").exists()
+    result = desk.run("copied")
+    assert result.exit_code == 0, result.output
+    assert (out / "adm.safetensors").read_bytes() == (trained / "adm.safetensors").read_bytes()
+    assert verify(NAME, out, device="cpu", precision="fp32").problems == ()
 
 
 def test_dire_itself_can_be_trained_to_compare_with(desk: Desk) -> None:

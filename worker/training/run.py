@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,12 +19,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DistildireError
-from worker.model.card import find_card
+from worker.model.card import ModelError, find_card
 from worker.model.config import Format, ModelName, StudentConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion
-from worker.model.digests import digests, identify
+from worker.model.digests import digests, identify, published_digests
 from worker.model.loading import Precision, choose, load_model, load_unet
-from worker.model.placing import require_space
+from worker.model.placing import Recognised, place
 from worker.model.self_test import record
 from worker.model.unet import DTYPES
 from worker.training.dataset import Dataset, DatasetError, Split, read_dataset
@@ -223,16 +221,14 @@ class Training:
 
     def _place_adm(self) -> PublishedFile:
         """Give the ADM's weights a second name beside the card, or copy them where the disk is another."""
-        source, target = self.adm_path, self.order.out / self.adm_path.name
+        target, adm = self.order.out / self.adm_path.name, self.installed.card.adm
         if not target.exists():  # else it is the same: see `_check_place`
+            file = Recognised(self.adm_path, adm, published_digests(self.adm_path), target)
             try:
-                os.link(source, target)
-            except OSError:
-                require_space(target.parent, source.stat().st_size)
-                partial = target.with_name(f"{target.name}.partial")
-                shutil.copyfile(source, partial)
-                partial.replace(target)
-        return PublishedFile(target, digests(target, ["sha256"])["sha256"], self.installed.card.adm.urls)
+                place(file, link=True)
+            except ModelError:
+                place(file)
+        return PublishedFile(target, digests(target, ["sha256"])["sha256"], adm.urls)
 
     def _report(self, trainer: StudentTrainer, student: PublishedFile) -> dict[str, Any]:
         return {
