@@ -19,7 +19,7 @@ from worker.training.intervals import (
     most_successes,
     upper_bound,
 )
-from worker.training.metrics import Floats, Labels, balanced_accuracy_at, rank
+from worker.training.metrics import Floats, Labels, rank
 from worker.training.scores import Names
 
 CONFIDENCE = 0.95
@@ -116,7 +116,8 @@ def youden_threshold(scores: Floats, fake: Labels) -> float:
     ranking = rank(scores, fake)
     distinct = np.unique(np.concatenate([[0.0], scores, [1.0]]))
     candidates, gaps = (distinct[1:] + distinct[:-1]) / 2, np.diff(distinct)
-    worth = np.array([float(balanced_accuracy_at(ranking, threshold)) for threshold in candidates])
+    reached = np.searchsorted(-ranking.scores, -candidates, side="right")
+    worth = np.concatenate([[0.0], ranking.recall - ranking.fall_out])[reached] / 2  # balanced accuracy, less a half
     best = worth >= worth.max() - 1e-9
     return float(candidates[best][np.argmax(gaps[best])])
 
