@@ -183,6 +183,13 @@ def test_a_policy_goes_from_calibration_to_evaluation(models: Path, data: Path, 
     assert report["policy"]["name"] == "half"
     assert report["overall"]["threshold"] == written["threshold"]
 
+    assert "on these very images" not in (tmp_path / "report.html").read_text()
+    result = call(
+        "evaluate", data, *common, *arguments, "--without", "formats", "--without", "controls", "--split", "all"
+    )
+    assert result.exit_code == 0, result.output
+    assert "on these very images" in (tmp_path / "report.html").read_text()
+
     again = call("calibrate", data, "--name", "half", "--youden", "--split", "all", *common)
     assert again.exit_code == 1
     assert "Choose another name" in again.output

@@ -124,7 +124,7 @@ class Evaluation:
             resamples=self.plan.resampling.resamples,
             seed=self.plan.resampling.seed,
             model=self._identity(),
-            policy=self._policy_used(scores, probabilities),
+            policy=self._policy_used(usable, scores, probabilities),
             data=self._data(usable, scores, judged.skipped),
             overall=self._figures(scores),
             curves=curves(probabilities, scores.fake),
@@ -231,7 +231,7 @@ class Evaluation:
             precision=detector.precision,
         )
 
-    def _policy_used(self, scores: Scores, probabilities: Floats) -> PolicyUsed | None:
+    def _policy_used(self, usable: Sequence[LabelledImage], scores: Scores, probabilities: Floats) -> PolicyUsed | None:
         policy = self.policy
         if policy is None:
             return None
@@ -244,6 +244,7 @@ class Evaluation:
             inconclusive_from=policy.inconclusive_from,
             inconclusive_reals=float(left_open[~scores.fake].mean()),
             inconclusive_fakes=float(left_open[scores.fake].mean()),
+            made_of_these_images=data_sha256(usable) == policy.evidence.data_sha256,
         )
 
     def _data(self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped]) -> Data:

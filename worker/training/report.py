@@ -25,7 +25,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class PolicyUsed:
-    """The policy that chose the threshold, and how many images its band leaves open. Without a policy: the card's."""
+    """The policy that chose the threshold, whether on these images, and how many of them its band leaves open."""
 
     name: str
     temperature: float
@@ -33,6 +33,7 @@ class PolicyUsed:
     inconclusive_from: float | None
     inconclusive_reals: float
     inconclusive_fakes: float
+    made_of_these_images: bool
 
 
 @dataclass(frozen=True)

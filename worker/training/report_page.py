@@ -26,6 +26,10 @@ _HONEST = (
 )
 _NOT_ESTIMABLE = f"not estimable below {ESTIMABLE_REALS} independent photographs"
 
+_CHOSEN_HERE = (
+    '<p class="banner">The policy was chosen on these very images: its figures here are better than on others.</p>'
+)
+
 
 def page(report: Report) -> str:
     """Return the page."""
@@ -71,6 +75,7 @@ def _head(report: Report) -> str:
         f"{overall.fakes:,} fakes of {len(report.data.generators)} "
         f"{'generator' if len(report.data.generators) == 1 else 'generators'}, by {rule} · "
         f"{escape(report.made_at[:10])}</p>{notice}{seen if report.data.split == 'train' else ''}"
+        f"{_CHOSEN_HERE if report.policy and report.policy.made_of_these_images else ''}"
         "<p>A verdict is evidence, not proof. What follows says how good the evidence is on these images; on other "
         "images and other generators it may be worse.</p>"
     )
