@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def test_worker_whose_model_cannot_be_loaded_ends_at_once(open_place: OpenWorkpl
     place = open_place(model="NO-SUCH-MODEL")
     job_id = place.submit(PHOTOGRAPH, wake=False)
     worker = place.start_analysis(ready=False)
-    assert worker.wait(READY_SECONDS) == 1
+    assert worker.wait(READY_SECONDS) == os.EX_CONFIG
     assert "There is no model named 'NO-SUCH-MODEL'" in worker.said()
     assert "Traceback" not in worker.said()
     assert place.job(job_id).attempt == 0
