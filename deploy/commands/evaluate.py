@@ -67,7 +67,7 @@ _SHOWN = {
 @click.option("--dire", is_flag=True, help="Also DIRE's reconstruction error: forty passes of the U-Net an image.")
 @click.option("--compare", "others", multiple=True, metavar="MODEL", help="Another model, or its folder.")
 @click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="For the intervals.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @device_option
 @precision_option
 @batch_option
