@@ -155,9 +155,9 @@ def load_policies(installed: InstalledCard, weights_sha256: str, precision: Form
 
 def list_policies(installed: InstalledCard) -> list[Path]:
     """Return the files of a model's policies, those of the operator's folder before bundled ones."""
-    return [
-        path for folder in installed.folders for path in sorted(_folder(folder, installed.card.name).glob("*.toml"))
-    ]
+    folders = [_folder(folder, installed.card.name) for folder in installed.folders]
+    # Names that begin with a dot are what systems leave beside files, or an editor's.
+    return [path for folder in folders for path in sorted(folder.glob("[!.]*.toml"))]
 
 
 def read_policy(path: Path) -> Policy:
@@ -204,8 +204,14 @@ def write_policy(policy: Policy, place: Path) -> None:
     ]
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_suffix(".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(place)
+    try:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(place)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise PolicyError(
+            f"{place} cannot be written: {error.strerror}. Nothing was left of it; calibrate again."
+        ) from error
 
 
 def _folder(models_dir: Path, model: str) -> Path:
