@@ -191,7 +191,9 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
 
 def test_ctrl_c_leaves_what_the_same_command_goes_on_from(trained: Path, desk: Desk) -> None:
     (desk.folder / "long.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 3000"))
-    command = [sys.executable, "-m", "deploy.cli", *desk.arguments("long", recipe="long.toml")]
+    # As at a terminal: where these tests run in the background, what they start would ignore it.
+    program = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from deploy.cli import main; main()"
+    command = [sys.executable, "-c", program, *desk.arguments("long", recipe="long.toml")]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
     checkpoint, deadline = desk.folder / "long" / f"{NAME}.checkpoint", time.monotonic() + 120
     while not checkpoint.exists():
