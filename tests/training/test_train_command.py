@@ -196,12 +196,15 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(trained: Path, desk: D
     command = [sys.executable, "-c", program, *desk.arguments("long", recipe="long.toml")]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
     checkpoint, deadline = desk.folder / "long" / f"{NAME}.checkpoint", time.monotonic() + 120
-    while not checkpoint.exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        while not checkpoint.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()  # it would train for hours
     assert process.returncode == 130
     assert said.decode().strip().endswith("Stopped. The same command goes on from here.")
     assert torch.load(checkpoint, weights_only=True)["step"] >= 1
