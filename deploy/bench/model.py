@@ -20,7 +20,7 @@ from statistics import median
 
 import click
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.bench.seeded_weights import seeded_state
@@ -67,7 +67,7 @@ def measure(precision: Precision, rounds: int) -> ModelSpeed:
     dtype = choose_dtype(precision, device)
     card = find_card(MODEL).card
     with torch.inference_mode():
-        gflop = _gflop(card)
+        gflop = count_gflop(card, first_step)
         detector = seeded_detector(card, device, dtype)
         x = torch.rand(1, 3, card.image_size, card.image_size) * 2 - 1
         convolve, convolution_gflop = _convolution(device, dtype)
@@ -131,13 +131,18 @@ def seeded_detector(card: ModelCard, device: torch.device, dtype: torch.dtype) -
     return assemble(card, unet, student, device, dtype, weights_sha256="seeded")
 
 
-def _gflop(card: ModelCard) -> float:
+def first_step(diffusion: SpacedDiffusion, unet: AdmUnet, x: Tensor) -> Tensor:
+    """Return what DistilDIRE's student reads beside the image."""
+    return diffusion.first_step_eps(unet, x)
+
+
+def count_gflop(card: ModelCard, noise: Callable[[SpacedDiffusion, AdmUnet, Tensor], Tensor]) -> float:
     """Count the operations of one image without computing them."""
-    with torch.device("meta"):
+    with torch.device("meta"), torch.inference_mode():
         unet, student = AdmUnet(card.adm, card.image_size), Student(card.student).eval()
         x = torch.zeros(1, 3, card.image_size, card.image_size)
         with FlopCounterMode(display=False) as counter:
-            student(x, SpacedDiffusion(card.diffusion).first_step_eps(unet, x))
+            student(x, noise(SpacedDiffusion(card.diffusion), unet, x))
     return float(counter.get_total_flops()) / 1e9
 
 

@@ -7,21 +7,26 @@ and seconds do not depend on them. DIRE's passes come between DistilDIRE's, so t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 import click
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from deploy.bench.model import MODEL, describe_device, describe_machine, seconds_taken, seeded_detector
+from deploy.bench.model import (
+    MODEL,
+    count_gflop,
+    describe_device,
+    describe_machine,
+    first_step,
+    seconds_taken,
+    seeded_detector,
+)
 from worker.model.card import find_card
 from worker.model.config import ModelCard
 from worker.model.diffusion import SpacedDiffusion, dire, dire_unit
 from worker.model.loading import Precision, choose_device, choose_dtype
-from worker.model.student import Student
 from worker.model.unet import AdmUnet
 
 #: What the paper promises, and how much of the counted ratio the clock must show.
@@ -98,24 +103,9 @@ def compare(card: ModelCard, device: torch.device, precision: Precision, *, roun
     )
 
 
-def first_step(diffusion: SpacedDiffusion, unet: AdmUnet, x: Tensor) -> Tensor:
-    """Return what DistilDIRE's student reads beside the image."""
-    return diffusion.first_step_eps(unet, x)
-
-
 def reconstructed(diffusion: SpacedDiffusion, unet: AdmUnet, x: Tensor) -> Tensor:
     """Return what DIRE's classifier reads."""
     return dire_unit(dire(x, diffusion.reconstruct(unet, x)))
-
-
-def count_gflop(card: ModelCard, noise: Callable[[SpacedDiffusion, AdmUnet, Tensor], Tensor]) -> float:
-    """Count the operations of one image without computing them."""
-    with torch.device("meta"), torch.inference_mode():
-        unet, student = AdmUnet(card.adm, card.image_size), Student(card.student).eval()
-        x = torch.zeros(1, 3, card.image_size, card.image_size)
-        with FlopCounterMode(display=False) as counter:
-            student(x, noise(SpacedDiffusion(card.diffusion), unet, x))
-    return float(counter.get_total_flops()) / 1e9
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deploy.bench.paper import Comparison, Cost, compare, count_gflop, first_step, reconstructed
+from deploy.bench.model import count_gflop, first_step
+from deploy.bench.paper import Comparison, Cost, compare, reconstructed
 from worker.model.card import find_card
 from worker.model.config import ModelCard
 
