@@ -7,10 +7,8 @@ model's probabilities mean something else. Free of torch.
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,6 +18,7 @@ from shared.jobs import POLICY_NAME
 from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError
 from worker.model.config import Format
 from worker.model.decision import Verdict, sigmoid
+from worker.model.toml_text import assignments
 
 Rule = Literal["false_positive_rate", "youden"]
 Name = Annotated[str, Field(pattern=POLICY_NAME)]
@@ -197,10 +196,10 @@ def write_policy(policy: Policy, place: Path) -> None:
     evidence = fields.pop("evidence")
     lines = [
         "# Made by `distildire calibrate`; docs/evaluation.md says what each field means.",
-        *_assignments(fields),
+        *assignments(fields),
         "",
         "[evidence]",
-        *_assignments(evidence),
+        *assignments(evidence),
     ]
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_suffix(".partial")
@@ -225,11 +224,3 @@ def _check(policy: Policy, path: Path, name: str, model: str) -> None:
             f"{path} holds the policy {policy.name!r} of {policy.model}, not {name!r} of {model}: put it where it "
             "belongs."
         )
-
-
-def _assignments(fields: dict[str, object]) -> list[str]:
-    """JSON's strings, numbers and lists are TOML's too; TOML also has times."""
-    return [
-        f"{key} = {value.isoformat() if isinstance(value, datetime) else json.dumps(value, ensure_ascii=False)}"
-        for key, value in fields.items()
-    ]

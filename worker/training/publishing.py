@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from worker.model.config import DiffusionConfig, Format, StudentConfig, UnetConfig
+from worker.model.toml_text import assignments
 from worker.training.resumable import write_whole
 
 
@@ -79,16 +79,11 @@ def card_toml(text: CardText, adm: PublishedFile, student: PublishedFile) -> str
         "student": _file_fields(student) | text.student.model_dump(),
         "provenance": text.provenance,
     }
-    lines = _assignments(head)
+    lines = assignments(head)
     for title, fields in sections.items():
-        lines += ["", f"[{title}]", *_assignments(fields)]
+        lines += ["", f"[{title}]", *assignments(fields)]
     return "\n".join(lines) + "\n"
 
 
 def _file_fields(file: PublishedFile) -> dict[str, object]:
     return {"weights": file.path.name, "sha256": file.sha256, "urls": file.urls or None}
-
-
-def _assignments(fields: Mapping[str, object]) -> list[str]:
-    """JSON's strings, numbers, booleans and lists are TOML's too; what is None is left out, as TOML has no null."""
-    return [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items() if value is not None]
