@@ -72,9 +72,10 @@ def command(  # noqa: PLR0913  # an option each
     from worker.model import load_model
     from worker.model.policy import policy_place, write_policy
     from worker.training.calibration import Origin, check_enough, policy_by_youden, policy_for_target
+    from worker.training.data_digest import data_sha256
     from worker.training.dataset import read_dataset
     from worker.training.journal import Journal
-    from worker.training.scoring import Scoring, data_sha256, identity_of, media_types, scores_of
+    from worker.training.scoring import Scoring, identity_of, media_types, scores_of
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")

@@ -165,7 +165,7 @@ def test_an_image_that_changed_is_computed_anew(
     Image.new("RGB", (60, 48), "red").save(images[5].path)
     after = store_of()
     assert after.missing() == [1]  # pairs 10 and 11
-    assert after.data_digest != before.data_digest
+    assert after.data_sha256 != before.data_sha256
     after.make(maker)
     assert not torch.equal(after.load(np.array([10])).x, before.load(np.array([10])).x)
 
@@ -175,7 +175,7 @@ def test_images_in_another_order_are_the_same_data_and_other_pairs(
 ) -> None:
     """A training that went on with them would draw other batches."""
     store, turned = store_of(1), PairStore(tmp_path / "pairs", KEY, images[::-1], 1)
-    assert turned.data_digest == store.data_digest
+    assert turned.data_sha256 == store.data_sha256
     assert turned.identity != store.identity
 
 

@@ -25,6 +25,7 @@ from tests.tiny_dataset import RECIPE, write_dataset
 from worker.model import load_model, verify
 from worker.model.diffusion import dire, dire_unit
 from worker.model.student import feature_layers
+from worker.training.data_digest import data_sha256
 from worker.training.dataset import read_dataset
 from worker.training.recipe import read_recipe
 from worker.training.run import Order, Training, TrainingError
@@ -94,9 +95,11 @@ def test_the_new_card_loads_verifies_and_judges(trained: Path, desk: Desk) -> No
     assert model.analyze(desk.folder / "data" / "real-0.png")["prediction"] in {"REAL", "FAKE"}
 
 
-def test_the_report_tells_data_recipe_figures_and_time(trained: Path) -> None:
+def test_the_report_tells_data_recipe_figures_and_time(trained: Path, desk: Desk) -> None:
     report = report_of(trained)
     assert report["data"]["splits"]["train"] == {"reals": 6, "fakes": {"stripes": 6}, "groups": 6}
+    learned_from = read_dataset(desk.folder / "data" / "data.csv").of("train")
+    assert report["data"]["sha256"] == data_sha256(learned_from)  # as `evaluate` and `calibrate` name them
     assert [Path(one["path"]).name for one in report["data"]["skipped"]] == ["broken.png"]
     assert report["recipe"]["training"]["epochs"] == len(report["epochs"]) == 3
     best = max(row["validation_average_precision"] for row in report["epochs"])

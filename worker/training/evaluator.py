@@ -15,6 +15,7 @@ from worker.model.detector import Detector
 from worker.model.policy import Policy
 from worker.training.calibration import Calibration
 from worker.training.curves import curves, roc
+from worker.training.data_digest import data_sha256
 from worker.training.dataset import LabelledImage, Skipped
 from worker.training.figures import (
     Estimate,
@@ -41,7 +42,7 @@ from worker.training.report import (
     SkippedFile,
 )
 from worker.training.scores import Scores
-from worker.training.scoring import ABLATIONS, Follow, Scoring, data_sha256, scores_of
+from worker.training.scoring import ABLATIONS, Follow, Scoring, scores_of
 from worker.training.views import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
 
 Part = Literal["robustness", "controls", "formats", "dire"]

@@ -30,6 +30,7 @@ from worker.imaging import ImageLimits, decode, preprocess
 from worker.model.config import DiffusionConfig, Format
 from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
 from worker.training.augmentation import augmented, pixels_digest
+from worker.training.data_digest import data_sha256, files_sha256
 from worker.training.dataset import LabelledImage
 from worker.training.recipe import Augmentation
 from worker.training.resumable import write_whole
@@ -149,17 +150,16 @@ class PairStore:
         self.reads_dire = reads_dire
         self.key, self.description = key, key.describe()
         self.folder = folder / hashlib.sha256(self.description.encode()).hexdigest()[:16]
-        digests = _digests(images)
+        files = files_sha256(images)
         items = [
             _Item(image, sha256, variant)
-            for image, sha256 in zip(images, digests, strict=True)
+            for image, sha256 in zip(images, files, strict=True)
             for variant in range(variants)
         ]
         self.shards = [items[start : start + SHARD_PAIRS] for start in range(0, len(items), SHARD_PAIRS)]
         self.labels: NDArray[np.bool_] = np.array([item.image.fake for item in items])
-        lines = _lines(images, digests)
-        self.data_digest = _digest(sorted(lines))
-        self._ordered_digest = _digest(lines)  # a batch is drawn by the pairs' numbers
+        self.data_sha256 = data_sha256(images, files)
+        self._ordered_digest = _ordered_digest(images, files)
         self._open = lru_cache(_OPEN_SHARDS)(_open_shard)
 
     @property
@@ -235,18 +235,9 @@ def _open_shard(path: Path) -> Any:
     return safe_open(path, framework="pt")
 
 
-def _digests(images: Sequence[LabelledImage]) -> list[str]:
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda image: hashlib.sha256(image.path.read_bytes()).hexdigest(), images))
-
-
-def _lines(images: Sequence[LabelledImage], digests: Sequence[str]) -> list[str]:
-    """Return the images' bytes, classes, generators and groups as lines, wherever they lie."""
-    return [
-        f"{sha256} {image.fake} {image.generator} {image.group}\n"
-        for image, sha256 in zip(images, digests, strict=True)
+def _ordered_digest(images: Sequence[LabelledImage], files: Sequence[str]) -> str:
+    """Return a digest that also changes with the images' order: a batch is drawn by the pairs' numbers."""
+    lines = [
+        f"{sha256} {image.fake} {image.generator} {image.group}\n" for image, sha256 in zip(images, files, strict=True)
     ]
-
-
-def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()

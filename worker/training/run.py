@@ -234,7 +234,7 @@ class Training:
         return {
             "name": self.order.name,
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": described(self.dataset) | {"digest": self.pairs.data_digest},
+            "data": described(self.dataset) | {"sha256": self.pairs.data_sha256},
             "adm": {"card": self.installed.card.name, "sha256": self.pairs.key.adm_sha256, "precision": self.precision},
             "pairs": {"train": len(self.pairs.labels), "validation": len(self.validation.labels)},
             "student": {

@@ -14,6 +14,7 @@ from shared.errors import JobError
 from shared.media import HEAD_BYTES, sniff
 from worker.imaging import ImageLimits, decode
 from worker.model.detector import Detector
+from worker.training.data_digest import data_sha256
 from worker.training.dataset import LabelledImage, Skipped
 from worker.training.journal import Journal, Judgement
 from worker.training.metrics import Floats
@@ -169,16 +170,6 @@ def scores_of(images: Sequence[LabelledImage], logits: Floats) -> Scores:
         np.array([image.group for image in images], dtype=np.str_),
     )
     return told.only(np.isfinite(logits))
-
-
-def data_sha256(images: Sequence[LabelledImage]) -> str:
-    """Return the digest of the images' bytes, labels, generators and groups, whatever their paths and order."""
-    lines = []
-    for image in images:
-        with image.path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        lines.append(f"{content} {'fake' if image.fake else 'real'} {image.generator} {image.group}\n")
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def media_types(images: Sequence[LabelledImage]) -> tuple[str, ...]:

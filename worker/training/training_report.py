@@ -33,7 +33,7 @@ def provenance(report: dict[str, Any]) -> dict[str, str | int | float]:
     return {
         "data": counts,
         "generators": ", ".join(data["splits"]["train"]["fakes"]),
-        "data_digest": data["digest"],
+        "data_sha256": data["sha256"],
         "recipe": report["recipe"]["name"],
         "epoch": best["epoch"],
         "validation_average_precision": round(best["average_precision"], 4),
