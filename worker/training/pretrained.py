@@ -1,6 +1,7 @@
 """Networks that were trained before: the frozen teacher, and weights for the student to start from.
 
-Weights are files of torchvision's format that the operator names. Nothing is downloaded.
+Weights are files of torchvision's format that the operator names, or for the teacher EfficientNet-Lite0's. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from shared.errors import DistildireError
 from worker.model.backbones import get_model_weights
 from worker.model.student import Student, feature_channels, feature_layers, first_convolution
 from worker.model.weights import assign_strictly, read_state
+from worker.training import lite0
 from worker.training.pairs import Batch
 from worker.training.recipe import RecipeError, StudentOptions, TeacherOptions
 
@@ -31,7 +33,7 @@ class Teacher(nn.Module):
     """A frozen classifier up to its feature map, shown the image or the DIRE image.
 
     Raises:
-        RecipeError: torchvision has no such classifier.
+        RecipeError: there is no such classifier.
         PretrainedError: its weights are not there.
         ModelError: the file holds other weights.
     """
@@ -42,10 +44,16 @@ class Teacher(nn.Module):
     def __init__(self, options: TeacherOptions, input_size: int | None) -> None:
         super().__init__()
         self.options, self.input_size = options, input_size
-        self.layers = pretrained_layers("teacher", options.backbone, options.weights)
+        is_lite0 = options.backbone == lite0.NAME
+        self.layers: nn.Module = (
+            lite0.load_lite0(_named("teacher", options.backbone, options.weights))
+            if is_lite0
+            else pretrained_layers("teacher", options.backbone, options.weights)
+        )
         self.channels = feature_channels(options.backbone, self.layers)
-        self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
-        self.register_buffer("deviation", torch.tensor(_DEVIATION)[:, None, None])
+        mean, deviation = (lite0.MEAN, lite0.DEVIATION) if is_lite0 else (_MEAN, _DEVIATION)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("deviation", torch.tensor(deviation)[:, None, None])
         self.eval().requires_grad_(requires_grad=False)
 
     @torch.no_grad()
@@ -92,8 +100,7 @@ def pretrained_layers(section: str, backbone: str, weights: Path | None) -> nn.S
             layers = feature_layers(backbone)
     except ValueError as error:
         raise RecipeError(f"{section}.backbone: {error}. Name another one.") from error
-    if weights is None or not weights.is_file():
-        raise PretrainedError(_missing(section, backbone, weights))
+    weights = _named(section, backbone, weights)
     wanted = {name.partition(".")[0] for name in layers.state_dict()}
     state = {name: value for name, value in read_state(weights).items() if name.partition(".")[0] in wanted}
     counters = {name: torch.tensor(0) for name in layers.state_dict() if name.endswith(".num_batches_tracked")}
@@ -107,10 +114,18 @@ def pretrained_layers(section: str, backbone: str, weights: Path | None) -> nn.S
     return layers
 
 
+def _named(section: str, backbone: str, weights: Path | None) -> Path:
+    """Return the file of the weights. Raises PretrainedError where none is named, or it is not there."""
+    if weights is None or not weights.is_file():
+        raise PretrainedError(_missing(section, backbone, weights))
+    return weights
+
+
 def _missing(section: str, backbone: str, weights: Path | None) -> str:
-    url = get_model_weights(backbone)["DEFAULT"].url
+    is_lite0 = backbone == lite0.NAME
+    source = lite0.SOURCE if is_lite0 else f"download {get_model_weights(backbone)['DEFAULT'].url}"
     said = f"names the file {weights}, which is not there" if weights else "names no file of its weights"
-    remedy = f"download {url} and name the file (`weights` in [{section}], or `--{section}-weights`)"
+    remedy = f"{source} and name the file (`weights` in [{section}], or `--{section}-weights`)"
     without = ", or train without a teacher (`weight = 0`, or `--no-teacher`)" if section == "teacher" else ""
     return (
         f"The recipe takes a trained {backbone} as {section} and {said}. Nothing is downloaded here: {remedy}{without}."
