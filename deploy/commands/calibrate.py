@@ -21,8 +21,12 @@ from deploy.image_progress import ImageProgress
 from deploy.terminal import notes, output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.model.card import InstalledCard
     from worker.model.loading import Precision
     from worker.model.policy import Policy
+    from worker.training.dataset import LabelledImage
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -85,6 +89,7 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status("Reading the images …"):
         dataset = read_dataset(data)
     images = [image for image in dataset.images if split in {"all", image.split}]
+    _check_unseen(card, images)
     known = scores_of(images, np.zeros(len(images)))
     check_enough(known.fake, known.groups, target_fpr, max_miss_rate)  # now, not after hours
     with notes().status(f"Loading {card.card.name} …"):
@@ -127,6 +132,29 @@ def _check_name(name: str) -> None:
             "use up to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit.",
             param_hint="--name",
         ) from error
+
+
+def _check_unseen(card: InstalledCard, images: Sequence[LabelledImage]) -> None:
+    """Refuse images that the model was trained on, and say of others what is known."""
+    from worker.training.seen import report_place, seen_images
+    from worker.training.thresholds import CalibrationError
+
+    seen = seen_images(card.card, card.path, images)
+    if seen is None:
+        place = report_place(card.path, card.card.name)
+        notes().print(f"Whether the model was trained on these images is not known: no {place} tells.", markup=False)
+    elif seen.training:
+        raise CalibrationError(
+            f"{card.card.name} was trained on {seen.training:,} of these {len(images):,} images, so its rates here say "
+            "nothing of others. Leave them out, as `--split validation` does, or take images of your own."
+        )
+    elif seen.validation:
+        notes().print(
+            f"By {seen.validation:,} of these {len(images):,} images the training chose its best epoch, which flatters "
+            "the rates. Images that took no part in it are better evidence."
+        )
+    else:
+        notes().print("None of these files took part in the model's training.")
 
 
 def _show(policy: Policy, place: Path) -> None:

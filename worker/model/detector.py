@@ -54,13 +54,20 @@ class Analysis(TypedDict):
 class Detector:
     """A loaded model on its device; made by `load_model`.
 
-    One thread at a time may call it: it owns the device.
+    One thread at a time may call it: it owns the device. `card_path`: the file that the card was read from, if it was.
     """
 
     def __init__(
-        self, card: ModelCard, diffusion: SpacedDiffusion, unet: AdmUnet, student: Student, *, weights_sha256: str
+        self,
+        card: ModelCard,
+        diffusion: SpacedDiffusion,
+        unet: AdmUnet,
+        student: Student,
+        *,
+        weights_sha256: str,
+        card_path: Path | None = None,
     ) -> None:
-        self.card = card
+        self.card, self.card_path = card, card_path
         self.weights_sha256 = weights_sha256
         self.device = next(student.parameters()).device
         self.precision: Format = next(name for name, dtype in DTYPES.items() if dtype == unet.dtype)

@@ -48,7 +48,7 @@ def load_model(
     adm_sha256 = load_weights(installed, installed.card.adm, unet)
     student_sha256 = load_weights(installed, installed.card.student, student)
     sha256 = weights_sha256(adm_sha256, student_sha256)
-    return assemble(installed.card, unet, student, target, dtype, weights_sha256=sha256)
+    return assemble(installed.card, unet, student, target, dtype, weights_sha256=sha256, card_path=installed.path)
 
 
 def assemble(
@@ -59,10 +59,12 @@ def assemble(
     dtype: torch.dtype,
     *,
     weights_sha256: str,
+    card_path: Path | None = None,
 ) -> Detector:
     """Make a detector of networks that have their weights: bring them to the device and to the U-Net's `dtype`."""
     networks = _settle(unet.set_precision(dtype), device), _settle(student, device)
-    return Detector(card, SpacedDiffusion(card.diffusion), *networks, weights_sha256=weights_sha256)
+    diffusion = SpacedDiffusion(card.diffusion)
+    return Detector(card, diffusion, *networks, weights_sha256=weights_sha256, card_path=card_path)
 
 
 def load_unet(installed: InstalledCard) -> AdmUnet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,10 @@ from worker.training.report import (
 )
 from worker.training.scores import Scores
 from worker.training.scoring import ABLATIONS, Follow, Scoring, scores_of
+from worker.training.seen import Seen, seen_images
 from worker.training.views import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
+
+log = logging.getLogger(__name__)
 
 Part = Literal["robustness", "controls", "formats", "dire"]
 PARTS: frozenset[Part] = frozenset(get_args(Part))
@@ -110,6 +114,7 @@ class Evaluation:
         """
         began = time.monotonic()
         _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
+        seen = self._seen()
         pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
         asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
@@ -126,7 +131,7 @@ class Evaluation:
             seed=self.plan.resampling.seed,
             model=self._identity(),
             policy=self._policy_used(usable, scores, probabilities),
-            data=self._data(usable, scores, judged.skipped),
+            data=self._data(usable, scores, judged.skipped, seen),
             overall=self._figures(scores),
             curves=curves(probabilities, scores.fake),
             generators={name: self._figures(part) for name, part in scores.by_generator().items()},
@@ -248,12 +253,30 @@ class Evaluation:
             made_of_these_images=data_sha256(usable) == policy.evidence.data_sha256,
         )
 
-    def _data(self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped]) -> Data:
+    def _seen(self) -> Seen | None:
+        """Count the images that the model knows, and warn of them now, not after hours."""
+        detector, images = self.detector, self.source.images
+        seen = seen_images(detector.card, detector.card_path, images) if detector.card_path else None
+        if seen and seen.training:
+            log.warning(
+                "%d of %d images were used to train %s: its figures here are better than on others. Name another split "
+                "or other images.",
+                seen.training,
+                len(images),
+                detector.card.name,
+            )
+        return seen
+
+    def _data(
+        self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped], seen: Seen | None
+    ) -> Data:
         names, counts = np.unique(scores.generators[scores.fake], return_counts=True)
         return Data(
             source=self.source.name,
             split=self.source.split,
             sha256=data_sha256(usable),
+            seen_in_training=seen.training if seen else None,
+            seen_in_validation=seen.validation if seen else None,
             generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),
             skipped=[SkippedFile(str(file.path), file.reason) for file in (*self.source.skipped, *skipped)],
         )

@@ -150,16 +150,16 @@ class PairStore:
         self.reads_dire = reads_dire
         self.key, self.description = key, key.describe()
         self.folder = folder / hashlib.sha256(self.description.encode()).hexdigest()[:16]
-        files = files_sha256(images)
+        self.files_sha256 = files_sha256(images)
         items = [
             _Item(image, sha256, variant)
-            for image, sha256 in zip(images, files, strict=True)
+            for image, sha256 in zip(images, self.files_sha256, strict=True)
             for variant in range(variants)
         ]
         self.shards = [items[start : start + SHARD_PAIRS] for start in range(0, len(items), SHARD_PAIRS)]
         self.labels: NDArray[np.bool_] = np.array([item.image.fake for item in items])
-        self.data_sha256 = data_sha256(images, files)
-        self._ordered_digest = _ordered_digest(images, files)
+        self.data_sha256 = data_sha256(images, self.files_sha256)
+        self._ordered_digest = _ordered_digest(images, self.files_sha256)
         self._open = lru_cache(_OPEN_SHARDS)(_open_shard)
 
     @property

@@ -46,11 +46,17 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Data:
-    """The images: where from, which split, their digest, and how many of each generator."""
+    """The images: where from, which split, their digest, and how many of each generator.
+
+    `seen_in_training`, `seen_in_validation`: how many the model was trained on, and how many chose its best epoch;
+    None where that is not known.
+    """
 
     source: str
     split: str
     sha256: str
+    seen_in_training: int | None
+    seen_in_validation: int | None
     generators: dict[str, int]
     skipped: list[SkippedFile]
 

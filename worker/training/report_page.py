@@ -8,7 +8,7 @@ from pathlib import Path
 from worker.training.charts import Line, curve_chart, histogram_chart, interval_strip, reliability_chart
 from worker.training.figures import Estimate
 from worker.training.metrics import ESTIMABLE_REALS, PREVALENCES
-from worker.training.report import Report
+from worker.training.report import Data, Report
 from worker.training.report_checks import (
     controls_section,
     dire_section,
@@ -63,7 +63,6 @@ def _head(report: Report) -> str:
         if report.model.demonstration
         else ""
     )
-    seen = '<p class="banner">The model was trained on this split: these figures are of images that it knows.</p>'
     rule = (
         f"the policy {escape(report.policy.name)}, threshold {overall.threshold:.4g}"
         if report.policy
@@ -74,11 +73,23 @@ def _head(report: Report) -> str:
         f'<p class="soft">judged {overall.reals:,} photographs of {overall.real_groups:,} independent sources and '
         f"{overall.fakes:,} fakes of {len(report.data.generators)} "
         f"{'generator' if len(report.data.generators) == 1 else 'generators'}, by {rule} · "
-        f"{escape(report.made_at[:10])}</p>{notice}{seen if report.data.split == 'train' else ''}"
+        f"{escape(report.made_at[:10])}</p>{notice}{_known_here(report)}"
         f"{_CHOSEN_HERE if report.policy and report.policy.made_of_these_images else ''}"
         "<p>A verdict is evidence, not proof. What follows says how good the evidence is on these images; on other "
         "images and other generators it may be worse.</p>"
     )
+
+
+def _known_here(report: Report) -> str:
+    """Say of how many images the model was trained on them, or by name of the split where nobody counted them."""
+    data, images = report.data, report.overall.reals + report.overall.fakes
+    if data.seen_in_training:
+        known = f"The model was trained on {data.seen_in_training:,} of these {images:,} images"
+    elif data.seen_in_training is None and data.split == "train":
+        known = "The model was trained on this split"
+    else:
+        return ""
+    return f'<p class="banner">{known}: these figures are better than on images that it does not know.</p>'
 
 
 def _summary(report: Report) -> str:
@@ -202,6 +213,7 @@ def _origin(report: Report) -> str:
         "Ran on": f"{model.device} in {model.precision}, {report.seconds:,.0f} s",
         "Data": f"{data.source}, split {data.split}",
         "Data digest": data.sha256,
+        "Known to the model": _seen(data),
         "Intervals": f"{report.resamples:,} draws of source photographs, seed {report.seed}",
         "Made at": report.made_at,
     }
@@ -213,3 +225,9 @@ def _origin(report: Report) -> str:
         else '<p class="soft">No file was skipped.</p>'
     )
     return f"<h2>Where this comes from</h2><dl>{listed}</dl>{left}"
+
+
+def _seen(data: Data) -> str:
+    if data.seen_in_training is None or data.seen_in_validation is None:
+        return "not known: its training left no list of its images beside its card"
+    return f"{data.seen_in_training:,} images from training, {data.seen_in_validation:,} from validation"

@@ -34,6 +34,7 @@ from worker.training.publishing import CardText, PublishedFile, card_toml, publi
 from worker.training.recipe import Augmentation, Recipe
 from worker.training.resumable import check_fingerprint, sweep, train, write_whole
 from worker.training.room import on_one_disk, require_room
+from worker.training.seen import report_place, short_digests
 from worker.training.stopwatch import Stopwatch
 from worker.training.student import Setting, StudentTrainer
 from worker.training.team import Team
@@ -152,7 +153,8 @@ class Training:
         student = publish_weights(trainer.best_student().state_dict(), path, halved=False)
         adm = self._place_adm()
         report = self._report(trainer, student)
-        _write_json(order.out / f"{order.name}.training.json", report)
+        target = order.out / f"{order.name}.toml"
+        _write_json(report_place(target, order.name), report)
         text = CardText(
             name=order.name,
             license=order.license,
@@ -164,7 +166,6 @@ class Training:
             diffusion=card.diffusion,
             precision="fp32" if self.recipe.reads_dire else card.precision,
         )
-        target = order.out / f"{order.name}.toml"
         write_whole(target, card_toml(text, adm, student).encode())
         record(load_model(order.name, "cpu", "fp32", order.out), target)
 
@@ -234,7 +235,14 @@ class Training:
         return {
             "name": self.order.name,
             "recipe": self.recipe.model_dump(mode="json"),
-            "data": described(self.dataset) | {"sha256": self.pairs.data_sha256},
+            "data": described(self.dataset)
+            | {
+                "sha256": self.pairs.data_sha256,
+                "images": {
+                    "train": short_digests(self.pairs.files_sha256),
+                    "validation": short_digests(self.validation.files_sha256),
+                },
+            },
             "adm": {"card": self.installed.card.name, "sha256": self.pairs.key.adm_sha256, "precision": self.precision},
             "pairs": {"train": len(self.pairs.labels), "validation": len(self.validation.labels)},
             "student": {
