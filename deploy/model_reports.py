@@ -11,6 +11,8 @@ from rich.table import Table
 
 from worker.model.card import BUNDLED, InstalledCard
 from worker.model.config import WeightsFile
+from worker.model.digests import weights_sha256
+from worker.model.policy import Policy, load_policies
 
 if TYPE_CHECKING:  # imports torch
     from worker.model.verification import Verification, VerifiedFile
@@ -38,7 +40,10 @@ def summary(installed: InstalledCard) -> dict[str, Any]:
 def description(installed: InstalledCard) -> dict[str, Any]:
     """Return all that a card says, and where its files are."""
     files = {part: _file_description(installed, file) for part, file in card_files(installed).items()}
-    return summary(installed) | {"files": files, "contents": installed.card.model_dump(mode="json")}
+    policies, problems = _policies(installed)
+    told = {"policies": {name: policy.model_dump(mode="json") for name, policy in policies.items()}}
+    contents = installed.card.model_dump(mode="json")
+    return summary(installed) | {"files": files} | told | {"policy_problems": list(problems), "contents": contents}
 
 
 def verification_document(verification: Verification) -> dict[str, Any]:
@@ -74,6 +79,11 @@ def describe_lines(installed: InstalledCard) -> Iterator[str]:
         yield f"[bold]{part}[/]"
         for label, value in _file_lines(installed, file):
             yield f"  {label:<9}  {value}"
+    policies, problems = _policies(installed)
+    for name, policy in policies.items():
+        yield f"[bold]policy {name}[/] threshold {policy.threshold:.4f}, {policy.precision}"
+    for problem in problems:
+        yield f"[red]✗[/] {escape(problem)}"
     for headline, text in card.provenance.items():
         yield f"[dim]{escape(headline.replace('_', ' '))}: {escape(' '.join(str(text).split()))}[/]"
 
@@ -98,8 +108,18 @@ def verification_lines(verification: Verification) -> Iterator[str]:
         "absent": "[yellow]–[/] self-test: the card has none; `--record` writes one, once you trust these weights",
         "not run": "[yellow]–[/] self-test: not run",
     }[verification.self_test]
+    if verification.policies:
+        yield f"[green]✓[/] policies: {', '.join(verification.policies)}"
+    for problem in verification.policy_problems:
+        yield f"[red]✗[/] {escape(problem)}"
     if verification.weights_sha256:
         yield f"weights_sha256 {verification.weights_sha256}"
+
+
+def _policies(installed: InstalledCard) -> tuple[dict[str, Policy], tuple[str, ...]]:
+    """Return what can be said of the model's policies without reading its weights or asking a device."""
+    adm, student = installed.card.adm.sha256, installed.card.student.sha256
+    return load_policies(installed, weights_sha256(adm, student) if adm and student else None, installed.card.precision)
 
 
 def _file_description(installed: InstalledCard, file: WeightsFile) -> dict[str, Any]:

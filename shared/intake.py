@@ -55,7 +55,7 @@ class Intake:
 
         Raises:
             FullError: too many jobs are open; nothing is stored.
-            UnknownPolicyError: workers are there, and not all have the policy; nothing is stored.
+            UnknownPolicyError: workers are there, and none has the policy; nothing is stored.
             KeyReusedError: the idempotency key came with something else.
             StoreUnavailableError, DatabaseUnavailableError: nothing was accepted that is known of.
 

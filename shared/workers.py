@@ -150,9 +150,10 @@ def list_workers(session: Session) -> list[tuple[Worker, float]]:
 
 
 def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
-    """Whether every ready worker that runs `model` has the policy; None where none is there that could say.
+    """Whether a ready worker that runs `model` has the policy; None where none is there that could say.
 
-    Every one: whichever takes the job must have it, also while workers are restarted one by one to load a new policy.
+    One is enough: the others leave such jobs to it (`lifecycle.claim`). A fleet of several number formats has policies
+    for each.
     """
     ready = (
         Worker.role == Role.ANALYSIS,
@@ -160,4 +161,4 @@ def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
         Worker.model == model,
         Worker.heartbeat_at > func.now() - _COUNTED_ON,
     )
-    return session.scalar(select(func.bool_and(Worker.policies.any_() == policy)).where(*ready))
+    return session.scalar(select(func.bool_or(Worker.policies.any_() == policy)).where(*ready))

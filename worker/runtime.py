@@ -120,7 +120,7 @@ class AnalysisRuntime:
         """Load and warm up everything. `worker` is what the rows of its jobs call this process.
 
         Raises:
-            ModelError: the model cannot be loaded, or a policy beside its card cannot be used.
+            ModelError: the model cannot be loaded.
             SandboxError: images could not be decoded.
 
         """
@@ -136,7 +136,9 @@ class AnalysisRuntime:
 
         detector = load_detector(settings)
         installed = find_card(settings.model, settings.models_dir)
-        policies = load_policies(installed, detector.weights_sha256, detector.precision)
+        policies, left_out = load_policies(installed, detector.weights_sha256, detector.precision)
+        for reason in left_out:
+            _log.warning("policy_left_out", reason=reason)
         loaded_at = time.monotonic()
         pace = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()

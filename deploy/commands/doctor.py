@@ -133,8 +133,7 @@ def _servers(data_dir: Path, *, with_model: bool) -> Iterator[Finding]:
         "S3 store", settings, _ping_store, "check DISTILDIRE_S3_* and that the server and its bucket are there"
     )
     if with_model:
-        remedy = "no worker takes a job like this, and each ends with status 78; see `distildire models list`"
-        yield _server(f"model {settings.model}", settings, _check_model, remedy)
+        yield from _model(settings)
 
 
 def _server(subject: str, settings: Settings, check: Callable[[Settings], str], remedy: str) -> Finding:
@@ -231,27 +230,31 @@ def _ping_store(settings: Settings) -> str:
     return f"answers, with bucket {settings.s3_bucket}"
 
 
-def _check_model(settings: Settings) -> str:
+def _model(settings: Settings) -> Iterator[Finding]:
     """Check the model as an analysis worker does at its start, on the same device and in the same precision."""
-    from worker.model import find_card, verify
-    from worker.model.policy import load_policies
+    from worker.model import verify
 
+    subject = f"model {settings.model}"
+    remedy = "no worker takes a job like this, and each ends with status 78; see `distildire models list`"
     try:
         with notes().status(f"Verifying {settings.model} …"):
-            verification = verify(
-                settings.model, settings.models_dir, device=settings.device, precision=settings.precision
-            )
+            found = verify(settings.model, settings.models_dir, device=settings.device, precision=settings.precision)
+    except DistildireError as error:
+        yield Finding(subject, error.message, remedy)
+        return
     except RuntimeError as error:  # torch's, where the device refuses or its memory is full
-        raise DistildireError(f"cannot be run: {str(error).splitlines()[0]}") from error
-    if verification.problems:
-        raise DistildireError(" ".join(verification.problems))
-    policies: list[str] = []
-    if verification.precision is not None:
-        installed = find_card(settings.model, settings.models_dir)
-        policies = [*load_policies(installed, verification.weights_sha256, verification.precision)]
-    told = {"passed": "self-test passed", "absent": "the card has no self-test"}[verification.self_test]
-    named = f"; policies: {', '.join(policies) or 'none'}"
-    return f"weights whole; {told} ({verification.precision} on {verification.device}){named}"
+        yield Finding(subject, f"cannot be run: {str(error).splitlines()[0]}", remedy)
+        return
+    if found.faults:
+        yield Finding(subject, " ".join(found.faults), remedy)
+    else:
+        told = {"passed": "self-test passed", "absent": "the card has no self-test"}[found.self_test]
+        yield Finding(subject, f"weights whole; {told} ({found.precision} on {found.device})")
+    subject = f"policies of {settings.model}"
+    if found.policy_problems:
+        yield Finding(subject, " ".join(found.policy_problems), "workers with these settings leave them out")
+    elif not found.faults:
+        yield Finding(subject, ", ".join(found.policies) or "none")
 
 
 def _api(data_dir: Path) -> Finding:

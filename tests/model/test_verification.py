@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from tests.tiny_model import NAME, write_model
+from tests.tiny_policy import write_tiny_policies
 from worker.model import ModelError, find_card, load_model, verify
 from worker.model.converting import convert
 from worker.model.digests import digests, published_digests, read_record, record_path
@@ -51,6 +53,13 @@ def test_all_that_is_wrong_is_told(folder: Path):
     assert "its md5 is" in verification.problems[1]
     assert verification.files[1].size == 1000
     assert verification.self_test == "not run"
+
+
+def test_policies_that_a_worker_would_leave_out_are_problems_and_no_faults(tmp_path: Path):
+    write_tiny_policies(write_model(tmp_path), weights_sha256="cd" * 32)
+    verification = verify(NAME, tmp_path, device="cpu")
+    assert (verification.policies, verification.faults) == ((), ())
+    assert ["made for the weights cdcd" in problem for problem in verification.problems] == [True, True]
 
 
 def converted(folder: Path) -> Path:

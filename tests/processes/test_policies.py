@@ -1,9 +1,10 @@
-"""Policies in a real analysis worker: which calls a verdict, and that a worker with a wrong one does not start."""
+"""Policies in a real analysis worker: which calls a verdict, and that wrong ones are left out."""
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,19 +81,28 @@ def test_a_verdict_is_called_by_the_jobs_policy_or_the_tenants_or_the_card(place
     assert "no policy 'lax'" in str(unknown.error_message)
 
 
-def test_a_worker_with_a_policy_for_other_weights_takes_nothing_and_says_why(place: Workplace, folder: Path):
-    write_tiny_policies(folder, weights_sha256="cd" * 32)
-    job_id = place.submit(IMAGE)
-    worker = place.start_analysis(ready=False)
+def test_a_worker_leaves_out_a_policy_for_other_weights_says_why_and_works_by_the_others(
+    place: Workplace, folder: Path
+):
+    write_tiny_policies(folder)
+    foreign = folder / f"{NAME}.policies" / "doubtful.toml"
+    foreign.write_text(re.sub("(?m)^weights_sha256 = .*$", f'weights_sha256 = "{"cd" * 32}"', foreign.read_text()))
+    worker = place.start_analysis()
 
-    assert worker.wait(180) == os.EX_CONFIG, worker.said()
+    wait_until(lambda: published(place) == ["all-fake"], 10, place.said)
+    called = place.wait_ended(place.submit(IMAGE, policy="all-fake")).result
+    without = place.wait_ended(place.submit(IMAGE, policy="doubtful"))
 
-    assert '"worker_cannot_start"' in worker.said()
-    assert "was made for the weights cdcd" in worker.said()
-    assert place.job(job_id).attempt == 0
+    assert called is not None
+    assert called.prediction == "FAKE"
+    assert (without.state, without.error_code) == ("failed", "model_unavailable")
+    assert worker.said().count('"policy_left_out"') == 1
+    assert f"{foreign} was made for the weights cdcd" in worker.said()
+    assert "Calibrate anew" in worker.said()
 
     environment = os.environ | as_environment(place.settings)
     command = [sys.executable, "-m", "deploy.cli", "doctor"]
     doctor = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert doctor.returncode == 1
-    assert f"✗ model {NAME}: The policy" in doctor.stdout
+    assert f"✓ model {NAME}: weights whole" in doctor.stdout
+    assert f"✗ policies of {NAME}: The policy {foreign}" in doctor.stdout

@@ -172,6 +172,19 @@ def test_show_names_licences_sources_digests_and_what_is_there(folder: Path, ser
     assert document["contents"]["student"]["urls"] == [server.url()]
 
 
+def test_show_and_verify_name_policies_and_those_that_no_worker_takes(folder: Path):
+    policies = folder / f"{NAME}.policies"
+    policies.mkdir()
+    (policies / "broken.toml").write_text("threshold = ")
+    shown = run("show", NAME, folder=folder)
+    assert f"✗ The policy {policies / 'broken.toml'} cannot be read" in " ".join(shown.stdout.split())
+    assert "Correct or remove it" in json.loads(run("show", NAME, "--json", folder=folder).stdout)["policy_problems"][0]
+    run("fetch", NAME, "--accept-license", folder=folder)
+    verified = run("verify", NAME, "--device", "cpu", folder=folder)
+    assert verified.exit_code == 1
+    assert f"✗ The policy {policies / 'broken.toml'} cannot be read" in " ".join(verified.stdout.split())
+
+
 def test_verify_as_a_document(folder: Path):
     failed = run("verify", NAME, "--json", folder=folder)
     assert failed.exit_code == 1

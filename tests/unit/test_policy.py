@@ -121,14 +121,30 @@ def test_an_unknown_policy_is_refused_with_the_names_of_the_others(installed: In
 def test_all_policies_are_loaded_by_their_names(installed: InstalledCard):
     lax = STRICT.model_copy(update={"name": "lax", "inconclusive_from": None})
     write_policy(lax, policy_place("lax", installed))
-    assert load_policies(installed, WEIGHTS, "fp32") == {"lax": lax, "strict": STRICT}
+    assert load_policies(installed, WEIGHTS, "fp32") == ({"lax": lax, "strict": STRICT}, ())
 
 
-def test_one_policy_that_cannot_be_used_is_enough_to_refuse(installed: InstalledCard):
-    foreign = STRICT.model_copy(update={"name": "old", "weights_sha256": "cd" * 32})
-    write_policy(foreign, policy_place("old", installed))
-    with pytest.raises(PolicyError, match="made for the weights cdcd"):
-        load_policies(installed, WEIGHTS, "fp32")
+def test_policies_that_cannot_be_used_are_left_out_each_with_file_reason_and_remedy(installed: InstalledCard):
+    for name, changes in (("other", {"weights_sha256": "cd" * 32}), ("quick", {"precision": "bf16"})):
+        write_policy(STRICT.model_copy(update={"name": name, **changes}), policy_place(name, installed))
+    wrong = policy_place("wrong", installed)
+    wrong.write_text("name = ")
+    usable, problems = load_policies(installed, WEIGHTS, "fp32")
+    assert usable == {"strict": STRICT}
+    told = {
+        "other": ("made for the weights cdcd", "Calibrate anew"),
+        "quick": ("made in bf16", "DISTILDIRE_PRECISION=bf16"),
+        "wrong": ("cannot be read", "Correct or remove it"),
+    }
+    for (name, (reason, remedy)), problem in zip(told.items(), problems, strict=True):
+        assert f"The policy {wrong.with_stem(name)} " in problem
+        assert reason in problem
+        assert remedy in problem
+
+
+def test_what_is_not_known_of_a_model_is_not_held_against_its_policies(installed: InstalledCard):
+    write_policy(STRICT.model_copy(update={"name": "quick", "precision": "bf16"}), policy_place("quick", installed))
+    assert list(load_policies(installed, None, None)[0]) == ["quick", "strict"]
 
 
 @pytest.mark.parametrize(

@@ -120,36 +120,36 @@ def load_policy(name: str, installed: InstalledCard, weights_sha256: str, precis
     Raises:
         PolicyError: there is none, it cannot be read, or it was made with other weights or in another number format.
     """
-    paths = {path.stem: path for path in reversed(list_policies(installed))}
+    paths = _by_name(installed)
     if name not in paths:
         known = ", ".join(sorted(paths)) or "none"
         raise PolicyError(
             f"{installed.card.name} has no policy named {name!r}. There are: {known}. Make one with `distildire "
             f"calibrate`, or put its file into {_folder(installed.folders[0], installed.card.name)}."
         )
-    policy = read_policy(paths[name])
-    _check(policy, paths[name], name, installed.card.name)
-    if policy.weights_sha256 != weights_sha256:
-        raise PolicyError(
-            f"The policy {paths[name]} was made for the weights {policy.weights_sha256}, but {installed.card.name} has "
-            f"{weights_sha256}: its rates say nothing of these. Calibrate anew."
-        )
-    if policy.precision != precision:
-        raise PolicyError(
-            f"The policy {paths[name]} was made in {policy.precision}, but the model runs in {precision}, which moves "
-            f"probabilities. Set DISTILDIRE_PRECISION={policy.precision}, or calibrate anew in {precision}."
-        )
-    return policy
+    return _fitting(paths[name], installed.card.name, weights_sha256, precision)
 
 
-def load_policies(installed: InstalledCard, weights_sha256: str, precision: Format) -> dict[str, Policy]:
-    """Return all policies of a model by their names.
+def load_policies(
+    installed: InstalledCard, weights_sha256: str | None, precision: Format | None
+) -> tuple[dict[str, Policy], tuple[str, ...]]:
+    """Return the policies of a model that can be used, by their names, and of each other one why not.
 
-    Raises:
-        PolicyError: one cannot be used; it would be a surprise later, in a verdict.
+    One that cannot be used is no reason for a worker to do nothing: it may be meant for others of the fleet.
+
+    Args:
+        installed: the model's card.
+        weights_sha256: of the model; None where it is not known, and not compared.
+        precision: in which it runs; None as well.
     """
-    names = sorted({path.stem for path in list_policies(installed)})
-    return {name: load_policy(name, installed, weights_sha256, precision) for name in names}
+    usable: dict[str, Policy] = {}
+    problems = []
+    for name, path in sorted(_by_name(installed).items()):
+        try:
+            usable[name] = _fitting(path, installed.card.name, weights_sha256, precision)
+        except PolicyError as error:
+            problems.append(error.message)
+    return usable, tuple(problems)
 
 
 def list_policies(installed: InstalledCard) -> list[Path]:
@@ -217,10 +217,26 @@ def _folder(models_dir: Path, model: str) -> Path:
     return models_dir / f"{model}.policies"
 
 
-def _check(policy: Policy, path: Path, name: str, model: str) -> None:
-    """Refuse a file that was renamed or copied from another model."""
-    if (policy.name, policy.model) != (name, model):
+def _by_name(installed: InstalledCard) -> dict[str, Path]:
+    return {path.stem: path for path in reversed(list_policies(installed))}
+
+
+def _fitting(path: Path, model: str, weights_sha256: str | None, precision: Format | None) -> Policy:
+    """Read a policy, and refuse one that was renamed, copied from another model, or made for other numbers."""
+    policy = read_policy(path)
+    if (policy.name, policy.model) != (path.stem, model):
         raise PolicyError(
-            f"{path} holds the policy {policy.name!r} of {policy.model}, not {name!r} of {model}: put it where it "
+            f"{path} holds the policy {policy.name!r} of {policy.model}, not {path.stem!r} of {model}: put it where it "
             "belongs."
         )
+    if weights_sha256 not in {None, policy.weights_sha256}:
+        raise PolicyError(
+            f"The policy {path} was made for the weights {policy.weights_sha256}, but {model} has {weights_sha256}: "
+            "its rates say nothing of these. Calibrate anew."
+        )
+    if precision not in {None, policy.precision}:
+        raise PolicyError(
+            f"The policy {path} was made in {policy.precision}, but the model runs in {precision}, which moves "
+            f"probabilities. Set DISTILDIRE_PRECISION={policy.precision}, or calibrate anew in {precision}."
+        )
+    return policy

@@ -9,11 +9,13 @@ from typing import Literal
 from torch import nn
 
 from worker.model import self_test
-from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, find_card
+from worker.model.card import InstalledCard, ModelError, find_card
+from worker.model.card_sections import card_to_write, require_own_folder
 from worker.model.config import Format, WeightsFile
 from worker.model.detector import Detector
 from worker.model.digests import Algorithm, stated_digests, weights_sha256
 from worker.model.loading import Precision, assemble, choose, load_weights, unet_on_meta, untrained_student
+from worker.model.policy import load_policies
 
 Part = Literal["adm", "student"]
 SelfTestOutcome = Literal["passed", "failed", "absent", "not run"]
@@ -50,11 +52,20 @@ class Verification:
     precision: Format | None = None
     problem: str = ""
     """Of the model as a whole; its files have their own."""
+    policies: tuple[str, ...] = ()
+    """The names of those that can be used."""
+    policy_problems: tuple[str, ...] = ()
+    """Why others cannot. A worker leaves them out."""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """All for which a worker does not start, with the remedies."""
+        return tuple(problem for problem in (*(file.problem for file in self.files), self.problem) if problem)
 
     @property
     def problems(self) -> tuple[str, ...]:
         """All that is wrong, with the remedies."""
-        return tuple(problem for problem in (*(file.problem for file in self.files), self.problem) if problem)
+        return (*self.faults, *self.policy_problems)
 
 
 def verify(
@@ -65,7 +76,7 @@ def verify(
     precision: Precision = "auto",
     record: bool = False,
 ) -> Verification:
-    """Check each file of a model, then run its self-test on the device.
+    """Check each file of a model, run its self-test on the device, and look at its policies.
 
     Args:
         name: as in the card.
@@ -82,23 +93,31 @@ def verify(
     folder = Path(models_dir) if models_dir else None
     installed = find_card(name, folder)
     card = installed.card
-    if record and installed.folders == (BUNDLED,):
-        raise ModelError(
-            f"The card of {name} belongs to the installed package. Name a folder for a copy of it with --models-dir or "
-            f"{MODELS_DIR_VARIABLE}."
-        )
+    if record:
+        require_own_folder(installed)
     target, dtype = choose(card, *(("cpu", "fp32") if record else (device, precision)))
     unet, student = unet_on_meta(installed), untrained_student(installed)
     files = _verify_file("adm", installed, card.adm, unet), _verify_file("student", installed, card.student, student)
     if any(file.problem for file in files):
-        return Verification(name, files)
+        return Verification(name, files, policy_problems=load_policies(installed, None, None)[1])
     sha256 = weights_sha256(files[0].sha256, files[1].sha256)
     detector = assemble(card, unet, student, target, dtype, weights_sha256=sha256)
     if record:
-        self_test.record(detector, _card_to_write(installed))
+        self_test.record(detector, card_to_write(installed))
         return verify(name, folder)
     outcome, problem = _self_test(detector)
-    return Verification(name, files, sha256, outcome, str(detector.device), detector.precision, problem)
+    policies, policy_problems = load_policies(installed, sha256, detector.precision)
+    return Verification(
+        name,
+        files,
+        sha256,
+        outcome,
+        str(detector.device),
+        detector.precision,
+        problem,
+        tuple(policies),
+        policy_problems,
+    )
 
 
 def _verify_file(part: Part, installed: InstalledCard, stated: WeightsFile, network: nn.Module) -> VerifiedFile:
@@ -118,14 +137,3 @@ def _self_test(detector: Detector) -> tuple[SelfTestOutcome, str]:
         return ("passed" if self_test.check(detector) else "absent"), ""
     except self_test.SelfTestError as error:
         return "failed", error.message
-
-
-def _card_to_write(installed: InstalledCard) -> Path:
-    """Return the card's file; of a bundled one a copy in the models folder, which goes before it."""
-    first = installed.folders[0]
-    if installed.path.is_relative_to(first):
-        return installed.path
-    copy = first / installed.path.name
-    with copy.open("xb") as file:  # a file of that name which is there is a card of another model
-        file.write(installed.path.read_bytes())
-    return copy
