@@ -33,7 +33,7 @@ COMMANDS = {
     "db": _Entry("Bring the database's schema up to date.", "server"),
     "top": _Entry("Watch the workers and the queue.", "server"),
     "doctor": _Entry("Check this installation, with a remedy for what is wrong."),
-    "bench": _Entry("Measure the model and the service on this machine.", "local"),
+    "bench": _Entry("Measure the model and the service on this machine, or what a teacher is worth.", "local"),
 }
 
 

@@ -2,27 +2,163 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from rich.markup import escape
+from rich.table import Table
 
-_PARTS = {"model": "deploy.bench.model", "service": "deploy.bench.service", "paper": "deploy.bench.paper"}
-#: Ten minutes on a CPU, and about the method, not the machine: only where it is asked for.
-_USUAL = ("model", "service")
+from deploy.commands.options import device_option, models_dir_option
+from deploy.terminal import notes, output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deploy.bench.distillation_report import ArmResult, Findings
+    from worker.training.intervals import Interval
 
 
-@click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(list(_PARTS)))
-def command(parts: tuple[str, ...]) -> None:
-    """Measure on this machine: the full-size MODEL alone, and the SERVICE end to end; both if nothing is named.
+@click.group(invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Measure on this machine; MODEL and SERVICE if nothing is named."""
+    if context.invoked_subcommand is None:
+        _measure("model")
+        _measure("service")
 
-    PAPER measures what DistilDIRE saves of DIRE's forty passes, in operations and in seconds.
+
+@command.command()
+def model() -> None:
+    """The full-size model alone."""
+    _measure("model")
+
+
+@command.command()
+def service() -> None:
+    """The service end to end."""
+    _measure("service")
+
+
+@command.command()
+def paper() -> None:
+    """What DistilDIRE saves of DIRE's forty passes, in operations and in seconds.
+
+    Ten minutes on a CPU, and about the method, not the machine.
     """
+    _measure("paper")
+
+
+def _measure(part: str) -> None:
+    """Run a part in a process of its own, for its memory and processor time to be its own."""
     if find_spec("torch") is None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
-    for part in parts or _USUAL:  # each in a process of its own, for its memory and processor time to be its own
-        code = subprocess.run([sys.executable, "-P", "-m", _PARTS[part]], check=False).returncode
-        if code:
-            sys.exit(code)
+    code = subprocess.run([sys.executable, "-P", "-m", f"deploy.bench.{part}"], check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+@command.command()
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--adm", metavar="MODEL", required=True, help="An installed model: its ADM makes the noise maps.")
+@click.option(
+    "--teacher-weights",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of the recipe's teacher, as a file, where the recipe names none.",
+)
+@click.option("--recipe", "named", help="What all share.  [default: one for 64 pixels and two processor cores]")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students of each kind.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("distillation"), show_default=True
+)
+@device_option
+@models_dir_option
+def distillation(
+    *,
+    data: Path,
+    adm: str,
+    teacher_weights: Path | None,
+    named: str | None,
+    seeds: int,
+    out: Path,
+    device: str,
+    models_dir: Path | None,
+) -> None:
+    """What a teacher is worth on images of your own (DATA, as for `train`), and what a smaller student costs.
+
+    Trains students without and with a teacher, for three λ, which sees the image or the DIRE image; then other
+    backbones. All take as many steps, and are judged on the split `test`. The command may be stopped or killed at any
+    moment; the same command goes on from there.
+    """
+    from deploy.bench.distillation import BACKBONES, Arm, Experiment, distilled
+    from deploy.bench.distillation_report import compare
+    from worker.training.recipe import FOLDER, changed, read_recipe
+    from worker.training.resumable import write_whole
+
+    recipe = read_recipe(named or str(FOLDER / "distillation.toml"))
+    if teacher_weights is not None:
+        recipe = changed(recipe, "teacher", weights=teacher_weights)
+    taught = distilled(recipe.student.backbone)
+    arms = dict.fromkeys([*taught, *map(Arm, BACKBONES)])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    try:
+        found = compare(Experiment(data, adm, out, recipe, tuple(arms), seeds, models_dir, device))
+    except KeyboardInterrupt:
+        notes().print("Stopped. The same command goes on from here.")
+        sys.exit(130)
+    document = found.document()
+    write_whole(out / "distillation.json", (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    _show(found, document["machine"])
+    output().print(f"Report: {escape(str(out / 'distillation.json'))}")
+
+
+def _show(found: Findings, machine: str) -> None:
+    """Print the machine, the teachers, what they changed, and the backbones."""
+    from deploy.bench.distillation_report import interval_text, sentence
+
+    output().print(escape(machine))
+    confidence = f"{found.resampling.confidence:.0%}"
+    output().print(
+        f"AP with its {confidence} intervals over {found.experiment.seeds} seeds and over photographs; ROC-AUC."
+    )
+    first = found.results[0].arm
+    taught = [result for result in found.results if result.arm.backbone == first.backbone]
+    table = _table("teacher sees", "λ", *_FIGURES)
+    for result in taught:
+        sees = result.arm.sees if result.arm.weight else "no teacher"
+        table.add_row(sees, f"{result.arm.weight:g}", *_figures(result, interval_text))
+    output().print(table)
+    for result in taught[1:]:
+        output().print(sentence(result))
+    table = _table("student", "parameters", "ms", *_FIGURES)
+    for result in (result for result in found.results if not result.arm.weight):
+        speed = found.speeds[result.arm.backbone]
+        about = f"{speed.parameters / 1e6:.1f} M", f"{speed.milliseconds:.1f}"  # one image, the student alone
+        table.add_row(result.arm.backbone, *about, *_figures(result, interval_text))
+    output().print(table)
+
+
+_FIGURES = ("AP", "seeds", "photographs", "ROC-AUC", "seeds")
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _figures(result: ArmResult, interval_text: Callable[[Interval], str]) -> tuple[str, ...]:
+    precision, area = result.average_precision, result.roc_auc
+    return (
+        f"{precision.value:.3f}",
+        interval_text(precision.seeds),
+        interval_text(precision.photographs),
+        f"{area.value:.3f}",
+        interval_text(area.seeds),
+    )

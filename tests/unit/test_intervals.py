@@ -11,8 +11,10 @@ from worker.training.intervals import (
     fewest_trials,
     grouped_bootstrap,
     lower_bound,
+    mean_interval,
     most_successes,
     share_interval,
+    student_quantile,
     upper_bound,
 )
 from worker.training.metrics import Floats, area_under_roc, rank
@@ -101,3 +103,19 @@ def test_of_one_photograph_nothing_is_said():
     low, high = auc_interval((np.array([0.1, 0.9]), np.array([False, True]), np.array([])), np.array(["a", "a"]))
     assert np.isnan(low)
     assert np.isnan(high)
+
+
+def test_the_interval_of_a_mean_is_students():
+    """By hand: .90, .92 and .97 have the mean .93 and the deviation √.0013; 4.302653 · √(.0013 / 3) = .089567."""
+    found = mean_interval(np.array([0.90, 0.92, 0.97]))
+    assert (found.low, found.high) == pytest.approx((0.93 - 0.089567, 0.93 + 0.089567), abs=1e-6)
+
+
+def test_of_the_mean_of_one_value_nothing_is_said():
+    assert np.isnan([mean_interval(np.array([0.9])).low, mean_interval(np.array([0.9])).high]).all()
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 30])
+@pytest.mark.parametrize("probability", [0.6, 0.95, 0.975, 0.995])
+def test_students_quantiles_agree_with_another_implementation(probability: float, degrees: int):
+    assert student_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)

@@ -1,7 +1,7 @@
-"""How sure a figure is: the bootstrap by source photograph, and exact bounds of shares that were counted.
+"""How sure a figure is: the bootstrap by source photograph, exact bounds of shares, and Student's of a few trainings.
 
-Crops, edits and fakes of one photograph are alike, so images are not independent; their photographs are. Both methods
-therefore count photographs ("groups"), not images.
+Crops, edits and fakes of one photograph are alike, so images are not independent; their photographs are. The first two
+therefore count photographs ("groups"), not images. Trainings that differ by their seed are independent as they are.
 """
 
 from __future__ import annotations
@@ -131,6 +131,41 @@ def most_successes(trials: int, limit: float, confidence: float = 0.95) -> int |
 def fewest_trials(limit: float, confidence: float = 0.95) -> int:
     """Return how many trials without a success it takes for the upper bound to be at most `limit`."""
     return int(np.ceil(np.log(1 - confidence) / np.log1p(-limit)))
+
+
+def mean_interval(values: Floats, confidence: float = 0.95) -> Interval:
+    """Return Student's interval of the mean of (N,) independent values, all about normal; of one nothing is said."""
+    count = len(values)
+    if count < 2:
+        return Interval(np.nan, np.nan)
+    half = student_quantile((1 + confidence) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
+    return Interval(float(np.mean(values) - half), float(np.mean(values) + half))
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """Return what Student's t with so many degrees of freedom does not exceed with a probability of at least 1/2.
+
+    It is sqrt(degrees) · tan(angle), and the probability of |t| below that is a finite sum of powers of the cosine
+    (Abramowitz and Stegun 26.7.3 and 26.7.4), which is solved for the angle by halving.
+    """
+    low, high = 0.0, np.pi / 2
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _within_angle(middle, degrees) < 2 * probability - 1:
+            low = middle
+        else:
+            high = middle
+    return float(np.sqrt(degrees) * np.tan(low))
+
+
+def _within_angle(angle: float, degrees: int) -> float:
+    """P(|t| <= sqrt(degrees) · tan(angle)) of Student's distribution."""
+    odd = degrees % 2
+    steps = np.arange(1, (degrees - odd) // 2)
+    factors = np.cumprod(np.concatenate([[1.0], (2 * steps - 1 + odd) / (2 * steps + odd)]))
+    terms = factors * np.cos(angle) ** (2 * np.arange(len(factors)) + odd)
+    series = float(np.sin(angle) * terms.sum()) if degrees > 1 else 0.0
+    return 2 / np.pi * (angle + series) if odd else series
 
 
 def _at_most(successes: int, trials: int, share: float) -> Floats:

@@ -120,9 +120,9 @@ class Training:
         self.team.wait()
         return self.order.out / f"{self.order.name}.toml"
 
-    def make_pairs(self) -> None:
-        """Stage 1: noise maps, and DIRE images where the teacher sees them."""
-        stores = (self.pairs, self.validation)
+    def make_pairs(self, *more: PairStore) -> None:
+        """Stage 1: noise maps, and DIRE images where the teacher sees them; those of more images too."""
+        stores = (self.pairs, self.validation, *more)
         if self.team.from_leader(lambda: any(store.missing() for store in stores)):
             diffusion = SpacedDiffusion(self.installed.card.diffusion)
             unet = load_unet(self.installed).set_precision(DTYPES[self.precision]).to(self.device)

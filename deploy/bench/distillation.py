@@ -1,0 +1,217 @@
+"""What distillation is worth on images of one's own: students with and without a teacher, over several seeds.
+
+Every student is trained by the same number of steps, from the same start and on the same batches as the others of its
+seed. All share one folder of pairs, so that each noise map and DIRE image is computed once, those of the test split
+included. A run that is done leaves its outcome; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deploy.bench.model import seconds_taken
+from shared.errors import DistildireError
+from worker.model.config import StudentConfig
+from worker.model.student import Student
+from worker.training.dataset import DatasetError
+from worker.training.metrics import Floats, average_precision, roc_auc
+from worker.training.pairs import PairStore
+from worker.training.recipe import Recipe, changed
+from worker.training.resumable import write_whole
+from worker.training.run import Order, Training
+from worker.training.student import Setting, probabilities
+from worker.training.team import Team
+
+log = logging.getLogger(__name__)
+
+LAMBDAS = (0.1, 0.5, 1.0)
+"""Weights of the teacher's part of the loss that are tried."""
+
+BACKBONES = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0")
+
+_STUDENT = "STUDENT"
+_ROUNDS = 31
+
+
+class ExperimentError(DistildireError):
+    """The experiment cannot go on."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is tried: a backbone, λ (0 for no teacher), and what the teacher sees."""
+
+    backbone: str
+    weight: float = 0.0
+    sees: Literal["image", "dire"] = "image"
+
+    @property
+    def name(self) -> str:
+        """For people and folders."""
+        return f"{self.backbone}-{self.sees}-{self.weight:g}" if self.weight else self.backbone
+
+    def recipe(self, base: Recipe, seed: int) -> Recipe:
+        """Return the recipe with this in it, and a seed of the training."""
+        recipe = changed(base, "teacher", weight=self.weight, sees=self.sees)
+        return changed(changed(recipe, "student", backbone=self.backbone), "training", seed=seed)
+
+
+def distilled(backbone: str, lambdas: Sequence[float] = LAMBDAS) -> list[Arm]:
+    """Return a student without teacher, and those with one that sees the image or the DIRE image."""
+    sights: tuple[Literal["image", "dire"], ...] = ("image", "dire")
+    return [Arm(backbone), *(Arm(backbone, weight, sees) for sees in sights for weight in lambdas)]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared, and on what. `recipe`: what all students share; `data`, `adm` and so on as in `Order`."""
+
+    data: Path
+    adm: str
+    out: Path
+    recipe: Recipe
+    arms: Sequence[Arm]
+    seeds: int
+    models_dir: Path | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trained student on the test split.
+
+    `probabilities` (N,) of being fake, in the data set's order; `steps` of the optimizer; `epoch`: the best one by the
+    validation split, which is the one that was judged.
+    """
+
+    arm: Arm
+    seed: int
+    probabilities: Floats
+    average_precision: float
+    roc_auc: float
+    steps: int
+    epoch: int
+    seconds: float
+
+
+class Run:
+    """One student of an experiment, from its order to its outcome."""
+
+    def __init__(self, experiment: Experiment, arm: Arm, seed: int) -> None:
+        self.arm, self.seed = arm, seed
+        self.folder = experiment.out / "runs" / f"{arm.name}-seed-{seed}"
+        order = Order(
+            data=experiment.data,
+            adm=experiment.adm,
+            out=self.folder,
+            pairs=experiment.out / "pairs",
+            name=_STUDENT,
+            license="unstated",
+            recipe=arm.recipe(experiment.recipe, seed),
+            models_dir=experiment.models_dir,
+            device=experiment.device,
+        )
+        self.training = Training(order, Team())
+        self.test = held_out_pairs(self.training)
+        self._identity = f"{self.training.fingerprint}, test={self.test.identity}"
+        self._file = self.folder / "outcome.json"
+
+    def outcome(self) -> Outcome:
+        """Return what came of it, now or when the command ran before.
+
+        Raises:
+            ExperimentError: it ran before with other settings.
+        """
+        if not self._file.exists():
+            self._train()
+        found: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
+        if found.pop("identity") != self._identity:
+            raise ExperimentError(
+                f"{self._file} was made with other images, another model or another recipe. Name another --out."
+            )
+        scores = np.array(found.pop("probabilities"))
+        fake = self.test.labels
+        return Outcome(self.arm, self.seed, scores, average_precision(scores, fake), roc_auc(scores, fake), **found)
+
+    def _train(self) -> None:
+        training = self.training
+        with training.stopwatch.timed("pairs"):
+            training.make_pairs(self.test)
+        with training.stopwatch.timed("student"):
+            trainer = training.train_student()
+        scores = probabilities(trainer.best_student(), self.test, Setting(training.device))
+        told = {
+            "identity": self._identity,
+            "probabilities": scores.tolist(),
+            "steps": trainer.steps,
+            "epoch": trainer.best["epoch"],
+            "seconds": training.stopwatch.seconds()["student"],
+        }
+        write_whole(self._file, json.dumps(told).encode())
+        training.checkpoint.unlink()  # as large as four students
+
+
+def held_out_pairs(training: Training) -> PairStore:
+    """Return the pairs of the test split, as they are: made like those of the validation split.
+
+    Raises:
+        DatasetError: the split lacks a class.
+    """
+    images = training.dataset.of("test")
+    if len({image.fake for image in images}) < 2:
+        raise DatasetError(training.order.data, ["the split test needs photographs and fakes: add what is missing"])
+    validation = training.validation
+    return PairStore(training.order.pairs, validation.key, images, 1, reads_dire=validation.reads_dire)
+
+
+def outcomes(experiment: Experiment) -> Iterator[Outcome]:
+    """Do one run after the other, all arms of a seed before the next seed."""
+    total = experiment.seeds * len(experiment.arms)
+    for seed in range(experiment.seeds):
+        for number, arm in enumerate(experiment.arms, start=1 + seed * len(experiment.arms)):
+            log.info("run %d of %d: %s, seed %d", number, total, arm.name, seed)
+            yield Run(experiment, arm, seed).outcome()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of a student alone, one image at a time: the median of its passes in milliseconds, and its parameters."""
+
+    milliseconds: float
+    parameters: int
+
+
+def student_speeds(recipe: Recipe, backbones: Sequence[str], side: int, device: torch.device) -> dict[str, Speed]:
+    """Time the recipe's student with other backbones; their passes alternate, so that all meet the same machine."""
+    students = {name: _untrained(recipe, name).to(device) for name in backbones}
+    x = torch.rand(1, 3, side, side, device=device) * 2 - 1
+    passes: dict[str, list[float]] = {name: [] for name in backbones}
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            for name, student in students.items():
+                passes[name].append(seconds_taken(lambda student=student: _answer(student, x), device))  # type: ignore[misc]
+    return {
+        name: Speed(1000 * median(passes[name]), sum(value.numel() for value in student.parameters()))
+        for name, student in students.items()
+    }
+
+
+def _untrained(recipe: Recipe, backbone: str) -> Student:
+    config = StudentConfig(**{name: getattr(recipe.student, name) for name in StudentConfig.model_fields})
+    student = Student(config.model_copy(update={"backbone": backbone}))
+    return student.to(memory_format=torch.channels_last).eval()
+
+
+def _answer(student: Student, x: Tensor) -> Tensor:
+    logit: Tensor = student(x, x).logit.cpu()
+    return logit
