@@ -119,10 +119,19 @@ def _start(**_: object) -> None:
 
 
 def _exit_status(error: Exception) -> int:
-    """Return 78 where no other try would fare better: the model is not there, not whole, or fails its self-test."""
+    """Return 78 where no other try would fare better: a card is wrong, weights are altered or fail their self-test.
+
+    What is not there may come: a device whose driver starts, weights on a disk that is not mounted yet.
+    """
     from worker.model.card import ModelError
 
-    return os.EX_CONFIG if isinstance(error, ModelError) else 1
+    if not isinstance(error, ModelError):
+        return 1
+    from worker.model.digests import AlteredError  # these import torch, which was there to raise a ModelError
+    from worker.model.loading import CardError
+    from worker.model.self_test import SelfTestError
+
+    return os.EX_CONFIG if isinstance(error, AlteredError | CardError | SelfTestError) else 1
 
 
 def _start_parts(queues: set[str]) -> None:

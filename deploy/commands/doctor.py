@@ -235,7 +235,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
     from worker.model import verify
 
     subject = f"model {settings.model}"
-    remedy = "no worker takes a job like this, and each ends with status 78; see `distildire models list`"
+    remedy = "no worker takes a job like this: each ends before it is ready; see `distildire models list`"
     try:
         with notes().status(f"Verifying {settings.model} …"):
             found = verify(settings.model, settings.models_dir, device=settings.device, precision=settings.precision)

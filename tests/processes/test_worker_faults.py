@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from shared.object_store import artifact_key, source_key
 from tests.bad_images import ACCEPTED, REFUSED, photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import READY_SECONDS, Workplace, wait_until
+from tests.tiny_model import NAME, write_model
 
 PHOTOGRAPH = saved(photograph(), "JPEG")
 
@@ -164,11 +166,37 @@ def test_stuck_device_ends_the_process(open_place: OpenWorkplace, tmp_path: Path
     assert (job.state, job.suspect, job.deaths) == ("queued", True, 1)  # told, not left to its lease
 
 
-def test_worker_whose_model_cannot_be_loaded_ends_at_once(open_place: OpenWorkplace):
-    place = open_place(model="NO-SUCH-MODEL")
+@pytest.mark.parametrize(
+    ("spoil", "status", "said"),
+    [
+        (lambda folder: (folder / "card.toml").unlink(), 1, f"There is no model named '{NAME}'"),
+        (lambda folder: (folder / "adm.safetensors").unlink(), 1, "the weights adm.safetensors are not in"),
+        (lambda folder: (folder / "card.toml").write_text("name = "), os.EX_CONFIG, "cannot be read"),
+        (lambda folder: _state_digest(folder / "card.toml", "0" * 64), os.EX_CONFIG, "is not the file that its card"),
+    ],
+    ids=["no card yet", "no weights yet", "a card that is wrong", "altered weights"],
+)
+def test_worker_whose_model_cannot_be_loaded_ends_at_once_and_says_whether_another_try_may_help(
+    open_place: OpenWorkplace, tmp_path: Path, spoil: Callable[[Path], object], status: int, said: str
+):
+    spoil(write_model(tmp_path))
+    place = open_place(models_dir=tmp_path, model=NAME)
     job_id = place.submit(PHOTOGRAPH, wake=False)
     worker = place.start_analysis(ready=False)
-    assert worker.wait(READY_SECONDS) == os.EX_CONFIG
-    assert "There is no model named 'NO-SUCH-MODEL'" in worker.said()
+    assert worker.wait(READY_SECONDS) == status, worker.said()
+    assert said in worker.said()
     assert "Traceback" not in worker.said()
     assert place.job(job_id).attempt == 0
+
+
+def test_worker_whose_device_is_not_there_yet_ends_so_that_it_is_started_again(
+    open_place: OpenWorkplace, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    worker = open_place(device="cuda").start_analysis(ready=False)
+    assert worker.wait(READY_SECONDS) == 1, worker.said()
+    assert "The device 'cuda' is not there" in worker.said()
+
+
+def _state_digest(card: Path, sha256: str) -> None:
+    card.write_text(card.read_text().replace("[student]", f'[student]\nsha256 = "{sha256}"'))

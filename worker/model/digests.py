@@ -29,6 +29,10 @@ CHUNK_BYTES = 1 << 20
 RECORD_SUFFIX = ".record.json"
 
 
+class AlteredError(ModelError):
+    """The file is not the one that its card or its record describes."""
+
+
 class PublishedDigests(BaseModel):
     """The digests of a file as its author published it. MD5 only recognises a file; it proves no origin."""
 
@@ -74,7 +78,8 @@ def identify(path: Path, stated: WeightsFile) -> str:
     """Return the SHA-256 of the published file that the file at `path` is, or was converted from.
 
     Raises:
-        ModelError: it is not the file that its card or its record describes.
+        AlteredError: it is not the file that its card or its record describes.
+        ModelError: its record cannot be read.
     """
     record = read_record(path)
     expected = stated_digests(stated)
@@ -83,7 +88,7 @@ def identify(path: Path, stated: WeightsFile) -> str:
         _compare(path, expected, found)
         return found["sha256"]
     if found["sha256"] != record.sha256:
-        raise ModelError(
+        raise AlteredError(
             f"{path} was damaged or altered since it came here: its sha256 is {found['sha256']}, but "
             f"{record_path(path)} says {record.sha256}. Remove both, and fetch or import the file again."
         )
@@ -127,7 +132,7 @@ def write_record(path: Path, record: Record) -> None:
 def _compare(path: Path, expected: dict[Algorithm, str], found: dict[Algorithm, str]) -> None:
     for algorithm, value in expected.items():
         if found[algorithm] != value:
-            raise ModelError(
+            raise AlteredError(
                 f"{path} is not the file that its card describes: its {algorithm} is {found[algorithm]}, but the card "
                 f"says {value}. It is incomplete or was altered. {AGAIN}, or correct the card if it is out of date."
             )
