@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from worker.model.card import BUNDLED, InstalledCard
-from worker.model.config import WeightsFile
+from worker.model.config import CardEvaluation, WeightsFile
 from worker.model.digests import weights_sha256
 from worker.model.policy import Policy, load_policies
 
@@ -86,6 +86,8 @@ def describe_lines(installed: InstalledCard) -> Iterator[str]:
         yield f"[red]✗[/] {escape(problem)}"
     for headline, text in card.provenance.items():
         yield f"[dim]{escape(headline.replace('_', ' '))}: {escape(' '.join(str(text).split()))}[/]"
+    for name, evaluation in card.evaluations.items():
+        yield from _evaluation_lines(name, evaluation)
 
 
 def license_words(name: str) -> str:
@@ -120,6 +122,19 @@ def _policies(installed: InstalledCard) -> tuple[dict[str, Policy], tuple[str, .
     """Return what can be said of the model's policies without reading its weights or asking a device."""
     adm, student = installed.card.adm.sha256, installed.card.student.sha256
     return load_policies(installed, weights_sha256(adm, student) if adm and student else None, installed.card.precision)
+
+
+def _evaluation_lines(name: str, evaluation: CardEvaluation) -> Iterator[str]:
+    """Yield what was measured on one set of images: figures, then controls, each with its interval."""
+    how = f"policy {evaluation.policy}" if evaluation.policy else f"threshold {evaluation.threshold}"
+    yield (
+        f"[bold]measured: {name}[/] [dim]{evaluation.reals} photographs, {evaluation.fakes} fakes, "
+        f"{evaluation.groups} groups, {how}[/]"
+    )
+    for headline, (value, low, high) in evaluation.estimates.items():
+        yield f"  {headline.replace('_', ' ')}: {value:.3f} [dim]{low:.3f} – {high:.3f}[/]"
+    for headline, (value, low, high) in evaluation.average_precision_of.items():
+        yield f"  average precision, {escape(headline)}: {value:.3f} [dim]{low:.3f} – {high:.3f}[/]"
 
 
 def _file_description(installed: InstalledCard, file: WeightsFile) -> dict[str, Any]:

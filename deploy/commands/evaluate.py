@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,11 @@ _SHOWN = {
 )
 @click.option("--dire", is_flag=True, help="Also DIRE's reconstruction error: forty passes of the U-Net an image.")
 @click.option("--compare", "others", multiple=True, metavar="MODEL", help="Another model, or its folder.")
+@click.option(
+    "--record",
+    metavar="NAME",
+    help="Write the figures into the model's card, as those of the set of images of this name.",
+)
 @click.option("--resamples", type=click.IntRange(min=100), default=1000, show_default=True, help="For the intervals.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @device_option
@@ -82,6 +88,7 @@ def command(  # noqa: PLR0913  # an option each
     left_out: tuple[Part, ...],
     dire: bool,
     others: tuple[str, ...],
+    record: str | None,
     resamples: int,
     seed: int,
     device: str,
@@ -94,20 +101,27 @@ def command(  # noqa: PLR0913  # an option each
     stopped at any moment; the same command goes on from there.
     """
     from worker.model import load_model
+    from worker.model.card_sections import card_to_write, require_own_folder, write_section
+    from worker.model.config import EVALUATION_NAME
     from worker.model.policy import load_policy
     from worker.training.dataset import read_dataset
     from worker.training.evaluator import PARTS, Evaluation, Plan, Source
     from worker.training.figures import Resampling
     from worker.training.journal import Journal
     from worker.training.report import report_json
+    from worker.training.report_card import card_lines
     from worker.training.report_page import page
     from worker.training.resumable import write_whole
     from worker.training.scoring import identity_of
 
     if others and "controls" in left_out:
         raise click.UsageError("--compare is one of the controls: give it without --without controls.")
+    if record and not re.match(EVALUATION_NAME, record):
+        raise click.UsageError("--record takes a name of at most 64 letters, digits, hyphens and underscores.")
     out.mkdir(parents=True, exist_ok=True)  # at once: nobody wants to wait for a report that finds no place
     card, folder = chosen_card(model, models_dir)
+    if record:
+        require_own_folder(card)
     with notes().status("Reading the images …"):
         dataset = read_dataset(data)
     images = dataset.images if split == "all" else tuple(image for image in dataset.images if image.split == split)
@@ -126,6 +140,8 @@ def command(  # noqa: PLR0913  # an option each
         report = Evaluation(detector, chosen, source, plan, progress.follow, journal).report(compared)
     write_whole(out / "report.json", report_json(report).encode())
     write_whole(out / "report.html", page(report).encode())
+    if record:
+        write_section(card_to_write(card), f"evaluations.{record}", card_lines(record, report))
     journal.clear()
     _show(report, out)
 

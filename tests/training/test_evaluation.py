@@ -88,6 +88,8 @@ def evaluated(models: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
         "--dire",
         "--device",
         "cpu",
+        "--record",
+        "held-out",
     )
     return out, call("evaluate", data, "--model", NAME, *map(str, arguments))
 
@@ -96,6 +98,29 @@ def evaluated(models: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
 def report(evaluated: tuple[Path, Result]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((evaluated[0] / "report.json").read_text())
     return found
+
+
+def test_the_card_takes_the_figures_along(models: Path, report: dict[str, Any]) -> None:
+    """What the report has is what the card says, controls included."""
+    found = find_card(NAME, models).card.evaluations["held-out"]
+    expected = report["overall"]["estimates"]["average_precision"]
+    assert found.estimates["average_precision"] == pytest.approx(tuple(expected.values()), abs=1e-4)
+    assert "tpr_at_1_percent_fpr" not in found.estimates  # not estimable
+    assert {"file statistics alone", "eps zeroed", "after JPEG 50", "DIRE's error alone", NAME} <= set(
+        found.average_precision_of
+    )
+    control = report["controls"]["file_statistics"]
+    assert found.average_precision_of["file statistics alone"] == pytest.approx(tuple(control.values()), abs=1e-4)
+    assert (found.reals, found.data_sha256) == (12, report["data"]["sha256"])
+    shown = call("models", "show", NAME, "--models-dir", models)
+    assert "measured: held-out" in shown.output
+    assert "average precision, file statistics alone" in shown.output
+
+
+def test_figures_are_not_recorded_under_a_name_that_a_card_cannot_have(models: Path, data: Path) -> None:
+    result = call("evaluate", data, "--model", NAME, "--models-dir", models, "--record", "held out")
+    assert result.exit_code == 2
+    assert "--record takes" in result.output
 
 
 def test_the_command_says_what_it_found(evaluated: tuple[Path, Result]):
@@ -241,8 +266,8 @@ def test_exactly_one_rule_is_wanted(models: Path, data: Path):
     assert (both.exit_code, neither.exit_code) == (2, 2)
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "", "two words"])
-def test_a_name_that_is_no_file_name_is_refused_before_the_work(models: Path, name: str):
+@pytest.mark.parametrize("name", ["../elsewhere", "", "two words", "default"])
+def test_a_name_that_no_policy_may_have_is_refused_before_the_work(models: Path, name: str):
     result = call("calibrate", models, "--name", name, "--youden", "--models-dir", models)
     assert result.exit_code == 2
     assert "--name" in result.output

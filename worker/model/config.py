@@ -25,6 +25,9 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """What a model may be called."""
 
+EVALUATION_NAME = r"^[A-Za-z0-9_-]{1,64}$"
+"""What a set of images may be called in a card: a bare key of TOML."""
+
 SELF_TEST_PLACES = 16
 """Numbers of eps in a self-test."""
 
@@ -141,14 +144,35 @@ class SelfTest(_Section):
     logit: FiniteFloat
 
 
+class CardEvaluation(_Section):
+    """What was measured of these weights on one set of labelled images: `distildire evaluate --record`.
+
+    `threshold` is the policy's, where one is named, or else the card's. `data_sha256`: as in the report. `estimates`:
+    figures by their names in the report; `average_precision_of`: that of each control on the same images. Each is a
+    value with the ends of its interval of that `confidence`, grouped by source photograph.
+    """
+
+    made_at: str
+    data_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    policy: str | None = None
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    reals: PositiveInt
+    fakes: PositiveInt
+    groups: PositiveInt
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    estimates: dict[str, tuple[FiniteFloat, FiniteFloat, FiniteFloat]]
+    average_precision_of: dict[str, tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = {}
+
+
 class ModelCard(_Section):
     """One model: what it is called, may be used for, consists of and was made from.
 
     `threshold`: an image whose probability of being fake reaches it is called FAKE. `image_size`: the side in pixels of
     what the networks see. `precision`: the U-Net's number format where the operator does not choose one; by default the
     fastest of the device. `demonstration`: every result says that this is no detector to rely on. `notice`: a sentence
-    shown with every result. `provenance`: free text about data, training and evaluation, by headline. `self_test`: by
-    which a worker sees at its start that these weights compute on its device what they should.
+    shown with every result. `provenance`: free text about data, training and evaluation, by headline. `evaluations`:
+    what was measured, by the name of the set of images. `self_test`: by which a worker sees at its start that these
+    weights compute on its device what they should.
     """
 
     name: ModelName
@@ -162,6 +186,7 @@ class ModelCard(_Section):
     diffusion: DiffusionConfig = DiffusionConfig()
     student: StudentSection
     provenance: dict[str, str | int | float] = {}
+    evaluations: dict[Annotated[str, Field(pattern=EVALUATION_NAME)], CardEvaluation] = {}
     self_test: SelfTest | None = None
 
     @model_validator(mode="after")

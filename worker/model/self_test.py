@@ -7,13 +7,13 @@ precision, so its logit must come out the same, and what bfloat16 does to the U-
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from worker.model.card import ModelError, read_card
+from worker.model.card import ModelError
+from worker.model.card_sections import write_section
 from worker.model.config import SELF_TEST_PLACES, Format, SelfTest
 from worker.model.detector import Detector
 
@@ -69,40 +69,16 @@ def record(detector: Detector, card: Path) -> None:
     found = answer(detector)
     if detector.precision != "fp32" or not np.isfinite([*found.eps, found.logit]).all():
         raise ModelError(f"{detector.card.name} cannot be recorded in {detector.precision}: its answer is {found}.")
-    section = (
-        "# What the networks answer to a fixed picture: `distildire models verify --record`.\n"
-        f"[self_test]\neps = [{', '.join(f'{value:.6g}' for value in found.eps)}]\nlogit = {found.logit:.6g}\n"
+    write_section(
+        card,
+        "self_test",
+        [
+            "# What the networks answer to a fixed picture: `distildire models verify --record`.",
+            "[self_test]",
+            f"eps = [{', '.join(f'{value:.6g}' for value in found.eps)}]",
+            f"logit = {found.logit:.6g}",
+        ],
     )
-    text = card.read_text(encoding="utf-8")
-    partial = card.with_name(card.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(f"{_without_section(text).rstrip()}\n\n{section}")
-            file.flush()
-            os.fsync(file.fileno())
-        read_card(partial)
-        partial.replace(card)
-    except OSError as error:
-        raise ModelError(
-            f"{card} cannot be written: {error.strerror}. Make room or give the right to write, then run "
-            f"`distildire models verify {detector.card.name} --record`."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _without_section(text: str) -> str:
-    """Return a card's text without its self-test, comment included."""
-    kept: list[str] = []
-    inside = False
-    for line in text.splitlines(keepends=True):
-        if line.startswith("["):
-            inside = line.strip().startswith("[self_test]")
-            if inside and kept and kept[-1].startswith("# What the networks answer"):
-                kept.pop()
-        if not inside:
-            kept.append(line)
-    return "".join(kept)
 
 
 def _failure(detector: Detector, what: str) -> SelfTestError:

@@ -1,0 +1,76 @@
+"""Writing one section of a card's file; all else in the file stays as it is, a person's comments included."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, read_card
+
+
+def require_own_folder(installed: InstalledCard) -> None:
+    """Raise ModelError where there is no folder of the operator's own to write a card into."""
+    if installed.folders == (BUNDLED,):
+        raise ModelError(
+            f"The card of {installed.card.name} belongs to the installed package. Name a folder for a copy of it with "
+            f"--models-dir or {MODELS_DIR_VARIABLE}."
+        )
+
+
+def card_to_write(installed: InstalledCard) -> Path:
+    """Return the card's file; of a bundled one a copy in the models folder, which goes before it."""
+    first = installed.folders[0]
+    if installed.path.is_relative_to(first):
+        return installed.path
+    copy = first / installed.path.name
+    with copy.open("xb") as file:  # a file of that name which is there is a card of another model
+        file.write(installed.path.read_bytes())
+    return copy
+
+
+def write_section(card: Path, title: str, lines: Sequence[str]) -> None:
+    """Put a section at the end of a card's file, in place of the one of that title and its sub-sections.
+
+    Args:
+        card: the file.
+        title: such as `self_test`, for the header `[self_test]`.
+        lines: of TOML: a comment if wanted, the header, its fields, its sub-sections.
+
+    Raises:
+        ModelError: the card would not be a valid one, or the file cannot be written; it is as it was.
+    """
+    kept = _without(card.read_text(encoding="utf-8"), title)
+    partial = card.with_name(card.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(f"{kept.rstrip()}\n\n" + "\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        read_card(partial)
+        partial.replace(card)
+    except OSError as error:
+        raise ModelError(
+            f"{card} cannot be written: {error.strerror}. Make room or give the right to write, then run the same "
+            "command again."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _without(text: str, title: str) -> str:
+    """Return a card's text without a section, the comment right above its header included."""
+    kept: list[str] = []
+    comment: list[str] = []
+    inside = False
+    for line in text.splitlines(keepends=True):
+        if line.startswith("#"):
+            comment.append(line)
+            continue
+        if line.startswith("["):
+            header = line.strip().partition("]")[0].lstrip("[")
+            inside = header == title or header.startswith(f"{title}.")
+        if not inside:
+            kept += [*comment, line]
+        comment = []
+    return "".join([*kept, *comment])
