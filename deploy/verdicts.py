@@ -90,17 +90,21 @@ class VerdictView:
 
 
 def verdict_table(rows: list[Row]) -> Table:
-    """A table of all rows; the column of what images are known to be appears only where that is known."""
+    """A table of all rows; columns of what is known, or was asked, of no image are left out."""
     known = any(row.known for row in rows)
+    probed = any(row.result is not None and row.result.get("stability") for row in rows)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
     table.add_column("image", overflow="fold")
     if known:
         table.add_column("known to be")
     for title in ("verdict", "confidence", "size", "seconds"):
         table.add_column(title, justify="right" if title in ("size", "seconds") else "left", no_wrap=True)
+    if probed:
+        table.add_column("under small changes")
     for row in rows:
         cells = _verdict_cells(row.result) if row.result is not None else (_progress(row), "", "", "")
-        table.add_row(Text(row.name), *([Text(row.known)] if known else []), *cells)
+        changes = [_stability(row.result)] if probed else []
+        table.add_row(Text(row.name), *([Text(row.known)] if known else []), *cells, *changes)
     return table
 
 
@@ -132,7 +136,18 @@ def _line(row: Row) -> str:
     if row.result is None:
         return f"{row.name}{known}: {row.problem}"
     seconds = row.result["processing_time"]
-    return f"{row.name}{known}: {row.result['prediction']} {row.result['confidence']:.0%} in {seconds:.2f} s"
+    called = f"{row.result['prediction']} {row.result['confidence']:.0%} in {seconds:.2f} s"
+    changes = _stability(row.result)
+    return f"{row.name}{known}: {called}" + (f"; under small changes {changes}" if changes else "")
+
+
+def _stability(result: Mapping[str, Any] | None) -> str:
+    """How far small changes of the image moved what is said of it; empty where nobody asked."""
+    found = result.get("stability") if result else None
+    if not found:
+        return ""
+    low, high = found["probability_min"], found["probability_max"]
+    return f"flip rate {found['flip_rate']:.0%}, probability of fake {low:.3f} to {high:.3f}"
 
 
 def closing_words(rows: list[Row]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @device_option
 @precision_option
 @click.option("--policy", help="A policy of the model; without one, its card's threshold calls verdicts.")
+@click.option("--stability", is_flag=True, help="Judge small changes of each image too: five passes in place of one.")
 @click.option(
     "--visualize",
     metavar="DIR",
@@ -41,13 +42,15 @@ if TYPE_CHECKING:
     help="Write DIRE map, heatmap and overlay there.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
-def command(
+def command(  # noqa: PLR0913  # an option each
+    *,
     images: tuple[Path, ...],
     model: str,
     models_dir: Path | None,
     device: str,
     precision: Precision,
     policy: str | None,
+    stability: bool,
     visualize: Path | None,
     as_json: bool,
 ) -> None:
@@ -66,13 +69,14 @@ def command(
     chosen = None
     if policy is not None:
         chosen = load_policy(policy, find_card(model, models_dir), detector.weights_sha256, detector.precision)
+    asked = _Asked(chosen, stability=stability, visualize=visualize, with_scores=as_json)
     rows = [Row(str(path)) for path in images]
     documents = []
     with VerdictView(rows, as_json=as_json) as view:
         for path, row in zip(images, rows, strict=True):
             row.stage = "diffusing"
             view.refresh(row)
-            document = _document(detector, path, chosen, visualize, with_scores=as_json)
+            document = _document(detector, path, asked)
             documents.append({"file": str(path), **document})
             row.problem = document.get("error", {}).get("message", "")
             row.result = None if row.problem else document
@@ -85,30 +89,42 @@ def command(
     sys.exit(1 if any(row.problem for row in rows) else 0)
 
 
-def _document(
-    detector: Detector, path: Path, policy: Policy | None, visualize: Path | None, *, with_scores: bool
-) -> dict[str, Any]:
-    """Judge one image and return its JSON document; the numbers of the heatmap, many, only where they are wanted."""
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be said of each image. `with_scores`: the numbers of the heatmap, which are many."""
+
+    policy: Policy | None
+    stability: bool
+    visualize: Path | None
+    with_scores: bool
+
+
+def _document(detector: Detector, path: Path, asked: _Asked) -> dict[str, Any]:
+    """Judge one image and return its JSON document."""
     try:
-        return _judge(detector, path, policy, visualize, with_scores=with_scores)
+        return _judge(detector, path, asked)
     except JobError as error:
         return {"error": {"code": str(error.code), "message": error.message}}
     except OSError as error:
         return {"error": {"code": "unreadable_file", "message": str(error.strerror)}}
 
 
-def _judge(
-    detector: Detector, path: Path, policy: Policy | None, visualize: Path | None, *, with_scores: bool
-) -> dict[str, Any]:
+def _judge(detector: Detector, path: Path, asked: _Asked) -> dict[str, Any]:
+    import torch
+
     from shared.pictures import heatmap_scores
     from worker.caveats import caveats_of
     from worker.imaging import ImageLimits, decode
     from worker.model.ruling import rule
+    from worker.perturbations import PERTURBATIONS
 
     began = time.perf_counter()
     decoded = decode(path, ImageLimits())
-    detection = detector.detect(detector.preprocess(decoded.image)[None])
-    ruling = rule(detection.logit.item(), detector.card.threshold, policy)
+    changes = PERTURBATIONS if asked.stability else ()
+    seen = [decoded.image, *(change(decoded.image) for change in changes)]
+    detection = detector.detect(torch.stack([detector.preprocess(image) for image in seen]))
+    logit, *perturbed = detection.logit[:, 0].tolist()
+    ruling = rule(logit, detector.card.threshold, asked.policy, perturbed)
     called = ruling.called
     mean = detection.feature[0].mean(dim=0).numpy()
     width, height = decoded.image.size
@@ -126,6 +142,7 @@ def _judge(
         },
         "threshold": ruling.threshold,
         "policy": asdict(ruling.policy) if ruling.policy else None,
+        "stability": asdict(ruling.stability) if ruling.stability else None,
         "model": {
             "name": detector.card.name,
             "weights_sha256": detector.weights_sha256,
@@ -133,12 +150,12 @@ def _judge(
             "device": str(detector.device),
             "precision": detector.precision,
         },
-        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, policy)],
+        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, asked.policy)],
     }
-    if visualize is not None:
-        names = _write_pictures(visualize, path.stem, decoded.image, detection.eps[0].numpy(), mean)
+    if asked.visualize is not None:
+        names = _write_pictures(asked.visualize, path.stem, decoded.image, detection.eps[0].numpy(), mean)
         document["visualization_path"] = names["dire_map"]
-    if with_scores:
+    if asked.with_scores:
         document["heatmap_scores"] = heatmap_scores(mean, width, height).tolist()
     return document
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from PIL import Image
 from deploy.cli import main
 from tests.tiny_model import NAME, write_model
 from tests.tiny_policy import write_tiny_policies
+from worker.model import load_model
+from worker.model.ruling import rule
+from worker.perturbations import PERTURBATIONS
 
 
 @pytest.fixture
@@ -82,6 +86,29 @@ def test_a_policy_calls_the_verdicts_and_is_named(photo: Path, tmp_path: Path):
     assert any("Only the middle 40 × 40 of 60 × 40" in caveat for caveat in document["caveats"])
     assert unknown.exit_code == 1
     assert "There are: all-fake, doubtful." in " ".join(unknown.output.split())
+
+
+def test_small_changes_are_judged_where_that_is_asked(photo: Path, tmp_path: Path):
+    models = tmp_path / "models"
+    models.mkdir()
+    write_model(models)
+    arguments = ["analyze", "--model", NAME, "--models-dir", str(models), "--precision", "fp32", str(photo)]
+    detector = load_model(NAME, "cpu", "fp32", models)
+    with Image.open(photo) as opened:
+        seen = [opened, *(change(opened) for change in PERTURBATIONS)]
+        logits = [detector.detect(detector.preprocess(image)[None]).logit.item() for image in seen]
+
+    plain = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    probed = json.loads(CliRunner().invoke(main, [*arguments, "--json", "--stability"]).stdout)
+    line = CliRunner().invoke(main, [*arguments, "--stability"]).stdout
+
+    assert plain["stability"] is None
+    expected = rule(logits[0], 0.5, None, logits[1:]).stability
+    assert expected is not None
+    assert probed["stability"] == pytest.approx(asdict(expected), abs=1e-5)
+    low, high = probed["stability"]["probability_min"], probed["stability"]["probability_max"]
+    assert low < high
+    assert f"flip rate {expected.flip_rate:.0%}, probability of fake {low:.3f} to {high:.3f}" in line
 
 
 def test_a_folder_for_pictures_that_cannot_be_made_is_told_before_the_work(photo: Path, tmp_path: Path):

@@ -131,6 +131,14 @@ def test_what_images_are_known_to_be_is_shown_only_where_it_is_known():
     assert "known to be" in [column.header for column in verdict_table(known).columns]
 
 
+def test_what_small_changes_do_is_shown_only_where_that_was_asked():
+    assert "under small changes" not in [column.header for column in verdict_table([judged(stability=None)]).columns]
+    stability = {"flip_rate": 0.25, "probability_min": 0.1, "probability_max": 0.6, "passes": 5}
+    [*_, column] = verdict_table([judged(stability=stability), Row("dog.png", status="running")]).columns
+    assert column.header == "under small changes"
+    assert list(column.cells) == ["flip rate 25%, probability of fake 0.100 to 0.600", ""]
+
+
 def test_lines_are_printed_once_for_each_image_that_ended(capsys: pytest.CaptureFixture[str]):
     failed = Row("dog.png", problem="It is damaged. (corrupt_image)")
     rows = [judged(), failed, Row("cow.png", status="running")]
