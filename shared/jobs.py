@@ -47,6 +47,8 @@ PICTURES = ("dire_map", "heatmap", "overlay")
 PROBE_PASSES = 5
 #: What a policy may be called, as a regular expression.
 POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+#: In the place of a tenant's limit or policy: none of its own. So no policy may be called that.
+DEFAULT = "default"
 #: The artifact that is the upload itself.
 SOURCE = "source"
 #: The events that a webhook endpoint can ask for: a job's ways to end.

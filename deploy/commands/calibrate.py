@@ -19,6 +19,7 @@ from deploy.commands.options import (
 )
 from deploy.image_progress import ImageProgress
 from deploy.terminal import notes, output
+from shared.jobs import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,13 +124,14 @@ def command(  # noqa: PLR0913  # an option each
 def _check_name(name: str) -> None:
     from pydantic import TypeAdapter, ValidationError
 
-    from worker.model.policy import Name
+    from worker.model.policy import PolicyName
 
     try:
-        TypeAdapter(Name).validate_python(name)
+        TypeAdapter(PolicyName).validate_python(name)
     except ValidationError as error:
         raise click.BadParameter(
-            "use up to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit.",
+            "use up to 100 letters, digits, dots, dashes and underscores, beginning with a letter or digit; but not "
+            f"{DEFAULT!r}, which stands for no policy.",
             param_hint="--name",
         ) from error
 

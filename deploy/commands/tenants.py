@@ -13,29 +13,27 @@ from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
-from shared.jobs import POLICY_NAME
+from shared.jobs import DEFAULT, POLICY_NAME
 from shared.tenants import change_tenant, list_tenants
 from shared.workers import policy_is_served
-
-_DEFAULT = "default"
 
 
 class _Limit(click.ParamType[int | str]):
     """A whole number of at least 1, or `default`: what the settings say."""
 
-    name = f"N|{_DEFAULT}"
+    name = f"N|{DEFAULT}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Read what was typed."""
-        if value == _DEFAULT:
-            return _DEFAULT
+        if value == DEFAULT:
+            return DEFAULT
         return click.IntRange(min=1, max=2**31 - 1).convert(value, param, ctx)
 
 
 class _Policy(click.ParamType[str]):
     """What a policy may be called, or `default`: none."""
 
-    name = f"NAME|{_DEFAULT}"
+    name = f"NAME|{DEFAULT}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Read what was typed."""
@@ -85,16 +83,18 @@ def set_all(
 ) -> None:
     """Give the tenant NAME limits and a policy of its own, at once; `default` takes one back."""
     given = {"max_open_jobs": max_open_jobs, "retention_days": retention_days, "policy": policy}
-    changes = {column: None if value == _DEFAULT else value for column, value in given.items() if value is not None}
+    changes = {column: None if value == DEFAULT else value for column, value in given.items() if value is not None}
     if not changes:
         raise click.UsageError("Nothing to set: give --max-open-jobs, --retention-days or --policy.")
     settings = server_settings(data_dir)
     with open_database(settings) as database, database.begin() as session:
         known = change_tenant(session, name, changes)
         chosen = changes.get("policy")
-        missing = chosen is not None and policy_is_served(session, str(chosen), settings.model) is False
+        served = chosen is None or policy_is_served(session, str(chosen), settings.model)
     unknown = f"There is no tenant {name!r}; `distildire tenants list` shows all."
     notes().print(f"Set for {name}." if known else unknown)
-    if known and missing:
-        notes().print(f"The workers do not have the policy {chosen!r}: its jobs fail until they do.", markup=False)
+    if known and served is False:
+        notes().print(f"No worker has the policy {chosen!r}: its jobs fail until one does.", markup=False)
+    elif known and served is None:
+        notes().print(f"No worker is there to say whether there is a policy {chosen!r}.", markup=False)
     sys.exit(0 if known else 1)

@@ -156,6 +156,7 @@ def test_what_is_not_known_of_a_model_is_not_held_against_its_policies(installed
         ("inconclusive_from = 0.3", "inconclusive_from = 0.9", "inconclusive_from must be below threshold"),
         ("bias = -0.5", "bias = nan", "bias: Input should be a finite number"),
         ("bias = -0.5", "bias = ", "cannot be read"),
+        ('name = "strict"', 'name = "default"', "'default' stands for no policy: choose another name"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_field(installed: InstalledCard, before: str, after: str, complaint: str):

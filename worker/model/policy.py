@@ -12,9 +12,18 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
-from shared.jobs import POLICY_NAME
+from shared.jobs import DEFAULT, POLICY_NAME
 from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError
 from worker.model.config import Format
 from worker.model.decision import Verdict, sigmoid
@@ -24,6 +33,15 @@ Rule = Literal["false_positive_rate", "youden"]
 Name = Annotated[str, Field(pattern=POLICY_NAME)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _not_reserved(name: str) -> str:
+    if name == DEFAULT:
+        raise ValueError(f"{DEFAULT!r} stands for no policy: choose another name")
+    return name
+
+
+PolicyName = Annotated[Name, AfterValidator(_not_reserved)]
 
 
 class PolicyError(ModelError):
@@ -68,7 +86,7 @@ class Policy(_Section):
     reaches this and not the threshold is called INCONCLUSIVE; without it, REAL.
     """
 
-    name: Name
+    name: PolicyName
     model: Name
     weights_sha256: Sha256
     precision: Format
