@@ -175,7 +175,13 @@ def held_out_pairs(training: Training) -> PairStore:
 
 
 def outcomes(experiment: Experiment) -> Iterator[Outcome]:
-    """Do one run after the other, all arms of a seed before the next seed."""
+    """Do one run after the other, all arms of a seed before the next seed.
+
+    Raises:
+        DistildireError: what is wrong, before the first run where it can be known.
+    """
+    for arm in experiment.arms:
+        Run(experiment, arm, seed=0)  # finds what is wrong with any, before the hours of the others
     total = experiment.seeds * len(experiment.arms)
     for seed in range(experiment.seeds):
         for number, arm in enumerate(experiment.arms, start=1 + seed * len(experiment.arms)):

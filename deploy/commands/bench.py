@@ -47,9 +47,10 @@ def service() -> None:
 
 @command.command()
 def paper() -> None:
-    """What DistilDIRE saves of DIRE's forty passes, in operations and in seconds.
+    """What DistilDIRE saves of DIRE's passes.
 
-    Ten minutes on a CPU, and about the method, not the machine.
+    In operations and in seconds, with the full-size networks. Ten minutes on a CPU, and about the method, not the
+    machine.
     """
     _measure("paper")
 
@@ -74,26 +75,35 @@ def _measure(part: str) -> None:
 @click.option("--recipe", "named", help="What all share.  [default: one for 64 pixels and two processor cores]")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students of each kind.")
 @click.option(
+    "--backbone",
+    "backbones",
+    multiple=True,
+    metavar="NAME",
+    help="Of torchvision, beside the recipe's student; again for more.  "
+    "[default: resnet18, resnet50, mobilenet_v3_small, efficientnet_b0]",
+)
+@click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("distillation"), show_default=True
 )
 @device_option
 @models_dir_option
-def distillation(
+def distillation(  # noqa: PLR0913  # an option each
     *,
     data: Path,
     adm: str,
     teacher_weights: Path | None,
     named: str | None,
     seeds: int,
+    backbones: tuple[str, ...],
     out: Path,
     device: str,
     models_dir: Path | None,
 ) -> None:
-    """What a teacher is worth on images of your own (DATA, as for `train`), and what a smaller student costs.
+    """What a teacher is worth, and a smaller student.
 
-    Trains students without and with a teacher, for three λ, which sees the image or the DIRE image; then other
-    backbones. All take as many steps, and are judged on the split `test`. The command may be stopped or killed at any
-    moment; the same command goes on from there.
+    DATA is as for `train`. Trains students without and with a teacher, for three λ, which sees the image or the DIRE
+    image; then other backbones. All take as many steps, and are judged on the split `test`. The command may be stopped
+    or killed at any moment; the same command goes on from there.
     """
     from deploy.bench.distillation import BACKBONES, Arm, Experiment, distilled
     from deploy.bench.distillation_report import compare
@@ -104,7 +114,7 @@ def distillation(
     if teacher_weights is not None:
         recipe = changed(recipe, "teacher", weights=teacher_weights)
     taught = distilled(recipe.student.backbone)
-    arms = dict.fromkeys([*taught, *map(Arm, BACKBONES)])
+    arms = dict.fromkeys([*taught, *map(Arm, backbones or BACKBONES)])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     try:
         found = compare(Experiment(data, adm, out, recipe, tuple(arms), seeds, models_dir, device))

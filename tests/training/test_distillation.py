@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from deploy.bench import distillation
 from deploy.bench.distillation import Arm, Experiment, ExperimentError, Outcome, Run, distilled, outcomes
 from deploy.bench.distillation_report import NOTHING_SHOWN, Findings, compare, results, sentence
 from deploy.cli import main
@@ -27,7 +26,7 @@ from worker.training.figures import Resampling
 from worker.training.intervals import grouped_bootstrap
 from worker.training.metrics import Floats, area_under_precision, rank
 from worker.training.pairs import NoiseMaker
-from worker.training.recipe import changed, read_recipe
+from worker.training.recipe import RecipeError, changed, read_recipe
 from worker.training.run import Order, Training
 from worker.training.scoring import Scoring, scores_of
 from worker.training.team import Team
@@ -177,16 +176,19 @@ def test_a_test_split_without_a_class_is_refused_before_any_work(experiment: Exp
     assert not (tmp_path / "pairs").exists()
 
 
-def test_the_command_prints_two_tables_and_a_sentence_for_each_teacher(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distillation, "BACKBONES", ("resnet18",))
+def test_a_backbone_that_does_not_exist_is_refused_before_any_work(experiment: Experiment, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="resnet49"):
+        next(outcomes(replace(experiment, arms=(ALONE, Arm("resnet49")), out=tmp_path)))
+    assert not (tmp_path / "pairs").exists()
+
+
+def test_the_command_prints_two_tables_and_a_sentence_for_each_teacher(experiment: Experiment, tmp_path: Path) -> None:
     recipe = experiment.out.parent / "recipe.toml"
     recipe_of_one_epoch = recipe.with_name("short.toml")
     recipe_of_one_epoch.write_text(recipe.read_text().replace("epochs = 3", "epochs = 1"))
     arguments = ["bench", "distillation", str(experiment.data), "--adm", tiny_model.NAME, "--device", "cpu"]
     arguments += ["--models-dir", str(experiment.models_dir), "--recipe", str(recipe_of_one_epoch)]
-    arguments += ["--seeds", "1", "--out", str(tmp_path)]
+    arguments += ["--seeds", "1", "--backbone", "resnet18", "--out", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert result.output.count("teacher sees") == result.output.count("parameters") == 1

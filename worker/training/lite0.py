@@ -85,12 +85,16 @@ class _Convolution(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
+        rows, columns = (self._missing(side) for side in x.shape[2:])
+        if rows % 2 or columns % 2:  # a convolution itself pads both sides alike, without a copy of its input
+            x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+            rows = columns = 0
+        return F.conv2d(x, self.weight, None, self.stride, (rows // 2, columns // 2), groups=self.groups)
+
+    def _missing(self, side: int) -> int:
+        """Return how many lines are to be added in all."""
         kernel, stride = self.kernel_size[0], self.stride[0]
-        padding = list[int]()
-        for side in (x.shape[3], x.shape[2]):  # F.pad begins with the last dimension
-            missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            padding += [missing // 2, missing - missing // 2]
-        return super().forward(F.pad(x, padding))
+        return max((-(-side // stride) - 1) * stride + kernel - side, 0)
 
 
 class _Block(nn.Module):
