@@ -39,6 +39,9 @@ LAMBDAS = (0.1, 0.5, 1.0)
 
 BACKBONES = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0")
 
+RECIPE = Path(__file__).with_suffix(".toml")
+"""What all students share, unless another recipe is named."""
+
 _STUDENT = "STUDENT"
 _ROUNDS = 31
 

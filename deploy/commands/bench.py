@@ -105,12 +105,12 @@ def distillation(  # noqa: PLR0913  # an option each
     image; then other backbones. All take as many steps, and are judged on the split `test`. The command may be stopped
     or killed at any moment; the same command goes on from there.
     """
-    from deploy.bench.distillation import BACKBONES, Arm, Experiment, distilled
+    from deploy.bench.distillation import BACKBONES, RECIPE, Arm, Experiment, distilled
     from deploy.bench.distillation_report import compare
-    from worker.training.recipe import FOLDER, changed, read_recipe
+    from worker.training.recipe import changed, read_recipe
     from worker.training.resumable import write_whole
 
-    recipe = read_recipe(named or str(FOLDER / "distillation.toml"))
+    recipe = read_recipe(named or str(RECIPE))
     if teacher_weights is not None:
         recipe = changed(recipe, "teacher", weights=teacher_weights)
     taught = distilled(recipe.student.backbone)

