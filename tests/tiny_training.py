@@ -1,12 +1,17 @@
-"""Small things to train on: pictures made of smooth colours, and the smallest network that has all parts."""
+"""Small things to train on: smooth pictures, pairs in memory, and the smallest network that has all parts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from worker.model.config import UnetConfig
 from worker.training.adm import AdmPlan
+from worker.training.pairs import Batch
 from worker.training.photographs import Pixels
 
 TINY_UNET = UnetConfig(
@@ -22,3 +27,20 @@ def smooth_picture(seed: int, width: int = 60, height: int = 48) -> Pixels:
     """A picture of a few large blobs of colour."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@dataclass(frozen=True)
+class PairsInMemory:
+    """`x` and `eps` (N, 3, S, S), `fake` (N,) bool. A `PairSource`."""
+
+    x: Tensor
+    eps: Tensor
+    fake: Tensor
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = self.fake.numpy()
+        return found
+
+    def load(self, index: NDArray[np.int64]) -> Batch:
+        return Batch(self.x[index].float(), self.eps[index].float(), None, self.fake[index].float())

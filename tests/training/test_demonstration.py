@@ -1,47 +1,61 @@
-"""The one command from photographs to a usable model, on the smallest scale; and the model that is shipped."""
+"""What the demonstration model is made of, on the smallest scale; and the model that is shipped."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.model import load_model, verify
-from worker.model.card import BUNDLED, find_card
+from worker.model.card import find_card
 from worker.model.config import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
-from worker.training.dataset import Split, split_of
-from worker.training.demonstration import NAME, PRECISION, RECIPE, SHOWN_SAMPLES, Demonstration, Recipe, provenance
-from worker.training.fakes import Faker, PictureCounts
-from worker.training.photographs import Photograph, read_manifest
-from worker.training.recipe import StudentPlan
+from worker.training.dataset import read_dataset
+from worker.training.demonstration import (
+    ADM_CARD,
+    LEARNED,
+    NAME,
+    RECIPE,
+    SHOWN_SAMPLES,
+    SPLITS,
+    AdmRecipe,
+    Demonstration,
+    Recipe,
+    permuted,
+)
+from worker.training.fakes import Faker
+from worker.training.photographs import Photograph
+from worker.training.recipe import changed, read_recipe
+from worker.training.resumable import CheckpointMismatchError
+from worker.training.run import Order, Training
+from worker.training.team import Team
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
 TINY_RECIPE = Recipe(
     image_size=TINY_SIZE,
-    unet=TINY_UNET,
+    adms={
+        "adm": AdmRecipe(TINY_UNET, TINY_PLAN),
+        "unseen-adm": AdmRecipe(TINY_UNET.model_copy(update={"resblock_updown": False}), TINY_PLAN),
+    },
     student=StudentConfig(backbone="mobilenet_v3_small", input_size=32),
-    adm_plan=TINY_PLAN,
-    student_plan=StudentPlan(epochs=1, batch_size=4),
-    counts={split: PictureCounts(photographs=4, samples=2, sdedits=6, reconstructions=1) for split in get_args(Split)},
-    copies=1,
+    crops={"adm": 2, "train": 2, "validation": 1, "test": 1},
     seed=5,
-    compiled=False,
 )
 Package = tuple[Path, tuple[Photograph, ...]]
 
 
 @pytest.fixture(scope="module")
-def trained(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a whole run of the tiny recipe."""
     torch.set_num_threads(1)
     root, manifest = package
@@ -50,40 +64,108 @@ def trained(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_what_training_leaves_is_a_model_that_loads_and_judges(trained: Path) -> None:
-    model = load_model(NAME, device="cpu", precision="fp32", models_dir=trained)
-    assert model.card.demonstration
-    result = model.analyze(trained / "sampled-1.png")
-    assert result["prediction"] in {"REAL", "FAKE"}
+def rows_of(made: Path, name: str) -> list[dict[str, str]]:
+    with (made / f"{name}.csv").open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
 
 
-def test_a_second_run_changes_nothing(trained: Path, package: Package) -> None:
+@pytest.mark.parametrize("name", ["images", "strong", "hard", "unseen-sampler", "unseen-adm"])
+def test_every_fake_has_the_photograph_that_it_was_made_from_beside_it(made: Path, name: str) -> None:
+    rows = rows_of(made, name)
+    groups = {label: Counter(row["group"] for row in rows if row["label"] == label) for label in ("real", "fake")}
+    assert groups["real"] == groups["fake"]
+    assert read_dataset(made / f"{name}.csv").skipped == ()
+
+
+def test_each_split_has_its_own_photographs(made: Path, package: Package) -> None:
+    uses = {photograph.group: photograph.use for photograph in package[1]}
+    rows = rows_of(made, "images")
+    assert {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert all(SPLITS[uses[row["group"]]] == row["split"] for row in rows)
+
+
+@pytest.mark.parametrize("name", ["strong", "hard", "unseen-sampler", "unseen-adm"])
+def test_what_is_measured_apart_shares_the_photographs_of_the_test_split(made: Path, name: str) -> None:
+    rows, images = rows_of(made, name), rows_of(made, "images")
+    reals = [row["path"] for row in rows if row["label"] == "real"]
+    assert reals == [row["path"] for row in images if (row["label"], row["split"]) == ("real", "test")]
+    assert {row["split"] for row in rows} == {"test"}
+    learned = {row["path"] for row in images if row["label"] == "fake"}
+    assert not learned & {row["path"] for row in rows}
+
+
+def test_kinds_are_made_in_turn_and_by_their_adm(made: Path) -> None:
+    kinds = Counter(row["generator"] for row in rows_of(made, "images") if row["split"] == "train")
+    assert set(kinds) == {"", *LEARNED}
+    test = [row for row in rows_of(made, "images") if row["split"] == "test" and row["label"] == "fake"]
+    unseen = [row for row in rows_of(made, "unseen-adm") if row["label"] == "fake"]
+    assert [row["generator"] for row in test] == [row["generator"] for row in unseen]
+    contents = [[(made / row["path"]).read_bytes() for row in rows] for rows in (test, unseen)]
+    assert not set(contents[0]) & set(contents[1])
+
+
+def test_permuted_labels_are_as_many_of_each_and_tell_nothing(made: Path) -> None:
+    rows, true = rows_of(made, "permuted"), rows_of(made, "images")
+    assert [row["path"] for row in rows] == [row["path"] for row in true]
+    for split in ("train", "validation", "test"):
+        counts = [Counter(row["label"] for row in found if row["split"] == split) for found in (rows, true)]
+        assert counts[0] == counts[1]
+    many = [{"split": "train", "label": "real" if n % 2 else "fake", "generator": ""} for n in range(2000)]
+    same = sum(a["label"] == b["label"] for a, b in zip(many, permuted(many, 3), strict=True))
+    assert 900 < same < 1100
+
+
+def test_a_small_set_has_one_photograph_and_one_fake_of_each_group(made: Path) -> None:
+    rows, all_rows = rows_of(made, "small"), rows_of(made, "images")
+    assert [row for row in rows if row["split"] != "train"] == [row for row in all_rows if row["split"] != "train"]
+    counts = Counter((row["group"], row["label"]) for row in rows if row["split"] == "train")
+    assert set(counts) == {(row["group"], row["label"]) for row in all_rows if row["split"] == "train"}
+    assert set(counts.values()) == {1}
+
+
+def test_a_student_can_be_trained_with_the_adm(made: Path, tmp_path: Path) -> None:
+    installed = find_card(ADM_CARD, made / "models")
+    assert installed.card.demonstration
+    assert verify(ADM_CARD, made / "models", device="cpu").problems == ()
+    recipe = changed(read_recipe("demonstration"), "training", epochs=1, batch_size=4)
+    recipe = changed(recipe, "student", input_size=32)
+    order = Order(
+        made / "images.csv",
+        ADM_CARD,
+        tmp_path,
+        tmp_path / "pairs",
+        NAME,
+        "Apache-2.0",
+        recipe,
+        made / "models",
+        "cpu",
+    )
+    Training(order, Team()).run()
+    card = load_model(NAME, device="cpu", models_dir=tmp_path).card
+    assert card.demonstration
+    assert card.notice == recipe.card.notice
+    halves = load_file(tmp_path / f"{NAME}.student.safetensors")["student_head.2.weight"]
+    assert halves.dtype == torch.float16
+
+
+def test_a_second_run_changes_nothing(made: Path, package: Package) -> None:
     root, manifest = package
-    names = [f"{NAME}.adm.safetensors", f"{NAME}.student.safetensors", "sampled-1.png", "pictures-test.npz"]
-    before = [(trained / name).read_bytes() for name in names]
-    Demonstration(TINY_RECIPE, manifest, root, trained).run()
-    assert [(trained / name).read_bytes() for name in names] == before
+    names = sorted(path for path in made.rglob("*") if path.is_file())
+    before = [path.read_bytes() for path in names]
+    Demonstration(TINY_RECIPE, manifest, root, made).run()
+    assert sorted(path for path in made.rglob("*") if path.is_file()) == names
+    assert [path.read_bytes() for path in names] == before
 
 
-def test_the_time_of_interrupted_runs_is_added_up(package: Package, tmp_path: Path) -> None:
+def test_an_adm_that_was_broken_off_goes_on_with_its_own_settings_alone(package: Package, tmp_path: Path) -> None:
     root, manifest = package
     (tmp_path / "seconds.json").write_text('{"adm": 1000.0}')
-    Demonstration(TINY_RECIPE, manifest, root, tmp_path).train_adm()
+    Demonstration(TINY_RECIPE, manifest, root, tmp_path).train_adm("adm")
     assert 1000 < json.loads((tmp_path / "seconds.json").read_text())["adm"] < 1100
-
-
-def test_a_changed_recipe_does_not_go_on_from_the_old_checkpoint(trained: Path, package: Package) -> None:
-    root, manifest = package
-    changed = replace(TINY_RECIPE, adm_plan=replace(TINY_PLAN, learning_rate=2e-3))
-    with pytest.raises(Exception, match="was made with"):
-        Demonstration(changed, manifest, root, trained).train_adm()
-
-
-@pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
-    """The evaluation that was made when the bundled model was."""
-    found: dict[str, Any] = json.loads((BUNDLED / f"{NAME}.evaluation.json").read_text(encoding="utf-8"))
-    return found
+    (tmp_path / "models" / f"{NAME}.adm.safetensors").unlink()
+    other = AdmRecipe(TINY_UNET, replace(TINY_PLAN, learning_rate=2e-3))
+    with pytest.raises(CheckpointMismatchError, match="was made with"):
+        Demonstration(replace(TINY_RECIPE, adms={"adm": other}), manifest, root, tmp_path).train_adm("adm")
 
 
 def test_the_bundled_weights_fit_strictly_and_are_small() -> None:
@@ -92,25 +174,6 @@ def test_the_bundled_weights_fit_strictly_and_are_small() -> None:
     assert (verification.problems, verification.self_test) == ((), "passed")
     assert adm.stated == student.stated == ("sha256",)
     assert adm.size + student.size < 12_000_000
-
-
-def test_the_bundled_card_claims_what_the_evaluation_found(report: dict[str, Any]) -> None:
-    card = find_card(NAME).card
-    assert card.provenance == provenance(report, RECIPE)
-    assert card.threshold == report["both"]["threshold"]
-
-
-def test_the_bundled_card_is_of_the_recipe(report: dict[str, Any]) -> None:
-    card = find_card(NAME).card
-    assert card.demonstration
-    assert card.notice is not None
-    assert "Demonstration model" in card.notice
-    assert (card.image_size, card.precision) == (RECIPE.image_size, PRECISION)
-    assert RECIPE.unet.model_dump().items() <= card.adm.model_dump().items()
-    assert RECIPE.student.model_dump().items() <= card.student.model_dump().items()
-    counts = {split: sum(split_of(row.group) == split for row in read_manifest()) for split in get_args(Split)}
-    assert report["photographs"] == counts
-    assert f"on {counts['train']} photographs" in card.notice
 
 
 def test_the_bundled_weights_are_trained() -> None:

@@ -1,9 +1,9 @@
-"""The manifest, the split by group, and crops."""
+"""The manifest, what its photographs are for, and crops."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from tests.tiny_training import smooth_picture
-from worker.training.dataset import Split, split_of
 from worker.training.photographs import (
     WORKING_SIDE,
     Photograph,
     PhotographError,
-    load_split,
+    Use,
+    load,
     random_crop,
     random_crops,
     read_manifest,
@@ -44,15 +44,14 @@ def test_pictures_that_demonstrations_show_are_not_trained_on() -> None:
     assert not [row.path for row in read_manifest() if Path(row.path).stem in HELD_OUT_FOR_DEMONSTRATIONS]
 
 
-def test_a_group_lies_in_one_split_and_every_split_has_enough() -> None:
-    splits: dict[str, set[str]] = defaultdict(set)
-    sizes: dict[str, int] = defaultdict(int)
+def test_a_group_has_one_use_and_every_use_enough_photographs() -> None:
+    uses: dict[str, set[str]] = defaultdict(set)
+    sizes = Counter(row.use for row in read_manifest())
     for row in read_manifest():
-        splits[row.group].add(split_of(row.group))
-        sizes[split_of(row.group)] += 1
-    assert all(len(found) == 1 for found in splits.values())
-    assert min(sizes[split] for split in get_args(Split)) >= 15
-    assert sizes["train"] > 100
+        uses[row.group].add(row.use)
+    assert all(len(found) == 1 for found in uses.values())
+    assert set(sizes) == set(get_args(Use))
+    assert min(sizes.values()) >= 40
 
 
 def test_photographs_of_one_subject_share_a_group() -> None:
@@ -63,16 +62,11 @@ def test_photographs_of_one_subject_share_a_group() -> None:
     assert len(groups["pyramids"]) == 5
 
 
-def test_load_split_reads_that_split_alone(package: Package) -> None:
-    root, manifest = package
-    counts = {split: len(load_split(manifest, root, split)) for split in get_args(Split)}
-    assert counts == {split: sum(split_of(row.group) == split for row in manifest) for split in get_args(Split)}
-    assert all(counts.values())
-
-
 def test_a_photograph_is_reduced_to_the_working_side(package: Package) -> None:
     root, manifest = package
-    assert {min(picture.shape[:2]) for picture in load_split(manifest, root, "train")} == {WORKING_SIDE}
+    pictures = load(manifest, root)
+    assert len(pictures) == len(manifest)
+    assert {min(picture.shape[:2]) for picture in pictures} == {WORKING_SIDE}
 
 
 def test_a_picture_inside_a_container_is_found_by_its_offset(package: Package, tmp_path: Path) -> None:

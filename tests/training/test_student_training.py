@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tiny_training import PairsInMemory
 from worker.model.card import ModelError
 from worker.model.config import Inputs, StudentConfig
 from worker.model.student import Student, feature_layers
-from worker.training.examples import Examples
 from worker.training.pairs import Batch
 from worker.training.pretrained import Teacher, new_student, pretrained_layers
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
@@ -30,13 +30,13 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def examples() -> Examples:
+def examples() -> PairsInMemory:
     """Fakes have brighter images; the noise maps of both classes are alike."""
     rng = np.random.default_rng(0)
     fake = torch.arange(60) % 2 == 0
     x = torch.from_numpy(rng.uniform(-0.4, 0.4, (60, 3, 16, 16))) + torch.where(fake, 0.5, -0.5)[:, None, None, None]
     eps = torch.from_numpy(rng.standard_normal((60, 3, 16, 16)))
-    return Examples(x.half(), eps.half(), fake, np.where(fake.numpy(), "sample", "photograph"))
+    return PairsInMemory(x.half(), eps.half(), fake)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def trainer_of(examples: Examples, plan: StudentPlan = PLAN, teacher: Teacher | None = None) -> StudentTrainer:
+def trainer_of(examples: PairsInMemory, plan: StudentPlan = PLAN, teacher: Teacher | None = None) -> StudentTrainer:
     student = new_student(OPTIONS, plan.seed)
     return StudentTrainer(student, plan, examples, examples, fingerprint="x", teacher=teacher)
 
@@ -62,7 +62,7 @@ def changed(**fields: object) -> StudentPlan:
 
 
 @pytest.fixture(scope="module")
-def unsettled(examples: Examples) -> StudentTrainer:
+def unsettled(examples: PairsInMemory) -> StudentTrainer:
     trainer = trainer_of(examples, changed(recalibrate=False))
     for step in range(trainer.steps):
         trainer.advance(step)
@@ -70,7 +70,7 @@ def unsettled(examples: Examples) -> StudentTrainer:
 
 
 def test_recalibrated_it_tells_the_classes_apart_as_it_did_not_before(
-    unsettled: StudentTrainer, examples: Examples
+    unsettled: StudentTrainer, examples: PairsInMemory
 ) -> None:
     fake = examples.fake.numpy()
     assert unsettled.history[-1]["validation_accuracy"] < 0.9
@@ -78,7 +78,7 @@ def test_recalibrated_it_tells_the_classes_apart_as_it_did_not_before(
     assert ((probabilities(unsettled.network.student.eval(), examples) >= 0.5) == fake).mean() > 0.95
 
 
-def test_recalibration_sees_pairs_without_cutmix(examples: Examples) -> None:
+def test_recalibration_sees_pairs_without_cutmix(examples: PairsInMemory) -> None:
     """They are what the student will judge."""
     statistics = []
     for probability in (0, 1):
@@ -113,7 +113,7 @@ def test_a_student_reads_what_its_card_says(inputs: Inputs, reads_image: bool, r
         )
 
 
-def test_state_and_restore_continue_exactly(examples: Examples) -> None:
+def test_state_and_restore_continue_exactly(examples: PairsInMemory) -> None:
     plan = changed(cutmix_probability=0.5)
     unbroken, first = (trainer_of(examples, plan) for _ in range(2))
     losses = [unbroken.advance(step) for step in range(6)]
@@ -126,7 +126,7 @@ def test_state_and_restore_continue_exactly(examples: Examples) -> None:
 
 
 def test_what_training_gives_is_the_epoch_with_the_best_average_precision(
-    examples: Examples, monkeypatch: pytest.MonkeyPatch
+    examples: PairsInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([0.6, 0.9, 0.9, 0.7])
     monkeypatch.setattr("worker.training.student.average_precision", lambda *_: next(found))
@@ -140,13 +140,13 @@ def test_what_training_gives_is_the_epoch_with_the_best_average_precision(
     assert torch.equal(trainer.best_student().state_dict()["student_head.2.weight"], after[1])
 
 
-def test_a_loss_that_is_no_number_ends_the_training(examples: Examples) -> None:
-    broken = Examples(examples.x * math.nan, examples.eps, examples.fake, examples.kinds)
+def test_a_loss_that_is_no_number_ends_the_training(examples: PairsInMemory) -> None:
+    broken = PairsInMemory(examples.x * math.nan, examples.eps, examples.fake)
     with pytest.raises(DivergedError, match=r"(?s)learning rate.*--pairs OLD_OUT"):
         trainer_of(broken).advance(0)
 
 
-def test_a_student_that_answers_no_number_ends_the_training(examples: Examples) -> None:
+def test_a_student_that_answers_no_number_ends_the_training(examples: PairsInMemory) -> None:
     """Also where several processes share the validation, each of which knows its own pairs alone."""
     student = new_student(OPTIONS, 0).eval()
     next(student.student_head.parameters()).data.fill_(math.nan)
@@ -170,7 +170,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 
 
 def test_the_loss_is_cross_entropy_and_the_weighted_distance_to_the_teacher(
-    examples: Examples, teacher_weights: Path
+    examples: PairsInMemory, teacher_weights: Path
 ) -> None:
     teacher = Teacher(TEACHER.model_copy(update={"weights": teacher_weights}), 32)
     trainer = trainer_of(examples, changed(pos_weight=3.0), teacher)
@@ -185,7 +185,7 @@ def test_the_loss_is_cross_entropy_and_the_weighted_distance_to_the_teacher(
 
 
 def test_the_student_comes_closer_to_its_teacher_which_stays_as_it_is(
-    examples: Examples, teacher_weights: Path
+    examples: PairsInMemory, teacher_weights: Path
 ) -> None:
     teacher = Teacher(TEACHER.model_copy(update={"weights": teacher_weights}), 32)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
@@ -247,7 +247,7 @@ def test_weights_from_before_batches_were_counted_are_taken(teacher_weights: Pat
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_mixed_precision_keeps_weights_in_float32(examples: Examples, precision: str) -> None:
+def test_mixed_precision_keeps_weights_in_float32(examples: PairsInMemory, precision: str) -> None:
     trainer = trainer_of(examples, changed(precision=precision, epochs=1, recalibrate=False))
     losses = [trainer.advance(step) for step in range(trainer.steps)]
     assert all(math.isfinite(loss) for loss in losses)
@@ -255,7 +255,7 @@ def test_mixed_precision_keeps_weights_in_float32(examples: Examples, precision:
 
 
 @pytest.mark.parametrize("backbone", ["resnet50", "mobilenet_v3_large", "efficientnet_b0"])
-def test_backbones_of_torchvision_can_be_trained(backbone: str, examples: Examples) -> None:
+def test_backbones_of_torchvision_can_be_trained(backbone: str, examples: PairsInMemory) -> None:
     plan = changed(batch_size=4, recalibrate=False)
     student = new_student(OPTIONS.model_copy(update={"backbone": backbone}), seed=0)
     trainer = StudentTrainer(student, plan, examples, examples, fingerprint="x")

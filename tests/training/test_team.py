@@ -16,8 +16,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.tiny_training import PairsInMemory
 from worker.model.student import feature_layers
-from worker.training.examples import Examples
 from worker.training.pairs import Batch
 from worker.training.pretrained import Teacher, new_student
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
@@ -27,8 +27,8 @@ from worker.training.team import Team, assembled_team
 PLAN = StudentPlan(epochs=1, batch_size=8, cutmix_probability=1, seed=4, learning_rate=1e-3)
 
 
-class Wide(Examples):
-    """Examples in float64."""
+class Wide(PairsInMemory):
+    """In float64."""
 
     def load(self, index: NDArray[np.int64]) -> Batch:
         return Batch(self.x[index], self.eps[index], None, self.fake[index].double())
@@ -40,7 +40,7 @@ def trained(team: Team, teacher_weights: Path) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(0)
     fake = torch.arange(16) % 2 == 0
     x, eps = torch.from_numpy(rng.standard_normal((2, 16, 3, 32, 32)))
-    examples = Wide(x + fake[:, None, None, None], eps, fake, np.full(16, "sample"))
+    examples = Wide(x + fake[:, None, None, None], eps, fake)
     student = new_student(StudentOptions(backbone="resnet18", input_size=32), seed=4)
     options = TeacherOptions(
         weight=0.5, backbone="mobilenet_v3_small", weights=teacher_weights, sees="image", normalised=True

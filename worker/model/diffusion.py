@@ -37,7 +37,7 @@ class SpacedDiffusion:
 
     def first_step_eps(self, unet: Denoiser, x: Tensor) -> Tensor:
         """Return DistilDIRE's noise map: eps at t = 0, (B, 3, S, S) float32, for images x in [-1, 1]."""
-        return self._predict(unet, x, 0)[1]
+        return self.predict(unet, x, 0)[1]
 
     def invert(self, unet: Denoiser, x: Tensor) -> Tensor:
         """Carry images up to noise by the deterministic DDIM: (B, 3, S, S) -> the latent, the same shape, float32."""
@@ -63,10 +63,10 @@ class SpacedDiffusion:
 
     def _move(self, unet: Denoiser, x: Tensor, index: int, alpha_bar: float) -> Tensor:
         """One DDIM step with eta = 0 (DDIM, equation 12) from step `index` to where alpha_bar is as given."""
-        x0, eps = self._predict(unet, x, index)
+        x0, eps = self.predict(unet, x, index)
         return math.sqrt(alpha_bar) * x0 + math.sqrt(1 - alpha_bar) * eps
 
-    def _predict(self, unet: Denoiser, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    def predict(self, unet: Denoiser, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Return (x0, eps) at a kept step, from x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (DDPM, equation 4).
 
         Clipping x0 to [-1, 1] changes eps too. The published code finds the clipped eps as (x / sqrt(alpha_bar) - x0) /

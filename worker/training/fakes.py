@@ -1,58 +1,24 @@
-"""Pictures of both classes: crops of photographs, and what the ADM makes from noise or out of such crops.
+"""Fakes that keep a photograph's content, and images sampled from noise; 8-bit squares of the ADM's own size.
 
-Both are 8-bit squares of the ADM's own size. Whatever happens to them later (`file_history`) is the same for both.
+Whatever happens to pictures later (`file_history`) is the same for photographs and fakes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.model.diffusion import Denoiser, SpacedDiffusion
-from worker.training.photographs import Pixels, random_crops
-
-PHOTOGRAPH, SAMPLE, SDEDIT, RECONSTRUCTION = "photograph", "sample", "sdedit", "reconstruction"
-SDEDIT_STARTS = (1, 2, 4, 6, 9, 12)
-"""Kept steps to which SDEdit noises a photograph before it denoises it: with ddim20, t = 50 … 600 of 1000."""
+from worker.training.photographs import Pixels
 
 BATCH = 20
-"""Counts that it divides need the ADM compiled for one shape only."""
 
-
-@dataclass(frozen=True)
-class PictureCounts:
-    """How many pictures of each kind; SDEdit's are spread evenly over `SDEDIT_STARTS`."""
-
-    photographs: int
-    samples: int
-    sdedits: int
-    reconstructions: int
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """`pixels` (N, S, S, 3) uint8 and the kind of each, (N,) of the names above."""
-
-    pixels: Pixels
-    kinds: NDArray[np.str_]
-
-    def save(self, path: Path) -> None:
-        """Write an .npz file."""
-        np.savez(path, pixels=self.pixels, kinds=self.kinds)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(arrays["pixels"], arrays["kinds"])
+Kind = str
+"""`sampled`, `reconstruction`, `sdedit-T` or `ancestral-T`, where T is the step of 1000 to which noise is added."""
 
 
 class Faker:
@@ -61,38 +27,49 @@ class Faker:
     def __init__(self, unet: Denoiser, diffusion: SpacedDiffusion, size: int) -> None:
         self.unet, self.diffusion, self.size = unet, diffusion, size
 
+    def make(self, kind: Kind, photographs: Pixels, rng: np.random.Generator) -> Pixels:
+        """Make a fake of each photograph (N, S, S, 3); of `sampled` ones only as many."""
+        name, _, step = kind.partition("-")
+        if name == "sampled":
+            return self.sample(len(photographs), rng)
+        if name == "reconstruction":
+            return self.reconstruct(photographs)
+        edit = {"sdedit": self.sdedit, "ancestral": self.ancestral}[name]
+        return edit(photographs, self.diffusion.steps.index(int(step)), rng)
+
     def sample(self, count: int, rng: np.random.Generator) -> Pixels:
         """Images from pure noise by DDIM, (count, S, S, 3)."""
         return _in_batches(_noise(count, self.size, rng), lambda x: self.diffusion.sample(self.unet, x))
 
     def sdedit(self, photographs: Pixels, start: int, rng: np.random.Generator) -> Pixels:
-        """Noise pictures to the kept step `start`, then denoise them (SDEdit, Meng et al. 2022)."""
-        alpha_bar = self.diffusion.alpha_bars[start]
-        noise = _noise(len(photographs), self.size, rng)
-        noised = math.sqrt(alpha_bar) * to_unit(photographs) + math.sqrt(1 - alpha_bar) * noise
+        """Noise pictures to the kept step `start`, then denoise them (SDEdit, Meng et al. 2022) by DDIM."""
+        noised = self._noised(photographs, start, rng)
         return _in_batches(noised, lambda x: self.diffusion.sample(self.unet, x, start=start))
+
+    def ancestral(self, photographs: Pixels, start: int, rng: np.random.Generator) -> Pixels:
+        """As `sdedit`, but every step adds fresh noise as DDPM's sampler does (DDIM, equation 16, eta = 1)."""
+        noised = self._noised(photographs, start, rng)
+        return _in_batches(noised, lambda x: self._ancestral(x, start, rng))
 
     def reconstruct(self, photographs: Pixels) -> Pixels:
         """Invert pictures to noise by DDIM and denoise them again: the reconstruction that DIRE measures."""
         return _in_batches(to_unit(photographs), lambda x: self.diffusion.reconstruct(self.unet, x))
 
+    def _noised(self, photographs: Pixels, start: int, rng: np.random.Generator) -> Tensor:
+        """q(x_t | x_0): DDPM, equation 4."""
+        alpha_bar = self.diffusion.alpha_bars[start]
+        noise = _noise(len(photographs), self.size, rng)
+        return math.sqrt(alpha_bar) * to_unit(photographs) + math.sqrt(1 - alpha_bar) * noise
 
-def make_pictures(faker: Faker, photographs: Sequence[Pixels], counts: PictureCounts, seed: int) -> Pictures:
-    """Make one split's pictures from its photographs. Every fake that starts from a photograph has its own crop."""
-    rng = np.random.default_rng(seed)
-
-    def crops(count: int) -> Pixels:
-        return random_crops(photographs, count, faker.size, rng)
-
-    each = counts.sdedits // len(SDEDIT_STARTS)
-    parts = [
-        (PHOTOGRAPH, crops(counts.photographs)),
-        (SAMPLE, faker.sample(counts.samples, rng)),
-        *((SDEDIT, faker.sdedit(crops(each), start, rng)) for start in SDEDIT_STARTS),
-        (RECONSTRUCTION, faker.reconstruct(crops(counts.reconstructions))),
-    ]
-    kinds = np.concatenate([np.full(len(pixels), kind) for kind, pixels in parts])
-    return Pictures(np.concatenate([pixels for _, pixels in parts]), kinds)
+    def _ancestral(self, x: Tensor, start: int, rng: np.random.Generator) -> Tensor:
+        targets = [1.0, *self.diffusion.alpha_bars]
+        for index in reversed(range(start + 1)):
+            x0, eps = self.diffusion.predict(self.unet, x, index)
+            target, alpha_bar = targets[index], self.diffusion.alpha_bars[index]
+            variance = (1 - target) / (1 - alpha_bar) * (1 - alpha_bar / target)
+            mean = math.sqrt(target) * x0 + math.sqrt(1 - target - variance) * eps
+            x = mean + math.sqrt(variance) * _noise(len(x), self.size, rng)
+        return x
 
 
 def to_unit(pixels: Pixels) -> Tensor:

@@ -1,4 +1,4 @@
-"""The photographs that training stands on: a committed manifest, a split by group, and square crops.
+"""The photographs that training stands on: a committed manifest, which says what each is used for, and square crops.
 
 No photograph is committed. The manifest says which package holds each, and its digest; `root` below is a folder
 with one unpacked package per name (docs/demonstration-model.md has the commands).
@@ -12,19 +12,25 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from shared.errors import DistildireError
-from worker.training.dataset import Split, split_of
 
 MANIFEST = Path(__file__).with_name("photographs.csv")
 WORKING_SIDE = 256
 """Photographs are kept in memory with this shorter side: all crops end at 64 pixels, so more would only cost time."""
 
 Pixels = NDArray[np.uint8]
+
+Use = Literal["adm", "train", "validation", "test"]
+"""What a photograph is for: `adm` trains the ADMs and the student, `train` the student alone.
+
+An ADM knows what it was trained on better than other photographs; from the latter the student learns what it will meet.
+"""
 
 
 class PhotographError(DistildireError):
@@ -36,7 +42,7 @@ class Photograph:
     """One row of the manifest. The picture is `length` bytes at `offset` of `path`, a file of the package.
 
     `offset` is 0 except for pictures inside a container. `group` joins photographs of one subject or series, which
-    must not lie on both sides of a split. `license` and `author` are as the package states them.
+    have one `use`. `license` and `author` are as the package states them.
     """
 
     package: str
@@ -48,6 +54,7 @@ class Photograph:
     license: str
     author: str
     group: str
+    use: Use
 
     def open(self, root: Path) -> Image.Image:
         """Read the photograph as oriented RGB.
@@ -72,15 +79,25 @@ def read_manifest(path: Path = MANIFEST) -> tuple[Photograph, ...]:
     with path.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     return tuple(
-        Photograph(**{**row, "offset": int(row["offset"]), "length": int(row["length"])})  # type: ignore[arg-type]
+        Photograph(
+            package=row["package"],
+            version=row["version"],
+            path=row["path"],
+            offset=int(row["offset"]),
+            length=int(row["length"]),
+            sha256=row["sha256"],
+            license=row["license"],
+            author=row["author"],
+            group=row["group"],
+            use=cast("Use", row["use"]),
+        )
         for row in rows
     )
 
 
-def load_split(photographs: Iterable[Photograph], root: Path, split: Split) -> list[Pixels]:
-    """Read one split's photographs, (height, width, 3) uint8 each, reduced to a shorter side of `WORKING_SIDE`."""
-    chosen = [photograph for photograph in photographs if split_of(photograph.group) == split]
-    return [_reduced(photograph.open(root)) for photograph in chosen]
+def load(photographs: Iterable[Photograph], root: Path) -> list[Pixels]:
+    """Read photographs, (height, width, 3) uint8 each, reduced to a shorter side of `WORKING_SIDE`."""
+    return [_reduced(photograph.open(root)) for photograph in photographs]
 
 
 def _reduced(image: Image.Image) -> Pixels:

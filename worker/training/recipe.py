@@ -1,6 +1,7 @@
-"""All options of a training, as data: a TOML file that names what differs from one of the two recipes shipped here.
+"""All options of a training, as data: a TOML file that names what differs from one of the recipes shipped here.
 
-`corrected` is what is recommended, `published` repeats the paper's code with its quirks. Every field that a file does
+`corrected` is what is recommended, `published` repeats the paper's code with its quirks, and `demonstration` is that of
+the model that comes with the package. Every field that a file does
 not name has the value of its `base`, `corrected` unless it says otherwise.
 """
 
@@ -17,7 +18,7 @@ from shared.errors import DistildireError
 from worker.model.config import Format, StudentConfig
 
 FOLDER = Path(__file__).parent / "recipes"
-BASES = ("corrected", "published")
+BASES = ("corrected", "published", "demonstration")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -95,9 +96,10 @@ class TeacherOptions(Options):
     """The frozen network whose features the student imitates.
 
     `weight`: λ, that of the mean squared error of the features in the loss; 0 for no teacher. `backbone`: a classifier
-    of torchvision; where its features have another shape than the student's, a 1×1 convolution, which is not kept,
-    translates. `weights`: the file of its weights. `sees`: the image, or the DIRE image (40 passes of the U-Net for
-    each). `normalised`: whether it is shown that as it was in its own training, rather than in [-1, 1].
+    of torchvision, or `efficientnet_lite0`; where its features have another shape than the student's, a 1×1
+    convolution, which is not kept, translates. `weights`: the file of its weights. `sees`: the image, or the DIRE image
+    (40 passes of the U-Net for each). `normalised`: whether it is shown that as it was in its own training, rather than
+    in [-1, 1].
     """
 
     weight: NotNegative
@@ -139,6 +141,19 @@ class StudentPlan(Options):
     checkpoint_seconds: NotNegative = 60
 
 
+class CardOptions(Options):
+    """What becomes of the model card. They change no training.
+
+    `demonstration`: every result says that the model is no detector to rely on. `notice`: a sentence shown with every
+    result. `stored`: number format of the student's weights file; with `fp16` its matrices and kernels are rounded, and
+    all that is measured afterwards is of the rounded ones.
+    """
+
+    demonstration: bool = False
+    notice: str | None = None
+    stored: Literal["fp32", "fp16"] = "fp32"
+
+
 class Recipe(Options):
     """All that determines a training besides data and ADM. `name` is for people."""
 
@@ -148,6 +163,7 @@ class Recipe(Options):
     student: StudentOptions
     teacher: TeacherOptions
     training: StudentPlan
+    card: CardOptions = CardOptions()
 
     @property
     def reads_dire(self) -> bool:

@@ -150,7 +150,7 @@ class Training:
         """Write weights, report and card, and see that the card loads; its self-test is recorded by that."""
         order, card = self.order, self.installed.card
         path = order.out / f"{order.name}.student.safetensors"
-        student = publish_weights(trainer.best_student().state_dict(), path, halved=False)
+        student = publish_weights(trainer.best_student().state_dict(), path, halved=self.recipe.card.stored == "fp16")
         adm = self._place_adm()
         report = self._report(trainer, student)
         target = order.out / f"{order.name}.toml"
@@ -165,6 +165,8 @@ class Training:
             provenance=provenance(report),
             diffusion=card.diffusion,
             precision="fp32" if self.recipe.reads_dire else card.precision,
+            demonstration=self.recipe.card.demonstration,
+            notice=self.recipe.card.notice,
         )
         write_whole(target, card_toml(text, adm, student).encode())
         record(load_model(order.name, "cpu", "fp32", order.out), target)
