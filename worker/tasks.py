@@ -123,12 +123,11 @@ def _exit_status(error: Exception) -> int:
 
     What is not there may come: a device whose driver starts, weights on a disk that is not mounted yet.
     """
-    from worker.model.card import ModelError
+    from worker.model.card import CardError, ModelError
 
     if not isinstance(error, ModelError):
         return 1
     from worker.model.digests import AlteredError  # these import torch, which was there to raise a ModelError
-    from worker.model.loading import CardError
     from worker.model.self_test import SelfTestError
 
     return os.EX_CONFIG if isinstance(error, AlteredError | CardError | SelfTestError) else 1

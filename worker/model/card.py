@@ -29,6 +29,10 @@ class ModelError(DistildireError):
     """The model cannot be used."""
 
 
+class CardError(ModelError):
+    """The model card is wrong."""
+
+
 @dataclass(frozen=True)
 class InstalledCard:
     """A card, the file that it was read from, and the folders in which its weights are looked for, in that order."""
@@ -74,7 +78,7 @@ def list_cards(models_dir: Path | None = None) -> list[InstalledCard]:
     """
     cards, problems = _scan(models_dir)
     for problem in problems:
-        _log.warning("%s", problem)
+        _log.warning("%s", problem.message)
     return sorted(cards.values(), key=lambda installed: installed.card.name)
 
 
@@ -82,14 +86,16 @@ def find_card(name: str, models_dir: Path | None = None) -> InstalledCard:
     """Return the card of that name.
 
     Raises:
+        CardError: there is none, but a card that is wrong and may be meant.
         ModelError: there is none; the message names those that there are and the cards that cannot be read.
     """
     cards, problems = _scan(models_dir)
     if name in cards:
         return cards[name]
     known = ", ".join(sorted(cards)) or "none"
-    unreadable = "".join(f"\nAlso: {problem}" for problem in problems)
-    raise ModelError(
+    unreadable = "".join(f"\nAlso: {problem.message}" for problem in problems)
+    wrong = any(isinstance(problem, CardError) for problem in problems)
+    raise (CardError if wrong else ModelError)(
         f"There is no model named {name!r}. Installed: {known}. Put its card (a .toml file) into the folder that "
         f"{MODELS_DIR_VARIABLE} names, or ask for one of those.{unreadable}"
     )
@@ -99,32 +105,37 @@ def read_card(path: Path) -> ModelCard:
     """Read one card.
 
     Raises:
-        ModelError: the file is no TOML, or fields are missing, wrong or unknown; all of them are named.
+        CardError: the file is no TOML, or fields are missing, wrong or unknown; all of them are named.
+        ModelError: the file cannot be read.
     """
     try:
         return ModelCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
-        raise ModelError(f"The model card {path} is wrong: {faults}. Correct these fields.") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CardError(f"The model card {path} is wrong: {faults}. Correct these fields.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CardError(f"The model card {path} cannot be read: {error}. Correct or remove it.") from error
+    except OSError as error:
         raise ModelError(f"The model card {path} cannot be read: {error}. Correct or remove it.") from error
 
 
-def _scan(models_dir: Path | None) -> tuple[dict[str, InstalledCard], list[str]]:
+def _scan(models_dir: Path | None) -> tuple[dict[str, InstalledCard], list[ModelError]]:
     """Read all cards: (the first of each name, why others are not usable)."""
     cards: dict[str, InstalledCard] = {}
-    problems = []
+    problems: list[ModelError] = []
     folders = _folders(models_dir)
     for folder in folders:
         for path in sorted(folder.glob("*.toml")):
             try:
                 card = read_card(path)
             except ModelError as error:
-                problems.append(error.message)
+                problems.append(error)
                 continue
             previous = cards.setdefault(card.name, InstalledCard(card, path, folders))
             if previous.path.parent == folder and previous.path != path:
-                problems.append(f"The model card {path} repeats the name {card.name} of {previous.path}: rename one.")
+                problems.append(
+                    CardError(f"The model card {path} repeats the name {card.name} of {previous.path}: rename one.")
+                )
     return cards, problems
 
 

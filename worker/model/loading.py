@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from worker.model.card import InstalledCard, ModelError, find_card, read_card
+from worker.model.card import CardError, InstalledCard, ModelError, find_card
 from worker.model.config import Format, ModelCard, WeightsFile
 from worker.model.detector import Detector
 from worker.model.diffusion import SpacedDiffusion
@@ -24,10 +24,6 @@ Precision = Literal["auto"] | Format
 _Network = TypeVar("_Network", bound=nn.Module)
 
 _log = logging.getLogger(__name__)
-
-
-class CardError(ModelError):
-    """The model's card is wrong."""
 
 
 def load_model(
@@ -48,7 +44,7 @@ def load_model(
         AlteredError: the weights are not those that card or record describe.
         ModelError: card, weights or device are not there, or the weights are damaged or do not fit.
     """
-    installed = _find_card(name, Path(models_dir) if models_dir else None)
+    installed = find_card(name, Path(models_dir) if models_dir else None)
     target, dtype = choose(installed.card, device, precision)
     unet, student = unet_on_meta(installed), untrained_student(installed)
     adm_sha256 = load_weights(installed, installed.card.adm, unet)
@@ -148,24 +144,6 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     capabilities = torch.cpu.get_capabilities()
     native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
-
-
-def _find_card(name: str, models_dir: Path | None) -> InstalledCard:
-    """Find a card as `find_card` does, and tell one that is wrong from one that is not there yet."""
-    try:
-        return find_card(name, models_dir)
-    except ModelError as error:
-        if models_dir and any(_is_wrong(path) for path in models_dir.glob("*.toml")):
-            raise CardError(error.message) from error
-        raise
-
-
-def _is_wrong(card: Path) -> bool:
-    try:
-        read_card(card)
-    except ModelError as error:
-        return not isinstance(error.__cause__, OSError)
-    return False
 
 
 def _settle(network: _Network, device: torch.device) -> _Network:
