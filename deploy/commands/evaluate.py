@@ -131,7 +131,8 @@ def command(  # noqa: PLR0913  # an option each
         compared = {}
         for name in others:
             other, place = chosen_card(name, models_dir)
-            compared[name] = load_model(other.card.name, device, precision, place)
+            key = name if other.card.name in compared else other.card.name
+            compared[key] = load_model(other.card.name, device, precision, place)
     unwanted = {*left_out, *(() if dire else ("dire",))}
     plan = Plan(PARTS - unwanted, batch, Resampling(resamples, seed))
     source = Source(str(data), split, images, dataset.skipped)

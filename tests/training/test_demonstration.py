@@ -20,6 +20,7 @@ from worker.model.card import find_card
 from worker.model.config import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
+from worker.model.policy import load_policies
 from worker.training.dataset import read_dataset
 from worker.training.demonstration import (
     ADM_CARD,
@@ -31,6 +32,7 @@ from worker.training.demonstration import (
     AdmRecipe,
     Demonstration,
     Recipe,
+    eps_loss,
     permuted,
 )
 from worker.training.fakes import Faker
@@ -38,6 +40,7 @@ from worker.training.photographs import Photograph
 from worker.training.recipe import changed, read_recipe
 from worker.training.resumable import CheckpointMismatchError
 from worker.training.run import Order, Training
+from worker.training.seen import report_place
 from worker.training.team import Team
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
@@ -115,6 +118,20 @@ def test_permuted_labels_are_as_many_of_each_and_tell_nothing(made: Path) -> Non
     assert 900 < same < 1100
 
 
+def test_the_loss_of_an_adm_is_that_of_its_noise() -> None:
+    """A network that says nothing misses all of the noise; one that knows it, none."""
+    x = torch.rand(4, 3, TINY_SIZE, TINY_SIZE) * 2 - 1
+    noise = torch.from_numpy(np.random.default_rng(5).standard_normal(x.shape, dtype=np.float32))
+    assert eps_loss(lambda _x, _t: 0 * noise, x, 20, seed=5) == pytest.approx(float(noise.square().mean()), rel=1e-5)
+    assert eps_loss(lambda _x, _t: noise, x, 20, seed=5) == 0
+
+
+def test_both_adms_are_measured_on_photographs_that_they_never_saw(made: Path) -> None:
+    losses = json.loads((made / "adm-losses.json").read_text())
+    assert set(losses) == {"adm", "unseen-adm"}
+    assert all(set(found) == {"0", "20", "100", "300"} for found in losses.values())
+
+
 def test_a_small_set_has_one_photograph_and_one_fake_of_each_group(made: Path) -> None:
     rows, all_rows = rows_of(made, "small"), rows_of(made, "images")
     assert [row for row in rows if row["split"] != "train"] == [row for row in all_rows if row["split"] != "train"]
@@ -174,6 +191,43 @@ def test_the_bundled_weights_fit_strictly_and_are_small() -> None:
     assert (verification.problems, verification.self_test) == ((), "passed")
     assert adm.stated == student.stated == ("sha256",)
     assert adm.size + student.size < 12_000_000
+
+
+def test_the_bundled_card_is_of_the_recipe() -> None:
+    card, recipe = find_card(NAME).card, read_recipe("demonstration")
+    assert (card.demonstration, card.notice) == (True, recipe.card.notice)
+    assert (card.image_size, card.precision) == (RECIPE.image_size, "fp32")
+    assert RECIPE.adms["adm"].unet.model_dump().items() <= card.adm.model_dump().items()
+    assert (card.student.backbone, card.student.input_size) == (recipe.student.backbone, recipe.student.input_size)
+
+
+def test_the_bundled_card_is_what_its_training_left() -> None:
+    """The report is of these weights, so that nobody evaluates the model on what it was trained on unawares."""
+    card = find_card(NAME)
+    report = json.loads(report_place(card.path, NAME).read_text(encoding="utf-8"))
+    assert report["student"]["sha256"] == card.card.student.sha256
+    assert report["recipe"] == read_recipe("demonstration").model_dump(mode="json")
+    assert len(report["data"]["images"]["train"]) > 4000
+
+
+def test_the_bundled_policy_is_of_the_bundled_weights() -> None:
+    model = load_model(NAME, device="cpu")
+    usable, problems = load_policies(find_card(NAME), model.weights_sha256, model.precision)
+    assert (list(usable), problems) == (["demonstration"], ())
+
+
+def test_the_card_states_what_was_measured_of_the_shipped_policy() -> None:
+    """The figures that a demonstration needs to be believed at all; controls that would show it to be a trick."""
+    found = find_card(NAME).card.evaluations
+    assert set(found) == {"medium", "strong", "hard", "unseen-sampler", "unseen-adm"}
+    assert {evaluation.policy for evaluation in found.values()} == {"demonstration"}
+    medium = found["medium"]
+    assert medium.estimates["average_precision"][0] >= 0.90
+    assert medium.estimates["balanced_accuracy"][0] >= 0.80
+    assert 1 - medium.estimates["false_positive_rate"][0] >= 0.90
+    assert medium.average_precision_of["file statistics alone"][0] <= 0.60
+    assert medium.average_precision_of["PERMUTED-LABELS"][0] <= 0.60
+    assert {"IMAGE-ALONE", "NOISE-ALONE", "eps shuffled"} <= set(medium.average_precision_of)
 
 
 def test_the_bundled_weights_are_trained() -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,15 +22,16 @@ import click
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from worker.model.config import DiffusionConfig, StudentConfig, UnetConfig
-from worker.model.diffusion import SpacedDiffusion
+from worker.model.diffusion import Denoiser, SpacedDiffusion, linear_alpha_bars
 from worker.model.digests import digests
 from worker.model.student import Student
 from worker.model.unet import AdmUnet
 from worker.training.adm import AdmPlan, AdmTrainer
 from worker.training.dataset import Split
-from worker.training.fakes import Faker, Kind
+from worker.training.fakes import BATCH, Faker, Kind, to_unit
 from worker.training.file_history import saved
 from worker.training.photographs import Photograph, Pixels, Use, load, random_crop, read_manifest
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 ADM_CARD = "DEMO-ADM"
 NAME = "DISTILDIRE-DEMO"
 SHOWN_SAMPLES = 4
+STEPS = (0, 20, 100, 300)
+"""At which the ADMs are measured; the detector asks them at 0."""
 
 Rows = list[dict[str, str]]
 
@@ -146,6 +151,7 @@ class Demonstration:
         for name in self.recipe.adms:
             self.train_adm(name)
         self.write_adm_card()
+        self.measure_adms()
         self.save_samples()
         photographs = {use: self.save_photographs(use) for use in self.recipe.crops}
         fakes = {name: self.save_fakes(name) for name in FAKES}
@@ -187,6 +193,15 @@ class Demonstration:
         weights = self._weights("adm")
         adm = PublishedFile(weights, digests(weights, ["sha256"])["sha256"])
         write_whole(models / f"{ADM_CARD}.toml", card_toml(text, adm, student).encode())
+
+    def measure_adms(self) -> None:
+        """Write each ADM's mean squared error of eps on the test split's crops, by the step t; predicting 0 gives 1."""
+        crops, _ = self._cut("test")
+        losses = {
+            name: {str(t): round(eps_loss(self._unet(name), to_unit(crops), t, self.recipe.seed), 4) for t in STEPS}
+            for name in self.recipe.adms
+        }
+        write_whole(self.out / "adm-losses.json", (json.dumps(losses, indent=1) + "\n").encode())
 
     def save_samples(self) -> None:
         """Write a few images sampled from the ADM, for demonstrations: the first ones, not chosen ones."""
@@ -271,6 +286,16 @@ def fewer(rows: Rows) -> Rows:
         for row in rows
         if row["split"] != "train" or first.setdefault((row["group"], row["label"]), row["path"]) == row["path"]
     ]
+
+
+@torch.no_grad()
+def eps_loss(unet: Denoiser, x: Tensor, t: int, seed: int) -> float:
+    """Return the mean squared error of eps for images x (N, 3, S, S) in [-1, 1], noised to step t of 1000."""
+    noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(x.shape, dtype=np.float32))
+    alpha_bar = float(linear_alpha_bars(1000)[t])
+    noised = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * noise
+    found = [unet(part, torch.full((len(part),), t))[:, :3] for part in torch.split(noised, BATCH)]
+    return float((torch.cat(found) - noise).square().mean())
 
 
 def permuted(rows: Rows, seed: int) -> Rows:
