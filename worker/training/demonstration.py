@@ -3,7 +3,7 @@
 `python -m worker.training.demonstration --photographs D --out D`. From there on `distildire train`, `calibrate` and
 `evaluate` do the work, as for anybody's images: docs/demonstration-model.md has all commands and what came out.
 
-Every stage leaves files in the output folder and is skipped where they are; the ADMs go on from their checkpoints.
+What takes minutes leaves files in the output folder and is skipped where they are; ADMs go on from their checkpoints.
 """
 
 from __future__ import annotations
