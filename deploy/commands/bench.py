@@ -107,8 +107,8 @@ def distillation(  # noqa: PLR0913  # an option each
     """
     from deploy.bench.distillation import BACKBONES, RECIPE, Arm, Experiment, distilled
     from deploy.bench.distillation_report import compare
+    from worker.model.whole_files import write_whole
     from worker.training.recipe import changed, read_recipe
-    from worker.training.resumable import write_whole
 
     recipe = read_recipe(named or str(RECIPE))
     if teacher_weights is not None:

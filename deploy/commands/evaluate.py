@@ -104,6 +104,7 @@ def command(  # noqa: PLR0913  # an option each
     from worker.model.card_sections import card_to_write, require_own_folder, write_section
     from worker.model.config import EVALUATION_NAME
     from worker.model.policy import load_policy
+    from worker.model.whole_files import write_whole
     from worker.training.dataset import read_dataset
     from worker.training.evaluator import PARTS, Evaluation, Plan, Source
     from worker.training.figures import Resampling
@@ -111,7 +112,6 @@ def command(  # noqa: PLR0913  # an option each
     from worker.training.report import report_json
     from worker.training.report_card import card_lines
     from worker.training.report_page import page
-    from worker.training.resumable import write_whole
     from worker.training.scoring import identity_of
 
     if others and "controls" in left_out:

@@ -16,6 +16,7 @@ from worker.model import Detector, load_model, self_test, verify
 from worker.model.card import BUNDLED, ModelError, read_card
 from worker.model.config import Format
 from worker.model.self_test import SelfTestError
+from worker.model.whole_files import DiskFullError
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_on_a_full_disk_the_card_stays_as_it_was(folder: Path):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, usual[1]))
     try:
-        with pytest.raises(ModelError, match=r"cannot be written.*again"):
+        with pytest.raises(DiskFullError, match=r"no room.*again"):
             self_test.record(detector, folder / "card.toml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)

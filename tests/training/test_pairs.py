@@ -18,12 +18,12 @@ from worker.imaging import preprocess
 from worker.model.config import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion, dire
 from worker.model.unet import AdmUnet
+from worker.model.whole_files import DiskFullError
 from worker.training import pairs as pairs_module
 from worker.training.augmentation import augmented
 from worker.training.dataset import LabelledImage, read_dataset
 from worker.training.pairs import NoiseMaker, PairKey, PairStore
 from worker.training.recipe import Augmentation
-from worker.training.resumable import DiskFullError
 from worker.training.room import require_room
 from worker.training.team import Team
 

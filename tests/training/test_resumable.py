@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
+from worker.model.whole_files import DiskFullError
 from worker.training.adm import AdmTrainer
 from worker.training.photographs import Pixels
-from worker.training.resumable import CheckpointMismatchError, DiskFullError, step_rng, sweep, train, write_whole
+from worker.training.resumable import CheckpointMismatchError, step_rng, train
 
 
 class KilledAtStepFive(AdmTrainer):
@@ -141,38 +142,3 @@ def test_a_checkpoint_is_not_saved_more_often_than_asked(pictures: list[Pixels],
     assert len(saved) == 1  # at the end
     train(Watched(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, tmp_path / "b", every=1, keeps=False)
     assert not (tmp_path / "b").exists()
-
-
-def test_processes_of_one_id_write_one_file_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of two containers that share a folder."""
-    usual, path = os.fsync, tmp_path / "shard"
-
-    def meanwhile(number: int) -> None:
-        usual(number)
-        monkeypatch.setattr(os, "fsync", usual)
-        write_whole(path, b"the other's")
-
-    monkeypatch.setattr(os, "fsync", meanwhile)
-    write_whole(path, b"mine")
-    assert path.read_bytes() == b"mine"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_number: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "shard", b"mine")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_killed_processes_left_is_swept_and_what_is_being_written_is_not(tmp_path: Path) -> None:
-    old, new, whole = (tmp_path / name for name in ("a.1.partial", "a.2.partial", "a"))
-    for path in (old, new, whole):
-        path.touch()
-    for path in (old, whole):
-        os.utime(path, (0, 0))
-    sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == [whole, new]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from worker.model.whole_files import DiskFullError
 from worker.training.event_log import EventLog, _checksum
-from worker.training.resumable import DiskFullError
 
 
 def records(path: Path) -> Iterator[bytes]:

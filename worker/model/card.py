@@ -105,18 +105,30 @@ def read_card(path: Path) -> ModelCard:
     """Read one card.
 
     Raises:
-        CardError: the file is no TOML, or fields are missing, wrong or unknown; all of them are named.
+        CardError: as `parse_card`, or the file is no text.
         ModelError: the file cannot be read.
     """
     try:
-        return ModelCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
-        raise CardError(f"The model card {path} is wrong: {faults}. Correct these fields.") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_card(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
         raise CardError(f"The model card {path} cannot be read: {error}. Correct or remove it.") from error
     except OSError as error:
         raise ModelError(f"The model card {path} cannot be read: {error}. Correct or remove it.") from error
+
+
+def parse_card(text: str, path: Path) -> ModelCard:
+    """Return the card that the text of a file, which errors name by its path, describes.
+
+    Raises:
+        CardError: the text is no TOML, or fields are missing, wrong or unknown; all of them are named.
+    """
+    try:
+        return ModelCard.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise CardError(f"The model card {path} is wrong: {faults}. Correct these fields.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise CardError(f"The model card {path} cannot be read: {error}. Correct or remove it.") from error
 
 
 def _scan(models_dir: Path | None) -> tuple[dict[str, InstalledCard], list[ModelError]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, read_card
+from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, parse_card
+from worker.model.whole_files import write_whole
 
 
 def require_own_folder(installed: InstalledCard) -> None:
@@ -39,23 +39,17 @@ def write_section(card: Path, title: str, lines: Sequence[str]) -> None:
 
     Raises:
         ModelError: the card would not be a valid one, or the file cannot be written; it is as it was.
+        DiskFullError: there is no room for it; it is as it was.
     """
     kept = _without(card.read_text(encoding="utf-8"), title)
-    partial = card.with_name(card.name + ".partial")
+    text = f"{kept.rstrip()}\n\n" + "\n".join(lines) + "\n"
+    parse_card(text, card)
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(f"{kept.rstrip()}\n\n" + "\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        read_card(partial)
-        partial.replace(card)
+        write_whole(card, text.encode())
     except OSError as error:
         raise ModelError(
-            f"{card} cannot be written: {error.strerror}. Make room or give the right to write, then run the same "
-            "command again."
+            f"{card} cannot be written: {error.strerror}. Give the right to write, then run the same command again."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _without(text: str, title: str) -> str:

@@ -27,6 +27,17 @@ def linear_alpha_bars(steps: int) -> NDArray[np.float64]:
     return (1.0 - betas).cumprod()
 
 
+def q_sample(x0: Tensor, eps: Tensor, alpha_bar: float | Tensor) -> Tensor:
+    """Return q(x_t | x_0) for the noise eps: sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (DDPM, equation 4).
+
+    Args:
+        x0: images, (B, 3, S, S) float32.
+        eps: noise, the same shape.
+        alpha_bar: in [0, 1]; one for all, or (B, 1, 1, 1).
+    """
+    return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps
+
+
 class SpacedDiffusion:
     """A diffusion over the kept steps 0 ... N-1, each with its original index and alpha_bar."""
 
@@ -64,7 +75,7 @@ class SpacedDiffusion:
     def _move(self, unet: Denoiser, x: Tensor, index: int, alpha_bar: float) -> Tensor:
         """One DDIM step with eta = 0 (DDIM, equation 12) from step `index` to where alpha_bar is as given."""
         x0, eps = self.predict(unet, x, index)
-        return math.sqrt(alpha_bar) * x0 + math.sqrt(1 - alpha_bar) * eps
+        return q_sample(x0, eps, alpha_bar)
 
     def predict(self, unet: Denoiser, x: Tensor, index: int) -> tuple[Tensor, Tensor]:
         """Return (x0, eps) at a kept step, from x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps (DDPM, equation 4).

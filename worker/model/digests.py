@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.model.card import ModelError
 from worker.model.config import WeightsFile
+from worker.model.whole_files import write_whole
 
 Algorithm = Literal["sha256", "md5"]
 OnBytes = Callable[[int], object]
@@ -123,10 +124,7 @@ def read_record(path: Path) -> Record | None:
 
 def write_record(path: Path, record: Record) -> None:
     """Write the record of a weights file, whole or not at all."""
-    place = record_path(path)
-    partial = place.with_name(place.name + ".partial")
-    partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    partial.replace(place)
+    write_whole(record_path(path), (record.model_dump_json(indent=1) + "\n").encode())
 
 
 def _compare(path: Path, expected: dict[Algorithm, str], found: dict[Algorithm, str]) -> None:

@@ -28,6 +28,7 @@ from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, Model
 from worker.model.config import Format
 from worker.model.decision import Verdict, sigmoid
 from worker.model.toml_text import assignments
+from worker.model.whole_files import write_whole
 
 Rule = Literal["false_positive_rate", "youden"]
 Name = Annotated[str, Field(pattern=POLICY_NAME)]
@@ -209,7 +210,12 @@ def policy_place(name: str, installed: InstalledCard) -> Path:
 
 
 def write_policy(policy: Policy, place: Path) -> None:
-    """Write a policy's file, whole or not at all."""
+    """Write a policy's file.
+
+    Raises:
+        PolicyError: it cannot be written.
+        DiskFullError: there is no room for it.
+    """
     fields = policy.model_dump(exclude_none=True)
     evidence = fields.pop("evidence")
     lines = [
@@ -219,13 +225,10 @@ def write_policy(policy: Policy, place: Path) -> None:
         "[evidence]",
         *assignments(evidence),
     ]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(".partial")
     try:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, ("\n".join(lines) + "\n").encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise PolicyError(
             f"{place} cannot be written: {error.strerror}. Nothing was left of it; calibrate again."
         ) from error

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from worker.model.config import UnetConfig
-from worker.model.diffusion import linear_alpha_bars
+from worker.model.diffusion import linear_alpha_bars, q_sample
 from worker.model.unet import AdmUnet
-from worker.training.photographs import Pixels, random_crops
+from worker.training.photographs import Pixels, random_crops, to_unit
 from worker.training.resumable import step_rng, warmed_cosine
 
 LOW_STEPS = 100
@@ -65,7 +65,8 @@ class AdmTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = warmed_cosine(self.plan.learning_rate, self.plan.warmup, self.plan.decay_steps, step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
-            predicted = self._forward(self._noised(x, t, noise), t)[:, :3]
+            noised = q_sample(x, noise, self.alpha_bars[t][:, None, None, None])
+            predicted = self._forward(noised, t)[:, :3]
         loss = (predicted.float() - noise).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -93,14 +94,9 @@ class AdmTrainer:
             rng.integers(LOW_STEPS, size=count),
             rng.integers(self.plan.diffusion_steps, size=count),
         )
-        x = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_unit(crops)
         noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
         return x, torch.from_numpy(t), noise
-
-    def _noised(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """q(x_t | x_0): DDPM, equation 4."""
-        alpha_bar = self.alpha_bars[t][:, None, None, None]
-        return alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * noise
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:

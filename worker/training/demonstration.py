@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,17 +24,18 @@ from PIL import Image
 from torch import Tensor
 
 from worker.model.config import DiffusionConfig, StudentConfig, UnetConfig
-from worker.model.diffusion import Denoiser, SpacedDiffusion, linear_alpha_bars
+from worker.model.diffusion import Denoiser, SpacedDiffusion, linear_alpha_bars, q_sample
 from worker.model.digests import digests
 from worker.model.student import Student
 from worker.model.unet import AdmUnet
+from worker.model.whole_files import write_whole
 from worker.training.adm import AdmPlan, AdmTrainer
 from worker.training.dataset import Split
-from worker.training.fakes import BATCH, Faker, Kind, to_unit
+from worker.training.fakes import BATCH, Faker, Kind
 from worker.training.file_history import saved
-from worker.training.photographs import Photograph, Pixels, Use, load, random_crop, read_manifest
+from worker.training.photographs import Photograph, Pixels, Use, load, random_crop, read_manifest, to_unit
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
-from worker.training.resumable import train, write_whole
+from worker.training.resumable import train
 from worker.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -292,8 +292,7 @@ def fewer(rows: Rows) -> Rows:
 def eps_loss(unet: Denoiser, x: Tensor, t: int, seed: int) -> float:
     """Return the mean squared error of eps for images x (N, 3, S, S) in [-1, 1], noised to step t of 1000."""
     noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(x.shape, dtype=np.float32))
-    alpha_bar = float(linear_alpha_bars(1000)[t])
-    noised = math.sqrt(alpha_bar) * x + math.sqrt(1 - alpha_bar) * noise
+    noised = q_sample(x, noise, float(linear_alpha_bars(1000)[t]))
     found = [unet(part, torch.full((len(part),), t))[:, :3] for part in torch.split(noised, BATCH)]
     return float((torch.cat(found) - noise).square().mean())
 

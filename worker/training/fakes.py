@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.model.diffusion import Denoiser, SpacedDiffusion
-from worker.training.photographs import Pixels
+from worker.model.diffusion import Denoiser, SpacedDiffusion, q_sample
+from worker.training.photographs import Pixels, to_pixels, to_unit
 
 BATCH = 20
 
@@ -56,10 +56,8 @@ class Faker:
         return _in_batches(to_unit(photographs), lambda x: self.diffusion.reconstruct(self.unet, x))
 
     def _noised(self, photographs: Pixels, start: int, rng: np.random.Generator) -> Tensor:
-        """q(x_t | x_0): DDPM, equation 4."""
-        alpha_bar = self.diffusion.alpha_bars[start]
         noise = _noise(len(photographs), self.size, rng)
-        return math.sqrt(alpha_bar) * to_unit(photographs) + math.sqrt(1 - alpha_bar) * noise
+        return q_sample(to_unit(photographs), noise, self.diffusion.alpha_bars[start])
 
     def _ancestral(self, x: Tensor, start: int, rng: np.random.Generator) -> Tensor:
         targets = [1.0, *self.diffusion.alpha_bars]
@@ -70,17 +68,6 @@ class Faker:
             mean = math.sqrt(target) * x0 + math.sqrt(1 - target - variance) * eps
             x = mean + math.sqrt(variance) * _noise(len(x), self.size, rng)
         return x
-
-
-def to_unit(pixels: Pixels) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_pixels(x: Tensor) -> Pixels:
-    """(N, 3, S, S) in [-1, 1] -> (N, S, S, 3) uint8, rounded."""
-    pixels: Pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return pixels
 
 
 def _noise(count: int, size: int, rng: np.random.Generator) -> Tensor:

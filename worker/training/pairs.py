@@ -29,11 +29,11 @@ from torch import Tensor
 from worker.imaging import ImageLimits, decode, preprocess
 from worker.model.config import DiffusionConfig, Format
 from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
+from worker.model.whole_files import write_whole
 from worker.training.augmentation import augmented, pixels_digest
 from worker.training.data_digest import data_sha256, files_sha256
 from worker.training.dataset import LabelledImage
 from worker.training.recipe import Augmentation
-from worker.training.resumable import write_whole
 from worker.training.team import Team
 
 log = logging.getLogger(__name__)

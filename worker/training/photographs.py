@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from shared.errors import DistildireError
 
@@ -125,3 +127,14 @@ def random_crops(photographs: Sequence[Pixels], count: int, size: int, rng: np.r
     """Return `count` crops, (count, size, size, 3), of photographs drawn with replacement."""
     chosen = rng.integers(len(photographs), size=count)
     return np.stack([random_crop(photographs[index], size, rng) for index in chosen])
+
+
+def to_unit(pixels: Pixels) -> Tensor:
+    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(x: Tensor) -> Pixels:
+    """(N, 3, S, S) in [-1, 1] -> (N, S, S, 3) uint8, rounded."""
+    pixels: Pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worker.model.config import DiffusionConfig, Format, StudentConfig, UnetConfig
 from worker.model.toml_text import assignments
-from worker.training.resumable import write_whole
+from worker.model.whole_files import write_whole
 
 
 @dataclass(frozen=True)

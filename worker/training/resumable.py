@@ -1,20 +1,15 @@
-"""Training that can be killed at any moment: whole files, and randomness that depends on the step alone.
+"""Training that can be killed at any moment: randomness depends on the step alone.
 
 Every step draws from `step_rng(seed, step)`, so no generator's state has to be saved and a run that was broken off
-goes on exactly as if it had not been. A file appears whole or not at all.
+goes on exactly as if it had not been. Checkpoints appear whole or not at all.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import math
-import os
-import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,19 +17,14 @@ import numpy as np
 import torch
 
 from shared.errors import DistildireError
+from worker.model.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 REPORT_EVERY = 25
-_STALE_SECONDS = 3600
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CheckpointMismatchError(DistildireError):
     """The checkpoint is of a training run with other settings."""
-
-
-class DiskFullError(DistildireError):
-    """There is no room for what must be written."""
 
 
 class Trainer(Protocol):
@@ -63,46 +53,6 @@ def warmed_cosine(peak: float, warmup: int, end: int, step: int) -> float:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, end - warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it has its whole content, or the one before, whenever the process or the machine dies.
-
-    Raises:
-        DiskFullError: there is no room; nothing changed.
-        OSError: anything else that went wrong.
-    """
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")  # containers share process ids
-    try:
-        with full_disk_told(path), partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written. Files of the last hour stay: somebody may be writing them."""
-    for partial in folder.glob("*.partial"):
-        with suppress(FileNotFoundError):  # another process sweeps as well
-            if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
-                partial.unlink()
-
-
-@contextmanager
-def full_disk_told(path: Path) -> Iterator[None]:
-    """Raise DiskFullError in place of the system's error where there is no room to write `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise DiskFullError(
-            f"There is no room to write {path}. Free some, then run the same command again: it goes on from what is "
-            "there."
-        ) from error
 
 
 def train(

@@ -27,12 +27,13 @@ from worker.model.loading import Precision, choose, load_model, load_unet
 from worker.model.placing import Recognised, place
 from worker.model.self_test import record
 from worker.model.unet import DTYPES
+from worker.model.whole_files import sweep, write_whole
 from worker.training.dataset import Dataset, DatasetError, Split, read_dataset
 from worker.training.pairs import NoiseMaker, PairKey, PairStore
 from worker.training.pretrained import Teacher, new_student
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights
 from worker.training.recipe import Augmentation, Recipe
-from worker.training.resumable import check_fingerprint, sweep, train, write_whole
+from worker.training.resumable import check_fingerprint, train
 from worker.training.room import on_one_disk, require_room
 from worker.training.seen import report_place, short_digests
 from worker.training.stopwatch import Stopwatch
