@@ -9,6 +9,7 @@ import pytest
 
 from deploy.local.services import LocalServices, ServiceUrls
 from tests.databases import fresh_database, migrated_template
+from tests.receivers import Receiver, running_receiver
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,10 @@ def migrated_database(services: ServiceUrls) -> str:
 def empty_database(services: ServiceUrls, migrated_database: str) -> str:
     """The URL of a database of the test's own, migrated and without rows."""
     return fresh_database(services.database_url, migrated_database)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A server that takes webhooks, and remembers them."""
+    with running_receiver() as running:
+        yield running

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy import create_engine, make_url, text
 
 from migrations.upgrade import prepare_roles, upgrade
+from shared.database import Database
+from shared.tables import Tenant
 from shared.wall import API_ROLE, WORKER_ROLE
 
 #: Of the roles on servers that live as long as a test session.
@@ -40,3 +42,11 @@ def migrate(url: str) -> None:
 def as_role(owner_url: str, role: str) -> str:
     """Return the URL by which `role` reaches the database of `owner_url`."""
     return make_url(owner_url).set(username=role, password=ROLE_PASSWORD).render_as_string(hide_password=False)
+
+
+def add_tenant(database: Database, name: str, **limits: int) -> UUID:
+    """Add a tenant with such limits of its own; return its id."""
+    with database.begin() as session:
+        row = Tenant(name=name, **limits)
+        session.add(row)
+    return row.id

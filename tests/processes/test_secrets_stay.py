@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -29,7 +28,7 @@ from shared.wall import WORKER_ROLE
 from tests.databases import ROLE_PASSWORD
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until
-from tests.receivers import Receiver, running_receiver
+from tests.receivers import Receiver
 
 #: What a client sends that is nobody else's business.
 PRIVATE = {
@@ -40,12 +39,6 @@ PRIVATE = {
 WRONG = {name: f"canary-wrong-{name}-77ab" for name in ("database-password", "redis-password", "setting")}
 SECRET_KEY = "canary-secret-key-of-thirty-two-characters"
 INVALID_KEY = "dd_canary-of-a-key-that-nobody-has"
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with running_receiver() as running:
-        yield running
 
 
 @pytest.fixture

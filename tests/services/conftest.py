@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import pytest
 from apiflask import APIFlask
@@ -14,7 +15,7 @@ from shared.database import Database
 from shared.settings import Settings
 from shared.wall import API_ROLE
 from tests.api_world import ApiWorld
-from tests.databases import as_role, fresh_database
+from tests.databases import add_tenant, as_role, fresh_database
 from tests.service_settings import settings_for
 
 
@@ -58,3 +59,17 @@ def api_with(api_settings: Settings, api_database: Database) -> Iterator[Callabl
     yield make
     for app in apps:
         app.extensions[EXTENSION].database.close()
+
+
+@pytest.fixture
+def database(empty_database: str) -> Iterator[Database]:
+    """A migrated database without rows, and connections for as many threads as a test starts."""
+    database = Database(empty_database, pool_size=40)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def tenant(database: Database) -> UUID:
+    """The id of a tenant without limits of its own."""
+    return add_tenant(database, "a")

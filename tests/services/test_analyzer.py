@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import uuid4
 
@@ -23,13 +22,6 @@ from worker.analyzer import Analyzer, ServedModel
 from worker.attempt import Attempts
 from worker.batcher import Batcher
 from worker.sandbox import Sandbox
-
-
-@pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
-
-
-@pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
 
 
 @pytest.mark.parametrize("state", ["53100", "57P01", "40P01", "55P03"])

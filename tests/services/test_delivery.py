@@ -27,7 +27,7 @@ from shared.deliveries import ClaimedDelivery, Try, claim_due, disable_endpoint,
 from shared.endpoints import create_endpoint
 from shared.errors import LeaseLostError
 from shared.jobs import NewJob
-from shared.tables import Tenant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from shared.webhook_schedule import DELAYS, Delivered, Disable, Retry
 from tests.receivers import Receiver, running_receiver
 from worker.delivery import Courier
@@ -35,27 +35,6 @@ from worker.egress import Egress
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
 LEASE = timedelta(seconds=30)
-
-
-@pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database, pool_size=40)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def tenant(database: Database) -> UUID:
-    with database.begin() as session:
-        row = Tenant(name="a")
-        session.add(row)
-    return row.id
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with running_receiver() as running:
-        yield running
 
 
 @pytest.fixture

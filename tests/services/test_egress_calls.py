@@ -6,7 +6,6 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -19,12 +18,6 @@ from worker.egress import EXCERPT_BYTES, Egress, EgressFailed
 
 HEADERS = {"Content-Type": "application/json", "webhook-id": "msg_1"}
 BODY = '{"type": "job.succeeded", "ü": "\\u0000"}'.encode()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with running_receiver() as running:
-        yield running
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from shared.database import Database
 from shared.destinations import EgressError, parse
 from shared.endpoints import create_endpoint
 from shared.jobs import NewJob
-from shared.tables import Tenant, WebhookAttempt, WebhookDelivery
+from shared.tables import WebhookAttempt, WebhookDelivery
 from tests.api_world import ApiWorld
 from tests.egress_forms import FORMS, REDIRECTS, ConnectLog, Everybody, Form, Names
-from tests.receivers import Receiver, running_receiver
+from tests.receivers import Receiver
 from worker.delivery import Courier
 from worker.egress import Egress
 
@@ -60,27 +60,6 @@ def _proxies(everybody: Everybody) -> Iterator[None]:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
             patch.setenv(name, f"http://127.0.0.1:{everybody.port}")
         yield
-
-
-@pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database, pool_size=40)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def tenant(database: Database) -> UUID:
-    with database.begin() as session:
-        row = Tenant(name="a")
-        session.add(row)
-    return row.id
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with running_receiver() as running:
-        yield running
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,6 @@ SHORT, LONG = timedelta(seconds=0.01), timedelta(minutes=5)
 
 
 @pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def attempts() -> Attempts:
     return Attempts()
 

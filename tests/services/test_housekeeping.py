@@ -27,9 +27,9 @@ from shared.errors import ErrorCode, JobError, StoreUnavailableError
 from shared.jobs import EVENT_TYPES, ClaimedJob, JobResult, ModelIdentity, NewJob
 from shared.object_store import ObjectStore, artifact_key, job_prefix, source_key
 from shared.settings import Settings
-from shared.tables import Erasure, Job, Result, Tenant, WebhookDelivery
+from shared.tables import Erasure, Job, Result, WebhookDelivery
 from shared.wall import WORKER_ROLE
-from tests.databases import as_role
+from tests.databases import add_tenant, as_role
 from tests.juicefs import juicefs_gateway
 from tests.service_settings import SECRET_KEY, settings_for
 from worker.housekeeper import Housekeeper
@@ -56,25 +56,6 @@ def store(settings: Settings) -> ObjectStore:
     store = ObjectStore(settings)
     assert store.delete_all(store.keys("")) == []
     return store
-
-
-@pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def tenant(database: Database) -> UUID:
-    return add_tenant(database, "a")
-
-
-def add_tenant(database: Database, name: str, **limits: int) -> UUID:
-    with database.begin() as session:
-        row = Tenant(name=name, **limits)
-        session.add(row)
-    return row.id
 
 
 def submit(database: Database, store: ObjectStore, tenant: UUID) -> UUID:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import select, text
 
@@ -14,13 +12,6 @@ from shared.keys import KEY_PREFIX, authenticate, create_key, list_keys, revoke_
 from shared.tables import Tenant
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
-
-
-@pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
 
 
 def test_a_key_opens_its_tenant_until_it_is_revoked(database: Database) -> None:

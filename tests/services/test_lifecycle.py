@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -34,6 +34,7 @@ from shared.jobs import (
 )
 from shared.tables import Job, Result, Tenant, WebhookDelivery
 from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from tests.databases import add_tenant
 
 LEASE = timedelta(seconds=30)
 DEADLINE = timedelta(hours=1)
@@ -62,25 +63,6 @@ RESULT = JobResult(
     feature_width=2,
     artifacts={"heatmap": Artifact("t/j/1/heatmap.png", 10, "cd" * 32)},
 )
-
-
-@pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def tenant(database: Database) -> UUID:
-    return add_tenant(database, "a")
-
-
-def add_tenant(database: Database, name: str) -> UUID:
-    with database.begin() as session:
-        row = Tenant(name=name)
-        session.add(row)
-    return row.id
 
 
 def add_job(

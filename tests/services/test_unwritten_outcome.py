@@ -47,13 +47,6 @@ def infer(images: Sequence[Floats], classifying: Notify) -> list[Finding]:
 
 
 @pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def store(services: ServiceUrls) -> ObjectStore:
     return ObjectStore(settings_for(services))
 

@@ -24,13 +24,6 @@ LEASE = timedelta(minutes=5)
 
 
 @pytest.fixture
-def database(empty_database: str) -> Iterator[Database]:
-    database = Database(empty_database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
 def neighbour() -> Iterator[subprocess.Popen[bytes]]:
     """Another process of this host."""
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE) as process:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.policies import STRICT
 from worker.model.card import BUNDLED, InstalledCard, find_card
 from worker.model.policy import (
-    Evidence,
-    Policy,
     PolicyError,
     calibrated_probability,
     judge,
@@ -23,34 +21,7 @@ from worker.model.policy import (
     write_policy,
 )
 
-NAME = "TEST-MODEL"
-WEIGHTS = "ab" * 32
-EVIDENCE = Evidence(
-    rule="false_positive_rate",
-    target_fpr=0.01,
-    measured_fpr=0.0,
-    fpr_interval=(0.0, 0.012),
-    fpr_upper_bound=0.0099,
-    confidence=0.95,
-    missed_fakes=0.25,
-    reals=310,
-    real_groups=300,
-    fakes=40,
-    fake_groups=40,
-    data_sha256="1" * 64,
-)
-STRICT = Policy(
-    name="strict",
-    model=NAME,
-    weights_sha256=WEIGHTS,
-    precision="fp32",
-    made_at=datetime(2026, 11, 22, 8, 0, tzinfo=UTC),
-    threshold=0.8,
-    temperature=2.0,
-    bias=-0.5,
-    inconclusive_from=0.3,
-    evidence=EVIDENCE,
-)
+NAME, WEIGHTS = STRICT.model, STRICT.weights_sha256
 
 
 @pytest.fixture
