@@ -65,9 +65,10 @@ WITH others AS (
                               WHEN count(*) > 0 THEN :while_others_start ELSE :while_none_lives END) AS silence
     FROM others
 ), elsewhere AS (
-    SELECT array_agg(DISTINCT name) FILTER (WHERE name <> ALL(CAST(:policies AS text[]))) AS names
+    SELECT array_agg(name) AS of_all, array_agg(name) FILTER (WHERE model = :model) AS of_this_model
     FROM workers CROSS JOIN unnest(policies) AS name
     WHERE role = 'analysis' AND state = 'ready' AND id <> :worker AND heartbeat_at > now() - :fresh
+      AND name <> ALL(CAST(:policies AS text[]))
 ), busy AS (
     SELECT tenant_id, sum(CASE WHEN stability THEN :probe_passes ELSE 1 END) AS running
     FROM jobs WHERE state = 'running' GROUP BY tenant_id
@@ -81,7 +82,9 @@ WITH others AS (
             SELECT id, priority, created_at FROM jobs
             WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now()
               AND (model IS NULL OR model = :model)
-              AND (coalesce(jobs.policy, tenants.policy) = ANY ((SELECT names FROM elsewhere)::text[])) IS NOT TRUE
+              AND (coalesce(jobs.policy, tenants.policy) = ANY (
+                  (SELECT CASE WHEN jobs.model IS NULL THEN of_all ELSE of_this_model END FROM elsewhere)::text[]
+              )) IS NOT TRUE
               AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
             ORDER BY priority DESC, created_at, id
             LIMIT 1
@@ -93,7 +96,9 @@ WITH others AS (
         SELECT id FROM jobs
         WHERE tenant_id = turn.tenant_id AND state = 'queued' AND deadline_at > now()
           AND (model IS NULL OR model = :model)
-          AND (coalesce(jobs.policy, turn.policy) = ANY ((SELECT names FROM elsewhere)::text[])) IS NOT TRUE
+          AND (coalesce(jobs.policy, turn.policy) = ANY (
+              (SELECT CASE WHEN jobs.model IS NULL THEN of_all ELSE of_this_model END FROM elsewhere)::text[]
+          )) IS NOT TRUE
           AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
         ORDER BY priority DESC, created_at, id
         LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -182,7 +187,7 @@ def claim(
 
     The attempt is committed before this returns, so before any byte of the image is touched. Who is given a suspect
     must see to it that it runs alone. A job whose policy is not among `policies` is left to a worker that has it, if
-    one is ready.
+    one that may take it is ready.
     """
     with database.begin() as session:
         row = session.execute(_CLAIM, _claim_names(worker, model, lease, policies)).one_or_none()

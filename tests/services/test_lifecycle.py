@@ -335,6 +335,17 @@ def test_a_job_whose_policy_nobody_has_is_not_left_waiting(database: Database, t
     assert claimed(database).id == job_id  # and fails, with a reason
 
 
+@pytest.mark.parametrize(("model", "left"), [("M", False), (None, True)])
+def test_a_job_is_left_only_to_a_worker_that_may_take_it(
+    database: Database, tenant: UUID, model: str | None, left: bool
+) -> None:
+    job_id = add_job(database, tenant, model=model, policy="strict")
+    workers.beat(database, ANOTHER, Condition(WorkerState.READY, model="N", policies=("strict",)), age=timedelta(0))
+    found = claim(database)
+    assert (found is None) == left
+    assert left or (found is not None and found.id == job_id)  # and fails, with a reason
+
+
 @pytest.mark.parametrize(
     ("state", "model", "waits"),
     [
