@@ -59,13 +59,13 @@ def histogram_chart(title: str, axes: tuple[str, str], histogram: Histogram, mar
         *_bars("real", histogram.reals, scale, upwards=True),
         *_bars("fake", histogram.fakes, scale, upwards=False),
         f'<path class="axis" d="M{_LEFT} {middle:.1f}h{_SIDE}"/>',
+        *(f'<path class="mark" d="M{_x(place):.1f} {_TOP}v{_SIDE}"/>' for _, place in marks),
         # Photographs gather on the left and fakes on the right: their names stand where bars are low.
         _text("note real", _LEFT + _SIDE - 6, _TOP + 46, "end", "photographs"),
         _text("note fake", _LEFT + 6, _TOP + _SIDE - 8, "start", "fakes"),
     ]
     for line, (label, place) in enumerate(marks):
         side, gap = ("end", -5) if place > 0.5 else ("start", 5)
-        drawn.append(f'<path class="mark" d="M{_x(place):.1f} {_TOP}v{_SIDE}"/>')
         drawn.append(_text("note", _x(place) + gap, _TOP + 12 + 16 * line, side, label))
     return _svg(title, _frame() + _horizontal_ticks() + _labels(axes) + drawn)
 
