@@ -95,6 +95,39 @@ def test_what_no_photograph_showed_is_not_ruled_out(crops: int):
     assert astuple(found["precision_at_1_percent"]) == pytest.approx((1, worst, 1))
 
 
+@pytest.mark.parametrize("fakes", [0.05, 0.5])
+def test_an_honest_detector_is_found_honest_however_rare_fakes_are(fakes: float):
+    """Scores whose sigmoid is the probability of being fake where both classes are as many."""
+    rng = np.random.default_rng(23)
+    fake = rng.random(20_000) < fakes
+    honest = 1 / (1 + np.exp(-np.where(fake, 1, -1) - np.sqrt(2) * rng.normal(size=len(fake))))
+    found = figures(honest, fake, np.arange(len(fake)).astype(str), 0.5, Resampling(resamples=2)).estimates
+    assert (found["calibration_error"].value or 1) < 0.03
+    assert found["brier"].value == pytest.approx((np.mean((1 - honest[fake]) ** 2) + np.mean(honest[~fake] ** 2)) / 2)
+    for each in curves(honest, fake).reliability:
+        assert each.share_fake == pytest.approx(each.mean_probability, abs=0.1)
+        assert each.mass == pytest.approx(0.1, abs=0.01)
+
+
+def test_no_interval_leaves_its_own_figure_out():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        probabilities = 1 / (1 + np.exp(-1.5 * rng.normal(size=100)))
+        fake = rng.random(100) < probabilities
+        found = figures(probabilities, fake, np.arange(100).astype(str), 0.5, QUICK).estimates
+        for name, each in found.items():
+            if each.value is not None:
+                assert (each.low or 0) <= each.value <= (each.high or 0), (seed, name)
+
+
+def test_draws_that_lack_a_class_say_nothing():
+    """One photograph is above all fakes, so no average precision is 1; a third of the draws are without it."""
+    fake = np.array([False, True, True, True])
+    found = figures(np.array([0.9, 0.8, 0.7, 0.6]), fake, np.array(list("abcd")), 0.5, QUICK).estimates
+    assert (found["average_precision"].high or 1) < 1
+    assert found["roc_auc"].high == 0
+
+
 def test_where_nothing_is_called_fake_its_precision_is_not_told():
     drawn = world()
     found = figures(drawn.probabilities, drawn.fake, drawn.groups, 1.1, QUICK).estimates

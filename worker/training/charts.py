@@ -43,7 +43,7 @@ def reliability_chart(title: str, axes: tuple[str, str], bins: Sequence[Bin]) ->
         f'<path class="curve all" d="{_path(points)}"/>',
     ]
     for each in bins:
-        told = f"{each.mass:.0%} of the images: stated {each.mean_probability:.0%}, fakes {each.share_fake:.0%}"
+        told = f"{each.mass:.0%} of the weight: stated {each.mean_probability:.0%}, fakes {each.share_fake:.0%}"
         drawn.append(
             f'<circle class="dot" cx="{_x(each.mean_probability):.1f}" cy="{_y(each.share_fake):.1f}" r="4.5">'
             f"<title>{told}</title></circle>"

@@ -16,7 +16,10 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Bin:
-    """Images of similar probability: the share of all, their mean probability, and the share of fakes among them."""
+    """Images of similar probability: the share of all, their mean probability, and the share of fakes among them.
+
+    In all three photographs and fakes weigh the same, however many there are of each.
+    """
 
     mass: float
     mean_probability: float
@@ -44,7 +47,7 @@ class Curves:
 def curves(probabilities: Floats, fake: Labels) -> Curves:
     """Return the curves of probabilities (N,) of being fake."""
     ranking = rank(probabilities, fake)
-    bins = reliability(ranking)
+    bins = reliability(ranking.evenly)
     return Curves(
         roc=roc(probabilities, fake),
         precision_recall=_thinned(ranking.recall, ranking.precision),

@@ -89,8 +89,8 @@ _FREE_OF_THRESHOLDS: Mapping[str, Callable[[Ranking], Floats]] = {
     "average_precision": area_under_precision,
     "roc_auc": area_under_roc,
     "tpr_at_1_percent_fpr": partial(recall_at_fall_out, limit=_LIMIT),
-    "brier": brier,
-    "calibration_error": calibration_error,
+    "brier": lambda ranking: brier(ranking.evenly),
+    "calibration_error": lambda ranking: calibration_error(ranking.evenly),
 }
 _PRECISIONS = {f"precision_at_{100 * prevalence:g}_percent": prevalence for prevalence in PREVALENCES}
 _STATISTICS: Mapping[str, _Statistic] = {
@@ -172,18 +172,23 @@ def _estimates(
     threshold: float,
     resampling: Resampling,
 ) -> dict[str, Estimate]:
-    def all_of(weights: Floats | None) -> Floats:
-        ranking = rank(scores, fake, weights)
-        return np.stack([statistic(ranking, threshold) for statistic in statistics.values()])
+    def all_of(weights: Floats) -> Floats:
+        """All statistics of the draws (R, N), (M, R); NaN of draws without photographs or without fakes."""
+        found = np.full((len(statistics), len(weights)), np.nan)
+        both = weights[:, fake].any(axis=1) & weights[:, ~fake].any(axis=1)
+        ranking = rank(scores, fake, weights[both])
+        found[:, both] = [statistic(ranking, threshold) for statistic in statistics.values()]
+        return found
 
     intervals = grouped_bootstrap(
         all_of, groups, resamples=resampling.resamples, seed=resampling.seed, confidence=resampling.confidence
     )
+    as_it_is = all_of(np.ones((1, len(scores))))[:, 0].tolist()
     found = {
         name: Estimate(_told(value), _told(interval.low), _told(interval.high))
-        for name, value, interval in zip(statistics, all_of(None).tolist(), intervals, strict=True)
+        for name, value, interval in zip(statistics, as_it_is, intervals, strict=True)
     }
-    return found | _widened(found, fake, groups, resampling.confidence)
+    return found | _widened(found, fake, groups, resampling.confidence) | _turned(found)
 
 
 def _widened(found: Mapping[str, Estimate], fake: Labels, groups: Names, confidence: float) -> dict[str, Estimate]:
@@ -207,6 +212,19 @@ def _widened(found: Mapping[str, Estimate], fake: Labels, groups: Names, confide
             worst = prevalence * least / (prevalence * least + (1 - prevalence) * most)
             wide[name] = replace(estimate, low=min(estimate.low, worst))
     return wide
+
+
+def _turned(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """Return the calibration error with the basic interval of the bootstrap, but for the figure itself, which is in it.
+
+    Chance makes this figure larger in each draw than among the images drawn from, as it does there than in truth. So
+    what the draws exceed it by is taken off it; their percentiles would often lie above the figure.
+    """
+    error = found.get("calibration_error")
+    if error is None or error.value is None or error.low is None or error.high is None:
+        return {}
+    low, high = 2 * error.value - error.high, 2 * error.value - error.low
+    return {"calibration_error": replace(error, low=max(low, 0.0), high=max(high, error.value))}
 
 
 def _told(number: float) -> float | None:

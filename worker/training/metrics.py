@@ -48,6 +48,14 @@ class Ranking:
         """Share of fakes among what reaches each score, (..., K); 0 where nothing does."""
         return np.nan_to_num(_ratio(self.fakes, self.fakes + self.reals))
 
+    @property
+    def evenly(self) -> Ranking:
+        """The same where both classes weigh the same, however many images of each there are; NaN where one is missing.
+
+        For what asks of a probability that it be true: calibrated ones mean "as likely from either" by 0.5.
+        """
+        return Ranking(self.scores, self.recall, self.fall_out)
+
 
 @dataclass(frozen=True)
 class Reliability:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from worker.training.curves import Curves, Points
 from worker.training.figures import Estimate, Figures, LeftOut
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when a field changes its meaning or goes away."""
 
 

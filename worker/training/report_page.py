@@ -21,8 +21,8 @@ from worker.training.report_pieces import cell, table, tile
 
 _STYLE = Path(__file__).with_name("report.css")
 _HONEST = (
-    "On the dashed line, of all images that are said to be fake with 70 %, 70 % are. Each dot is a tenth of the "
-    "images. The share of fakes here is not that of your platform."
+    "On the dashed line, of all images that are said to be fake with 70 %, 70 % are, where fakes are as many as "
+    "photographs: both weigh the same here, and each dot is a tenth of the weight. Where fakes are rarer, fewer are."
 )
 _NOT_ESTIMABLE = f"not estimable below {ESTIMABLE_REALS} independent photographs"
 
