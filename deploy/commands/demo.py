@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -20,12 +21,16 @@ from deploy.submission import Submission, print_json
 from deploy.terminal import StackProgress, notes
 from deploy.verdicts import Row, VerdictView
 from shared.client import Client, Job
+from shared.database import Database
 from shared.jobs import PICTURES
+from shared.workers import Role, WorkerState, list_workers
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 _MANIFEST = "manifest.csv"  # its columns `file` and `kind`, `real` or `fake`, are used here
 _KNOWN = {"real": "a photograph", "fake": "generated"}
 _SECONDS = 600
+_MODEL, _POLICY = "DISTILDIRE-DEMO", "demonstration"  # which are shipped together
+_WORKER_SECONDS = 10  # a worker that has just become ready says within a second what it has
 
 
 @click.command()
@@ -49,6 +54,7 @@ def command(samples: Path, pictures: Path, as_json: bool, data_dir: Path) -> Non
     """Start the service on this machine, send it the shipped images over HTTP, and show its verdicts.
 
     A stack that runs in the data directory is used and left running; else one is started, and stopped at the end.
+    The demonstration model judges by the policy that comes with it, another as it does for any job without a policy.
     The exit code is 0 if every image has a verdict.
     """
     signal.signal(signal.SIGTERM, _interrupt)
@@ -59,7 +65,7 @@ def command(samples: Path, pictures: Path, as_json: bool, data_dir: Path) -> Non
         with Client(document.api_url, document.api_key) as client:
             with VerdictView(rows, as_json=as_json) as view:
                 submission = Submission(client, images, rows, view.refresh)
-                submission.send()
+                submission.send(policy=_policy(document.database_url))
                 submission.wait(_SECONDS, check)
             for path, job in submission.jobs():
                 _save_pictures(client, job, pictures / path.stem)
@@ -109,6 +115,20 @@ def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Callable[[], None]]]
         finally:
             with console.status("Stopping the stack …"):
                 stack.stop()
+
+
+def _policy(database_url: str) -> str | None:
+    """The policy to name: the shipped one where the model that it was made for judges; with others none is known."""
+    deadline = time.monotonic() + _WORKER_SECONDS
+    with closing(Database(database_url, pool_size=1)) as database:
+        while time.monotonic() < deadline:
+            with database.begin() as session:
+                workers = [worker for worker, _ in list_workers(session) if worker.role == Role.ANALYSIS]
+            ready = [worker for worker in workers if worker.state == WorkerState.READY]
+            if ready:
+                return _POLICY if all(each.model == _MODEL and _POLICY in each.policies for each in ready) else None
+            time.sleep(0.1)
+    return None
 
 
 def _save_pictures(client: Client, job: Job, stem: Path) -> None:
