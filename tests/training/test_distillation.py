@@ -76,7 +76,7 @@ def asked() -> Counter[str]:
 def found(experiment: Experiment, asked: Counter[str]) -> Findings:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("eps", "dire"):
+        for name in ("eps", "reconstruct"):
             patch.setattr(NoiseMaker, name, _counted(name, asked))
         return compare(experiment, FEW)
 
@@ -101,7 +101,7 @@ def test_every_arm_has_all_seeds_and_as_many_steps(experiment: Experiment, found
 def test_each_noise_map_and_dire_image_is_computed_once(found: Findings, asked: Counter[str]) -> None:
     train, validation, test = (len(found.dataset.of(split)) for split in ("train", "validation", "test"))
     # Pairs with DIRE images lie apart from those without; validation and test are shared by all.
-    assert asked == {"dire": train, "eps": 2 * train + validation + test}
+    assert asked == {"reconstruct": train, "eps": 2 * train + validation + test}
 
 
 def test_seeds_and_teachers_change_the_students(found: Findings) -> None:

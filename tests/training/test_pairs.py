@@ -22,7 +22,7 @@ from worker.model.whole_files import DiskFullError
 from worker.training import pairs as pairs_module
 from worker.training.augmentation import augmented
 from worker.training.dataset import LabelledImage, read_dataset
-from worker.training.pairs import NoiseMaker, PairKey, PairStore
+from worker.training.pairs import NoiseMaker, PairError, PairKey, PairStore
 from worker.training.recipe import Augmentation
 from worker.training.room import require_room
 from worker.training.team import Team
@@ -30,6 +30,7 @@ from worker.training.team import Team
 CUT = Augmentation(crop_probability=1, flip_probability=0.5, jpeg_probability=1, jpeg_qualities=(20, 40))
 KEY = PairKey(
     adm_sha256="a" * 64,
+    unet=TINY_UNET,
     diffusion=DiffusionConfig(),
     image_size=TINY_SIZE,
     precision="fp32",
@@ -133,6 +134,7 @@ def test_labels_and_order_are_those_of_the_images(store_of: StoreOf, images: tup
     "change",
     [
         {"adm_sha256": "b" * 64},
+        {"unet": TINY_UNET.model_copy(update={"num_heads": 2})},
         {"augmentation": Augmentation()},
         {"image_size": 32},
         {"precision": "bf16"},
@@ -168,6 +170,52 @@ def test_an_image_that_changed_is_computed_anew(
     assert after.data_sha256 != before.data_sha256
     after.make(maker)
     assert not torch.equal(after.load(np.array([10])).x, before.load(np.array([10])).x)
+
+
+def test_an_image_that_changes_while_pairs_are_made_is_under_no_digest(
+    store_of: StoreOf, maker: NoiseMaker, images: tuple[LabelledImage, ...]
+) -> None:
+    store = store_of()
+    Image.new("RGB", (60, 48), "red").save(images[5].path)
+    with pytest.raises(PairError, match=f"{images[5].path.name} changed while.*Run the same command again"):
+        store.make(maker)
+    assert store.missing() == [1, 2]
+    after = store_of()
+    after.make(maker)
+    assert after.missing() == []
+
+
+class Overflows(NoiseMaker):
+    """As a U-Net does in float16 whose activations pass 65,504: some of its numbers are none."""
+
+    only_later = False
+    """The first step's noise is sound, the reconstruction is not."""
+
+    def eps(self, x: torch.Tensor) -> torch.Tensor:
+        return super().eps(x) if self.only_later else _spoilt(super().eps(x), torch.nan)
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        return _spoilt(super().reconstruct(x), torch.inf)
+
+
+class OverflowsLater(Overflows):
+    only_later = True
+
+
+def _spoilt(found: torch.Tensor, value: float) -> torch.Tensor:
+    found = found.clone()  # what was made in inference mode cannot be changed
+    found[3, 1, 2, 2] = value
+    return found
+
+
+@pytest.mark.parametrize("kind", [Overflows, OverflowsLater])
+def test_what_is_no_number_is_no_pair(
+    kind: type[Overflows], store_of: StoreOf, maker: NoiseMaker, images: tuple[LabelledImage, ...]
+) -> None:
+    store = store_of(precision="fp16", with_dire=True)
+    with pytest.raises(PairError, match=rf"{images[1].path.name} is no number in fp16\..*pairs\.precision, such as"):
+        store.make(kind(maker.unet, maker.diffusion, maker.device))
+    assert store.missing() == [0, 1, 2]
 
 
 def test_images_in_another_order_are_the_same_data_and_other_pairs(

@@ -26,8 +26,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from shared.errors import DistildireError
 from worker.imaging import ImageLimits, decode, preprocess
-from worker.model.config import DiffusionConfig, Format
+from worker.model.config import DiffusionConfig, Format, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
 from worker.model.whole_files import write_whole
 from worker.training.augmentation import augmented, pixels_digest
@@ -46,6 +47,10 @@ _CPU_BATCH = 4
 _DECODERS = 4  # each may hold two pictures of 240 MB
 _OPEN_SHARDS = 64
 _BYTES = {"x": 2, "eps": 2, "dire": 1}
+
+
+class PairError(DistildireError):
+    """A pair cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,12 @@ class PairSource(Protocol):
 class PairKey:
     """All that decides the numbers of a pair besides the image itself.
 
-    `adm_sha256`: of the U-Net's weights. `pixels`: of what augmentation and preprocessing do (`pixels_digest`).
+    `adm_sha256`: of the U-Net's weights, which fit more than one architecture: the number of heads is in no tensor.
+    `pixels`: of what augmentation and preprocessing do (`pixels_digest`).
     """
 
     adm_sha256: str
+    unet: UnetConfig
     diffusion: DiffusionConfig
     image_size: int
     precision: Format
@@ -92,6 +99,7 @@ class PairKey:
     def describe(self) -> str:
         """Return the key as JSON, with what the installed code makes of it."""
         fields = asdict(self) | {
+            "unet": self.unet.model_dump(),
             "diffusion": self.diffusion.model_dump(),
             "augmentation": self.augmentation.model_dump(),
             "pixels": pixels_digest(self.augmentation, self.image_size),
@@ -114,10 +122,10 @@ class NoiseMaker:
         return torch.cat([part.cpu() for part in parts])
 
     @torch.inference_mode()
-    def dire(self, x: Tensor) -> Tensor:
-        """Return the DIRE images of images x (N, 3, S, S), in CPU memory, uint8."""
-        parts = [part.to(self.device) for part in self._split(x)]
-        return torch.cat([dire(part, self.diffusion.reconstruct(self.unet, part)).cpu() for part in parts])
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return DIRE's reconstructions of images x (N, 3, S, S), in CPU memory, float32."""
+        parts = [self.diffusion.reconstruct(self.unet, part.to(self.device)) for part in self._split(x)]
+        return torch.cat([part.cpu() for part in parts])
 
     def _split(self, x: Tensor) -> Sequence[Tensor]:
         return torch.split(x, _BATCHES.get(self.device.type, _CPU_BATCH))
@@ -182,6 +190,7 @@ class PairStore:
 
         Raises:
             DiskFullError: the disk is full; the next call goes on from there.
+            PairError: what the U-Net makes of an image is no number, or an image changed since its digest was taken.
         """
         mine = team.from_leader(self.missing)[team.rank :: team.size]  # what is missing changes while they work
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -216,18 +225,36 @@ class PairStore:
             squares = list(pool.map(self._squares, items))
         x = torch.from_numpy(np.stack([seen for seen, _ in squares])).half()
         asked = torch.from_numpy(np.stack([clean for _, clean in squares])).half().float()
-        tensors = {"x": x, "eps": maker.eps(asked).half()}
+        tensors = {"x": x, "eps": self._finite(maker.eps(asked).half(), items)}
         if self.key.with_dire:
-            tensors["dire"] = maker.dire(asked)
+            tensors["dire"] = dire(asked, self._finite(maker.reconstruct(asked), items))
         return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+    def _finite(self, made: Tensor, items: Sequence[_Item]) -> Tensor:
+        """Return what the U-Net made of some images. Raises PairError where that is no number."""
+        for item, of_image in zip(items, made, strict=True):
+            if not of_image.isfinite().all():
+                raise PairError(
+                    f"What the U-Net makes of {item.image.path} is no number in {self.key.precision}. Name another "
+                    "number format in the recipe (pairs.precision, such as fp32); if it is fp32 already, another ADM."
+                )
+        return made
 
     def _squares(self, item: _Item) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what the student sees of an image and what the ADM is asked about: the same, unless `clean_eps`."""
         options, size = self.key.augmentation, self.key.image_size
-        image = decode(item.image.path, ImageLimits()).image
+        image = decode(_unchanged(item), ImageLimits()).image
         rng = np.random.default_rng([self.key.seed, int(item.sha256[:16], 16), item.variant])
         seen = preprocess(augmented(image, options, rng), size)
         return seen, preprocess(image, size) if options.clean_eps else seen
+
+
+def _unchanged(item: _Item) -> bytes:
+    """Return the bytes of an image's file. Raises PairError where they are not those whose digest names the pair."""
+    content = item.image.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != item.sha256:
+        raise PairError(f"{item.image.path} changed while noise maps were made. Run the same command again.")
+    return content
 
 
 def _open_shard(path: Path) -> Any:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DistildireError
 from worker.model.card import ModelError, find_card
-from worker.model.config import Format, ModelName, StudentConfig, UnetConfig
+from worker.model.config import Format, ModelCard, ModelName, StudentConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.digests import digests, identify, published_digests
 from worker.model.loading import Precision, choose, load_model, load_unet
@@ -161,7 +161,7 @@ class Training:
             license=order.license,
             threshold=_THRESHOLD,
             image_size=card.image_size,
-            unet=UnetConfig(**{name: getattr(card.adm, name) for name in UnetConfig.model_fields}),
+            unet=_architecture(card),
             student=StudentConfig(**{name: getattr(self.recipe.student, name) for name in StudentConfig.model_fields}),
             provenance=provenance(report),
             diffusion=card.diffusion,
@@ -191,6 +191,7 @@ class Training:
         card = self.installed.card
         key = PairKey(
             adm_sha256=identify(self.adm_path, card.adm),
+            unet=_architecture(card),
             diffusion=card.diffusion,
             image_size=card.image_size,
             precision=self.precision,
@@ -263,6 +264,10 @@ class Training:
 def _precision(recipe: Recipe) -> Precision:
     """DIRE students know float32 alone: their logit hangs on 40 passes of the U-Net, and a self-test holds it fast."""
     return "fp32" if recipe.reads_dire else recipe.pairs.precision
+
+
+def _architecture(card: ModelCard) -> UnetConfig:
+    return UnetConfig(**{name: getattr(card.adm, name) for name in UnetConfig.model_fields})
 
 
 def _check_name(name: str) -> None:
