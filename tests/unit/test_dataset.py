@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from worker.training.dataset import Dataset, DatasetError, Skipped, read_dataset
 
 def save(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    red, green, blue, *_ = hashlib.sha256(str(path).encode()).digest()  # no two files are the same
+    red, green, blue, *_ = hashlib.sha256(os.fsencode(path)).digest()  # no two files are the same
     Image.new("RGB", (8, 8), (red, green, blue)).save(path)
     return path
 
@@ -104,6 +105,7 @@ def test_a_group_is_where_any_of_its_images_is_said_to_be(manifest: Path) -> Non
 
 
 def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
+    shutil.copyfile(manifest.parent / "files/a.png", manifest.parent / "files/a2.png")
     add(
         manifest,
         "x.png,genuine,,x,train",
@@ -112,6 +114,8 @@ def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
         "z.png,fake,adm,z,dev",
         "files/c.png,real,,a,train",
         "files/b.jpg,fake,,,train",
+        "n\0.png,fake,,n,train",
+        "files/a2.png,fake,,a,test",
     )
     found = mistakes_of(manifest)
     wanted = [
@@ -119,8 +123,10 @@ def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
         "line 6 has no path",
         "line 7 is labelled real and has the generator 'adm'",
         "line 8 has the split 'dev'",
+        "line 11 has a path with the character NUL",
         "group 'a' is in 2 splits: test (line 2) and train (line 9)",
         "line 10 repeats",
+        "a2.png is the same file as",
     ]
     assert len(found) == len(wanted)
     assert all(part in mistake for part, mistake in zip(wanted, found, strict=True))
@@ -129,6 +135,8 @@ def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
 def test_a_class_without_images_is_a_mistake(tmp_path: Path) -> None:
     save(tmp_path / "images/fakes/f.png")
     assert mistakes_of(tmp_path) == ("there is no real image",)
+    (tmp_path / "data.csv").write_text("path,label\nimages/fakes/f.png,fake\nx.png,photo\n")
+    assert mistakes_of(tmp_path / "data.csv")[1] == "there is no real image"
 
 
 def test_columns_that_are_needed_are_named(tmp_path: Path) -> None:
@@ -174,8 +182,62 @@ def test_one_file_with_two_labels_or_in_two_splits_is_a_mistake(manifest: Path) 
     for copy, of in (("a2.png", "a.png"), ("a3.png", "a.png"), ("a4.png", "a.png"), ("b2.jpg", "b.jpg")):
         shutil.copyfile(files / of, files / copy)
     add(manifest, "files/a2.png,fake,,a,test", "files/a3.png,real,,other,train", "files/a4.png,real,,a,test")
-    add(manifest, "files/b2.jpg,fake,,,train")
+    add(manifest, "files/b2.jpg,fake,,files/b.jpg,train")
     assert mistakes_of(manifest) == (
         f"{files}/a2.png is the same file as {files}/a.png, labelled otherwise: remove one or both",
         f"{files}/a3.png is the same file as {files}/a.png and is in train, the other in test: remove one",
+    )
+
+
+def test_copies_of_one_file_are_not_evidence_of_their_own(manifest: Path) -> None:
+    files = manifest.parent / "files"
+    shutil.copyfile(files / "b.jpg", files / "b2.jpg")
+    add(manifest, "files/b2.jpg,fake,,,train")
+    said = f"{files}/b2.jpg is the same file as {files}/b.jpg, in another group: remove one, or give both one group"
+    assert mistakes_of(manifest) == (said,)
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    save(tmp_path / "data/images/reals/r.png")
+    save(tmp_path / "elsewhere/deep/f.png")
+    (tmp_path / "data/images/fakes").mkdir()
+    (tmp_path / "data/images/fakes/sdxl").symlink_to(tmp_path / "elsewhere")
+    assert by_name(read_dataset(tmp_path / "data"))["f.png"][:2] == (True, "sdxl")
+    (tmp_path / "elsewhere/deep/round").symlink_to(tmp_path / "elsewhere")
+    assert mistakes_of(tmp_path / "data") == (
+        "images/fakes/sdxl/deep/round is a link to a folder that it lies in: remove it",
+    )
+
+
+def test_folders_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    """A path that is too long stands for a missing permission: those do not bind whom tests may run as."""
+    for name in ("reals/r.png", "fakes/f.png"):
+        save(tmp_path / "images" / name)
+    folder = os.open(tmp_path / "images/fakes", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("x" * 250, dir_fd=folder)
+        below = os.open("x" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    (mistake,) = mistakes_of(tmp_path)
+    assert mistake.startswith("images/fakes/xxx")
+    assert mistake.endswith("cannot be read: File name too long; make it readable, or remove it")
+
+
+def test_names_that_no_report_can_hold_are_mistakes(tmp_path: Path) -> None:
+    for name in ("reals/r.png", "fakes/f.png", os.fsdecode(b"fakes/\xff.png")):
+        save(tmp_path / "images" / name)
+    assert mistakes_of(tmp_path) == ("images/fakes/\\udcff.png has a name that is not UTF-8: rename it",)
+    strange = (tmp_path / "images").rename(tmp_path / os.fsdecode(b"\xff"))
+    with pytest.raises(DatasetError, match="its path is not UTF-8"):
+        read_dataset(strange)
+
+
+def test_photographs_in_a_misspelt_folder_are_no_fakes(tmp_path: Path) -> None:
+    for name in ("a/real/1.png", "a/adm/2.png", "b/Real/3.png", "b/Real/4.png", "c/reals/5.png"):
+        save(tmp_path / "images/train" / name)
+    assert mistakes_of(tmp_path) == (
+        "images/train/b/Real would be a generator's: rename it to real",
+        "images/train/c/reals would be a generator's: rename it to real",
     )

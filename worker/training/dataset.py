@@ -101,21 +101,18 @@ def read_dataset(source: Path) -> Dataset:
 
     Raises:
         DatasetError: a label, split or group is wrong, a group is in two splits, an image is listed twice, a class has
-            no images, the same file has two labels or is in two splits, or the layout is none of these. All mistakes
-            are named.
+            no images, the same file has two labels or is in two splits or groups, a folder or name cannot be read, or
+            the layout is none of these. All mistakes are named.
     """
     mistakes: list[str] = []
     rows = _read_rows(source, mistakes)
-    if not mistakes:  # else a row that could not be read may be the one that is missing
-        mistakes += _missing_classes(rows)
     images = _with_splits(rows, mistakes)
     mistakes += _repeated(rows)
+    usable, skipped = _sift(images, mistakes)
+    if rows or not mistakes:  # else it could not be read at all
+        mistakes += _missing_classes(usable, skipped)
     if mistakes:
         raise DatasetError(source, mistakes)
-    usable, skipped = _sift(source, images)
-    if missing := _missing_classes(usable):
-        first = "; ".join(f"{one.path}: {one.reason}" for one in skipped[:3])
-        raise DatasetError(source, [f"{one}, for {len(skipped)} files were left out ({first} …)" for one in missing])
     return Dataset(usable, skipped)
 
 
@@ -128,20 +125,29 @@ def split_of(group: str) -> Split:
 
 
 def _read_rows(source: Path, mistakes: list[str]) -> list[_Row]:
-    if source.is_file():
-        return list(_manifest_rows(source, mistakes))
-    if any((source / "images" / name).is_dir() for name in _CLASS_FOLDERS):
-        return list(_class_folder_rows(source))
-    if any((source / "images" / name).is_dir() for name in _SPLIT_FOLDERS):
-        return list(_split_folder_rows(source, mistakes))
-    mistakes.append(f"it is none of what is understood: {_LAYOUTS}" if source.exists() else "there is no such path")
+    try:
+        if not _is_utf8(source):
+            mistakes.append("its path is not UTF-8: rename it")
+        elif source.is_file():
+            return list(_manifest_rows(source, mistakes))
+        elif any((source / "images" / name).is_dir() for name in _CLASS_FOLDERS):
+            return list(_class_folder_rows(source, mistakes))
+        elif any((source / "images" / name).is_dir() for name in _SPLIT_FOLDERS):
+            return list(_split_folder_rows(source, mistakes))
+        else:
+            known = f"it is none of what is understood: {_LAYOUTS}"
+            mistakes.append(known if source.exists() else "there is no such path")
+    except (UnicodeDecodeError, csv.Error) as error:
+        mistakes.append(f"it cannot be read as CSV in UTF-8: {error}")
+    except OSError as error:
+        mistakes.append(f"it cannot be read: {error.strerror or error}")
     return []
 
 
-def _class_folder_rows(source: Path) -> Iterator[_Row]:
+def _class_folder_rows(source: Path, mistakes: list[str]) -> Iterator[_Row]:
     """`images/{fakes,reals}/…`; the first folder below `fakes`, if there is one, names the generator."""
     for name, fake in _CLASS_FOLDERS.items():
-        for path in _files(source / "images" / name):
+        for path in _files(source, source / "images" / name, mistakes):
             where, below = path.relative_to(source).as_posix(), path.relative_to(source / "images" / name).parts
             generator = (below[0] if len(below) > 1 else UNKNOWN_GENERATOR) if fake else ""
             yield _Row(where, path, fake, generator, group=where, split=None)
@@ -149,27 +155,29 @@ def _class_folder_rows(source: Path) -> Iterator[_Row]:
 
 def _split_folder_rows(source: Path, mistakes: list[str]) -> Iterator[_Row]:
     """`images/{train,val,test}/SUBJECT/{real,GENERATOR}/…`."""
+    misspelt = set()
     for name, split in _SPLIT_FOLDERS.items():
-        for path in _files(source / "images" / name):
+        for path in _files(source, source / "images" / name, mistakes):
             where, below = path.relative_to(source).as_posix(), path.relative_to(source / "images" / name).parts
             if len(below) < 3:
                 mistakes.append(f"{where} lies in no folder {name}/SUBJECT/{{real,GENERATOR}}: move it there")
                 continue
             fake = below[1] != "real"
+            if fake and below[1].casefold() in {"real", "reals"}:
+                misspelt.add(f"images/{name}/{below[0]}/{below[1]} would be a generator's: rename it to real")
+                continue
             yield _Row(where, path, fake, generator=below[1] if fake else "", group=where, split=split)
+    mistakes += sorted(misspelt)
 
 
 def _manifest_rows(source: Path, mistakes: list[str]) -> Iterator[_Row]:
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            if missing := [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]:
-                mistakes.append(f"it has no column {' and no column '.join(missing)}")
-                return
-            for fields in reader:
-                yield from _manifest_row(source, reader.line_num, fields, mistakes)
-    except (UnicodeDecodeError, csv.Error) as error:
-        mistakes.append(f"it cannot be read as CSV in UTF-8: {error}")
+    with source.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        if missing := [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]:
+            mistakes.append(f"it has no column {' and no column '.join(missing)}")
+            return
+        for fields in reader:
+            yield from _manifest_row(source, reader.line_num, fields, mistakes)
 
 
 def _manifest_row(source: Path, line: int, fields: dict[str, str], mistakes: list[str]) -> Iterator[_Row]:
@@ -180,6 +188,8 @@ def _manifest_row(source: Path, line: int, fields: dict[str, str], mistakes: lis
     faults = []
     if not path:
         faults.append("has no path")
+    if "\0" in path:
+        faults.append("has a path with the character NUL: remove it")
     if label not in _LABELS:
         faults.append(f"has the label {label!r}: use {' or '.join(_LABELS)}")
     if label == "real" and generator:
@@ -194,8 +204,37 @@ def _manifest_row(source: Path, line: int, fields: dict[str, str], mistakes: lis
         yield _Row(f"line {line}", source.parent / path, fake, maker, group or path, stated)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+def _files(source: Path, folder: Path, mistakes: list[str], above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, which need not be there, and below those that links lead to.
+
+    `above`: the folders, without links, that lead to this one: a link to one of them would go on for ever.
+    """
+    where, here = folder.relative_to(source), folder.resolve()
+    if here in above:
+        mistakes.append(f"{where.as_posix()} is a link to a folder that it lies in: remove it")
+        return
+    try:
+        found = [(path, path.is_dir()) for path in sorted(folder.iterdir())] if above or folder.is_dir() else []
+    except OSError as error:
+        mistakes.append(f"{where.as_posix()} cannot be read: {error.strerror or error}; make it readable, or remove it")
+        return
+    for path, is_folder in found:
+        if not _is_utf8(path):
+            name = path.name.encode(errors="backslashreplace").decode()
+            mistakes.append(f"{(where / name).as_posix()} has a name that is not UTF-8: rename it")
+        elif is_folder:
+            yield from _files(source, path, mistakes, (*above, here))
+        else:
+            yield path
+
+
+def _is_utf8(path: Path) -> bool:
+    """Tell whether a path can be written into a report; Python keeps other bytes of a name as lone surrogates."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_splits(rows: Sequence[_Row], mistakes: list[str]) -> tuple[LabelledImage, ...]:
@@ -222,21 +261,23 @@ def _repeated(rows: Iterable[_Row]) -> list[str]:
     ]
 
 
-def _missing_classes(images: Sequence[LabelledImage | _Row]) -> list[str]:
+def _missing_classes(images: Sequence[LabelledImage], skipped: Sequence[Skipped]) -> list[str]:
     present = {image.fake for image in images}
-    return [f"there is no {label} image" for label, fake in _LABELS.items() if fake not in present]
+    first = "; ".join(f"{one.path}: {one.reason}" for one in skipped[:3])
+    why = f"; {len(skipped)} files were left out ({first} …)" if skipped else ""
+    return [f"there is no {label} image{why}" for label, fake in _LABELS.items() if fake not in present]
 
 
-def _sift(source: Path, images: Sequence[LabelledImage]) -> tuple[tuple[LabelledImage, ...], tuple[Skipped, ...]]:
+def _sift(
+    images: Sequence[LabelledImage], mistakes: list[str]
+) -> tuple[tuple[LabelledImage, ...], tuple[Skipped, ...]]:
     """Part the images that can be decoded from those that cannot. Decoders run side by side: they release the GIL."""
     # The filters of warnings, which `decode` sets for its time, belong to all threads: what these leave ends with it.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         found = list(pool.map(lambda image: _inspected(image.path), images))
-    pairs = list(zip(images, found, strict=True))
-    if mistakes := _contradictions((image, one) for image, one in pairs if not isinstance(one, Skipped)):
-        raise DatasetError(source, mistakes)
-    usable = tuple(image for image, one in pairs if not isinstance(one, Skipped))
-    return usable, tuple(one for one in found if isinstance(one, Skipped))
+    usable = [(image, one) for image, one in zip(images, found, strict=True) if not isinstance(one, Skipped)]
+    mistakes += _contradictions(usable)
+    return tuple(image for image, _ in usable), tuple(one for one in found if isinstance(one, Skipped))
 
 
 def _inspected(path: Path) -> str | Skipped:
@@ -251,14 +292,19 @@ def _inspected(path: Path) -> str | Skipped:
 
 
 def _contradictions(images: Iterable[tuple[LabelledImage, str]]) -> list[str]:
-    """Name the files of one content that have two labels or are in two splits."""
+    """Name the files of one content that have two labels, or are in two splits or groups."""
     first: dict[str, LabelledImage] = {}
     mistakes = []
     for image, sha256 in images:
         other = first.setdefault(sha256, image)
+        if image.path == other.path:
+            continue  # itself, or named by `_repeated`
         if image.fake != other.fake:
             mistakes.append(f"{image.path} is the same file as {other.path}, labelled otherwise: remove one or both")
         elif image.split != other.split:
             splits = f"{image.split}, the other in {other.split}"
             mistakes.append(f"{image.path} is the same file as {other.path} and is in {splits}: remove one")
+        elif image.group != other.group:
+            remedy = "in another group: remove one, or give both one group"
+            mistakes.append(f"{image.path} is the same file as {other.path}, {remedy}")
     return mistakes
