@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from worker.model.card import InstalledCard
     from worker.model.loading import Precision
     from worker.model.policy import Policy
-    from worker.training.dataset import LabelledImage
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -77,10 +76,11 @@ def command(  # noqa: PLR0913  # an option each
     from worker.model import load_model
     from worker.model.policy import policy_place, write_policy
     from worker.training.calibration import Origin, check_enough, policy_by_youden, policy_for_target
-    from worker.training.data_digest import data_sha256
+    from worker.training.data_digest import data_sha256, files_sha256
     from worker.training.dataset import read_dataset
     from worker.training.journal import Journal
     from worker.training.scoring import Scoring, identity_of, media_types, scores_of
+    from worker.training.seen import short_digests
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")
@@ -90,7 +90,8 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status("Reading the images …"):
         dataset = read_dataset(data)
     images = [image for image in dataset.images if split in {"all", image.split}]
-    _check_unseen(card, images)
+    files = files_sha256(images)
+    _check_unseen(card, files)
     known = scores_of(images, np.zeros(len(images)))
     check_enough(known.fake, known.groups, target_fpr, max_miss_rate)  # now, not after hours
     with notes().status(f"Loading {card.card.name} …"):
@@ -102,13 +103,14 @@ def command(  # noqa: PLR0913  # an option each
         notes().print(f"[yellow]skipped[/] {escape(str(file.path))}: {escape(file.reason)}")
     skipped = {file.path for file in judged.skipped}
     used = [image for image in images if image.path not in skipped]
+    used_files = [sha256 for image, sha256 in zip(images, files, strict=True) if image.path not in skipped]
     origin = Origin(
         name=name,
         model=card.card.name,
         weights_sha256=detector.weights_sha256,
         precision=detector.precision,
         made_at=datetime.now(UTC).replace(microsecond=0),
-        data_sha256=data_sha256(used),
+        data_sha256=data_sha256(used, used_files),
         media_types=media_types(used),
     )
     scores = scores_of(images, judged.logits)
@@ -116,7 +118,7 @@ def command(  # noqa: PLR0913  # an option each
         policy = policy_by_youden(scores, origin, max_miss_rate=max_miss_rate)
     else:
         policy = policy_for_target(scores, origin, target_fpr, max_miss_rate)
-    write_policy(policy, place)
+    write_policy(policy, place, short_digests(used_files))
     journal.clear()
     _show(policy, place)
 
@@ -136,23 +138,24 @@ def _check_name(name: str) -> None:
         ) from error
 
 
-def _check_unseen(card: InstalledCard, images: Sequence[LabelledImage]) -> None:
-    """Refuse images that the model was trained on, and say of others what is known."""
-    from worker.training.seen import report_place, seen_images
+def _check_unseen(card: InstalledCard, files: Sequence[str]) -> None:
+    """Refuse images that the model was trained on, by their digests, and say of others what is known."""
+    from worker.model.card_sections import report_place
+    from worker.training.seen import seen_images
     from worker.training.thresholds import CalibrationError
 
-    seen = seen_images(card.card, card.path, images)
+    seen = seen_images(card.card, card.path, files)
     if seen is None:
         place = report_place(card.path, card.card.name)
         notes().print(f"Whether the model was trained on these images is not known: no {place} tells.", markup=False)
     elif seen.training:
         raise CalibrationError(
-            f"{card.card.name} was trained on {seen.training:,} of these {len(images):,} images, so its rates here say "
+            f"{card.card.name} was trained on {seen.training:,} of these {len(files):,} images, so its rates here say "
             "nothing of others. Leave them out, as `--split validation` does, or take images of your own."
         )
     elif seen.validation:
         notes().print(
-            f"By {seen.validation:,} of these {len(images):,} images the training chose its best epoch, which flatters "
+            f"By {seen.validation:,} of these {len(files):,} images the training chose its best epoch, which flatters "
             "the rates. Images that took no part in it are better evidence."
         )
     else:

@@ -103,7 +103,7 @@ def command(  # noqa: PLR0913  # an option each
     from worker.model import load_model
     from worker.model.card_sections import card_to_write, require_own_folder, write_section
     from worker.model.config import EVALUATION_NAME
-    from worker.model.policy import load_policy
+    from worker.model.policy import images_of, load_policy
     from worker.model.whole_files import write_whole
     from worker.training.dataset import read_dataset
     from worker.training.evaluator import PARTS, Evaluation, Plan, Source
@@ -128,6 +128,7 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
         chosen = load_policy(policy, card, detector.weights_sha256, detector.precision) if policy else None
+        calibrated_on = images_of(chosen, card) if chosen else None
         compared = {}
         for name in others:
             other, place = chosen_card(name, models_dir)
@@ -138,7 +139,8 @@ def command(  # noqa: PLR0913  # an option each
     source = Source(str(data), split, images, dataset.skipped)
     journal = Journal(out, identity_of(images, batch))
     with ImageProgress(len(images) * plan.passes(detector.card.image_size, len(compared))) as progress:
-        report = Evaluation(detector, chosen, source, plan, progress.follow, journal).report(compared)
+        evaluation = Evaluation(detector, chosen, source, plan, progress.follow, journal, calibrated_on)
+        report = evaluation.report(compared)
     write_whole(out / "report.json", report_json(report).encode())
     write_whole(out / "report.html", page(report).encode())
     if record:

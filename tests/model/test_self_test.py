@@ -113,6 +113,8 @@ def test_a_bundled_card_is_recorded_in_the_operators_folder(tmp_path: Path):
     verification = verify("DISTILDIRE-DEMO", tmp_path, record=True)
     assert verification.self_test == "passed"
     assert read_card(tmp_path / "DISTILDIRE-DEMO.toml").self_test is not None
+    report = "DISTILDIRE-DEMO.training.json"  # by which images are known that the model was trained on
+    assert (tmp_path / report).read_bytes() == (BUNDLED / report).read_bytes()
 
 
 def test_a_bundled_card_is_not_recorded_in_the_package(monkeypatch: pytest.MonkeyPatch):
@@ -126,6 +128,6 @@ def test_a_bundled_card_is_not_recorded_in_the_package(monkeypatch: pytest.Monke
 def test_recording_writes_over_no_other_card(tmp_path: Path):
     other = tmp_path / "DISTILDIRE-DEMO.toml"
     other.write_text((BUNDLED / "DISTILDIRE-V1.toml").read_text().replace("DISTILDIRE-V1", "OTHER"))
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ModelError, match="card of another model than DISTILDIRE-DEMO"):
         verify("DISTILDIRE-DEMO", tmp_path, record=True)
     assert read_card(other).name == "OTHER"

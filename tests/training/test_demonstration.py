@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.model import load_model, verify
 from worker.model.card import find_card
+from worker.model.card_sections import report_place
 from worker.model.config import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
@@ -40,7 +41,6 @@ from worker.training.photographs import Photograph
 from worker.training.recipe import changed, read_recipe
 from worker.training.resumable import CheckpointMismatchError
 from worker.training.run import Order, Training
-from worker.training.seen import report_place
 from worker.training.team import Team
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"

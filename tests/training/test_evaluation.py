@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -208,16 +210,43 @@ def test_a_policy_goes_from_calibration_to_evaluation(models: Path, data: Path, 
     assert report["policy"]["name"] == "half"
     assert report["overall"]["threshold"] == written["threshold"]
 
-    assert "on these very images" not in (tmp_path / "report.html").read_text()
-    result = call(
-        "evaluate", data, *common, *arguments, "--without", "formats", "--without", "controls", "--split", "all"
-    )
-    assert result.exit_code == 0, result.output
-    assert "on these very images" in (tmp_path / "report.html").read_text()
-
     again = call("calibrate", data, "--name", "half", "--youden", "--split", "all", *common)
     assert again.exit_code == 1
     assert "Choose another name" in again.output
+
+
+def test_images_that_a_policy_was_made_of_are_counted(
+    models: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """One by one, whatever their path and split, where their list lies beside the policy; else only if all are."""
+    common = ("--model", NAME, "--models-dir", models, "--device", "cpu")
+    made = call("calibrate", data, "--name", "known", "--youden", *common)
+    assert made.exit_code == 0, made.output
+    moved = Path(shutil.copytree(data.parent, tmp_path / "moved")) / data.name
+    moved.write_text(moved.read_text().replace("validation", "train"))
+
+    def shared(manifest: Path, split: str) -> tuple[int | None, str]:
+        parts = ("--without", "robustness", "--without", "formats", "--without", "controls", "--resamples", "100")
+        result = call(
+            "evaluate", manifest, *common, *parts, "--policy", "known", "--split", split, "--out", tmp_path / "out"
+        )
+        assert result.exit_code == 0, result.output
+        counted = json.loads((tmp_path / "out" / "report.json").read_text())["policy"]["seen_in_calibration"]
+        return counted, (tmp_path / "out" / "report.html").read_text()
+
+    count, page = shared(data, "test")
+    assert (count, "was made of" in page.partition("<h2>")[0]) == (0, False)
+    with caplog.at_level(logging.WARNING):
+        count, page = shared(moved, "all")
+    assert count == 24
+    assert "The policy was made of 24 of these 48 images" in page
+    assert "The policy known was made of 24 of 48 images" in caplog.text
+
+    (models / f"{NAME}.policies" / "known.images.json").unlink()
+    count, page = shared(data, "all")
+    assert count is None
+    assert "not known: no list of the images that it was made of" in page
+    assert shared(data, "validation")[0] == 24
 
 
 def test_too_few_photographs_give_no_policy(models: Path, data: Path):

@@ -13,6 +13,7 @@ from worker.model.card import BUNDLED, InstalledCard, find_card
 from worker.model.policy import (
     PolicyError,
     calibrated_probability,
+    images_of,
     judge,
     list_policies,
     load_policies,
@@ -72,6 +73,20 @@ def test_no_verdict_of_what_is_no_number(wrong: float):
 
 def test_what_was_written_is_read_again(installed: InstalledCard):
     assert load_policy("strict", installed, WEIGHTS, "fp32") == STRICT
+
+
+def test_the_images_of_a_policy_are_known_where_their_list_is_beside_it(installed: InstalledCard):
+    assert images_of(STRICT, installed) is None
+    place = policy_place("lax", installed)
+    lax = STRICT.model_copy(update={"name": "lax"})
+    write_policy(lax, place, ["a1", "b2"])
+    assert images_of(lax, installed) == frozenset({"a1", "b2"})
+    assert {path.stem for path in list_policies(installed)} == {"strict", "lax"}
+    other = lax.model_copy(update={"evidence": lax.evidence.model_copy(update={"data_sha256": "cd" * 32})})
+    assert images_of(other, installed) is None, "the list is that of other images"
+    place.with_name("lax.images.json").write_text("{")
+    with pytest.raises(PolicyError, match=r"lax\.images\.json is no list .* wrote back, or remove it"):
+        images_of(lax, installed)
 
 
 def test_a_policy_for_other_weights_is_refused(installed: InstalledCard):

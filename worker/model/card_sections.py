@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, parse_card
@@ -19,14 +20,30 @@ def require_own_folder(installed: InstalledCard) -> None:
 
 
 def card_to_write(installed: InstalledCard) -> Path:
-    """Return the card's file; of a bundled one a copy in the models folder, which goes before it."""
+    """Return the card's file; of a bundled one a copy in the models folder, which goes before it.
+
+    The report of the training goes along: by it `calibrate` knows images that the model was trained on.
+
+    Raises:
+        ModelError: where the copy would be is a card of another model.
+        DiskFullError: there is no room for the copy.
+    """
     first = installed.folders[0]
     if installed.path.is_relative_to(first):
         return installed.path
     copy = first / installed.path.name
-    with copy.open("xb") as file:  # a file of that name which is there is a card of another model
-        file.write(installed.path.read_bytes())
+    name = installed.card.name
+    if copy.exists():
+        raise ModelError(f"{copy} is the card of another model than {name}. Give it another name, then try again.")
+    with suppress(FileNotFoundError):
+        write_whole(report_place(copy, name), report_place(installed.path, name).read_bytes())
+    write_whole(copy, installed.path.read_bytes())
     return copy
+
+
+def report_place(card: Path, model: str) -> Path:
+    """Return where the report of the training lies whose model has the card file at `card`."""
+    return card.with_name(f"{model}.training.json")
 
 
 def write_section(card: Path, title: str, lines: Sequence[str]) -> None:

@@ -1,14 +1,16 @@
 """Policies: a threshold that was chosen on an operator's own images, and what was measured when it was.
 
 A policy is a TOML file beside the card, `<models folder>/<MODEL>.policies/<name>.toml`, written by
-`distildire calibrate`. It holds for the weights and the number format that it was made with, for no others: another
-model's probabilities mean something else. Free of torch.
+`distildire calibrate`; `<name>.images.json` lists the images that it was made of. It holds for the weights and the
+number format that it was made with, for no others: another model's probabilities mean something else. Free of torch.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -105,6 +107,13 @@ class Policy(_Section):
         return self
 
 
+class _Images(BaseModel):
+    """The images that the policy was made of whose evidence has this digest, each by the first digits of its own."""
+
+    data_sha256: Sha256
+    images: frozenset[str]
+
+
 def judge(logit: float, policy: Policy) -> Verdict:
     """Call an image by a policy: evidence, not proof.
 
@@ -193,6 +202,25 @@ def read_policy(path: Path) -> Policy:
         raise PolicyError(f"The policy {path} cannot be read: {error}. Correct or remove it.") from error
 
 
+def images_of(policy: Policy, installed: InstalledCard) -> frozenset[str] | None:
+    """Return the images that a model's policy was made of, by their `short_digests`; None where that is not known.
+
+    Raises:
+        PolicyError: the list beside the policy cannot be read.
+    """
+    place = _images_place(_by_name(installed)[policy.name])
+    try:
+        found = _Images.model_validate_json(place.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise PolicyError(
+            f"{place} is no list of a policy's images. Put the one that `distildire calibrate` wrote back, or remove "
+            "it: then nobody knows which images the policy was made of."
+        ) from error
+    return found.images if found.data_sha256 == policy.evidence.data_sha256 else None
+
+
 def policy_place(name: str, installed: InstalledCard) -> Path:
     """Return where a new policy of a model is to be written.
 
@@ -209,8 +237,13 @@ def policy_place(name: str, installed: InstalledCard) -> Path:
     return place
 
 
-def write_policy(policy: Policy, place: Path) -> None:
-    """Write a policy's file.
+def write_policy(policy: Policy, place: Path, images: Sequence[str] | None = None) -> None:
+    """Write a policy's file and, before it, the list of its images.
+
+    Args:
+        policy: what is written.
+        place: as `policy_place` returns it.
+        images: which it was made of, by their `short_digests`; None where that is not known.
 
     Raises:
         PolicyError: it cannot be written.
@@ -227,6 +260,9 @@ def write_policy(policy: Policy, place: Path) -> None:
     ]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        if images is not None:
+            known = {"data_sha256": policy.evidence.data_sha256, "images": images}
+            write_whole(_images_place(place), (json.dumps(known, indent=1) + "\n").encode())
         write_whole(place, ("\n".join(lines) + "\n").encode())
     except OSError as error:
         raise PolicyError(
@@ -236,6 +272,10 @@ def write_policy(policy: Policy, place: Path) -> None:
 
 def _folder(models_dir: Path, model: str) -> Path:
     return models_dir / f"{model}.policies"
+
+
+def _images_place(policy: Path) -> Path:
+    return policy.with_name(f"{policy.stem}.images.json")
 
 
 def _by_name(installed: InstalledCard) -> dict[str, Path]:

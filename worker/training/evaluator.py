@@ -16,7 +16,7 @@ from worker.model.detector import Detector
 from worker.model.policy import Policy
 from worker.training.calibration import Calibration
 from worker.training.curves import curves, roc
-from worker.training.data_digest import data_sha256
+from worker.training.data_digest import data_sha256, files_sha256
 from worker.training.dataset import LabelledImage, Skipped
 from worker.training.figures import (
     Estimate,
@@ -44,7 +44,7 @@ from worker.training.report import (
 )
 from worker.training.scores import Scores
 from worker.training.scoring import ABLATIONS, Follow, Scoring, scores_of
-from worker.training.seen import Seen, seen_images
+from worker.training.seen import Seen, seen_by_policy, seen_images
 from worker.training.views import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,10 @@ class Source:
 
 
 class Evaluation:
-    """One model on one set of images, by its card's threshold or by a policy."""
+    """One model on one set of images, by its card's threshold or by a policy.
+
+    `calibrated_on`: the images that the policy was made of, where that is known (`images_of`).
+    """
 
     def __init__(
         self,
@@ -97,9 +100,10 @@ class Evaluation:
         plan: Plan,
         follow: Follow,
         journal: Journal | None = None,
+        calibrated_on: frozenset[str] | None = None,
     ) -> None:
         self.detector, self.policy, self.source, self.plan = detector, policy, source, plan
-        self.follow, self.journal = follow, journal
+        self.follow, self.journal, self.calibrated_on = follow, journal, calibrated_on
         self.threshold = detector.card.threshold if policy is None else policy.threshold
 
     def report(self, others: Mapping[str, Detector]) -> Report:
@@ -114,7 +118,8 @@ class Evaluation:
         """
         began = time.monotonic()
         _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
-        seen = self._seen()
+        files = files_sha256(self.source.images)
+        seen, calibrated = self._seen(files)
         pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
         asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
@@ -130,7 +135,7 @@ class Evaluation:
             resamples=self.plan.resampling.resamples,
             seed=self.plan.resampling.seed,
             model=self._identity(),
-            policy=self._policy_used(usable, scores, probabilities),
+            policy=self._policy_used(scores, probabilities, calibrated),
             data=self._data(usable, scores, judged.skipped, seen),
             overall=self._figures(scores),
             curves=curves(probabilities, scores.fake),
@@ -237,7 +242,7 @@ class Evaluation:
             precision=detector.precision,
         )
 
-    def _policy_used(self, usable: Sequence[LabelledImage], scores: Scores, probabilities: Floats) -> PolicyUsed | None:
+    def _policy_used(self, scores: Scores, probabilities: Floats, calibrated: int | None) -> PolicyUsed | None:
         policy = self.policy
         if policy is None:
             return None
@@ -250,22 +255,19 @@ class Evaluation:
             inconclusive_from=policy.inconclusive_from,
             inconclusive_reals=float(left_open[~scores.fake].mean()),
             inconclusive_fakes=float(left_open[scores.fake].mean()),
-            made_of_these_images=data_sha256(usable) == policy.evidence.data_sha256,
+            seen_in_calibration=calibrated,
         )
 
-    def _seen(self) -> Seen | None:
-        """Count the images that the model knows, and warn of them now, not after hours."""
-        detector, images = self.detector, self.source.images
-        seen = seen_images(detector.card, detector.card_path, images) if detector.card_path else None
+    def _seen(self, files: Sequence[str]) -> tuple[Seen | None, int | None]:
+        """Count the images that the model and the policy know, and warn of them now, not after hours."""
+        detector, policy, images = self.detector, self.policy, self.source.images
+        seen = seen_images(detector.card, detector.card_path, files) if detector.card_path else None
         if seen and seen.training:
-            log.warning(
-                "%d of %d images were used to train %s: its figures here are better than on others. Name another split "
-                "or other images.",
-                seen.training,
-                len(images),
-                detector.card.name,
-            )
-        return seen
+            _warn(f"{seen.training} of {len(images)} images were used to train {detector.card.name}")
+        calibrated = seen_by_policy(policy, self.calibrated_on, images, files) if policy else None
+        if policy and calibrated:
+            _warn(f"The policy {policy.name} was made of {calibrated} of {len(images)} images")
+        return seen, calibrated
 
     def _data(
         self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped], seen: Seen | None
@@ -280,6 +282,10 @@ class Evaluation:
             generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),
             skipped=[SkippedFile(str(file.path), file.reason) for file in (*self.source.skipped, *skipped)],
         )
+
+
+def _warn(known: str) -> None:
+    log.warning("%s: the figures here are better than on others. Name another split or other images.", known)
 
 
 def _check_classes(fake: Labels, source: Source) -> None:

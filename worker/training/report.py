@@ -25,7 +25,10 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class PolicyUsed:
-    """The policy that chose the threshold, whether on these images, and how many of them its band leaves open."""
+    """The policy that chose the threshold, and the shares of both classes that its band leaves open.
+
+    `seen_in_calibration`: how many of these images it was made of; None where that is not known.
+    """
 
     name: str
     temperature: float
@@ -33,7 +36,7 @@ class PolicyUsed:
     inconclusive_from: float | None
     inconclusive_reals: float
     inconclusive_fakes: float
-    made_of_these_images: bool
+    seen_in_calibration: int | None
 
 
 @dataclass(frozen=True)

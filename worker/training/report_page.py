@@ -8,7 +8,7 @@ from pathlib import Path
 from worker.training.charts import Line, curve_chart, histogram_chart, interval_strip, reliability_chart
 from worker.training.figures import Estimate
 from worker.training.metrics import ESTIMABLE_REALS, PREVALENCES
-from worker.training.report import Data, Report
+from worker.training.report import Data, PolicyUsed, Report
 from worker.training.report_checks import (
     controls_section,
     dire_section,
@@ -25,10 +25,6 @@ _HONEST = (
     "photographs: both weigh the same here, and each dot is a tenth of the weight. Where fakes are rarer, fewer are."
 )
 _NOT_ESTIMABLE = f"not estimable below {ESTIMABLE_REALS} independent photographs"
-
-_CHOSEN_HERE = (
-    '<p class="banner">The policy was chosen on these very images: its figures here are better than on others.</p>'
-)
 
 
 def page(report: Report) -> str:
@@ -73,8 +69,7 @@ def _head(report: Report) -> str:
         f'<p class="soft">judged {overall.reals:,} photographs of {overall.real_groups:,} independent sources and '
         f"{overall.fakes:,} fakes of {len(report.data.generators)} "
         f"{'generator' if len(report.data.generators) == 1 else 'generators'}, by {rule} · "
-        f"{escape(report.made_at[:10])}</p>{notice}{_known_here(report)}"
-        f"{_CHOSEN_HERE if report.policy and report.policy.made_of_these_images else ''}"
+        f"{escape(report.made_at[:10])}</p>{notice}{_known_here(report)}{_chosen_here(report)}"
         "<p>A verdict is evidence, not proof. What follows says how good the evidence is on these images; on other "
         "images and other generators it may be worse.</p>"
     )
@@ -90,6 +85,15 @@ def _known_here(report: Report) -> str:
     else:
         return ""
     return f'<p class="banner">{known}: these figures are better than on images that it does not know.</p>'
+
+
+def _chosen_here(report: Report) -> str:
+    if not report.policy or not report.policy.seen_in_calibration:
+        return ""
+    return (
+        f'<p class="banner">The policy was made of {report.policy.seen_in_calibration:,} of these '
+        f"{report.overall.reals + report.overall.fakes:,} images: its figures here are better than on others.</p>"
+    )
 
 
 def _summary(report: Report) -> str:
@@ -214,6 +218,7 @@ def _origin(report: Report) -> str:
         "Data": f"{data.source}, split {data.split}",
         "Data digest": data.sha256,
         "Known to the model": _seen(data),
+        **({"Known to the policy": _seen_by(report.policy)} if report.policy else {}),
         "Intervals": f"{report.resamples:,} draws of source photographs, seed {report.seed}",
         "Made at": report.made_at,
     }
@@ -231,3 +236,9 @@ def _seen(data: Data) -> str:
     if data.seen_in_training is None or data.seen_in_validation is None:
         return "not known: its training left no list of its images beside its card"
     return f"{data.seen_in_training:,} images from training, {data.seen_in_validation:,} from validation"
+
+
+def _seen_by(policy: PolicyUsed) -> str:
+    if policy.seen_in_calibration is None:
+        return "not known: no list of the images that it was made of lies beside it"
+    return f"{policy.seen_in_calibration:,} images that it was made of"

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DistildireError
 from worker.model.card import ModelError, find_card
+from worker.model.card_sections import report_place
 from worker.model.config import Format, ModelCard, ModelName, StudentConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.digests import digests, identify, published_digests
@@ -35,7 +36,7 @@ from worker.training.publishing import CardText, PublishedFile, card_toml, publi
 from worker.training.recipe import Augmentation, Recipe
 from worker.training.resumable import check_fingerprint, train
 from worker.training.room import on_one_disk, require_room
-from worker.training.seen import report_place, short_digests
+from worker.training.seen import short_digests
 from worker.training.stopwatch import Stopwatch
 from worker.training.student import Setting, StudentTrainer
 from worker.training.team import Team

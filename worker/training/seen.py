@@ -1,19 +1,22 @@
 """Which images a model knows: the report that its training left beside its card names them by their digests.
 
+A policy's images are known alike, by the list that lies beside it (`worker/model/policy.py`).
 An image is recognised by its bytes. One that was saved anew since, or cropped, is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from worker.model.card import ModelError
+from worker.model.card_sections import report_place
 from worker.model.config import ModelCard
-from worker.training.data_digest import files_sha256
+from worker.model.policy import Policy
+from worker.training.data_digest import data_sha256
 from worker.training.dataset import LabelledImage
 
 _DIGITS = 16
@@ -48,23 +51,18 @@ class _Report(BaseModel):
     student: _Student
 
 
-def report_place(card: Path, model: str) -> Path:
-    """Return where the report of the training lies whose model has the card file at `card`."""
-    return card.with_name(f"{model}.training.json")
-
-
 def short_digests(files: Iterable[str]) -> list[str]:
     """Return the first 16 hexadecimal digits of the files' SHA-256, each once, sorted."""
     return sorted({sha256[:_DIGITS] for sha256 in files})
 
 
-def seen_images(card: ModelCard, path: Path, images: Sequence[LabelledImage]) -> Seen | None:
+def seen_images(card: ModelCard, path: Path, files: Sequence[str]) -> Seen | None:
     """Count the images that took part in a model's training.
 
     Args:
         card: the model's.
         path: the card's file.
-        images: which can be read.
+        files: the images' `files_sha256`.
 
     Returns:
         The counts; None where they are not known: there is no report beside the card, or it is of other weights.
@@ -75,8 +73,30 @@ def seen_images(card: ModelCard, path: Path, images: Sequence[LabelledImage]) ->
     known = _known_images(card, report_place(path, card.name))
     if known is None:
         return None
-    names = [sha256[:_DIGITS] for sha256 in files_sha256(images)]
-    return Seen(sum(name in known.train for name in names), sum(name in known.validation for name in names))
+    return Seen(_count(files, known.train), _count(files, known.validation))
+
+
+def seen_by_policy(
+    policy: Policy, known: Collection[str] | None, images: Sequence[LabelledImage], files: Sequence[str]
+) -> int | None:
+    """Count the images that a policy was made of.
+
+    Args:
+        policy: that is asked.
+        known: its images, as `images_of` returns them; without them one can only tell whether they are these.
+        images: which can be read.
+        files: their `files_sha256`.
+
+    Returns:
+        The count; None where it is not known.
+    """
+    if known is not None:
+        return _count(files, known)
+    return len(images) if data_sha256(images, files) == policy.evidence.data_sha256 else None
+
+
+def _count(files: Sequence[str], known: Collection[str]) -> int:
+    return sum(sha256[:_DIGITS] in known for sha256 in files)
 
 
 def _known_images(card: ModelCard, place: Path) -> _Images | None:
