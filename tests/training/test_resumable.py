@@ -18,7 +18,7 @@ from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.model.whole_files import DiskFullError
 from worker.training.adm import AdmTrainer
 from worker.training.photographs import Pixels
-from worker.training.resumable import CheckpointMismatchError, step_rng, train
+from worker.training.resumable import CheckpointError, CheckpointMismatchError, check_fingerprint, step_rng, train
 
 
 class KilledAtStepFive(AdmTrainer):
@@ -79,6 +79,19 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures: list[Pixels], tmp_p
     _trained(pictures, tmp_path / "adm.checkpoint")
     with pytest.raises(CheckpointMismatchError, match="seed=8"):
         _trained(pictures, tmp_path / "adm.checkpoint", seed=8)
+
+
+def test_a_damaged_checkpoint_is_told_with_what_to_do(pictures: list[Pixels], tmp_path: Path) -> None:
+    checkpoint = tmp_path / "adm.checkpoint"
+    _trained(pictures, checkpoint)
+    sound = checkpoint.read_bytes()
+    for damaged in (sound[: len(sound) // 2], b"", b"no checkpoint"):
+        checkpoint.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"adm\.checkpoint is damaged.*remove it"):
+            check_fingerprint(checkpoint, "any")
+    torch.save([1], checkpoint)
+    with pytest.raises(CheckpointError):
+        check_fingerprint(checkpoint, "any")
 
 
 def test_a_training_can_be_extended(pictures: list[Pixels], tmp_path: Path) -> None:

@@ -234,6 +234,30 @@ def test_a_teacher_without_weights_is_told_where_they_are(desk: Desk, tmp_path: 
     refused(result, "names the file nowhere.pth, which is not there")
 
 
+def test_a_start_without_its_weights_is_told_what_there_is_to_do(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('[student]\nbackbone = "resnet18"\nweights = "nowhere.pth"\n')
+    result = desk.run("x", "--no-teacher", recipe=str(tmp_path / "r.toml"))
+    refused(result, "nowhere.pth, which is not there", "`weights` in [student]", "start from random weights")
+    assert "--student-weights" not in result.output  # there is no such option
+
+
+@pytest.mark.parametrize("section", ["student", "teacher"])
+def test_a_size_that_a_backbone_cannot_look_at_is_refused_before_any_work(
+    section: str, desk: Desk, tmp_path: Path
+) -> None:
+    torch.save(feature_layers("alexnet").state_dict(), tmp_path / "alexnet.pth")
+    (tmp_path / "r.toml").write_text(
+        {
+            "student": '[student]\nbackbone = "alexnet"\n[teacher]\nweight = 0\n',
+            "teacher": '[student]\nbackbone = "mobilenet_v3_small"\n[teacher]\nbackbone = "alexnet"\n'
+            'weights = "alexnet.pth"\n',
+        }[section]
+    )
+    result = desk.run("x", recipe=str(tmp_path / "r.toml"))
+    refused(result, f"{section}.backbone: alexnet cannot look at images of 32 pixels", "student.input_size")
+    assert not (desk.folder / "x").exists()
+
+
 def test_weights_of_another_network_are_refused(desk: Desk, tmp_path: Path) -> None:
     torch.save(feature_layers("resnet18").state_dict(), tmp_path / "resnet18.pth")
     (tmp_path / "r.toml").write_text('[teacher]\nbackbone = "mobilenet_v3_small"\nweights = "resnet18.pth"\n')

@@ -53,11 +53,13 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 def test_all_faults_are_named(tmp_path: Path) -> None:
     text = '[training]\nepochs = 0\nlr = 1\n[student]\ninputs = "depth"\n[augmentation]\ncrop_sides = [0.9, 0.5]\n'
     text += "[pairs]\nseed = -1\n"
+    text = text.replace("lr = 1", "lr = 1\nbeta1 = 1.0")
     with pytest.raises(RecipeError) as caught:
         read_recipe(write(tmp_path, text))
     for name in (
         "training.epochs",
         "training.lr",
+        "training.beta1",
         "pairs.seed",
         "student.inputs",
         "crop_sides must ascend",
@@ -68,6 +70,13 @@ def test_all_faults_are_named(tmp_path: Path) -> None:
 def test_a_clean_noise_map_goes_with_no_geometry() -> None:
     with pytest.raises(ValueError, match="clean_eps allows no"):
         Augmentation(clean_eps=True, flip_probability=0.5)
+
+
+def test_noise_channels_are_taken_from_weights_that_are_named(tmp_path: Path) -> None:
+    text = '[student]\nnoise_channels = "pretrained"\n'
+    with pytest.raises(RecipeError, match=r'student: .*"pretrained" needs a file: name it in weights'):
+        read_recipe(write(tmp_path, text))
+    assert read_recipe(write(tmp_path, text + 'weights = "w.pth"\n')).student.noise_channels == "pretrained"
 
 
 @pytest.mark.parametrize(

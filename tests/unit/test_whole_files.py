@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,10 +39,25 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_killed_processes_left_is_swept_and_what_is_being_written_is_not(tmp_path: Path) -> None:
-    old, new, whole = (tmp_path / name for name in ("a.1.partial", "a.2.partial", "a"))
-    for path in (old, new, whole):
+    for name in ("old", "new"):
+        _write_until_killed(tmp_path / name)
+    (old,), (new,) = tmp_path.glob("old.*.partial"), tmp_path.glob("new.*.partial")
+    whole, download = tmp_path / "a", tmp_path / "adm.pt.partial"  # `models fetch` goes on from that one
+    for path in (whole, download):
         path.touch()
-    for path in (old, whole):
+    for path in (old, whole, download):
         os.utime(path, (0, 0))
     sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == [whole, new]
+    assert sorted(tmp_path.iterdir()) == [whole, download, new]
+
+
+def _write_until_killed(path: Path) -> None:
+    """Begin to write a file in a process that dies before it ends."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from worker.model.whole_files import write_whole
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+write_whole(Path({str(path)!r}), b"half")
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL

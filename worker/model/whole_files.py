@@ -13,6 +13,7 @@ from pathlib import Path
 from shared.errors import DistildireError
 
 _STALE_SECONDS = 3600
+_OURS = f"*.{'[0-9a-f]' * 16}.partial"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -39,8 +40,11 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written. Files of the last hour stay: somebody may be writing them."""
-    for partial in folder.glob("*.partial"):
+    """Remove what killed processes left half written. Files of the last hour stay: somebody may be writing them.
+
+    A paused download, `FILE.partial`, is none of them.
+    """
+    for partial in folder.glob(_OURS):
         with suppress(FileNotFoundError):  # another process sweeps as well
             if time.time() - partial.stat().st_mtime > _STALE_SECONDS:
                 partial.unlink()

@@ -6,7 +6,9 @@ downloaded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ from worker.model.weights import assign_strictly, read_state
 from worker.training import lite0
 from worker.training.pairs import Batch
 from worker.training.recipe import RecipeError, StudentOptions, TeacherOptions
+
+Section = Literal["student", "teacher"]
+"""Of the recipe."""
 
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
@@ -90,7 +95,32 @@ def new_student(options: StudentOptions, seed: int) -> Student:
     return student
 
 
-def pretrained_layers(section: str, backbone: str, weights: Path | None) -> nn.Sequential:
+@torch.no_grad()
+def check_sizes(student: Student, teacher: Teacher | None, options: StudentOptions, image_size: int) -> None:
+    """See that both networks can look at images of their side. Convolutions and pooling may leave nothing of them.
+
+    Raises:
+        RecipeError: one cannot.
+    """
+    x = torch.zeros(1, 3, image_size, image_size)
+    side = options.input_size or image_size
+    _look("student", options.backbone, side, lambda: student.eval()(x, x))
+    student.train()
+    if teacher is not None:
+        _look("teacher", teacher.options.backbone, side, lambda: teacher(Batch(x, x, x, torch.zeros(1))))
+
+
+def _look(section: str, backbone: str, side: int, look: Callable[[], object]) -> None:
+    try:
+        look()
+    except (AssertionError, RuntimeError) as error:
+        raise RecipeError(
+            f"{section}.backbone: {backbone} cannot look at images of {side} pixels: {error}. Name a larger "
+            "student.input_size, or another backbone."
+        ) from error
+
+
+def pretrained_layers(section: Section, backbone: str, weights: Path | None) -> nn.Sequential:
     """Return a classifier up to its feature map with the weights of a file; what is in the file beyond is left out.
 
     Files from before torch 0.4.1, of which torchvision still publishes some, do not count batches: nothing reads that.
@@ -114,21 +144,24 @@ def pretrained_layers(section: str, backbone: str, weights: Path | None) -> nn.S
     return layers
 
 
-def _named(section: str, backbone: str, weights: Path | None) -> Path:
+def _named(section: Section, backbone: str, weights: Path | None) -> Path:
     """Return the file of the weights. Raises PretrainedError where none is named, or it is not there."""
     if weights is None or not weights.is_file():
         raise PretrainedError(_missing(section, backbone, weights))
     return weights
 
 
-def _missing(section: str, backbone: str, weights: Path | None) -> str:
-    is_lite0 = backbone == lite0.NAME
-    source = lite0.SOURCE if is_lite0 else f"download {get_model_weights(backbone)['DEFAULT'].url}"
+def _missing(section: Section, backbone: str, weights: Path | None) -> str:
+    source = lite0.SOURCE if backbone == lite0.NAME else f"download {get_model_weights(backbone)['DEFAULT'].url}"
     said = f"names the file {weights}, which is not there" if weights else "names no file of its weights"
-    remedy = f"{source} and name the file (`weights` in [{section}], or `--{section}-weights`)"
-    without = ", or train without a teacher (`weight = 0`, or `--no-teacher`)" if section == "teacher" else ""
+    remedy = {
+        "teacher": "name the file (`weights` in [teacher], or `--teacher-weights`), or train without a teacher "
+        "(`weight = 0`, or `--no-teacher`)",
+        "student": "name the file (`weights` in [student]), or leave it out and start from random weights",
+    }[section]
     return (
-        f"The recipe takes a trained {backbone} as {section} and {said}. Nothing is downloaded here: {remedy}{without}."
+        f"The recipe takes a trained {backbone} as {section} and {said}. Nothing is downloaded here: {source} and "
+        f"{remedy}."
     )
 
 

@@ -91,6 +91,12 @@ class StudentOptions(StudentConfig):
     weights: Path | None = None
     noise_channels: Literal["random", "pretrained"] = "random"
 
+    @model_validator(mode="after")
+    def _starts_from_what_there_is(self) -> Self:
+        if self.noise_channels == "pretrained" and self.weights is None:
+            raise ValueError('noise_channels = "pretrained" needs a file: name it in weights, or leave both out')
+        return self
+
 
 class TeacherOptions(Options):
     """The frozen network whose features the student imitates.
@@ -129,7 +135,7 @@ class StudentPlan(Options):
     pos_weight: PositiveFloat = 1.0
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: PositiveFloat = 2e-3
-    beta1: Probability = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-2
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     schedule: Literal["cosine", "constant"] = "cosine"

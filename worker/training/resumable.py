@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 REPORT_EVERY = 25
 
 
+class CheckpointError(DistildireError):
+    """The checkpoint cannot be read."""
+
+
 class CheckpointMismatchError(DistildireError):
     """The checkpoint is of a training run with other settings."""
 
@@ -64,7 +68,8 @@ def train(
     the end. Of several processes that train together one saves and reports: the one that `keeps`.
 
     Raises:
-        CheckpointMismatchError: the checkpoint exists and was made with other settings.
+        CheckpointError: the checkpoint exists and is damaged.
+        CheckpointMismatchError: it was made with other settings.
         DiskFullError: there is no room for the checkpoint; the one before is still there.
     """
     done = _resume(trainer, checkpoint)
@@ -86,6 +91,7 @@ def check_fingerprint(checkpoint: Path, fingerprint: str) -> None:
     """Refuse to go on from a checkpoint of other settings. One that does not exist is none.
 
     Raises:
+        CheckpointError: it is damaged.
         CheckpointMismatchError: it was made with others.
     """
     if checkpoint.exists():
@@ -103,9 +109,18 @@ def _resume(trainer: Trainer, checkpoint: Path) -> int:
 
 
 def _read_checkpoint(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
-    saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    if saved["fingerprint"] != fingerprint:
-        was, asked = saved["fingerprint"].split(", "), fingerprint.split(", ")
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        known = str(saved["fingerprint"])
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
+        raise CheckpointError(
+            f"{checkpoint} is damaged. Put a copy of it in its place; or remove it, and the new model's card if there "
+            "is one: then the same command trains anew with the noise maps that are there."
+        ) from error
+    if known != fingerprint:
+        was, asked = known.split(", "), fingerprint.split(", ")
         raise CheckpointMismatchError(
             f"{checkpoint} was made with {', '.join(part for part in was if part not in asked)}, not "
             f"{', '.join(part for part in asked if part not in was)}. To go on with it, take back what changed; to "

@@ -31,7 +31,7 @@ from worker.model.unet import DTYPES
 from worker.model.whole_files import sweep, write_whole
 from worker.training.dataset import Dataset, DatasetError, Split, read_dataset
 from worker.training.pairs import NoiseMaker, PairKey, PairStore
-from worker.training.pretrained import Teacher, new_student
+from worker.training.pretrained import Teacher, check_sizes, new_student
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights
 from worker.training.recipe import Augmentation, Recipe
 from worker.training.resumable import check_fingerprint, train
@@ -97,6 +97,7 @@ class Training:
         teacher = self.recipe.teacher
         self.student = new_student(self.recipe.student, self.recipe.training.seed)
         self.teacher = Teacher(teacher, self.recipe.student.input_size) if teacher.weight else None
+        check_sizes(self.student, self.teacher, self.recipe.student, card.image_size)
         self.dataset = team.from_leader(lambda: read_dataset(order.data))
         _check_splits(order.data, self.dataset)
         self.pairs = self._store("train", self.recipe.augmentation, self.recipe.pairs.variants)
