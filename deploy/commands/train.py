@@ -23,6 +23,8 @@ from deploy.terminal import notes
 @click.option("--teacher-weights", type=click.Path(dir_okay=False, path_type=Path), help="torchvision's, as a file.")
 @click.option("--no-teacher", is_flag=True, help="Learn from the labels alone.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the recipe's seed of the training.")
+@click.option("--without-generator", "without", metavar="NAME", multiple=True, help="Leave its fakes out; repeatable.")
+@click.option("--permute-labels", is_flag=True, help="Deal the labels out anew: a control that learns chance.")
 @click.option(
     "--pairs", type=click.Path(file_okay=False, path_type=Path), help="Where noise maps are kept.  [default: OUT/pairs]"
 )
@@ -39,6 +41,8 @@ def command(  # noqa: PLR0913  # an option each
     teacher_weights: Path | None,
     no_teacher: bool,
     seed: int | None,
+    without: tuple[str, ...],
+    permute_labels: bool,
     pairs: Path | None,
     license_: str,
     device: str,
@@ -61,7 +65,19 @@ def command(  # noqa: PLR0913  # an option each
         recipe = changed(recipe, "teacher", weight=0.0)
     if seed is not None:
         recipe = changed(recipe, "training", seed=seed)
-    order = Order(data, adm, out, pairs or out / "pairs", name, license_, recipe, models_dir, device)
+    order = Order(
+        data=data,
+        adm=adm,
+        out=out,
+        pairs=pairs or out / "pairs",
+        name=name,
+        license=license_,
+        recipe=recipe,
+        models_dir=models_dir,
+        device=device,
+        without=without,
+        permute_labels=permute_labels,
+    )
     with assembled_team(choose_device(device).type) as team:
         logging.basicConfig(
             level=logging.INFO if team.leads else logging.WARNING, format="%(asctime)s %(message)s", force=True

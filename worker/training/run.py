@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from worker.model.card_sections import report_place
 from worker.model.config import Format, ModelCard, ModelName, StudentConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.digests import digests, identify, published_digests
-from worker.model.loading import Precision, choose, load_model, load_unet
+from worker.model.loading import Precision, choose_device, choose_dtype, load_model, load_unet, stated_precision
 from worker.model.placing import Recognised, place
 from worker.model.self_test import record
 from worker.model.unet import DTYPES
@@ -37,6 +37,7 @@ from worker.training.recipe import Augmentation, Recipe
 from worker.training.resumable import check_fingerprint, train
 from worker.training.room import on_one_disk, require_room
 from worker.training.seen import short_digests
+from worker.training.selection import with_permuted_labels, without_generators
 from worker.training.stopwatch import Stopwatch
 from worker.training.student import Setting, StudentTrainer
 from worker.training.team import Team
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _THRESHOLD = 0.5
+_MEANINGLESS = "A control: it was trained on labels that were dealt out anew, so its verdicts mean nothing."
 
 
 class TrainingError(DistildireError):
@@ -58,7 +60,8 @@ class Order:
 
     `data`: as in `read_dataset`. `adm`: the name of the card whose ADM makes the noise maps; its student is not needed.
     `out`: the folder of the results. `pairs`: that of stage 1, which several trainings may share. `name`, `license`:
-    of the new card.
+    of the new card. `without`: generators whose fakes are left out. `permute_labels`: whether each split's labels are
+    dealt out anew, by the training's seed: a control.
     """
 
     data: Path
@@ -70,6 +73,17 @@ class Order:
     recipe: Recipe
     models_dir: Path | None = None
     device: str = "auto"
+    without: Sequence[str] = ()
+    permute_labels: bool = False
+
+    def dataset(self) -> Dataset:
+        """Read the data set, and take of it what is asked for.
+
+        Raises:
+            DatasetError: it is wrong, or has no fakes of a generator that is to be left out.
+        """
+        dataset = without_generators(self.data, read_dataset(self.data), self.without)
+        return with_permuted_labels(dataset, self.recipe.training.seed) if self.permute_labels else dataset
 
 
 class Training:
@@ -90,7 +104,8 @@ class Training:
         self.installed = find_card(order.adm, order.models_dir)
         card = self.installed.card
         self.adm_path = self.installed.locate(card.adm)
-        self.device, dtype = choose(card, order.device, _precision(order.recipe))
+        self.device = choose_device(order.device)
+        dtype = choose_dtype(stated_precision(card, _precision(order.recipe)), self.device)
         if self.device.type == "cuda" and team.size > 1:
             self.device = torch.device("cuda", team.local_rank)
         self.precision: Format = next(name for name, known in DTYPES.items() if known == dtype)
@@ -98,7 +113,7 @@ class Training:
         self.student = new_student(self.recipe.student, self.recipe.training.seed)
         self.teacher = Teacher(teacher, self.recipe.student.input_size) if teacher.weight else None
         check_sizes(self.student, self.teacher, self.recipe.student, card.image_size)
-        self.dataset = team.from_leader(lambda: read_dataset(order.data))
+        self.dataset = team.from_leader(order.dataset)
         _check_splits(order.data, self.dataset)
         self.pairs = self._store("train", self.recipe.augmentation, self.recipe.pairs.variants)
         self.validation = self._store("validation", Augmentation(), variants=1)
@@ -168,8 +183,8 @@ class Training:
             provenance=provenance(report),
             diffusion=card.diffusion,
             precision="fp32" if self.recipe.reads_dire else card.precision,
-            demonstration=self.recipe.card.demonstration,
-            notice=self.recipe.card.notice,
+            demonstration=self.recipe.card.demonstration or order.permute_labels,  # which every result tells
+            notice=_MEANINGLESS if order.permute_labels else self.recipe.card.notice,
         )
         write_whole(target, card_toml(text, adm, student).encode())
         record(load_model(order.name, "cpu", "fp32", order.out), target)
@@ -243,6 +258,8 @@ class Training:
             "recipe": self.recipe.model_dump(mode="json"),
             "data": described(self.dataset)
             | {
+                "without_generators": list(self.order.without),
+                "permuted_labels": self.order.permute_labels,
                 "sha256": self.pairs.data_sha256,
                 "images": {
                     "train": short_digests(self.pairs.files_sha256),

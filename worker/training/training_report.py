@@ -30,9 +30,15 @@ def provenance(report: dict[str, Any]) -> dict[str, str | int | float]:
         f"{split}: {found['reals']} real, {sum(found['fakes'].values())} fake in {found['groups']} groups"
         for split, found in data["splits"].items()
     )
+    taken: dict[str, str | int | float] = {}
+    if data["without_generators"]:
+        taken["without_generators"] = ", ".join(data["without_generators"])
+    if data["permuted_labels"]:
+        taken["labels"] = "dealt out anew: they mean nothing"
     return {
         "data": counts,
         "generators": ", ".join(data["splits"]["train"]["fakes"]),
+        **taken,
         "data_sha256": data["sha256"],
         "recipe": report["recipe"]["name"],
         "epoch": best["epoch"],
