@@ -21,7 +21,8 @@ from shared.errors import ErrorCode, JobError
 from tests.reference import Measure, Reference
 from worker.imaging import preprocess
 from worker.model import Detector, ModelError, load_model
-from worker.model.loading import Precision, choose_dtype
+from worker.model.card import read_card
+from worker.model.loading import Precision, choose, choose_dtype
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,22 @@ def test_auto_is_the_cards_precision_where_it_states_one(tiny_files: Path, tmp_p
     card.write_text(card.read_text().replace("image_size = 64", 'image_size = 64\nprecision = "fp16"'))
     assert load_model("TINY", device="cpu", models_dir=folder).precision == "fp16"
     assert load_model("TINY", device="cpu", precision="bf16", models_dir=folder).precision == "bf16"  # one may choose
+
+
+def test_a_student_of_dire_images_computes_in_float32_alone(
+    tiny_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    folder = Path(shutil.copytree(tiny_files, tmp_path / "models"))
+    card = folder / "tiny.toml"
+    card.write_text(card.read_text().replace("[student]", '[student]\ninputs = "dire"'))
+    assert choose(read_card(card), "cpu", "auto")[1] == choose(read_card(card), "cpu", "fp32")[1] == torch.float32
+    for precision in ("bf16", "fp16"):
+        with pytest.raises(ModelError, match=f"TINY reads DIRE images.*{precision} rounds away.*fp32 or auto"):
+            load_model("TINY", device="cpu", precision=precision, models_dir=folder)
+    card.write_text(card.read_text().replace("image_size = 64", 'image_size = 64\nprecision = "bf16"'))
+    with pytest.raises(ModelError, match="if the card says otherwise, correct it"):
+        load_model("TINY", device="cpu", models_dir=folder)
 
 
 def test_every_public_name_is_what_it_says_after_torch_is_imported():

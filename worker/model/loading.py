@@ -36,13 +36,14 @@ def load_model(
         device: "cpu", "cuda", "cuda:1" …; "auto" takes CUDA where there is one.
         precision: number format of the U-Net; "auto" takes the card's, or else the fastest that the device computes
             natively: bfloat16, on older CUDA devices float16, on older processors float32. The student always computes
-            in float32.
+            in float32, and so does all of a model that reads DIRE images.
         models_dir: folder of cards and weights; by default the one that `DISTILDIRE_MODELS_DIR` names.
 
     Raises:
         CardError: there is no such card, but one that is wrong; or its backbone is unknown.
         AlteredError: the weights are not those that card or record describe.
-        ModelError: card, weights or device are not there, or the weights are damaged or do not fit.
+        ModelError: card, weights or device are not there, the weights are damaged or do not fit, or the model cannot
+            have that precision.
     """
     installed = find_card(name, Path(models_dir) if models_dir else None)
     target, dtype = choose(installed.card, device, precision)
@@ -109,8 +110,22 @@ def load_weights(installed: InstalledCard, stated: WeightsFile, network: nn.Modu
 
 def choose(card: ModelCard, device: str, precision: Precision) -> tuple[torch.device, torch.dtype]:
     """Return the device and the U-Net's number format for what was asked, as in `load_model`. Raises ModelError."""
+    asked = stated_precision(card, precision)
+    if card.student.inputs == "dire":
+        if asked not in {"auto", "fp32"}:
+            raise ModelError(
+                f"{card.name} reads DIRE images, of which float32 alone is exact enough: each is made in 40 passes of "
+                f"the U-Net, which add up what {asked} rounds away. Ask for the precision fp32 or auto; if the card "
+                "says otherwise, correct it."
+            )
+        asked = "fp32"
     target = choose_device(device)
-    return target, choose_dtype(card.precision if precision == "auto" and card.precision else precision, target)
+    return target, choose_dtype(asked, target)
+
+
+def stated_precision(card: ModelCard, precision: Precision) -> Precision:
+    """Return the precision that is asked for, or what the card says where it is left to that."""
+    return card.precision if precision == "auto" and card.precision else precision
 
 
 def choose_device(name: str) -> torch.device:
