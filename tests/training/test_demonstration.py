@@ -34,7 +34,6 @@ from worker.training.demonstration import (
     Demonstration,
     Recipe,
     eps_loss,
-    permuted,
 )
 from worker.training.fakes import Faker
 from worker.training.photographs import Photograph
@@ -105,17 +104,6 @@ def test_kinds_are_made_in_turn_and_by_their_adm(made: Path) -> None:
     assert [row["generator"] for row in test] == [row["generator"] for row in unseen]
     contents = [[(made / row["path"]).read_bytes() for row in rows] for rows in (test, unseen)]
     assert not set(contents[0]) & set(contents[1])
-
-
-def test_permuted_labels_are_as_many_of_each_and_tell_nothing(made: Path) -> None:
-    rows, true = rows_of(made, "permuted"), rows_of(made, "images")
-    assert [row["path"] for row in rows] == [row["path"] for row in true]
-    for split in ("train", "validation", "test"):
-        counts = [Counter(row["label"] for row in found if row["split"] == split) for found in (rows, true)]
-        assert counts[0] == counts[1]
-    many = [{"split": "train", "label": "real" if n % 2 else "fake", "generator": ""} for n in range(2000)]
-    same = sum(a["label"] == b["label"] for a, b in zip(many, permuted(many, 3), strict=True))
-    assert 900 < same < 1100
 
 
 def test_the_loss_of_an_adm_is_that_of_its_noise() -> None:

@@ -157,7 +157,6 @@ class Demonstration:
         fakes = {name: self.save_fakes(name) for name in FAKES}
         images = [row for use, rows in photographs.items() for row in rows + fakes[use]]
         self._write_manifest("images", images)
-        self._write_manifest("permuted", permuted(images, self.recipe.seed))
         self._write_manifest("small", fewer(images))
         for name in fakes.keys() - photographs.keys():
             self._write_manifest(name, photographs[FAKES[name].of] + fakes[name])
@@ -295,17 +294,6 @@ def eps_loss(unet: Denoiser, x: Tensor, t: int, seed: int) -> float:
     noised = q_sample(x, noise, float(linear_alpha_bars(1000)[t]))
     found = [unet(part, torch.full((len(part),), t))[:, :3] for part in torch.split(noised, BATCH)]
     return float((torch.cat(found) - noise).square().mean())
-
-
-def permuted(rows: Rows, seed: int) -> Rows:
-    """Return the rows with the labels of each split dealt out anew: what a student learns from them is chance."""
-    rng = np.random.default_rng(seed)
-    found = [dict(row, generator="") for row in rows]
-    for split in dict.fromkeys(row["split"] for row in rows):
-        chosen = [row for row in found if row["split"] == split]
-        for row, label in zip(chosen, rng.permutation([row["label"] for row in chosen]), strict=True):
-            row["label"] = str(label)
-    return found
 
 
 def _write_rows(path: Path, rows: Rows) -> None:
