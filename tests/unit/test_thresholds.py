@@ -12,29 +12,60 @@ from worker.training.metrics import balanced_accuracy_at, rank
 from worker.training.thresholds import (
     CalibrationError,
     TooFewPhotographsError,
+    allowed_false_positives,
     lowest_inconclusive,
     measured_threshold,
     threshold_for_false_positives,
     youden_threshold,
 )
 
+SIMULATIONS = 2000
 REALS = 400
 NONE_FAKE = np.zeros(REALS, dtype=np.bool_)
 EACH_ITS_OWN = np.arange(REALS).astype(str)
 
 
-def test_the_interval_and_the_bound_cover_the_truth_as_often_as_they_say():
-    """Photographs' logits are normal, so the true rate of every threshold is known."""
+def coverage(reals: int, target: float) -> tuple[int, float, float]:
+    """How many photographs may be called FAKE; how often the interval and the bound then hold the truth.
+
+    Photographs' logits are normal, so the true rate of every threshold is known.
+    """
     rng = np.random.default_rng(20261122)
-    logits = rng.normal(size=(2000, REALS))
     covered, bounded = 0, 0
-    for drawn in 1 / (1 + np.exp(-logits)):
-        found = threshold_for_false_positives(drawn, NONE_FAKE, EACH_ITS_OWN, target=0.03)
+    fake, groups = np.zeros(reals, dtype=np.bool_), np.arange(reals).astype(str)
+    for drawn in 1 / (1 + np.exp(-rng.normal(size=(SIMULATIONS, reals)))):
+        found = threshold_for_false_positives(drawn, fake, groups, target)
         truth = stats.norm.sf(np.log(found.value / (1 - found.value)))
         covered += found.interval.low <= truth <= found.interval.high
         bounded += truth <= found.upper_bound
-    assert 0.93 <= covered / 2000 <= 0.97
-    assert 0.93 <= bounded / 2000 <= 0.97
+    return allowed_false_positives(reals, target), covered / SIMULATIONS, bounded / SIMULATIONS
+
+
+@pytest.mark.parametrize(("reals", "target", "allowed"), [(100, 0.05, 1), (400, 0.03, 6), (1000, 0.01, 4)])
+def test_the_interval_and_the_bound_cover_the_truth_as_often_as_they_say(reals: int, target: float, allowed: int):
+    found, covered, bounded = coverage(reals, target)
+    assert found == allowed
+    assert 0.93 <= covered <= 0.97
+    assert 0.93 <= bounded <= 0.97
+
+
+def test_where_no_photograph_may_be_called_fake_the_interval_is_wider_than_need_be():
+    """It begins at 0, so that it holds the rate that was counted."""
+    found, covered, bounded = coverage(299, 0.01)
+    assert found == 0
+    assert 0.965 <= covered <= 0.985
+    assert 0.93 <= bounded <= 0.97
+
+
+@pytest.mark.parametrize(("photographs", "rate"), [(25, 0.1), (50, 0.05), (400, 0.03)])
+def test_the_interval_of_youdens_threshold_covers_the_truth_at_least_as_often(photographs: int, rate: float):
+    """Each number of photographs that may be called FAKE, by its chance."""
+    covered = 0.0
+    for called, chance in enumerate(stats.binom(photographs, rate).pmf(np.arange(photographs + 1)).tolist()):
+        probabilities = np.where(np.arange(photographs) < called, 0.9, 0.1)
+        found = measured_threshold(0.5, probabilities, NONE_FAKE[:photographs], EACH_ITS_OWN[:photographs])
+        covered += chance * (found.interval.low <= rate <= found.interval.high)
+    assert 0.95 <= covered <= 0.995
 
 
 def test_the_bound_keeps_the_target_and_one_more_photograph_above_would_not():
