@@ -15,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from deploy.cli import main
 from tests.tiny_model import NAME, write_model
@@ -306,3 +307,17 @@ def test_a_split_without_images_is_named(models: Path, data: Path, tmp_path: Pat
     result = call("evaluate", data, "--split", "train", "--model", NAME, "--models-dir", models, "--out", tmp_path)
     assert result.exit_code == 1
     assert "no usable real image in the split 'train'" in result.output
+
+
+def test_a_model_that_gives_no_numbers_is_not_taken_for_a_lack_of_images(models: Path, data: Path, tmp_path: Path):
+    """A student whose numbers grow beyond what a float can be: all is skipped, and the message says why."""
+    broken = Path(shutil.copytree(models, tmp_path / "broken"))
+    weights = load_file(broken / "student.safetensors")
+    weights["student_backbone.features.0.0.weight"][:] = 3e38
+    save_file(weights, broken / "student.safetensors")
+    result = call("evaluate", data, "--model", NAME, "--models-dir", broken, "--device", "cpu", "--out", tmp_path)
+    assert result.exit_code == 1
+    said = " ".join(result.output.split())
+    assert "has no usable real image" in said
+    assert said.count("the model gave no finite number") == 3
+    assert "Skipped as well: 23 files." in said

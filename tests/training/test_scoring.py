@@ -97,6 +97,21 @@ def test_what_was_judged_in_another_number_format_is_judged_anew(
     assert Scoring(coarse, images, 4, unseen, journal).logits("plain").logits.tolist() == alone.tolist()
 
 
+def test_what_was_judged_before_the_card_was_corrected_is_judged_anew(
+    detector: Detector, images: list[LabelledImage], tmp_path: Path
+):
+    """With the same weights: what the card says of them is part of what they answer."""
+    journal = Journal(tmp_path, ["these images"])
+    Scoring(detector, images, 4, unseen, journal).logits("plain")
+    card = write_model(tmp_path) / "card.toml"
+    card.write_text(card.read_text().replace("input_size = 64", "input_size = 48"))
+    corrected = load_model(NAME, "cpu", "fp32", tmp_path)
+    assert corrected.weights_sha256 == detector.weights_sha256
+    alone = Scoring(corrected, images, 4, unseen).logits("plain").logits
+    assert Scoring(corrected, images, 4, unseen, journal).logits("plain").logits.tolist() == alone.tolist()
+    assert alone.tolist() != Scoring(detector, images, 4, unseen).logits("plain").logits.tolist()
+
+
 def test_a_picture_is_changed_alike_wherever_it_lies(detector: Detector, images: list[LabelledImage]):
     drawn: dict[str, list[float]] = {}
 

@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 Part = Literal["robustness", "controls", "formats", "dire"]
 PARTS: frozenset[Part] = frozenset(get_args(Part))
 
+_REASONS = 3
+"""Files that are named, with the reason why they were skipped, where nothing is left to evaluate."""
+
 
 class EvaluationError(DistildireError):
     """These images cannot be evaluated."""
@@ -125,7 +128,7 @@ class Evaluation:
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
         usable = [image for image, logit in zip(self.source.images, judged.logits, strict=True) if np.isfinite(logit)]
         scores = scores_of(self.source.images, judged.logits)
-        _check_classes(scores.fake, self.source)
+        _check_classes(scores.fake, self.source, judged.skipped)
         probabilities = self._probabilities(scores)
         ablated = {name: scores_of(self.source.images, logits) for name, logits in judged.ablated.items()}
         return Report(
@@ -288,10 +291,14 @@ def _warn(known: str) -> None:
     log.warning("%s: the figures here are better than on others. Name another split or other images.", known)
 
 
-def _check_classes(fake: Labels, source: Source) -> None:
+def _check_classes(fake: Labels, source: Source, skipped: Sequence[Skipped] = ()) -> None:
+    """Raise EvaluationError where a class is missing, with the first reasons why files were skipped."""
+    left_out = (*skipped, *source.skipped)
+    told = "".join(f"\nSkipped: {file.path}: {file.reason}" for file in left_out[:_REASONS])
+    more = f"\nSkipped as well: {len(left_out) - _REASONS:,} files." if len(left_out) > _REASONS else ""
     for name, present in (("real", (~fake).any()), ("fake", fake.any())):
         if not present:
             raise EvaluationError(
                 f"{source.name} has no usable {name} image in the split {source.split!r}. Add some, or name another "
-                "split."
+                f"split.{told}{more}"
             )

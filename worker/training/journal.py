@@ -1,7 +1,7 @@
 """What was judged already: so that an evaluation that was broken off goes on where it was.
 
-One small file for each batch, in folders whose names tell images, batch size, model, device and number format,
-so that nothing stale is used.
+One small file for each batch, in folders whose names tell images, batch size, weights, what the card makes of them,
+device and number format, so that nothing stale is used.
 """
 
 from __future__ import annotations

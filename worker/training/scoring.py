@@ -111,7 +111,8 @@ class Scoring:
         skipped: list[Skipped] = []
         on_image = self._follow(name)
         model = self.detector
-        part = f"{model.weights_sha256} {model.device} {model.precision} {name} {names}"
+        computes = model.card.model_dump_json(include={"adm", "diffusion", "student", "image_size"})
+        part = f"{model.weights_sha256} {computes} {model.device} {model.precision} {name} {names}"
         for place, batch in enumerate(self._batches):
             found = self._journal.recall(part, place) if self._journal else None
             if found is None:
