@@ -8,7 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from worker.training.publishing import publish_weights, read_published
+from tests.tiny_training import TINY_SIZE, TINY_UNET
+from worker.model.card import parse_card
+from worker.model.config import DiffusionConfig, StudentConfig
+from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
 
 STATE = {
     "conv.weight": torch.linspace(-1, 1, 18).reshape(2, 1, 3, 3),
@@ -23,6 +26,24 @@ def test_kernels_are_halved_and_statistics_kept(tmp_path: Path) -> None:
     assert stored["conv.weight"].dtype == torch.float16
     assert torch.equal(stored["norm.running_var"], STATE["norm.running_var"])
     assert torch.equal(stored["norm.num_batches_tracked"], STATE["norm.num_batches_tracked"])
+
+
+def test_a_file_says_whose_licence_it_has_where_that_is_not_the_cards(tmp_path: Path) -> None:
+    text = CardText(
+        name="MINE",
+        license="Ours",
+        threshold=0.5,
+        image_size=TINY_SIZE,
+        unet=TINY_UNET,
+        student=StudentConfig(backbone="resnet18"),
+        provenance={},
+        diffusion=DiffusionConfig(),
+    )
+    adm = PublishedFile(tmp_path / "adm.pt", "a" * 64, ("https://example.org/adm.pt",), "MIT")
+    student = PublishedFile(tmp_path / "student.safetensors", "b" * 64)
+    card = parse_card(card_toml(text, adm, student), tmp_path / "card.toml")
+    assert (card.license, card.adm.license, card.student.license) == ("Ours", "MIT", None)
+    assert (card.adm.urls, card.student.urls) == (adm.urls, ())
 
 
 def test_what_is_published_is_read_as_float32(tmp_path: Path) -> None:

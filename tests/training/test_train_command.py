@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -10,19 +11,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from deploy.cli import main
 from tests import tiny_model
 from tests.killed_training import MOMENTS
 from tests.tiny_dataset import RECIPE, write_dataset
 from worker.model import load_model, verify
+from worker.model.card import find_card
+from worker.model.converting import convert
 from worker.model.diffusion import dire, dire_unit
 from worker.model.student import feature_layers
 from worker.training.data_digest import data_sha256
@@ -89,7 +93,7 @@ def test_the_new_card_loads_verifies_and_judges(trained: Path, desk: Desk) -> No
     found = verify(NAME, trained, device="cpu", precision="fp32")
     assert (found.problems, found.self_test) == ((), "passed")
     model = load_model(NAME, device="cpu", precision="fp32", models_dir=trained)
-    assert model.card.student.input_size == 32
+    assert model.card.student.input_size == read_recipe(str(desk.folder / "recipe.toml")).student.input_size
     assert model.card.self_test is not None
     assert model.card.provenance["recipe"] == "recipe"
     assert model.analyze(desk.folder / "data" / "real-0.png")["prediction"] in {"REAL", "FAKE"}
@@ -117,6 +121,39 @@ def test_a_second_run_changes_nothing(trained: Path, desk: Desk) -> None:
     before = desk.weights("unbroken"), report_of(trained)["epochs"]
     assert desk.run("unbroken").exit_code == 0
     assert (desk.weights("unbroken"), report_of(trained)["epochs"]) == before
+
+
+def test_a_second_run_leaves_what_came_into_the_card(trained: Path, desk: Desk) -> None:
+    card = shutil.copytree(trained, desk.folder / "recorded") / f"{NAME}.toml"
+    text = card.read_text().replace("threshold = 0.5", "threshold = 0.7  # of our own photographs")
+    card.write_text(text)
+    assert desk.run("recorded").exit_code == 0
+    assert card.read_text() == text
+    card.write_text(text.partition("# What the networks answer")[0])
+    assert desk.run("recorded").exit_code == 0
+    assert card.read_text() == text  # the self-test came back
+    card.write_text(text.replace(hashlib.sha256(desk.weights("recorded")).hexdigest(), "0" * 64))
+    assert desk.run("recorded").exit_code == 0
+    assert card.read_text() == (trained / f"{NAME}.toml").read_text()
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_the_adm_keeps_its_licence_and_addresses_that_lead_to_it(converted: bool, desk: Desk, tmp_path: Path) -> None:
+    models = tiny_model.write_model(tmp_path)
+    torch.save(load_file(models / "adm.safetensors"), models / "adm.pt")
+    (models / "adm.safetensors").unlink()
+    card = (models / "card.toml").read_text()
+    stated = '"adm.pt"\nlicense = "MIT"\nurls = ["https://example.org/adm.pt"]'
+    (models / "card.toml").write_text(card.replace('"adm.safetensors"', stated))
+    installed = find_card(tiny_model.NAME, models)
+    if converted:
+        convert(installed, installed.card.adm)
+    recipe = read_recipe(str(desk.folder / "recipe.toml"))
+    order = Order(desk.folder / "data" / "data.csv", tiny_model.NAME, tmp_path / "out", tmp_path, NAME, "Ours", recipe)
+    adm = Training(replace(order, models_dir=models), Team())._place_adm()
+    assert (adm.path.name, adm.license) == ("adm.pt.safetensors" if converted else "adm.pt", "MIT")
+    assert adm.urls == (() if converted else ("https://example.org/adm.pt",))
+    assert Training(replace(order, models_dir=models, license="MIT"), Team())._place_adm().license is None
 
 
 def test_an_adm_on_another_disk_is_copied_whole_or_not_at_all(

@@ -18,11 +18,12 @@ from worker.model.whole_files import write_whole
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A weights file beside its card, and where others may fetch it."""
+    """A weights file beside its card, where others may fetch it, and its licence where that is not the card's."""
 
     path: Path
     sha256: str
     urls: tuple[str, ...] = ()
+    license: str | None = None
 
 
 def publish_weights(state: Mapping[str, Tensor], path: Path, *, halved: bool = True) -> PublishedFile:
@@ -86,4 +87,4 @@ def card_toml(text: CardText, adm: PublishedFile, student: PublishedFile) -> str
 
 
 def _file_fields(file: PublishedFile) -> dict[str, object]:
-    return {"weights": file.path.name, "sha256": file.sha256, "urls": file.urls or None}
+    return {"weights": file.path.name, "license": file.license, "sha256": file.sha256, "urls": file.urls or None}

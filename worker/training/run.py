@@ -19,7 +19,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DistildireError
-from worker.model.card import ModelError, find_card
+from worker.model.card import ModelError, find_card, read_card
 from worker.model.card_sections import report_place
 from worker.model.config import Format, ModelCard, ModelName, StudentConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion
@@ -165,14 +165,28 @@ class Training:
         return trainer
 
     def publish(self, trainer: StudentTrainer) -> None:
-        """Write weights, report and card, and see that the card loads; its self-test is recorded by that."""
-        order, card = self.order, self.installed.card
+        """Write weights, report and card, and see that the card loads; its self-test is recorded by that.
+
+        A card that is of these weights stays as it is: evaluations and a threshold may have come into it since.
+        """
+        order = self.order
         path = order.out / f"{order.name}.student.safetensors"
         student = publish_weights(trainer.best_student().state_dict(), path, halved=self.recipe.card.stored == "fp16")
         adm = self._place_adm()
         report = self._report(trainer, student)
         target = order.out / f"{order.name}.toml"
         _write_json(report_place(target, order.name), report)
+        if _is_of(target, student):
+            log.info("%s is of these weights and stays as it is; to have it written anew, remove it", target)
+        else:
+            write_whole(target, self._card(report, adm, student).encode())
+        detector = load_model(order.name, "cpu", "fp32", order.out)
+        if detector.card.self_test is None:
+            record(detector, target)
+
+    def _card(self, report: dict[str, Any], adm: PublishedFile, student: PublishedFile) -> str:
+        """Return the new card as TOML."""
+        order, card = self.order, self.installed.card
         text = CardText(
             name=order.name,
             license=order.license,
@@ -186,8 +200,7 @@ class Training:
             demonstration=self.recipe.card.demonstration or order.permute_labels,  # which every result tells
             notice=_MEANINGLESS if order.permute_labels else self.recipe.card.notice,
         )
-        write_whole(target, card_toml(text, adm, student).encode())
-        record(load_model(order.name, "cpu", "fp32", order.out), target)
+        return card_toml(text, adm, student)
 
     def _needs(self) -> list[tuple[Path, int]]:
         """Return what will be written where, in bytes: pairs, and the ADM's weights where they cannot be linked."""
@@ -242,15 +255,25 @@ class Training:
         log.info("%d images (%s), %d files left out", len(self.dataset.images), counts, len(self.dataset.skipped))
 
     def _place_adm(self) -> PublishedFile:
-        """Give the ADM's weights a second name beside the card, or copy them where the disk is another."""
-        target, adm = self.order.out / self.adm_path.name, self.installed.card.adm
+        """Give the ADM's weights a second name beside the card, or copy them where the disk is another.
+
+        What was converted has another digest than what the addresses lead to, so these are left out.
+        """
+        target, card = self.order.out / self.adm_path.name, self.installed.card
+        adm, license_ = card.adm, card.adm.license or card.license
         if not target.exists():  # else it is the same: see `_check_place`
             file = Recognised(self.adm_path, adm, published_digests(self.adm_path), target)
             try:
                 place(file, link=True)
             except ModelError:
                 place(file)
-        return PublishedFile(target, digests(target, ["sha256"])["sha256"], adm.urls)
+        sha256 = digests(target, ["sha256"])["sha256"]
+        return PublishedFile(
+            target,
+            sha256,
+            urls=adm.urls if sha256 == self.pairs.key.adm_sha256 else (),
+            license=None if license_ == self.order.license else license_,
+        )
 
     def _report(self, trainer: StudentTrainer, student: PublishedFile) -> dict[str, Any]:
         return {
@@ -283,6 +306,10 @@ class Training:
 def _precision(recipe: Recipe) -> Precision:
     """DIRE students know float32 alone: their logit hangs on 40 passes of the U-Net, and a self-test holds it fast."""
     return "fp32" if recipe.reads_dire else recipe.pairs.precision
+
+
+def _is_of(card: Path, student: PublishedFile) -> bool:
+    return card.exists() and read_card(card).student.sha256 == student.sha256
 
 
 def _architecture(card: ModelCard) -> UnetConfig:
