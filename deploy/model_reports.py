@@ -71,6 +71,8 @@ def describe_lines(installed: InstalledCard) -> Iterator[str]:
     """Yield what `models show` says, as markup."""
     card = installed.card
     yield f"[bold]{card.name}[/]{' [dim](demonstration)[/]' if card.demonstration else ''}"
+    if card.notice:
+        yield f"  [yellow]{escape(card.notice)}[/]"
     yield f"  licence    {license_words(card.license)}"
     yield f"  card       {escape(str(installed.path))}"
     yield f"  threshold  {card.threshold}"

@@ -161,7 +161,10 @@ def test_what_brings_files_needs_no_torch():
 
 
 def test_show_names_licences_sources_digests_and_what_is_there(folder: Path, server: WeightsServer):
+    card = folder / "card.toml"
+    card.write_text('notice = "Of [drawings] alone."\n' + card.read_text())
     shown = run("show", NAME, folder=folder).stdout
+    assert "Of [drawings] alone." in shown
     for told in ("CC-BY-NC-4.0: no commercial use", "MIT", server.url(), "md5", "self-test  none", "present    no"):
         assert told in shown
     document = json.loads(run("show", NAME, "--json", folder=folder).stdout)

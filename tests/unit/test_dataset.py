@@ -113,7 +113,7 @@ def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
         "y.png,real,adm,y,train",
         "z.png,fake,adm,z,dev",
         "files/c.png,real,,a,train",
-        "files/b.jpg,fake,,,train",
+        "files/b.jpg,fake,,b,train",
         "n\0.png,fake,,n,train",
         "files/a2.png,fake,,a,test",
     )

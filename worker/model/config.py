@@ -170,7 +170,7 @@ class ModelCard(_Section):
     `threshold`: an image whose probability of being fake reaches it is called FAKE. `image_size`: the side in pixels of
     what the networks see. `precision`: the U-Net's number format where the operator does not choose one; by default the
     fastest of the device. `demonstration`: every result says that this is no detector to rely on. `notice`: a sentence
-    shown with every result. `provenance`: free text about data, training and evaluation, by headline. `evaluations`:
+    for whoever reads the card. `provenance`: free text about data, training and evaluation, by headline. `evaluations`:
     what was measured, by the name of the set of images. `self_test`: by which a worker sees at its start that these
     weights compute on its device what they should.
     """

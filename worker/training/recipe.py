@@ -151,9 +151,9 @@ class StudentPlan(Options):
 class CardOptions(Options):
     """What becomes of the model card. They change no training.
 
-    `demonstration`: every result says that the model is no detector to rely on. `notice`: a sentence shown with every
-    result. `stored`: number format of the student's weights file; with `fp16` its matrices and kernels are rounded, and
-    all that is measured afterwards is of the rounded ones.
+    `demonstration`: every result says that the model is no detector to rely on. `notice`: a sentence for whoever reads
+    the card. `stored`: number format of the student's weights file; with `fp16` its matrices and kernels are rounded,
+    and all that is measured afterwards is of the rounded ones.
     """
 
     demonstration: bool = False
