@@ -21,7 +21,7 @@ variants = 2
 precision = "fp32"
 [student]
 backbone = "mobilenet_v3_small"
-input_size = 32
+input_size = 96  # a heatmap of 3 x 3
 [teacher]
 weight = 0
 [training]
