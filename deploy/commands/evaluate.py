@@ -23,7 +23,7 @@ from deploy.terminal import notes, output
 
 if TYPE_CHECKING:
     from worker.model.loading import Precision
-    from worker.training.dataset import Split
+    from worker.training.layouts import Split
     from worker.training.evaluator import Part
     from worker.training.figures import Estimate
     from worker.training.report import Report

@@ -104,8 +104,10 @@ def test_a_group_is_where_any_of_its_images_is_said_to_be(manifest: Path) -> Non
     assert by_name(read_dataset(manifest))["c.png"][3] == "validation"
 
 
-def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
-    shutil.copyfile(manifest.parent / "files/a.png", manifest.parent / "files/a2.png")
+def test_every_mistake_is_listed_at_once_before_an_image_is_opened(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("worker.training.dataset.decode")
     add(
         manifest,
         "x.png,genuine,,x,train",
@@ -115,7 +117,6 @@ def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
         "files/c.png,real,,a,train",
         "files/b.jpg,fake,,b,train",
         "n\0.png,fake,,n,train",
-        "files/a2.png,fake,,a,test",
     )
     found = mistakes_of(manifest)
     wanted = [
@@ -126,7 +127,6 @@ def test_every_mistake_is_listed_at_once(manifest: Path) -> None:
         "line 11 has a path with the character NUL",
         "group 'a' is in 2 splits: test (line 2) and train (line 9)",
         "line 10 repeats",
-        "a2.png is the same file as",
     ]
     assert len(found) == len(wanted)
     assert all(part in mistake for part, mistake in zip(wanted, found, strict=True))

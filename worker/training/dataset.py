@@ -6,32 +6,17 @@ before anything is computed; files that are missing or cannot be decoded are lis
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 from shared.errors import DistildireError, JobError
 from worker.imaging import ImageLimits, decode
-
-Split = Literal["train", "validation", "test"]
-
-UNKNOWN_GENERATOR = "unknown"
-"""The generator of a fake whose source names none."""
-
-_LABELS = {"real": False, "fake": True}
-_CLASS_FOLDERS = {"reals": False, "fakes": True}
-_SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "validation", "test": "test"}
-_REQUIRED_COLUMNS = ("path", "label")
-_LAYOUTS = (
-    "a folder with images/fakes and images/reals, a folder with images/{train,val,test}/SUBJECT/{real,GENERATOR}, or a "
-    "CSV file with the columns path, label and, where known, generator, group and split"
-)
+from worker.training.layouts import LABELS, Row, Split, read_rows
 
 
 class DatasetError(DistildireError):
@@ -78,20 +63,10 @@ class Dataset:
         return tuple(image for image in self.images if image.split == split)
 
 
-@dataclass(frozen=True)
-class _Row:
-    """An image as its source states it; what it does not state is None or empty."""
-
-    where: str
-    path: Path
-    fake: bool
-    generator: str
-    group: str
-    split: Split | None
-
-
 def read_dataset(source: Path) -> Dataset:
     """Read which images there are, and decode each once to see that it can be.
+
+    What is wrong with the list itself is told before any image is opened: to decode a million takes its time.
 
     Args:
         source: a folder with `images/{fakes,reals}`, where a folder below `fakes` names a generator; a folder with
@@ -105,15 +80,21 @@ def read_dataset(source: Path) -> Dataset:
             the layout is none of these. All mistakes are named.
     """
     mistakes: list[str] = []
-    rows = _read_rows(source, mistakes)
+    rows = read_rows(source, mistakes)
     images = _with_splits(rows, mistakes)
     mistakes += _repeated(rows)
-    usable, skipped = _sift(images, mistakes)
     if rows or not mistakes:  # else it could not be read at all
-        mistakes += _missing_classes(usable, skipped)
+        mistakes += _missing_classes(images, ())
+    _require(source, mistakes)
+    usable, skipped = _sift(images, mistakes)
+    mistakes += _missing_classes(usable, skipped)
+    _require(source, mistakes)
+    return Dataset(usable, skipped)
+
+
+def _require(source: Path, mistakes: Sequence[str]) -> None:
     if mistakes:
         raise DatasetError(source, mistakes)
-    return Dataset(usable, skipped)
 
 
 def split_of(group: str) -> Split:
@@ -124,122 +105,9 @@ def split_of(group: str) -> Split:
     return "validation" if bucket < 17 else "test"
 
 
-def _read_rows(source: Path, mistakes: list[str]) -> list[_Row]:
-    try:
-        if not _is_utf8(source):
-            mistakes.append("its path is not UTF-8: rename it")
-        elif source.is_file():
-            return list(_manifest_rows(source, mistakes))
-        elif any((source / "images" / name).is_dir() for name in _CLASS_FOLDERS):
-            return list(_class_folder_rows(source, mistakes))
-        elif any((source / "images" / name).is_dir() for name in _SPLIT_FOLDERS):
-            return list(_split_folder_rows(source, mistakes))
-        else:
-            known = f"it is none of what is understood: {_LAYOUTS}"
-            mistakes.append(known if source.exists() else "there is no such path")
-    except (UnicodeDecodeError, csv.Error) as error:
-        mistakes.append(f"it cannot be read as CSV in UTF-8: {error}")
-    except OSError as error:
-        mistakes.append(f"it cannot be read: {error.strerror or error}")
-    return []
-
-
-def _class_folder_rows(source: Path, mistakes: list[str]) -> Iterator[_Row]:
-    """`images/{fakes,reals}/…`; the first folder below `fakes`, if there is one, names the generator."""
-    for name, fake in _CLASS_FOLDERS.items():
-        for path in _files(source, source / "images" / name, mistakes):
-            where, below = path.relative_to(source).as_posix(), path.relative_to(source / "images" / name).parts
-            generator = (below[0] if len(below) > 1 else UNKNOWN_GENERATOR) if fake else ""
-            yield _Row(where, path, fake, generator, group=where, split=None)
-
-
-def _split_folder_rows(source: Path, mistakes: list[str]) -> Iterator[_Row]:
-    """`images/{train,val,test}/SUBJECT/{real,GENERATOR}/…`."""
-    misspelt = set()
-    for name, split in _SPLIT_FOLDERS.items():
-        for path in _files(source, source / "images" / name, mistakes):
-            where, below = path.relative_to(source).as_posix(), path.relative_to(source / "images" / name).parts
-            if len(below) < 3:
-                mistakes.append(f"{where} lies in no folder {name}/SUBJECT/{{real,GENERATOR}}: move it there")
-                continue
-            fake = below[1] != "real"
-            if fake and below[1].casefold() in {"real", "reals"}:
-                misspelt.add(f"images/{name}/{below[0]}/{below[1]} would be a generator's: rename it to real")
-                continue
-            yield _Row(where, path, fake, generator=below[1] if fake else "", group=where, split=split)
-    mistakes += sorted(misspelt)
-
-
-def _manifest_rows(source: Path, mistakes: list[str]) -> Iterator[_Row]:
-    with source.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        if missing := [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]:
-            mistakes.append(f"it has no column {' and no column '.join(missing)}")
-            return
-        for fields in reader:
-            yield from _manifest_row(source, reader.line_num, fields, mistakes)
-
-
-def _manifest_row(source: Path, line: int, fields: dict[str, str], mistakes: list[str]) -> Iterator[_Row]:
-    """Yield the row, or nothing if it has mistakes."""
-    path, label, generator, group, split = (
-        (fields.get(name) or "").strip() for name in ("path", "label", "generator", "group", "split")
-    )
-    faults = []
-    if not path:
-        faults.append("has no path")
-    if "\0" in path:
-        faults.append("has a path with the character NUL: remove it")
-    if label not in _LABELS:
-        faults.append(f"has the label {label!r}: use {' or '.join(_LABELS)}")
-    if label == "real" and generator:
-        faults.append(f"is labelled real and has the generator {generator!r}: correct one of them")
-    if split not in {"", *get_args(Split)}:
-        faults.append(f"has the split {split!r}: use {', '.join(get_args(Split))}, or leave it empty")
-    mistakes += [f"line {line} {fault}" for fault in faults]
-    if not faults:
-        fake = _LABELS[label]
-        stated: Split | None = next((name for name in get_args(Split) if name == split), None)
-        maker = (generator or UNKNOWN_GENERATOR) if fake else ""
-        yield _Row(f"line {line}", source.parent / path, fake, maker, group or path, stated)
-
-
-def _files(source: Path, folder: Path, mistakes: list[str], above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield the files below a folder, which need not be there, and below those that links lead to.
-
-    `above`: the folders, without links, that lead to this one: a link to one of them would go on for ever.
-    """
-    where, here = folder.relative_to(source), folder.resolve()
-    if here in above:
-        mistakes.append(f"{where.as_posix()} is a link to a folder that it lies in: remove it")
-        return
-    try:
-        found = [(path, path.is_dir()) for path in sorted(folder.iterdir())] if above or folder.is_dir() else []
-    except OSError as error:
-        mistakes.append(f"{where.as_posix()} cannot be read: {error.strerror or error}; make it readable, or remove it")
-        return
-    for path, is_folder in found:
-        if not _is_utf8(path):
-            name = path.name.encode(errors="backslashreplace").decode()
-            mistakes.append(f"{(where / name).as_posix()} has a name that is not UTF-8: rename it")
-        elif is_folder:
-            yield from _files(source, path, mistakes, (*above, here))
-        else:
-            yield path
-
-
-def _is_utf8(path: Path) -> bool:
-    """Tell whether a path can be written into a report; Python keeps other bytes of a name as lone surrogates."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _with_splits(rows: Sequence[_Row], mistakes: list[str]) -> tuple[LabelledImage, ...]:
+def _with_splits(rows: Sequence[Row], mistakes: list[str]) -> tuple[LabelledImage, ...]:
     """Give every image the split that its group has, by statement or by digest."""
-    groups: dict[str, list[_Row]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.group].append(row)
     splits: dict[str, Split] = {}
@@ -252,8 +120,8 @@ def _with_splits(rows: Sequence[_Row], mistakes: list[str]) -> tuple[LabelledIma
     return tuple(LabelledImage(row.path, row.fake, row.generator, row.group, splits[row.group]) for row in rows)
 
 
-def _repeated(rows: Iterable[_Row]) -> list[str]:
-    first: dict[Path, _Row] = {}
+def _repeated(rows: Iterable[Row]) -> list[str]:
+    first: dict[Path, Row] = {}
     return [
         f"{row.where} repeats {first[row.path].path} of {first[row.path].where}: remove one"
         for row in rows
@@ -265,7 +133,7 @@ def _missing_classes(images: Sequence[LabelledImage], skipped: Sequence[Skipped]
     present = {image.fake for image in images}
     first = "; ".join(f"{one.path}: {one.reason}" for one in skipped[:3])
     why = f"; {len(skipped)} files were left out ({first} …)" if skipped else ""
-    return [f"there is no {label} image{why}" for label, fake in _LABELS.items() if fake not in present]
+    return [f"there is no {label} image{why}" for label, fake in LABELS.items() if fake not in present]
 
 
 def _sift(

@@ -30,9 +30,9 @@ from worker.model.student import Student
 from worker.model.unet import AdmUnet
 from worker.model.whole_files import write_whole
 from worker.training.adm import AdmPlan, AdmTrainer
-from worker.training.dataset import Split
 from worker.training.fakes import BATCH, Faker, Kind
 from worker.training.file_history import saved
+from worker.training.layouts import Split
 from worker.training.photographs import Photograph, Pixels, Use, load, random_crop, read_manifest, to_unit
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
 from worker.training.resumable import train

@@ -29,7 +29,8 @@ from worker.model.placing import Recognised, place
 from worker.model.self_test import record
 from worker.model.unet import DTYPES
 from worker.model.whole_files import sweep, write_whole
-from worker.training.dataset import Dataset, DatasetError, Split, read_dataset
+from worker.training.dataset import Dataset, DatasetError, read_dataset
+from worker.training.layouts import Split
 from worker.training.pairs import NoiseMaker, PairKey, PairStore
 from worker.training.pretrained import Teacher, check_sizes, new_student
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.training.dataset import UNKNOWN_GENERATOR, Dataset, DatasetError, LabelledImage, Split
+from worker.training.dataset import Dataset, DatasetError, LabelledImage
+from worker.training.layouts import UNKNOWN_GENERATOR, Split
 
 _LEARNED: tuple[Split, ...] = ("train", "validation")
 

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 import torch
 
-from worker.training.dataset import Dataset, LabelledImage, Split
+from worker.training.dataset import Dataset, LabelledImage
+from worker.training.layouts import Split
 
 _CAVEAT = (
     "The threshold was not chosen on any data. Evaluate the model on images that it never saw, and choose a policy "
