@@ -26,9 +26,10 @@ from worker.model.student import Student
 from worker.model.whole_files import write_whole
 from worker.training.dataset import DatasetError
 from worker.training.metrics import Floats, average_precision, roc_auc
+from worker.training.order import Order
 from worker.training.pairs import PairStore
 from worker.training.recipe import Recipe, changed
-from worker.training.run import Order, Training
+from worker.training.run import Training
 from worker.training.student import Setting, probabilities
 from worker.training.team import Team
 

@@ -54,8 +54,9 @@ def command(  # noqa: PLR0913  # an option each
     processes train together.
     """
     from worker.model.loading import choose_device
+    from worker.training.order import Order
     from worker.training.recipe import changed, read_recipe
-    from worker.training.run import Order, Training
+    from worker.training.run import Training
     from worker.training.team import assembled_team
 
     recipe = read_recipe(named)

@@ -36,10 +36,11 @@ from worker.training.demonstration import (
     eps_loss,
 )
 from worker.training.fakes import Faker
+from worker.training.order import Order
 from worker.training.photographs import Photograph
 from worker.training.recipe import changed, read_recipe
 from worker.training.resumable import CheckpointMismatchError
-from worker.training.run import Order, Training
+from worker.training.run import Training
 from worker.training.team import Team
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"

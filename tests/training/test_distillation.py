@@ -25,9 +25,10 @@ from worker.training.dataset import DatasetError, read_dataset
 from worker.training.figures import Resampling
 from worker.training.intervals import grouped_bootstrap
 from worker.training.metrics import Floats, area_under_precision, rank
+from worker.training.order import Order
 from worker.training.pairs import NoiseMaker
 from worker.training.recipe import RecipeError, changed, read_recipe
-from worker.training.run import Order, Training
+from worker.training.run import Training
 from worker.training.scoring import Scoring, scores_of
 from worker.training.team import Team
 

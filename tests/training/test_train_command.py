@@ -31,8 +31,9 @@ from worker.model.diffusion import dire, dire_unit
 from worker.model.student import feature_layers
 from worker.training.data_digest import data_sha256
 from worker.training.dataset import read_dataset
+from worker.training.order import Order
 from worker.training.recipe import read_recipe
-from worker.training.run import Order, Training, TrainingError
+from worker.training.run import Training, TrainingError
 from worker.training.team import Team
 
 ROOT = Path(__file__).parents[2]
@@ -150,10 +151,10 @@ def test_the_adm_keeps_its_licence_and_addresses_that_lead_to_it(converted: bool
         convert(installed, installed.card.adm)
     recipe = read_recipe(str(desk.folder / "recipe.toml"))
     order = Order(desk.folder / "data" / "data.csv", tiny_model.NAME, tmp_path / "out", tmp_path, NAME, "Ours", recipe)
-    adm = Training(replace(order, models_dir=models), Team())._place_adm()
+    adm = Training(replace(order, models_dir=models), Team()).result.place_adm()
     assert (adm.path.name, adm.license) == ("adm.pt.safetensors" if converted else "adm.pt", "MIT")
     assert adm.urls == (() if converted else ("https://example.org/adm.pt",))
-    assert Training(replace(order, models_dir=models, license="MIT"), Team())._place_adm().license is None
+    assert Training(replace(order, models_dir=models, license="MIT"), Team()).result.place_adm().license is None
 
 
 def test_an_adm_on_another_disk_is_copied_whole_or_not_at_all(

@@ -6,11 +6,9 @@ and goes on from there when the same command is run again.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -19,72 +17,36 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DistildireError
-from worker.model.card import ModelError, find_card, read_card
-from worker.model.card_sections import report_place
-from worker.model.config import Format, ModelCard, ModelName, StudentConfig, UnetConfig
+from worker.model.card import find_card
+from worker.model.config import Format, ModelName
 from worker.model.diffusion import SpacedDiffusion
-from worker.model.digests import digests, identify, published_digests
-from worker.model.loading import Precision, choose_device, choose_dtype, load_model, load_unet, stated_precision
-from worker.model.placing import Recognised, place
-from worker.model.self_test import record
+from worker.model.digests import digests, identify
+from worker.model.loading import Precision, choose_device, choose_dtype, load_unet, stated_precision
 from worker.model.unet import DTYPES
-from worker.model.whole_files import sweep, write_whole
-from worker.training.dataset import Dataset, DatasetError, read_dataset
+from worker.model.whole_files import sweep
+from worker.training.dataset import Dataset, DatasetError
 from worker.training.layouts import Split
+from worker.training.order import Order
 from worker.training.pairs import NoiseMaker, PairKey, PairStore
 from worker.training.pretrained import Teacher, check_sizes, new_student
-from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights
+from worker.training.publishing import PublishedFile, publish_weights
 from worker.training.recipe import Augmentation, Recipe
+from worker.training.result import Result, architecture
 from worker.training.resumable import check_fingerprint, train
 from worker.training.room import on_one_disk, require_room
 from worker.training.seen import short_digests
-from worker.training.selection import with_permuted_labels, without_generators
 from worker.training.stopwatch import Stopwatch
 from worker.training.student import Setting, StudentTrainer
 from worker.training.team import Team
-from worker.training.training_report import described, device_name, provenance
+from worker.training.training_report import described, device_name
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_THRESHOLD = 0.5
-_MEANINGLESS = "A control: it was trained on labels that were dealt out anew, so its verdicts mean nothing."
 
 
 class TrainingError(DistildireError):
     """The training cannot begin."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be trained.
-
-    `data`: as in `read_dataset`. `adm`: the name of the card whose ADM makes the noise maps; its student is not needed.
-    `out`: the folder of the results. `pairs`: that of stage 1, which several trainings may share. `name`, `license`:
-    of the new card. `without`: generators whose fakes are left out. `permute_labels`: whether each split's labels are
-    dealt out anew, by the training's seed: a control.
-    """
-
-    data: Path
-    adm: str
-    out: Path
-    pairs: Path
-    name: str
-    license: str
-    recipe: Recipe
-    models_dir: Path | None = None
-    device: str = "auto"
-    without: Sequence[str] = ()
-    permute_labels: bool = False
-
-    def dataset(self) -> Dataset:
-        """Read the data set, and take of it what is asked for.
-
-        Raises:
-            DatasetError: it is wrong, or has no fakes of a generator that is to be left out.
-        """
-        dataset = without_generators(self.data, read_dataset(self.data), self.without)
-        return with_permuted_labels(dataset, self.recipe.training.seed) if self.permute_labels else dataset
 
 
 class Training:
@@ -126,6 +88,7 @@ class Training:
         order.out.mkdir(parents=True, exist_ok=True)
         for folder in (order.out, self.pairs.folder, self.validation.folder):
             sweep(folder)
+        self.result = Result(order, self.installed, self.adm_path, self.pairs.key.adm_sha256)
         self.stopwatch = Stopwatch(order.out / f"{order.name}.seconds.json")
 
     def run(self) -> Path:
@@ -166,42 +129,11 @@ class Training:
         return trainer
 
     def publish(self, trainer: StudentTrainer) -> None:
-        """Write weights, report and card, and see that the card loads; its self-test is recorded by that.
-
-        A card that is of these weights stays as it is: evaluations and a threshold may have come into it since.
-        """
-        order = self.order
+        """Write weights, report and card, and see that the card loads."""
+        order, halved = self.order, self.recipe.card.stored == "fp16"
         path = order.out / f"{order.name}.student.safetensors"
-        student = publish_weights(trainer.best_student().state_dict(), path, halved=self.recipe.card.stored == "fp16")
-        adm = self._place_adm()
-        report = self._report(trainer, student)
-        target = order.out / f"{order.name}.toml"
-        _write_json(report_place(target, order.name), report)
-        if _is_of(target, student):
-            log.info("%s is of these weights and stays as it is; to have it written anew, remove it", target)
-        else:
-            write_whole(target, self._card(report, adm, student).encode())
-        detector = load_model(order.name, "cpu", "fp32", order.out)
-        if detector.card.self_test is None:
-            record(detector, target)
-
-    def _card(self, report: dict[str, Any], adm: PublishedFile, student: PublishedFile) -> str:
-        """Return the new card as TOML."""
-        order, card = self.order, self.installed.card
-        text = CardText(
-            name=order.name,
-            license=order.license,
-            threshold=_THRESHOLD,
-            image_size=card.image_size,
-            unet=_architecture(card),
-            student=StudentConfig(**{name: getattr(self.recipe.student, name) for name in StudentConfig.model_fields}),
-            provenance=provenance(report),
-            diffusion=card.diffusion,
-            precision="fp32" if self.recipe.reads_dire else card.precision,
-            demonstration=self.recipe.card.demonstration or order.permute_labels,  # which every result tells
-            notice=_MEANINGLESS if order.permute_labels else self.recipe.card.notice,
-        )
-        return card_toml(text, adm, student)
+        student = publish_weights(trainer.best_student().state_dict(), path, halved=halved)
+        self.result.write(student, self._report(trainer, student))
 
     def _needs(self) -> list[tuple[Path, int]]:
         """Return what will be written where, in bytes: pairs, and the ADM's weights where they cannot be linked."""
@@ -222,7 +154,7 @@ class Training:
         card = self.installed.card
         key = PairKey(
             adm_sha256=identify(self.adm_path, card.adm),
-            unet=_architecture(card),
+            unet=architecture(card),
             diffusion=card.diffusion,
             image_size=card.image_size,
             precision=self.precision,
@@ -254,27 +186,6 @@ class Training:
             log.warning("left out: %s: %s", skipped.path, skipped.reason)
         counts = ", ".join(f"{split} {len(self.dataset.of(split))}" for split in get_args(Split))
         log.info("%d images (%s), %d files left out", len(self.dataset.images), counts, len(self.dataset.skipped))
-
-    def _place_adm(self) -> PublishedFile:
-        """Give the ADM's weights a second name beside the card, or copy them where the disk is another.
-
-        What was converted has another digest than what the addresses lead to, so these are left out.
-        """
-        target, card = self.order.out / self.adm_path.name, self.installed.card
-        adm, license_ = card.adm, card.adm.license or card.license
-        if not target.exists():  # else it is the same: see `_check_place`
-            file = Recognised(self.adm_path, adm, published_digests(self.adm_path), target)
-            try:
-                place(file, link=True)
-            except ModelError:
-                place(file)
-        sha256 = digests(target, ["sha256"])["sha256"]
-        return PublishedFile(
-            target,
-            sha256,
-            urls=adm.urls if sha256 == self.pairs.key.adm_sha256 else (),
-            license=None if license_ == self.order.license else license_,
-        )
 
     def _report(self, trainer: StudentTrainer, student: PublishedFile) -> dict[str, Any]:
         return {
@@ -309,14 +220,6 @@ def _precision(recipe: Recipe) -> Precision:
     return "fp32" if recipe.reads_dire else recipe.pairs.precision
 
 
-def _is_of(card: Path, student: PublishedFile) -> bool:
-    return card.exists() and read_card(card).student.sha256 == student.sha256
-
-
-def _architecture(card: ModelCard) -> UnetConfig:
-    return UnetConfig(**{name: getattr(card.adm, name) for name in UnetConfig.model_fields})
-
-
 def _check_name(name: str) -> None:
     try:
         TypeAdapter(ModelName).validate_python(name)
@@ -343,7 +246,3 @@ def _check_splits(source: Path, dataset: Dataset) -> None:
 
 def _digest(path: Path | None) -> str | None:
     return None if path is None else digests(path, ["sha256"])["sha256"]
-
-
-def _write_json(path: Path, content: object) -> None:
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
