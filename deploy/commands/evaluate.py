@@ -23,9 +23,9 @@ from deploy.terminal import notes, output
 
 if TYPE_CHECKING:
     from worker.model.loading import Precision
-    from worker.training.layouts import Split
     from worker.training.evaluator import Part
     from worker.training.figures import Estimate
+    from worker.training.layouts import Split
     from worker.training.report import Report
 
 _SHOWN = {
