@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.markup import escape
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from worker.model.card import InstalledCard
     from worker.model.loading import Precision
     from worker.model.policy import Policy
+    from worker.training.layouts import Split
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -62,7 +63,7 @@ def command(  # noqa: PLR0913  # an option each
     target_fpr: float | None,
     youden: bool,
     max_miss_rate: float | None,
-    split: str,
+    split: Split | Literal["all"],
     device: str,
     precision: Precision,
     batch: int,
@@ -89,7 +90,7 @@ def command(  # noqa: PLR0913  # an option each
     place = policy_place(name, card)
     with notes().status("Reading the images …"):
         dataset = read_dataset(data)
-    images = [image for image in dataset.images if split in {"all", image.split}]
+    images = dataset.of(split)
     files = files_sha256(images)
     _check_unseen(card, files)
     known = scores_of(images, np.zeros(len(images)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.markup import escape
@@ -83,7 +83,7 @@ def command(  # noqa: PLR0913  # an option each
     model: str,
     models_dir: Path | None,
     policy: str | None,
-    split: Split | str,
+    split: Split | Literal["all"],
     out: Path,
     left_out: tuple[Part, ...],
     dire: bool,
@@ -124,7 +124,7 @@ def command(  # noqa: PLR0913  # an option each
         require_own_folder(card)
     with notes().status("Reading the images …"):
         dataset = read_dataset(data)
-    images = dataset.images if split == "all" else tuple(image for image in dataset.images if image.split == split)
+    images = dataset.of(split)
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
         chosen = load_policy(policy, card, detector.weights_sha256, detector.precision) if policy else None

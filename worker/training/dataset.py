@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from shared.errors import DistildireError, JobError
 from worker.imaging import ImageLimits, decode
@@ -58,9 +59,9 @@ class Dataset:
     images: tuple[LabelledImage, ...]
     skipped: tuple[Skipped, ...]
 
-    def of(self, split: Split) -> tuple[LabelledImage, ...]:
-        """Return the images of one split."""
-        return tuple(image for image in self.images if image.split == split)
+    def of(self, split: Split | Literal["all"]) -> tuple[LabelledImage, ...]:
+        """Return the images of one split, or all."""
+        return tuple(image for image in self.images if split in {"all", image.split})
 
 
 def read_dataset(source: Path) -> Dataset:

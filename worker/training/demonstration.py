@@ -197,8 +197,8 @@ class Demonstration:
         """Write each ADM's mean squared error of eps on the test split's crops, by the step t; predicting 0 gives 1."""
         crops, _ = self._cut("test")
         losses = {
-            name: {str(t): round(eps_loss(self._unet(name), to_unit(crops), t, self.recipe.seed), 4) for t in STEPS}
-            for name in self.recipe.adms
+            name: {str(t): round(eps_loss(faker.unet, to_unit(crops), t, self.recipe.seed), 4) for t in STEPS}
+            for name, faker in self._fakers.items()
         }
         write_whole(self.out / "adm-losses.json", (json.dumps(losses, indent=1) + "\n").encode())
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
@@ -126,7 +127,9 @@ class Evaluation:
         pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
         asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
-        usable = [image for image, logit in zip(self.source.images, judged.logits, strict=True) if np.isfinite(logit)]
+        judgeable = np.isfinite(judged.logits)
+        usable = list(compress(self.source.images, judgeable))
+        sha256 = data_sha256(usable, list(compress(files, judgeable)))
         scores = scores_of(self.source.images, judged.logits)
         _check_classes(scores.fake, self.source, judged.skipped)
         probabilities = self._probabilities(scores)
@@ -139,7 +142,7 @@ class Evaluation:
             seed=self.plan.resampling.seed,
             model=self._identity(),
             policy=self._policy_used(scores, probabilities, calibrated),
-            data=self._data(usable, scores, judged.skipped, seen),
+            data=self._data(sha256, scores, judged.skipped, seen),
             overall=self._figures(scores),
             curves=curves(probabilities, scores.fake),
             generators={name: self._figures(part) for name, part in scores.by_generator().items()},
@@ -272,14 +275,12 @@ class Evaluation:
             _warn(f"The policy {policy.name} was made of {calibrated} of {len(images)} images")
         return seen, calibrated
 
-    def _data(
-        self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped], seen: Seen | None
-    ) -> Data:
+    def _data(self, sha256: str, scores: Scores, skipped: Sequence[Skipped], seen: Seen | None) -> Data:
         names, counts = np.unique(scores.generators[scores.fake], return_counts=True)
         return Data(
             source=self.source.name,
             split=self.source.split,
-            sha256=data_sha256(usable),
+            sha256=sha256,
             seen_in_training=seen.training if seen else None,
             seen_in_validation=seen.validation if seen else None,
             generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),

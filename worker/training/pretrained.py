@@ -110,7 +110,7 @@ def check_sizes(student: Student, teacher: Teacher | None, options: StudentOptio
         _look("teacher", teacher.options.backbone, side, lambda: teacher(Batch(x, x, x, torch.zeros(1))))
 
 
-def _look(section: str, backbone: str, side: int, look: Callable[[], object]) -> None:
+def _look(section: Section, backbone: str, side: int, look: Callable[[], object]) -> None:
     try:
         look()
     except (AssertionError, RuntimeError) as error:

@@ -234,7 +234,7 @@ def _check_splits(source: Path, dataset: Dataset) -> None:
     """Raise DatasetError where a split that training needs lacks a class."""
     faults = []
     for split in ("train", "validation"):
-        present = {image.fake for image in dataset.images if image.split == split}
+        present = {image.fake for image in dataset.of(split)}
         faults += [
             f"the split {split} has no {name} image: add some, or state other splits"
             for name, fake in (("real", False), ("fake", True))
