@@ -8,9 +8,9 @@ ENV PATH=/opt/distildire/bin:$PATH
 WORKDIR /src
 # The lock first: a change of the code then does not install every dependency again.
 COPY deploy/docker/api.txt ./
-RUN pip install --require-hashes --requirement api.txt
+RUN pip install --no-deps --only-binary :all: --require-hashes --requirement api.txt
 COPY . .
-RUN pip install --no-deps --no-build-isolation .
+RUN pip install --no-deps --no-build-isolation . && pip check
 
 FROM python:${PYTHON}
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin distildire
@@ -24,4 +24,4 @@ WORKDIR /opt/distildire
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
-CMD ["gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]
+CMD ["python", "-P", "-m", "api"]

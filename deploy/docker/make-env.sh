@@ -17,9 +17,10 @@ random() { od -An -N "$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
 if [ -e "$file" ]; then
   added=
-  for name in API_PASSWORD WORKER_PASSWORD; do  # unknown to older releases
+  for name in API_PASSWORD WORKER_PASSWORD S3_ROOT_USER S3_ROOT_PASSWORD; do  # unknown to older releases
     grep -q "^$name=" "$file" && continue
-    printf '\n%s=%s\n' "$name" "$(random 24)" >> "$file"
+    [ "$name" = S3_ROOT_USER ] && bytes=10 || bytes=24
+    printf '\n%s=%s\n' "$name" "$(random $bytes)" >> "$file"
     added="$added $name"
   done
   if [ -n "$added" ]; then
@@ -38,6 +39,8 @@ POSTGRES_PASSWORD=$(random 24)
 API_PASSWORD=$(random 24)
 WORKER_PASSWORD=$(random 24)
 REDIS_PASSWORD=$(random 24)
+S3_ROOT_USER=$(random 10)
+S3_ROOT_PASSWORD=$(random 24)
 S3_ACCESS_KEY=$(random 10)
 S3_SECRET_KEY=$(random 24)
 DISTILDIRE_SECRET_KEY=$(random 32)

