@@ -5,7 +5,6 @@ The API makes them on the upload and the decoder makes them again. They only rea
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ HEAD_BYTES = 65_536
 _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # also right after compressed data
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 #: Beyond the limit of pixels, a file with fewer bytes than one for so many pixels was made to exhaust its reader.
@@ -104,21 +102,6 @@ def claimed_size(head: bytes) -> tuple[int, int] | None:
         return None
 
 
-def jpeg_scans(data: bytes) -> int:
-    """How often a JPEG's reader goes over the whole image (ITU T.81, B.1): a progressive one has about ten scans."""
-    scans = 0
-    at = 2
-    while found := _JPEG_MARKER.search(data, at):
-        at = found.end()
-        marker = data[at - 1]
-        if marker == 0xD9:  # the end of the image; what follows is another one, or a film
-            break
-        if marker not in _JPEG_WITHOUT_LENGTH:
-            at += int.from_bytes(data[at : at + 2], "big")
-        scans += marker == 0xDA
-    return scans
-
-
 def _is_jpeg(head: bytes) -> bool:
     return head.startswith(b"\xff\xd8\xff")
 
@@ -194,7 +177,7 @@ def _bmp_size(head: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack_from("<HH", head, 18)
     else:
         width, height = struct.unpack_from("<ii", head, 18)
-    return width, abs(height)  # a negative height is an image stored from the top down
+    return max(width, 0), abs(height)  # a negative height means rows from the top down
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:

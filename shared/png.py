@@ -1,6 +1,7 @@
 """Writes PNG files from bands of rows, so that a picture need not be held whole.
 
-Pillow tries five filters on every row; here one is fixed. On photographs that is three times faster at the same size.
+Pillow tries five filters on every row; here one is fixed. Photographs and overlays of them take half the time of
+Pillow's fastest level, and come out between 7 % smaller and 20 % larger.
 """
 
 from __future__ import annotations

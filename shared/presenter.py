@@ -1,11 +1,11 @@
-"""The JSON of a job, one shape for the API's answers and the webhooks' bodies (DESIGN: HTTP, version 1)."""
+"""The JSON of a job, one shape for the API's answers and the webhooks' bodies (docs/api.md)."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.jobs import SOURCE
+from shared.jobs import SOURCE, JobState
 from shared.tables import Job, Result, Worker
 
 #: Said in every result.
@@ -91,7 +91,7 @@ def present_worker(worker: Worker, silent_seconds: float) -> dict[str, Any]:
         "busy": worker.busy,
         "started_at": timestamp(worker.started_at),
         "heartbeat_at": timestamp(worker.heartbeat_at),
-        "silent_seconds": round(silent_seconds, 1),
+        "silent_seconds": max(0.0, round(silent_seconds, 1)),
     }
 
 
@@ -101,7 +101,9 @@ def _raw_probability(result: Result) -> float:
 
 
 def _links(job: Job, result: Result | None) -> dict[str, str]:
-    links = {"self": f"/v1/jobs/{job.id}", "cancel": f"/v1/jobs/{job.id}/cancel"}
+    links = {"self": f"/v1/jobs/{job.id}"}
+    if not JobState(job.state).terminal:
+        links["cancel"] = f"/v1/jobs/{job.id}/cancel"
     if result:
         links["heatmap"] = f"/v1/jobs/{job.id}/heatmap"
     return links

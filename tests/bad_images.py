@@ -133,6 +133,12 @@ def _palette_with_alpha() -> bytes:
     return saved(image, "PNG", transparency=bytes(range(0, 256, 16)))
 
 
+def _with_a_hole() -> Image.Image:
+    image = photograph().convert("RGBA")
+    image.putpixel((5, 5), (0, 0, 0, 254))
+    return image
+
+
 def _honest_but_large() -> bytes:
     return saved(Image.new("L", (8000, 6000), 128), "JPEG")
 
@@ -161,6 +167,8 @@ REFUSED = (
     OddImage("jpeg 2000", lambda: saved(photograph(), "JPEG2000"), _UNSUPPORTED),
     OddImage("floating-point tiff", lambda: saved(Image.new("F", (64, 48)), "TIFF"), _UNSUPPORTED),
     OddImage("truncated jpeg", _cut("JPEG"), _CORRUPT),
+    OddImage("jpeg cut and closed", lambda: _cut("JPEG")() + b"\xff\xd9", _CORRUPT),
+    OddImage("jpeg whose end was never written", lambda: _cut("JPEG")() + bytes(2000), _CORRUPT),
     OddImage("truncated png", _cut("PNG"), _CORRUPT),
     OddImage("truncated webp", _cut("WEBP"), _CORRUPT),
     OddImage("truncated gif", _cut("GIF"), _CORRUPT),
@@ -191,6 +199,13 @@ ACCEPTED = (
     OddImage("1 x 1", lambda: saved(Image.new("RGB", (1, 1), "red"), "PNG"), None, "image/png", (1, 1)),
     OddImage("gif that is also html", lambda: saved(photograph(), "GIF", comment=_HTML) + _HTML, None, "image/gif"),
     OddImage("jpeg", lambda: saved(photograph(), "JPEG"), None, "image/jpeg"),
+    OddImage(
+        "jpeg without its end marker",
+        lambda: saved(photograph(), "JPEG")[:-2],
+        None,
+        "image/jpeg",
+        caveats=(Caveat.NO_END,),
+    ),
     OddImage("webp", lambda: saved(photograph(), "WEBP"), None, "image/webp"),
     OddImage("bmp", lambda: saved(photograph(), "BMP"), None, "image/bmp"),
     OddImage("tiff", lambda: saved(photograph(), "TIFF", compression="tiff_lzw"), None, "image/tiff"),
@@ -207,7 +222,7 @@ ACCEPTED = (
     OddImage("palette with alpha", _palette_with_alpha, None, "image/png", caveats=(Caveat.ALPHA_DROPPED,)),
     OddImage(
         "rgb with alpha",
-        lambda: saved(photograph().convert("RGBA"), "PNG"),
+        lambda: saved(_with_a_hole(), "PNG"),
         None,
         "image/png",
         caveats=(Caveat.ALPHA_DROPPED,),

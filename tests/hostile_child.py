@@ -52,6 +52,20 @@ def _kill_server() -> None:
     time.sleep(1000)
 
 
+def _compute() -> None:
+    while time.process_time() < 0.3:  # of this child's life
+        pass
+
+
+def _print() -> None:
+    os.write(2, b"one\x1b[31m\n" + b"x" * 3000 + b"\n\xff\n")
+
+
+def _print_without_end() -> None:
+    for _ in range(20_000):
+        os.write(2, b"again and again\n")
+
+
 def _tell_file() -> None:
     try:
         Path("/etc/hostname").read_bytes()
@@ -151,7 +165,8 @@ def _message(header: bytes, payload: bytes = b"") -> bytes:
 
 _X = np.zeros((3, 64, 64), np.float32)
 _FACTS = (
-    b'{"width": 1, "height": 1, "media_type": "image/png", "file_format": "PNG", "jpeg_quality": null, "caveats": []}'
+    b'{"width": 1, "height": 1, "media_type": "image/png", "file_format": "PNG", "jpeg_quality": null, "caveats": [], '
+    b'"content": {"side": 1, "entropy": 0.5, "relief": 2.5, "distinct_share": 0.25}}'
 )
 
 
@@ -185,6 +200,9 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "end namelessly": lambda: signal.raise_signal(40),
     "spin": _spin,
     "spin stubbornly": _spin_stubbornly,
+    "compute for a while": _compute,
+    "print": _print,
+    "print without end": _print_without_end,
     "sleep": lambda: time.sleep(1000),
     "nap": lambda: time.sleep(0.5),
     "nap for longer than it may compute": lambda: time.sleep(1.5),
@@ -227,6 +245,16 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     "a quality that is true": _told_of_jpeg(b"true"),
     "a quality beyond the best": _told_of_jpeg(b"101"),
     "a quality in words": _told_of_jpeg(b'"75"'),
+    "no measure of the content": _told(b"content", b"contents"),
+    "a content in a list": _told(b'"content": ', b'"content": [], "contents": '),
+    "a part of the content": _told(b', "relief": 2.5', b""),
+    "a content of another image": _told(b'"side": 1', b'"side": 2'),
+    "a side that is true": _told(b'"side": 1', b'"side": true'),
+    "an endless relief": _told(b"2.5", b"Infinity"),
+    "a relief that is no number": _told(b"2.5", b"NaN"),
+    "a relief in words": _told(b"2.5", b'"2.5"'),
+    "a share of less than nothing": _told(b"0.25", b"-0.25"),
+    "a share of more than all": _told(b"0.25", b"1.25"),
     "a code that blames the service": _answer(_message(b'{"error": {"code": "internal", "message": ""}}')),
     "a message that is no text": _answer(_message(b'{"error": {"code": "corrupt_image", "message": {}}}')),
     "a code in a list": _answer(_message(b'{"error": {"code": [], "message": ""}}')),

@@ -4,27 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shared.pictures import analyzed_region
+from shared.pictures import DRAWN_FLAT, Floats, analyzed_region, has_contrast
+from worker.content import lacks_content
 from worker.imaging import ImageFacts
 from worker.model.policy import Policy
 
 #: A JPEG of a lower quality is called strongly compressed: `distildire evaluate` measures down to this one.
 LOWEST_MEASURED_QUALITY = 50
+#: From this share of the pixels on, what was analysed is called nearly the whole image.
+_NEARLY_ALL = 0.95
 
 
-def caveats_of(image: ImageFacts, image_size: int, policy: Policy | None) -> tuple[str, ...]:
-    """Return all caveats about an image whose square of `image_size` pixels a network saw, judged by `policy`."""
-    return (*image.caveats, *_of_size(image, image_size), *_of_file(image, policy))
+def caveats_of(image: ImageFacts, image_size: int, policy: Policy | None, mean: Floats) -> tuple[str, ...]:
+    """Return all caveats about an image that was judged by `policy`.
+
+    Args:
+        image: what is known of it.
+        image_size: the side of what the network reads.
+        policy: the one that was chosen, if one was.
+        mean: (h, w), of the network's feature map over its channels, which heatmap and overlay show.
+    """
+    return (
+        *_of_content(image, mean),
+        *image.caveats,
+        *_of_size(image, image_size),
+        *_of_file(image, policy),
+    )
+
+
+def _of_content(image: ImageFacts, mean: Floats) -> Iterator[str]:
+    reason = lacks_content(image.content)
+    if reason:
+        yield f"The image has almost no content ({reason}): there is nothing to judge by."
+    if reason or not has_contrast(mean):
+        yield DRAWN_FLAT
 
 
 def _of_size(image: ImageFacts, image_size: int) -> Iterator[str]:
     region = analyzed_region(image.width, image.height, image_size)
     if (region.width, region.height) != (image.width, image.height):
-        yield f"Only the middle {region.width} × {region.height} of {image.width} × {image.height} pixels was analysed."
+        seen = f"{region.width} × {region.height} of {image.width} × {image.height} pixels was analysed"
+        nearly_all = region.width * region.height >= _NEARLY_ALL * image.width * image.height
+        yield f"The middle {seen}, nearly the whole image." if nearly_all else f"Only the middle {seen}."
     shorter = min(image.width, image.height)
     if shorter < image_size:
+        length = "1 pixel" if shorter == 1 else f"{shorter} pixels"
         yield (
-            f"The shorter side of {shorter} pixels was enlarged to the {image_size} that the network reads. That adds "
+            f"The shorter side of {length} was enlarged to the {image_size} that the network reads. That adds "
             "no detail, so there is less to judge by."
         )
 

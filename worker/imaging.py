@@ -5,45 +5,24 @@ Files come from strangers, so this runs in the sandbox's child processes. It imp
 
 from __future__ import annotations
 
-import io
 import warnings
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-# All that decoding needs is imported here: a child of the sandbox can open no file, so it can import nothing any more.
-from PIL import (
-    AvifImagePlugin,  # noqa: F401
-    Image,
-    ImageCms,  # noqa: F401  converts LAB
-    MpoImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
 from shared.errors import ErrorCode, JobError
-from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size, jpeg_scans
+from shared.media import HEAD_BYTES, ImageLimits, check_header
 from shared.pictures import crop_offset, resized
+from worker.content import Content, measure
+from worker.image_files import FORMATS, Caveat, ImageFile, open_image
 from worker.jpeg_quality import estimate_quality
-
-Image.preinit()  # the plugins for the other formats
 
 __all__ = ["FORMATS", "Caveat", "DecodedImage", "ImageFacts", "ImageLimits", "decode", "preprocess"]
 
-#: What Pillow calls the formats of each media type; the first is the reader that it is asked for.
-FORMATS = {
-    "image/jpeg": ("JPEG", "MPO"),
-    "image/png": ("PNG",),
-    "image/webp": ("WEBP",),
-    "image/gif": ("GIF",),
-    "image/bmp": ("BMP",),
-    "image/tiff": ("TIFF",),
-    "image/avif": ("AVIF",),
-}
 #: Pillow's constants turn against the clock, EXIF's orientations say how to turn the stored image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,21 +35,8 @@ _UPRIGHT = {
 }
 #: How Pillow's PNG reader begins to say that a compressed text or profile unpacks to more than it allows.
 _BOMB_MESSAGES = ("Decompressed data too large", "Too much memory used in text chunks")
-#: Pixels times scans of a JPEG: 50 scans at the most pixels, far more than programs write; about a second.
-_MAX_SCANNED_PIXELS = 2_000_000_000
 #: Rows that are resized at once: bounds the float copies to a few megabytes for any image.
 _BAND_PIXELS = 1 << 20
-
-
-class Caveat(StrEnum):
-    """What a reader of the verdict must know about how the file was read."""
-
-    ALPHA_DROPPED = "Transparency was dropped; the colours stored beneath it were analysed."
-    FIRST_FRAME = "Only the first frame of the animation was analysed."
-    FIRST_IMAGE = "Only the first of several images in the file was analysed."
-    SIXTEEN_BITS = "16-bit samples were reduced to 8 bits."
-    CMYK = "CMYK colours were converted to RGB without a colour profile."
-    NO_ORIENTATION = "The EXIF data could not be read, so the image was analysed as it is stored."
 
 
 @dataclass(frozen=True)
@@ -87,6 +53,8 @@ class ImageFacts:
     jpeg_quality: int | None
     """1 to 100, estimated; None for other formats, and where the quantisation tables are not libjpeg's."""
     caveats: tuple[Caveat, ...] = ()
+    content: Content = field(kw_only=True)
+    """How much there is to see."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +95,17 @@ def _read(path: Path, limits: ImageLimits) -> bytes:
 
 
 def _decoded(data: bytes, media_type: str, limits: ImageLimits) -> DecodedImage:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS[media_type][:1])
-    check_size(*image.size, len(data), limits)
-    if media_type == "image/jpeg":
-        _refuse_many_scans(data, image)
-    caveats = _caveats(image)
-    image.load()
+    file = open_image(data, media_type, limits)
+    file.image.load()
+    file.check()
+    if _shows_through(file.image):
+        file.caveats.append(Caveat.ALPHA_DROPPED)
+    return _upright(file, media_type)
+
+
+def _upright(file: ImageFile, media_type: str) -> DecodedImage:
+    """Convert decoded pixels to upright RGB, and note what is known of the file."""
+    image, caveats = file.image, file.caveats
     try:
         upright = _UPRIGHT.get(image.getexif().get(ExifTag.Orientation, 1))
     except MemoryError:
@@ -141,37 +114,27 @@ def _decoded(data: bytes, media_type: str, limits: ImageLimits) -> DecodedImage:
         upright = None
         caveats.append(Caveat.NO_ORIENTATION)
     pixels = _rgb(image)
+    if file.shown is not None:
+        pixels = pixels.crop(file.shown)
     if upright is not None:
         pixels = pixels.transpose(upright)
     quality = estimate_quality(getattr(image, "quantization", {}))
-    facts = ImageFacts(*pixels.size, media_type, str(image.format), quality, tuple(caveats))
+    facts = ImageFacts(*pixels.size, media_type, str(image.format), quality, tuple(caveats), content=measure(pixels))
     return DecodedImage(pixels, facts)
 
 
-def _refuse_many_scans(data: bytes, image: Image.Image) -> None:
-    """Refuse a JPEG whose scans, a few bytes each, would keep its reader busy for minutes."""
-    scans = jpeg_scans(data)
-    if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
-        raise JobError(
-            ErrorCode.DECOMPRESSION_BOMB, f"The image is stored in {scans:,} scans. Save it anew, with fewer or none."
-        )
-
-
-def _caveats(image: Image.Image) -> list[Caveat]:
-    """What the conversion to 8-bit RGB will lose. Asked before `load`, which forgets how samples are stored."""
-    found = {
-        Caveat.ALPHA_DROPPED: image.has_transparency_data,
-        Caveat.SIXTEEN_BITS: _is_deep(image),
-        Caveat.CMYK: image.mode == "CMYK",
-    }
-    if getattr(image, "is_animated", False):
-        found[Caveat.FIRST_IMAGE if image.format in {"MPO", "TIFF"} else Caveat.FIRST_FRAME] = True
-    return [caveat for caveat, applies in found.items() if applies]
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a sample has 16 bits. Pillow has no such mode for colour, but its decoder's raw mode tells."""
-    return image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+def _shows_through(image: Image.Image) -> bool:
+    """Whether a pixel of a decoded image is transparent, in whole or in part."""
+    if not image.has_transparency_data:
+        return False
+    key = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        return bool((np.asarray(image) == key).any())
+    if isinstance(key, tuple) and max(key) > 0xFF:  # the one transparent colour of a 16-bit image
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    band = max(_BAND_PIXELS // image.width, 1)
+    bands = (image.crop((0, top, image.width, min(top + band, image.height))) for top in range(0, image.height, band))
+    return any((np.asarray(each.convert("RGBA").getchannel("A")) < 0xFF).any() for each in bands)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

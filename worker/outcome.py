@@ -15,6 +15,7 @@ from shared.errors import (
 )
 from shared.jobs import JobResult
 from worker.attempt import WorkerStopsError
+from worker.batcher import PassFailedError
 
 #: What is nobody's fault and passes by itself.
 OUTAGES = (StoreUnavailableError, DatabaseUnavailableError)
@@ -35,6 +36,13 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """The device of this worker cannot judge the image: the job fails with `error`, unless another device may try."""
+
+    error: JobError
+
+
+@dataclass(frozen=True)
 class Abandoned:
     """The job is not ours any more: canceled, expired, given back, or given to another worker."""
 
@@ -46,7 +54,7 @@ class Released:
     cause: DistildireError
 
 
-Outcome = Succeeded | Failed | Abandoned | Released
+Outcome = Succeeded | Failed | Refused | Abandoned | Released
 
 
 def outcome_of(error: Exception) -> Outcome:
@@ -54,6 +62,8 @@ def outcome_of(error: Exception) -> Outcome:
     match error:
         case JobError():
             return Failed(error)
+        case PassFailedError():
+            return Refused(error.error)
         case LeaseLostError():
             return Abandoned()
         case StoreUnavailableError() | DatabaseUnavailableError() | WorkerStopsError():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from shared.errors import ErrorCode, JobError
 from shared.media import HEAD_BYTES, check_header, check_size
 from worker import sandbox_wall
+from worker.content import Content
 from worker.imaging import FORMATS, Caveat, ImageFacts, ImageLimits
 from worker.perturbations import PERTURBATIONS
 from worker.sandbox_child import ChildLimits
@@ -29,9 +30,11 @@ from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, 
 __all__ = ["PICTURES", "OpenedImage", "Sandbox", "SandboxError"]
 
 PICTURES = ("dire_map", "heatmap", "overlay")
-#: By the clock, decoding and drawing may each take so many times a child's processor time. What computes has used that
-#: up long before, unless the machine is busy: a sound image must not fail for that.
+#: In decoding and in drawing a child may do nothing for so many times its processor time. While it computes, or waits
+#: for a processor, that does not count: on a crowded machine a sound image must not fail for it.
 _PATIENCE = 3
+#: What the measures of an image's content can be at most.
+_MOST = {"entropy": 16, "relief": 255, "distinct_share": 1}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _log = structlog.get_logger(__name__)
@@ -40,8 +43,8 @@ _log = structlog.get_logger(__name__)
 class Sandbox:
     """Gives every job a child process of its own. `open` may be called from many threads.
 
-    `memory_bytes` and `cpu_seconds` bound one child over its life, `wall_seconds` each of its two phases: three
-    times the processor time if it is not given.
+    `memory_bytes` and `cpu_seconds` bound one child over its life. `idle_seconds` bound how long it may do nothing in
+    each of its two phases: three times the processor time if they are not given.
     """
 
     #: The arguments to Python that start the fork server.
@@ -53,11 +56,11 @@ class Sandbox:
         *,
         memory_bytes: int = 1 << 30,
         cpu_seconds: int = 8,
-        wall_seconds: float | None = None,
+        idle_seconds: float | None = None,
     ) -> None:
         self._limits = limits or ImageLimits()
         self._child_limits = ChildLimits(self._limits, memory_bytes, cpu_seconds)
-        self._wall_seconds = wall_seconds or _PATIENCE * cpu_seconds
+        self._idle_seconds = idle_seconds or _PATIENCE * cpu_seconds
         self._lock = threading.Lock()
         self._server: Server | None = None
         self._closed = False
@@ -75,8 +78,9 @@ class Sandbox:
         """Start the fork server and wait until it is ready, so that the first job need not. Raises SandboxError."""
         with self._lock:
             if self._server is None:
-                self._server = Server(self._entry, self._child_limits)
+                self._server = self._new_server()
         if not sandbox_wall.can_stand():
+            #: This kernel or machine has no seccomp filter for decoders. Their limits of memory and time still hold.
             _log.warning("sandbox_without_wall", reason="no seccomp filter for this machine or in its kernel")
 
     def close(self) -> None:
@@ -114,6 +118,9 @@ class Sandbox:
             _note(error)
             raise
 
+    def _new_server(self) -> Server:
+        return Server(self._entry, self._child_limits, _note_words)
+
     def _child(self) -> Child:
         """A new child; the fork server is started where it does not run any more."""
         with self._lock:
@@ -121,12 +128,12 @@ class Sandbox:
                 raise SandboxError("The sandbox was closed.")
             if self._server is not None:
                 try:
-                    return Child(self._server, self._wall_seconds)
+                    return Child(self._server, self._idle_seconds)
                 except OSError:
                     self._server.stop()
                     self._server = None
-            self._server = Server(self._entry, self._child_limits)
-            return Child(self._server, self._wall_seconds)
+            self._server = self._new_server()
+            return Child(self._server, self._idle_seconds)
 
 
 class OpenedImage:
@@ -207,7 +214,17 @@ def _image_facts(told: dict[str, Any], media_type: str) -> ImageFacts:
         raise untrue_answer() from error
     if len(set(known)) != len(known):
         raise untrue_answer()
-    return ImageFacts(width, height, media_type, file_format, quality, known)
+    content = _content(told.get("content"), min(width, height))
+    return ImageFacts(width, height, media_type, file_format, quality, known, content=content)
+
+
+def _content(told: object, side: int) -> Content:
+    """How much there is to see, as a child tells it of an image whose shorter side is `side`."""
+    if not isinstance(told, dict) or told.keys() != {"side", *_MOST} or type(told["side"]) is not int:
+        raise untrue_answer()
+    if told["side"] != side or not all(type(told[name]) is float and 0 <= told[name] <= _MOST[name] for name in _MOST):
+        raise untrue_answer()
+    return Content(**told)
 
 
 def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> dict[str, bytes]:
@@ -227,8 +244,20 @@ def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> d
     return pictures
 
 
+def _note_words(lines: Sequence[str], dropped: int) -> None:
+    """Tell the log what decoders print, which is a stranger's word where a file has taken one over."""
+    #: Decoders, or the process that starts them, wrote `lines` to standard error. What is not printable is escaped; of
+    #: more than 50 lines a minute the rest is `dropped`. A crash says where it was. Keep the image that did it.
+    _log.warning("decoder_wrote", lines=lines, dropped=dropped)
+
+
 def _note(error: BaseException) -> None:
     """Tell the log of a decoder that crashed, ran past a limit or lied: the operator should see attempts at that."""
-    if isinstance(error, JobError) and error.code is ErrorCode.DECODE_CRASHED:
-        event = "decoder_answer_refused" if isinstance(error, UntrueAnswerError) else "decoder_crashed"
-        _log.warning(event, reason=error.message, cause=repr(error.__cause__))
+    if isinstance(error, UntrueAnswerError):
+        #: A decoder answered what its code would not send, so its file may have taken it over; the job fails as
+        #: `decode_crashed`. If it repeats, look at whose jobs these are.
+        _log.warning("decoder_answer_refused", reason=error.message, cause=repr(error.__cause__))
+    elif isinstance(error, JobError) and error.code is ErrorCode.DECODE_CRASHED:
+        #: A decoder crashed or ran past its limits on a file, and the job fails as `decode_crashed`. If sound images do
+        #: so, look at `DECODE_SECONDS` and `DECODE_MEMORY_BYTES`.
+        _log.warning("decoder_crashed", reason=error.message, cause=repr(error.__cause__))

@@ -18,7 +18,8 @@ import signal
 import socket
 import struct
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Never
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from shared.errors import JobError
 from shared.pictures import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
+from worker.content import drawn_mean
 from worker.imaging import DecodedImage, ImageLimits, decode, preprocess
 from worker.perturbations import PERTURBATIONS
 from worker.sandbox_wall import raise_wall
@@ -34,7 +36,7 @@ from worker.sandbox_wire import receive, send
 #: A command to the server: FORK, with the job's socket and status pipe, or KILL; and the job's number.
 COMMAND = struct.Struct("!cQ")
 FORK, KILL = b"f", b"k"
-#: What the server writes to a job's status pipe once the child has ended: its wait status.
+#: What the server writes to a job's status pipe: the child's process id, and its wait status once it has ended.
 STATUS = struct.Struct("!i")
 READY = b"ready"
 
@@ -42,6 +44,8 @@ READY = b"ready"
 OUT_OF_MEMORY = 80  # beyond those of <sysexits.h>
 
 _COULD_NOT_FORK = os.EX_OSERR << 8  # as a wait status
+_NO_CHILD = 0
+_OOM_SCORE, _FIRST_VICTIM = Path("/proc/self/oom_score_adj"), "1000"
 _JOB_FD = 3  # the first after the standard streams
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -112,11 +116,13 @@ class ForkServer:
         try:
             pid = os.fork()
         except OSError:
+            _tell(status_fd, _NO_CHILD)
             _report(status_fd, _COULD_NOT_FORK)
         else:
             if pid == 0:
                 self._be_child(job_fd)
             self._children[pid] = job, status_fd
+            _tell(status_fd, pid)
         os.close(job_fd)
 
     def _kill(self, job: int) -> None:
@@ -151,6 +157,8 @@ class ForkServer:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._pid:  # the server died before the line above
             os._exit(os.EX_SOFTWARE)
+        with suppress(OSError):  # a kernel that is out of memory should end this process, not the worker
+            _OOM_SCORE.write_text(_FIRST_VICTIM)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(job_fd, _JOB_FD)
@@ -184,7 +192,7 @@ def _decode(sock: socket.socket, limits: ImageLimits) -> tuple[DecodedImage, int
     decoded = decode(bytes(data), limits)
     asked = PERTURBATIONS if request["probe"] else ()
     squares = [preprocess(decoded.image, size), *(preprocess(change(decoded.image), size) for change in asked)]
-    send(sock, vars(decoded.facts), *(x.tobytes() for x in squares))
+    send(sock, asdict(decoded.facts), *(x.tobytes() for x in squares))
     return decoded, size
 
 
@@ -192,6 +200,7 @@ def _draw(sock: socket.socket, decoded: DecodedImage, size: int) -> None:
     image = decoded.image
     request, payload = receive(sock, sys.maxsize)
     eps, mean = _arrays(payload, request["shapes"])
+    mean = drawn_mean(mean, decoded.facts.content)
     region = analyzed_region(image.width, image.height, size)
     draw = {
         "dire_map": lambda: dire_map_png(eps),
@@ -210,12 +219,13 @@ def _arrays(payload: bytearray, shapes: list[list[int]]) -> list[Floats]:
 
 
 def _report(status_fd: int, status: int) -> None:
-    try:
-        os.write(status_fd, STATUS.pack(status))
-    except BrokenPipeError:
-        pass  # the job is over for the worker
-    finally:
-        os.close(status_fd)
+    _tell(status_fd, status)
+    os.close(status_fd)
+
+
+def _tell(status_fd: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # the job is over for the worker
+        os.write(status_fd, STATUS.pack(number))
 
 
 def _mapped_bytes() -> int:

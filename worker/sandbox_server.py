@@ -10,20 +10,27 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from shared.errors import DistildireError, ErrorCode, JobError
 from worker import sandbox_wire as wire
 from worker.sandbox_child import COMMAND, FORK, KILL, OUT_OF_MEMORY, READY, STATUS, ChildLimits
+from worker.threads import usable_cores
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _STATUS_SECONDS = 5.0  # from a child's last byte to the server's word on how it ended
 #: So many children compute at once. A crowd of large images would else share the processors until each has run out of
 #: time; with one turn for each processor, as few files that loop would hold up all others.
-_TURNS = 2 * len(os.sched_getaffinity(0))
-_MAX_MESSAGE = 300  # characters of a child's error message
+_TURNS = 2 * usable_cores()
+_MAX_MESSAGE = 300  # characters of a child's error message, or of a line that it prints
+_NOT_STARTED = "The process that decodes images could not be started. What it said:"
+_LINES_A_MINUTE, _LAST_LINES, _MOST_AT_ONCE = 50, 8, 1 << 14
 #: What a decoder has to say of a file. Any other code would blame the service for what the file does.
 _DECODER_CODES = frozenset(
     {
@@ -39,7 +46,7 @@ _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
 
 
 class SandboxError(DistildireError):
-    """The process that decodes images could not be started. Look at its messages on standard error."""
+    """The process that decodes images could not be started."""
 
 
 class ServerDiedError(Exception):
@@ -53,10 +60,12 @@ class UntrueAnswerError(JobError):
 class Child:
     """The worker's end of one child process."""
 
-    def __init__(self, server: Server, wall_seconds: float) -> None:
+    def __init__(self, server: Server, idle_seconds: float) -> None:
         self._server = server
-        self._wall_seconds = wall_seconds
+        self._idle_seconds = idle_seconds
         self._job, self._socket, self._status_fd = server.fork()
+        self._pid: int | None = None
+        self._worked: dict[str, float] = {}
 
     def ask(self, request: dict[str, Any], *payloads: bytes, max_payload: int) -> tuple[dict[str, Any], bytearray]:
         """Send a request and wait for its answer, when it is this child's turn. Raises JobError, or ServerDiedError."""
@@ -66,12 +75,12 @@ class Child:
     def _exchange(
         self, request: dict[str, Any], *payloads: bytes, max_payload: int
     ) -> tuple[dict[str, Any], bytearray]:
-        allowance = wire.Allowance(self._wall_seconds)
+        allowance = wire.Allowance(self._idle_seconds, self._busy)
         try:
             wire.send(self._socket, request, *payloads, within=allowance)
             reply, payload = wire.receive(self._socket, max_payload, allowance)
         except TimeoutError as error:
-            raise _crashed(f"did not finish within {self._wall_seconds:g} seconds") from error
+            raise _crashed(f"did nothing for {self._idle_seconds:g} seconds") from error
         except (EOFError, OSError) as error:
             raise self._why_it_ended() from error
         except wire.WireError as error:
@@ -80,15 +89,37 @@ class Child:
             raise _reported(reply["error"])
         return reply, payload
 
-    def _why_it_ended(self) -> Exception:
+    def _busy(self) -> float:
+        """Seconds for which the busiest of the child's threads has computed or waited for a processor, since last time.
+
+        None of them where the kernel does not tell.
+        """
+        if self._pid is None:
+            self._pid = self._told(within=0)
+        before, self._worked = self._worked, _work_of(self._pid) if self._pid else {}
+        return max((seconds - before.get(thread, 0.0) for thread, seconds in self._worked.items()), default=0.0)
+
+    def _told(self, within: float) -> int | None:
+        """What the server tells next of this child; None if that is nothing in so many seconds, or the server went."""
         poll = select.poll()  # select.select knows no descriptor above 1023
         poll.register(self._status_fd, select.POLLIN)
-        if not poll.poll(_STATUS_SECONDS * 1000):
+        if not poll.poll(within * 1000):
+            return None
+        number = os.read(self._status_fd, STATUS.size)
+        if not number:
+            raise ServerDiedError
+        return int(STATUS.unpack(number)[0])
+
+    def _why_it_ended(self) -> Exception:
+        try:
+            if self._pid is None:
+                self._pid = self._told(_STATUS_SECONDS)
+            status = self._told(_STATUS_SECONDS)
+        except ServerDiedError as error:
+            return error
+        if status is None:
             return _crashed("hung up and went on")
-        status = os.read(self._status_fd, STATUS.size)
-        if not status:
-            return ServerDiedError()
-        code = os.waitstatus_to_exitcode(*STATUS.unpack(status))
+        code = os.waitstatus_to_exitcode(status)
         if code == OUT_OF_MEMORY:
             return JobError(ErrorCode.OUT_OF_MEMORY)
         if code == -signal.SIGXCPU:
@@ -105,10 +136,54 @@ class Child:
             os.close(self._status_fd)
 
 
+#: Takes lines that were printed, and how many more were dropped before them.
+Heard = Callable[[Sequence[str], int], None]
+
+
+class Listener(threading.Thread):
+    """Reads what the fork server and its children print: all of it, so that none of them waits, and tells a part."""
+
+    def __init__(self, pipe: IO[bytes], heard: Heard) -> None:
+        super().__init__(name="decoders' words", daemon=True)
+        self.last: deque[str] = deque(maxlen=_LAST_LINES)
+        """What was told last."""
+        self._pipe = pipe
+        self._heard = heard
+        self._minute = 0
+        self._told = 0
+        self._dropped = 0
+
+    def run(self) -> None:
+        """Read until nobody can write any more."""
+        with self._pipe:
+            while written := os.read(self._pipe.fileno(), _MOST_AT_ONCE):
+                self._tell(written.splitlines())
+
+    def _tell(self, lines: list[bytes]) -> None:
+        if (minute := int(time.monotonic() // 60)) != self._minute:
+            self._minute, self._told = minute, 0
+        told = [_printable(line) for line in lines[: max(0, _LINES_A_MINUTE - self._told)]]
+        self._told += len(told)
+        if told:
+            self.last.extend(told)
+            self._heard(told, self._dropped)
+            self._dropped = 0
+        self._dropped += len(lines) - len(told)
+
+
+def _printable(line: bytes) -> str:
+    """The line's beginning, without anything that a terminal or a log would act on."""
+    text = line[:_MAX_MESSAGE].decode(errors="backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 class Server:
     """The worker's end of the fork server."""
 
-    def __init__(self, entry: tuple[str, ...], limits: ChildLimits) -> None:
+    def __init__(
+        self, entry: tuple[str, ...], limits: ChildLimits, heard: Heard = lambda _lines, _dropped: None
+    ) -> None:
+        """Start it. `heard` is told what it and its children print, by a thread of its own."""
         self.turns = threading.BoundedSemaphore(_TURNS)
         """Held while a child computes; its wall time does not run before."""
         self._jobs = itertools.count()
@@ -116,13 +191,16 @@ class Server:
         with theirs:
             self._process = subprocess.Popen(
                 # A crash in a decoder prints where it was.
-                [sys.executable, "-X", "faulthandler", *entry, str(theirs.fileno()), limits.to_json()],
+                [sys.executable, "-P", "-X", "faulthandler", *entry, str(theirs.fileno()), limits.to_json()],
                 env=_environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,  # the worker's own is its log
                 start_new_session=True,  # Ctrl-C is for the worker, which still has jobs to finish
             )
+        self._listener = Listener(cast("IO[bytes]", self._process.stderr), heard)
+        self._listener.start()
         self._control.settimeout(_START_SECONDS)
         try:
             ready = self._control.recv(len(READY)) == READY
@@ -130,7 +208,9 @@ class Server:
             ready = False
         if not ready:
             self.stop()
-            raise SandboxError
+            raise SandboxError(
+                "\n  ".join(["The process that decodes images could not be started.", *self._listener.last])
+            )
 
     def fork(self) -> tuple[int, socket.socket, int]:
         """A new child: its job number, the socket to talk to it, the pipe that will tell how it ended."""
@@ -163,6 +243,17 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._listener.join(_STOP_SECONDS)
+
+
+def _work_of(pid: int) -> dict[str, float]:
+    """Seconds for which each thread of a process has computed, or waited for a processor, until now."""
+    found = {}
+    with suppress(OSError, ValueError):  # it has ended, or the kernel keeps no such count
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            computed, waited, _ = map(int, (thread / "schedstat").read_text().split())
+            found[thread.name] = (computed + waited) / 1e9
+    return found
 
 
 def _signal_name(number: int) -> str:
@@ -175,7 +266,7 @@ def _signal_name(number: int) -> str:
 
 def _environment() -> dict[str, str]:
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+    path = os.pathsep.join(filter(None, sys.path))  # an empty entry is the working directory
     return kept | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}  # a process with threads must not fork
 
 

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 _LENGTHS = struct.Struct("!II")
 _MAX_HEADER = 4096
 _MAX_PART = 1 << 18
-#: A wait is told in pieces of so many seconds.
-_TICK_SECONDS = 0.1
+#: A wait is told in pieces of so many seconds. Small ones, so that little counts of a time in which this process was
+#: stopped again and again, as one is whose quota of processor time is enforced from outside.
+_TICK_SECONDS = 0.02
 
 _T = TypeVar("_T")
 
@@ -27,13 +28,18 @@ class WireError(Exception):
 
 
 class Allowance:
-    """Seconds for an exchange, begun now. A process that was stopped and goes on used up none of them meanwhile.
+    """Seconds for an exchange, begun now, in which the other side neither computes nor waits for a processor.
 
-    So no gap counts for longer than a tick: whose file it was must not pay for a machine that stood still.
+    What it computes has a limit of its own; how long that takes is up to the machine, and to its neighbours there. And
+    a process that was stopped and goes on used up nothing meanwhile, so no gap counts for longer than a tick: whose
+    file it was must not pay for a machine that stood still.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._left = seconds
+    def __init__(self, seconds: float, busy: Callable[[], float] = lambda: 0.0) -> None:
+        """`busy` returns for how many seconds the other side has computed, or wanted to, since it was asked last."""
+        self._seconds = self._left = seconds
+        self._busy = busy
+        self._busy()
         self._counted_until = time.monotonic()
 
     def wait(self, sock: socket.socket, call: Callable[[], _T]) -> _T:
@@ -45,10 +51,16 @@ class Allowance:
             except TimeoutError:
                 continue
             finally:
-                now = time.monotonic()
-                self._left -= min(now - self._counted_until, _TICK_SECONDS)
-                self._counted_until = now
+                self._count()
         raise TimeoutError
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        gap = now - self._counted_until
+        if gap >= _TICK_SECONDS:  # less is counted with what follows
+            self._counted_until = now
+            # The kernel tells of a wait for a processor when it is over: what was counted meanwhile is given back then.
+            self._left = min(self._left - min(gap, _TICK_SECONDS) + self._busy(), self._seconds)
 
 
 def send(sock: socket.socket, header: Mapping[str, Any], *payloads: bytes, within: Allowance | None = None) -> None:

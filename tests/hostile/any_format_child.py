@@ -14,6 +14,7 @@ from PIL import Image
 from shared.errors import ErrorCode, JobError
 from shared.media import check_size
 from worker import sandbox_child
+from worker.content import measure
 from worker.imaging import DecodedImage, ImageFacts, ImageLimits
 
 
@@ -23,7 +24,7 @@ def decode_any(data: bytes, limits: ImageLimits) -> DecodedImage:
         image = Image.open(io.BytesIO(data))
         pixels = image.convert("RGB")
         check_size(*image.size, len(data), limits)
-        return DecodedImage(pixels, ImageFacts(*pixels.size, "image/png", "PNG", None))
+        return DecodedImage(pixels, ImageFacts(*pixels.size, "image/png", "PNG", None, content=measure(pixels)))
     except (JobError, MemoryError):
         raise
     except Exception as error:

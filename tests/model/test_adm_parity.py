@@ -70,6 +70,7 @@ def test_clipping_loses_no_digits_when_the_network_computes_in_bfloat16():
     assert (eps - exact)[inside].norm() / exact[inside].norm() < 3e-3
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_full_adm_agrees(reference: Reference, relative_error: Measure):
     """552.8 million parameters: about 25 seconds, 2.3 GB."""

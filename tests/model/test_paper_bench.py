@@ -16,6 +16,7 @@ def card() -> ModelCard:
     return find_card("DISTILDIRE-DEMO").card
 
 
+@pytest.mark.slow
 def test_dire_takes_forty_passes_of_the_unet_for_one(card: ModelCard):
     rival = card.model_copy(update={"student": card.student.model_copy(update={"inputs": "dire"})})
     one, forty = count_gflop(card, first_step), count_gflop(rival, reconstructed)
@@ -23,6 +24,7 @@ def test_dire_takes_forty_passes_of_the_unet_for_one(card: ModelCard):
     assert unet < one < 1.5 * unet
 
 
+@pytest.mark.slow
 def test_both_are_timed_in_one_run(card: ModelCard):
     found = compare(card, torch.device("cpu"), "fp32", rounds=1, batch=2)
     assert found.precision == "float32"

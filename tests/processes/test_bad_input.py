@@ -25,6 +25,8 @@ FOUND_BY_DECODING = {
     "floating-point tiff",
     *(f"truncated {name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")),
     "png without its last bytes",
+    "jpeg cut and closed",
+    "jpeg whose end was never written",
     "signature alone",
     "png without pixels",
     "png with a wrong checksum",

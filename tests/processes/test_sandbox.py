@@ -16,7 +16,7 @@ import textwrap
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,6 +27,7 @@ import structlog
 from shared.errors import ErrorCode, JobError
 from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
+from tests.quota import Quota
 from worker import sandbox_server, sandbox_wire
 from worker.imaging import ImageLimits, decode, preprocess
 from worker.perturbations import PERTURBATIONS
@@ -49,6 +50,14 @@ class UnwalledSandbox(Sandbox):
     _entry = ("-m", "tests.hostile_child", "unwalled")
 
 
+def _worker(program: str) -> subprocess.Popen[str]:
+    """A worker of its own; its decoders find the tests by a path that is no working directory."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     with Sandbox() as started:
@@ -57,13 +66,13 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[HostileSandbox]:
-    with HostileSandbox(wall_seconds=20) as started:
+    with HostileSandbox(idle_seconds=20) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def unwalled() -> Iterator[UnwalledSandbox]:
-    with UnwalledSandbox(wall_seconds=20) as started:
+    with UnwalledSandbox(idle_seconds=20) as started:
         yield started
 
 
@@ -177,17 +186,112 @@ def test_a_decoder_that_ends_fails_its_job_alone(behaviour: str, code: ErrorCode
 
 
 def test_a_decoder_that_loops_is_ended_by_processor_time():
-    with HostileSandbox(cpu_seconds=1, wall_seconds=60) as hostile:
+    with HostileSandbox(cpu_seconds=1, idle_seconds=60) as hostile:
         error = failure(hostile, told_to("spin"))
         assert (error.code, "processor time" in error.message) == (ErrorCode.DECODE_CRASHED, True)
         assert "SIGKILL" in failure(hostile, told_to("spin stubbornly")).message
 
 
 def test_a_decoder_that_hangs_is_ended_by_the_clock():
-    with HostileSandbox(wall_seconds=0.5) as hostile:
+    with HostileSandbox(idle_seconds=0.5) as hostile:
         error = failure(hostile, told_to("sleep"))
         assert (error.code, "0.5 seconds" in error.message) == (ErrorCode.DECODE_CRASHED, True)
         await_children(server_pid(hostile), 0)
+
+
+#: A worker in whose decoder a sound image takes 0.3 s of a processor, and that may be idle for as long as it says.
+_COMPUTING = """
+    import sys
+    from tests.bad_images import photograph, saved
+    from worker.sandbox import Sandbox
+
+    class ComputingSandbox(Sandbox):
+        _entry = ("-m", "tests.hostile_child")
+
+    with ComputingSandbox(cpu_seconds=2, idle_seconds=0.3) as sandbox:
+        print(sandbox._server._process.pid, flush=True)
+        sys.stdin.readline()
+        print(sandbox.open(saved(photograph(), "PNG") + b"|compute for a while", 64).facts.width, flush=True)
+"""
+
+
+def test_on_a_crowded_machine_a_sound_image_takes_longer_and_does_not_fail():
+    core = min(os.sched_getaffinity(0))
+    spinning = ["taskset", "--cpu-list", str(core), sys.executable, "-c", "while True: pass"]
+    crowd = [subprocess.Popen(spinning) for _ in range(9)]
+    try:
+        with _worker(textwrap.dedent(_COMPUTING)) as worker:
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            server = int(worker.stdout.readline())
+            for pid in (worker.pid, server):
+                os.sched_setaffinity(pid, {core})
+            began = time.monotonic()
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            assert worker.stdout.readline() == "64\n"
+            assert time.monotonic() - began > 0.45  # it was crowded indeed
+    finally:
+        for each in crowd:
+            each.kill()
+            each.wait()
+
+
+def test_at_a_twentieth_of_a_core_a_sound_image_does_not_fail(little_time: Callable[[int], object]):
+    with _worker(textwrap.dedent(_COMPUTING)) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        server = int(worker.stdout.readline())
+        for pid in (worker.pid, server):
+            little_time(pid)
+        began = time.monotonic()
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+        assert worker.stdout.readline() == "64\n"
+        assert time.monotonic() - began > 2
+
+
+@pytest.fixture
+def little_time() -> Iterator[Callable[[int], object]]:
+    """Put a process, and those that it starts, into a control group with 5 % of a core; skips where nobody may."""
+    quota = Quota(f"distildire-test-{os.getpid()}", 0.05)
+    if not quota.make():
+        pytest.skip("control groups cannot be made here")
+    yield lambda pid: quota.hold([pid])
+    quota.remove()
+
+
+def test_the_kernel_is_told_to_end_a_decoder_before_its_worker(sandbox: Sandbox):
+    with sandbox.open(_PNG, 64):
+        (child,) = await_children(server_pid(sandbox), 1)
+        assert Path(f"/proc/{child}/oom_score_adj").read_text() == "1000\n"
+    assert Path(f"/proc/{server_pid(sandbox)}/oom_score_adj").read_text() != "1000\n"
+
+
+def test_what_a_decoder_prints_is_bounded_and_escaped_in_the_log(capfd: pytest.CaptureFixture[str]):
+    with structlog.testing.capture_logs() as logs, HostileSandbox() as hostile:
+        hostile.open(told_to("print"), 64).close()
+        deadline = time.monotonic() + 10
+        while not logs and time.monotonic() < deadline:
+            time.sleep(0.01)
+    (said,) = [entry for entry in logs if entry["event"] == "decoder_wrote"]
+    assert said["lines"] == ["one\\x1b[31m", "x" * 300, "\\xff"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_decoder_that_prints_without_end_fills_no_log_and_waits_for_nobody():
+    with structlog.testing.capture_logs() as logs, HostileSandbox() as hostile:
+        hostile.open(told_to("print without end"), 64).close()
+    told = [line for entry in logs if entry["event"] == "decoder_wrote" for line in entry["lines"]]
+    assert 50 <= len(told) <= 100  # a minute may begin meanwhile
+
+
+def test_a_fork_server_that_cannot_start_says_why():
+    class MissingSandbox(Sandbox):
+        _entry = ("-m", "tests.no_such_child")
+
+    with pytest.raises(SandboxError, match="no_such_child"):
+        MissingSandbox().start()
 
 
 def test_a_decoder_that_hangs_up_and_lives_on_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +309,7 @@ def test_a_busy_machine_does_not_end_a_sound_image():
 
 def test_children_take_turns_and_no_time_runs_out_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_server, "_TURNS", 1)
-    with HostileSandbox(wall_seconds=1) as hostile, ThreadPoolExecutor(3) as crowd:
+    with HostileSandbox(idle_seconds=1) as hostile, ThreadPoolExecutor(3) as crowd:
         began = time.monotonic()
         sleepers = [crowd.submit(failure, hostile, told_to("sleep")) for _ in range(2)]
         innocent = crowd.submit(hostile.open, told_to("nap"), 64)
@@ -223,11 +327,11 @@ def test_a_worker_that_stood_still_does_not_blame_the_file():
         class NappingSandbox(Sandbox):
             _entry = ("-m", "tests.hostile_child")
 
-        with NappingSandbox(wall_seconds=1.5) as sandbox:
+        with NappingSandbox(idle_seconds=1.5) as sandbox:
             print(sandbox._server._process.pid, flush=True)
             print(sandbox.open(saved(photograph(), "PNG") + b"|nap", 64).facts.width, flush=True)
     """)
-    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    worker = _worker(program)
     with worker:
         assert worker.stdout is not None
         await_children(int(worker.stdout.readline()), 1)
@@ -288,6 +392,16 @@ def test_a_request_that_nobody_reads_has_an_end():
         "a format of another media type",
         "a format in a list",
         "a quality of what is no JPEG",
+        "no measure of the content",
+        "a content in a list",
+        "a part of the content",
+        "a content of another image",
+        "a side that is true",
+        "an endless relief",
+        "a relief that is no number",
+        "a relief in words",
+        "a share of less than nothing",
+        "a share of more than all",
         "a code that blames the service",
         "a message that is no text",
         "a code in a list",
@@ -340,7 +454,8 @@ def test_a_lie_and_a_crash_are_told_to_the_log(hostile: HostileSandbox):
         failure(hostile, told_to("an endless size"))
         failure(hostile, told_to("segfault"))
         failure(hostile, _PNG[:100])
-    assert [(entry["event"], entry["log_level"]) for entry in logged] == [
+    told = [entry for entry in logged if entry["event"] != "decoder_wrote"]  # where it crashed
+    assert [(entry["event"], entry["log_level"]) for entry in told] == [
         ("decoder_answer_refused", "warning"),
         ("decoder_crashed", "warning"),
     ]
@@ -490,7 +605,7 @@ _WORKER = """
 
 
 def test_kill_9_of_the_worker_leaves_no_process():
-    worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(_WORKER)], stdout=subprocess.PIPE, text=True)
+    worker = _worker(textwrap.dedent(_WORKER))
     with worker:
         assert worker.stdout is not None
         server = int(worker.stdout.readline())

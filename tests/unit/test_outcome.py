@@ -13,7 +13,8 @@ from shared.errors import (
     StoreUnavailableError,
 )
 from worker.attempt import WorkerStopsError
-from worker.outcome import Abandoned, Failed, Released, outcome_of
+from worker.batcher import PassFailedError
+from worker.outcome import Abandoned, Failed, Refused, Released, outcome_of
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,11 @@ def test_faults_of_image_or_service_end_the_job(error: Exception, code: ErrorCod
     outcome = outcome_of(error)
     assert isinstance(outcome, Failed)
     assert outcome.error.code == code
+
+
+def test_what_one_device_cannot_judge_has_not_failed_yet():
+    error = JobError(ErrorCode.OUT_OF_MEMORY)
+    assert outcome_of(PassFailedError(error)) == Refused(error)
 
 
 def test_what_is_said_of_an_unexpected_error_names_no_internals():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from shared.pictures import (
     Region,
     analyzed_region,
     dire_map_png,
+    has_contrast,
     heatmap_png,
     heatmap_rows,
     heatmap_scores,
@@ -71,6 +73,39 @@ def test_a_flat_mean_scores_nothing():
     assert (heatmap_scores(np.full((8, 8), 3.3, np.float32), 20, 10) == 0).all()
 
 
+@pytest.mark.parametrize("level", [0.0, 1e-9, 0.2, -40.0])
+def test_a_mean_without_contrast_is_drawn_flat_and_not_stretched(level: float):
+    image, region = photograph(90, 60), analyzed_region(90, 60, 64)
+    noise = np.random.default_rng(9).uniform(-1, 1, (6, 6)).astype(np.float32)
+    flat = np.full((6, 6), level, np.float32)
+    lowest = ramp(255)[0]
+    for mean in (flat, flat + np.float32(1e-5 * abs(level)) * noise):
+        inside = opened(heatmap_png(mean, 90, 60, region))[:, region.x : region.x + region.width]
+        assert (inside == lowest).all()
+        np.testing.assert_array_equal(
+            opened(overlay_png(image, mean, region)), opened(overlay_png(image, flat, region))
+        )
+    varied = np.float32(0.01 * max(abs(level), 1e-3)) * noise + flat
+    assert len(np.unique(opened(heatmap_png(varied, 90, 60, region))[..., 0])) > 100, "faint is not flat"
+
+
+def test_contrast_is_more_than_float_noise():
+    assert has_contrast(np.array([[0.2, 0.2005]], np.float32))
+    assert not has_contrast(np.array([[0.2, 0.2001]], np.float32))
+    assert not has_contrast(np.array([[-0.2, -0.2001]], np.float32))
+    assert has_contrast(np.array([[-1e-9, 1e-9]], np.float32))
+    assert not has_contrast(np.array([[-1e-9, 1e-9]], np.float32), scale=1)
+    assert has_contrast(np.array([[0, np.nan]], np.float32)), "not flat: what draws it refuses it"
+
+
+@pytest.mark.parametrize("draw", [heatmap_png, overlay_png])
+def test_no_picture_is_drawn_of_what_is_no_number(draw: Callable[..., bytes]):
+    mean, region = np.array([[0, np.nan]], np.float32), Region(0, 0, 20, 10)
+    arguments = (mean, 20, 10, region) if draw is heatmap_png else (photograph(20, 10), mean, region)
+    with pytest.raises(ValueError, match="not finite"):
+        draw(*arguments)
+
+
 def test_a_mean_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="not finite"):
         heatmap_scores(np.array([[0, np.nan]], np.float32), 20, 10)
@@ -115,6 +150,14 @@ def test_the_dire_map_is_scaled_by_its_extremes_over_all_channels():
     eps = _DICE.normal(size=(3, 64, 64)).astype(np.float32)
     normalised = (eps - eps.min()) / (eps.max() - eps.min() + 1e-6)
     np.testing.assert_array_equal(opened(dire_map_png(eps)), (normalised * 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.7, -5.0])
+def test_a_dire_map_without_contrast_is_black(level: float):
+    noise = _DICE.uniform(-1, 1, (3, 64, 64)).astype(np.float32)
+    for eps in (np.full((3, 64, 64), level, np.float32), level + np.float32(1e-5) * noise):
+        assert not opened(dire_map_png(eps)).any()
+    assert opened(dire_map_png(level + np.float32(0.01) * noise)).max() == 254, "faint is not flat"
 
 
 def test_a_heatmap_is_drawn_on_the_region_alone():

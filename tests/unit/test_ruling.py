@@ -8,6 +8,7 @@ import pytest
 
 from shared.errors import JobError
 from tests.policies import STRICT
+from worker.content import Content
 from worker.model.policy import Policy
 from worker.model.ruling import rule
 
@@ -60,9 +61,16 @@ def test_under_a_policy_with_a_band_a_flip_is_inconclusive(perturbed: list[float
     assert ruling.stability is not None
     assert (ruling.called.prediction, ruling.stability.flip_rate) == (prediction, flip_rate)
     assert ruling.called.probability_fake == pytest.approx(1 / (1 + math.exp(-4)))  # the image's own, as before
+    assert ruling.called.confidence == ruling.called.probability_fake  # of the likelier class
     flips = [caveat for caveat in ruling.caveats if "Instability" in caveat or "not stable" in caveat]
     assert len(flips) == (1 if flip_rate else 0)
     assert all("no evidence of FAKE" in caveat for caveat in flips)
+
+
+def test_a_flip_of_what_is_likelier_real_leaves_it_the_confidence_of_real():
+    ruling = rule(-9.0, 0.7, STRICT, [9.0])
+    assert (ruling.called.prediction, ruling.called.confidence) == ("INCONCLUSIVE", 1 - ruling.called.probability_fake)
+    assert ruling.called.confidence > 0.9
 
 
 @pytest.mark.parametrize("policy", [None, STRICT.model_copy(update={"inconclusive_from": None})])
@@ -71,6 +79,23 @@ def test_without_a_band_a_flip_is_said_and_changes_nothing(policy: Policy | None
     assert ruling.stability is not None
     assert (ruling.called.prediction, ruling.stability.flip_rate, ruling.stability.passes) == ("REAL", 0.5, 3)
     assert "Of 2 small changes to the image 1 moved it across the threshold" in ruling.caveats[-1]
+
+
+@pytest.mark.parametrize(
+    ("logit", "perturbed", "flips"),
+    [
+        (0.0, -1e-9, True),  # at the threshold is FAKE, just below it is not
+        (-1e-9, 0.0, True),
+        (0.0, 0.0, False),
+        (0.0, 1.0, False),
+        (1.0, 0.0, False),
+        (-1.0, -1e-9, False),
+    ],
+)
+def test_what_reaches_the_threshold_exactly_is_on_its_upper_side(logit: float, perturbed: float, flips: bool):
+    stability = rule(logit, 0.5, None, [perturbed]).stability
+    assert stability is not None
+    assert stability.flip_rate == flips
 
 
 def test_stability_tells_the_range_of_the_calibrated_probability():
@@ -85,3 +110,32 @@ def test_stability_tells_the_range_of_the_calibrated_probability():
 def test_nothing_is_said_where_a_changed_image_has_no_number():
     with pytest.raises(JobError):
         rule(1.0, 0.5, STRICT, [1.0, math.inf])
+
+
+BLANK = Content(side=256, entropy=0.0, relief=0.0, distinct_share=0.0)
+FULL = Content(side=256, entropy=6.5, relief=40.0, distinct_share=0.8)
+
+
+@pytest.mark.parametrize("logit", [-9.0, 0.0, 9.0])
+def test_under_a_policy_with_a_band_an_image_without_content_is_inconclusive(logit: float):
+    ruling = rule(logit, 0.7, STRICT, content=BLANK)
+    probability = 1 / (1 + math.exp(0.5 - logit / 2))
+    assert ruling.called.prediction == "INCONCLUSIVE"
+    assert ruling.called.probability_fake == pytest.approx(probability)
+    assert ruling.called.confidence == pytest.approx(max(probability, 1 - probability))
+    assert ruling.stability is None
+    assert "no evidence of FAKE" in ruling.caveats[0]
+    assert rule(logit, 0.7, STRICT, [logit], content=BLANK).called.prediction == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize("policy", [None, STRICT.model_copy(update={"inconclusive_from": None})])
+@pytest.mark.parametrize(("logit", "prediction"), [(-9.0, "REAL"), (9.0, "FAKE")])
+def test_without_a_band_an_image_without_content_keeps_its_verdict(
+    policy: Policy | None, logit: float, prediction: str
+):
+    assert rule(logit, 0.7, policy, content=BLANK).called.prediction == prediction
+
+
+@pytest.mark.parametrize(("logit", "prediction"), [(-9.0, "REAL"), (9.0, "FAKE")])
+def test_an_image_with_content_is_called_by_its_probability(logit: float, prediction: str):
+    assert rule(logit, 0.7, STRICT, content=FULL).called.prediction == prediction

@@ -76,7 +76,7 @@ class Detector:
         self._student = student
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Return the square that the networks see of an image: (3, S, S), float32 in [-1, 1], in CPU memory."""
+        """Return what the networks see of an image: (3, S, S), float32 in [-1, 1], in CPU memory."""
         return torch.from_numpy(preprocess(image.convert("RGB"), self.card.image_size))
 
     @torch.inference_mode()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from shared.outbound import OutboundError, by_which_proxy, open_client
 from worker.model.card import ModelError
 from worker.model.config import WeightsFile
 from worker.model.digests import PublishedDigests, published_digests, stated_digests
@@ -60,17 +61,24 @@ def fetch(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
-    with _Partial.open(target) as partial, httpx.Client(timeout=_TIMEOUT, follow_redirects=True) as client:
+    with _Partial.open(target) as partial, _client(stated) as client:
         for url in stated.urls:
             try:
                 published = _Download(client, url, stated, partial, on_progress, pause).run()
             except FetchError as error:
-                reasons.append(f"{url}: {error.message}")
+                reasons.append(f"{url}{by_which_proxy(url)}: {error.message}")
                 continue
             appear(partial.path, target, published)
             partial.forget()
             return published
     raise FetchError("\n".join([f"{stated.weights} could not be fetched.", *reasons]))
+
+
+def _client(stated: WeightsFile) -> httpx.Client:
+    try:
+        return open_client(stated.urls[0], timeout=_TIMEOUT, follow_redirects=True)
+    except OutboundError as error:
+        raise FetchError(error.message) from error
 
 
 @dataclass(frozen=True)

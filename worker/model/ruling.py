@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.jobs import AppliedPolicy, Interval, Stability
+from worker.content import Content, lacks_content
 from worker.model.decision import Verdict, verdict
 from worker.model.policy import Policy, judge
 
@@ -39,7 +40,7 @@ class Ruling:
     def _of_the_rule(self) -> tuple[str, ...]:
         if self.policy is None:
             caveat = (
-                f"No policy was chosen: the threshold {self.threshold:g} is the model's own. How often it calls "
+                f"No policy was chosen: the threshold {self.threshold} is the model's own. How often it calls "
                 "photographs like yours FAKE is not known here."
             )
             return (caveat,)
@@ -48,7 +49,14 @@ class Ruling:
         return ()
 
 
-def rule(logit: float, threshold: float, policy: Policy | None, perturbed: Sequence[float] = ()) -> Ruling:
+def rule(
+    logit: float,
+    threshold: float,
+    policy: Policy | None,
+    perturbed: Sequence[float] = (),
+    *,
+    content: Content | None = None,
+) -> Ruling:
     """Call an image by a policy; where there is none, by the card's threshold.
 
     Args:
@@ -57,6 +65,8 @@ def rule(logit: float, threshold: float, policy: Policy | None, perturbed: Seque
         policy: of the model, if one was chosen.
         perturbed: logits of the image after small changes. Where one of them lies across the threshold and the policy
             has a band, the image is INCONCLUSIVE.
+        content: of the image, if it was measured. Where that is none to judge by and the policy has a band, the image
+            is INCONCLUSIVE too.
 
     Raises:
         JobError: a logit is not finite, so nothing can be said.
@@ -66,7 +76,8 @@ def rule(logit: float, threshold: float, policy: Policy | None, perturbed: Seque
     limit = threshold if policy is None else policy.threshold
     others = [_called(each, verdict(each, threshold), policy).probability_fake for each in perturbed]
     stability = _stability(called.probability_fake, others, limit) if others else None
-    if stability and stability.flip_rate and policy and policy.inconclusive_from is not None:
+    doubtful = (stability and stability.flip_rate) or (content and lacks_content(content))
+    if doubtful and policy and policy.inconclusive_from is not None:
         probability = called.probability_fake
         called = Verdict("INCONCLUSIVE", max(probability, 1 - probability), probability)
     applied = _applied(policy) if policy else None
