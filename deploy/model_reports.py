@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
-from rich.table import Table
 
+from shared.percentages import decimal
 from worker.model.card import BUNDLED, InstalledCard
 from worker.model.config import CardEvaluation, WeightsFile
 from worker.model.digests import weights_sha256
 from worker.model.policy import Policy, load_policies
+from worker.training.rounding import headline, spread
 
 if TYPE_CHECKING:  # imports torch
     from worker.model.verification import Verification, VerifiedFile
@@ -52,19 +53,14 @@ def verification_document(verification: Verification) -> dict[str, Any]:
     return asdict(verification) | {"files": files, "problems": list(verification.problems)}
 
 
-def list_table(summaries: list[dict[str, Any]]) -> Table:
-    """Return the models, a row each."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
-    for title in ("model", "weights", "license", "card"):
-        table.add_column(title, overflow="fold")
-    for each in summaries:
-        table.add_row(
-            f"{each['name']} [dim](demonstration)[/]" if each["demonstration"] else each["name"],
-            "present" if each["present"] else "[yellow]missing[/]",
-            escape(each["license"]),
-            "bundled" if each["bundled"] else escape(each["card"]),
-        )
-    return table
+def list_row(summary: dict[str, Any]) -> dict[str, str]:
+    """Return a line of `models list` for people."""
+    return {
+        "model": f"{summary['name']} (demonstration)" if summary["demonstration"] else summary["name"],
+        "weights": "present" if summary["present"] else "missing",
+        "license": summary["license"],
+        "card": "bundled" if summary["bundled"] else summary["card"],
+    }
 
 
 def describe_lines(installed: InstalledCard) -> Iterator[str]:
@@ -83,11 +79,11 @@ def describe_lines(installed: InstalledCard) -> Iterator[str]:
             yield f"  {label:<9}  {value}"
     policies, problems = _policies(installed)
     for name, policy in policies.items():
-        yield f"[bold]policy {name}[/] threshold {policy.threshold:.4f}, {policy.precision}"
+        yield f"[bold]policy {name}[/] threshold {decimal(policy.threshold, 4)}, {policy.precision}"
     for problem in problems:
         yield f"[red]✗[/] {escape(problem)}"
-    for headline, text in card.provenance.items():
-        yield f"[dim]{escape(headline.replace('_', ' '))}: {escape(' '.join(str(text).split()))}[/]"
+    for title, text in card.provenance.items():
+        yield f"[dim]{escape(title.replace('_', ' '))}: {escape(' '.join(str(text).split()))}[/]"
     for name, evaluation in card.evaluations.items():
         yield from _evaluation_lines(name, evaluation)
 
@@ -133,10 +129,11 @@ def _evaluation_lines(name: str, evaluation: CardEvaluation) -> Iterator[str]:
         f"[bold]measured: {name}[/] [dim]{evaluation.reals} photographs, {evaluation.fakes} fakes, "
         f"{evaluation.groups} groups, {how}[/]"
     )
-    for headline, (value, low, high) in evaluation.estimates.items():
-        yield f"  {headline.replace('_', ' ')}: {value:.3f} [dim]{low:.3f} – {high:.3f}[/]"
-    for headline, (value, low, high) in evaluation.average_precision_of.items():
-        yield f"  average precision, {escape(headline)}: {value:.3f} [dim]{low:.3f} – {high:.3f}[/]"
+    for title, (value, low, high) in evaluation.estimates.items():
+        yield f"  {title.replace('_', ' ')}: {headline(value, low, high)} [dim]{spread(value, low, high)}[/]"
+    for title, (value, low, high) in evaluation.average_precision_of.items():
+        told = f"{headline(value, low, high)} [dim]{spread(value, low, high)}[/]"
+        yield f"  average precision, {escape(title)}: {told}"
 
 
 def _file_description(installed: InstalledCard, file: WeightsFile) -> dict[str, Any]:

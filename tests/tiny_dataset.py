@@ -1,5 +1,7 @@
 """A data set that a small network can learn in seconds: smooth pictures, and fakes that have fine stripes.
 
+Their files are not compressed: stripes compress worse, so that the sizes of files would tell what is fake.
+
 `python -m tests.tiny_dataset FOLDER` writes a larger one and a recipe, to try the commands of docs/training.md.
 """
 
@@ -43,7 +45,7 @@ def write_dataset(folder: Path, each: int = 12) -> Path:
         striped[:, ::2] = np.clip(striped[:, ::2].astype(int) + 60, 0, 255)
         split = "validation" if number % 4 == 0 else "test" if number % 4 == 1 else "train"
         for label, pixels in (("real", picture), ("fake", striped)):
-            Image.fromarray(pixels).save(folder / f"{label}-{number}.png")
+            Image.fromarray(pixels).save(folder / f"{label}-{number}.png", compress_level=0)
             generator = "stripes" if label == "fake" else ""
             lines.append(f"{label}-{number}.png,{label},{generator},photograph-{number},{split}")
     (folder / "data.csv").write_text("\n".join(lines) + "\n")

@@ -15,13 +15,14 @@ def write_tiny_policies(folder: Path, *, weights_sha256: str | None = None) -> N
 
     `weights_sha256`: what they say they were made for; by default the model's weights.
     """
+    given = {} if weights_sha256 is None else {"weights_sha256": weights_sha256}
+    write_tiny_policy(folder, name="doubtful", threshold=1.0, inconclusive_from=0.0, **given)
+    write_tiny_policy(folder, name="all-fake", threshold=0.0, inconclusive_from=None, **given)
+
+
+def write_tiny_policy(folder: Path, **changes: object) -> None:
+    """Write a policy beside the tiny model's card: `strict` for its weights, but for the changes."""
     detector = load_model(NAME, "cpu", models_dir=folder)
-    changes = {
-        "model": NAME,
-        "weights_sha256": weights_sha256 or detector.weights_sha256,
-        "precision": detector.precision,
-    }
-    doubtful = STRICT.model_copy(update={**changes, "name": "doubtful", "threshold": 1.0, "inconclusive_from": 0.0})
-    all_fake = doubtful.model_copy(update={"name": "all-fake", "threshold": 0.0, "inconclusive_from": None})
-    for policy in (doubtful, all_fake):
-        write_policy(policy, policy_place(policy.name, find_card(NAME, folder)))
+    own = {"model": NAME, "weights_sha256": detector.weights_sha256, "precision": detector.precision}
+    policy = STRICT.model_copy(update={**own, **changes})
+    write_policy(policy, policy_place(policy.name, find_card(NAME, folder)))

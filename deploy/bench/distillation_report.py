@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.bench.distillation import Arm, Experiment, Outcome, Speed, outcomes, student_speeds
 from deploy.bench.model import describe_machine
+from shared.percentages import decimal
 from worker.model.card import find_card
 from worker.model.loading import choose_device
 from worker.training.data_digest import data_sha256
@@ -140,7 +141,10 @@ def sentence(result: ArmResult) -> str:
 
 def interval_text(interval: Interval, sign: str = "") -> str:
     """Return an interval to three decimals, or a dash where nothing can be said."""
-    return "–" if np.isnan(interval.low) else f"{interval.low:{sign}.3f} … {interval.high:{sign}.3f}"
+    if np.isnan(interval.low):
+        return "–"
+    low, high = (f"{end:{sign}.3f}" if sign else decimal(end) for end in (interval.low, interval.high))
+    return f"{low} … {high}"
 
 
 def as_document(result: ArmResult, speeds: Mapping[str, Speed]) -> dict[str, Any]:

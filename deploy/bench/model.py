@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.bench.seeded_weights import seeded_state
+from shared.percentages import percent
 from worker.model.card import find_card
 from worker.model.config import ModelCard
 from worker.model.detector import Detector
@@ -116,8 +117,8 @@ def main() -> None:
         click.echo(
             f"{speed.precision}: {speed.seconds:.2f} s an image on {speed.device}; "
             f"3x3 convolution {speed.convolution_gflops:.0f} GFLOP/s, "
-            f"at which {speed.gflop:.0f} GFLOP take {speed.roof_seconds:.2f} s: {speed.share_of_roof:.0%} of the roof; "
-            f"peak memory {speed.peak_bytes / 2**30:.2f} GiB"
+            f"at which {speed.gflop:.0f} GFLOP take {speed.roof_seconds:.2f} s: {percent(speed.share_of_roof)} of the "
+            f"roof; peak memory {speed.peak_bytes / 2**30:.2f} GiB"
         )
 
 

@@ -23,6 +23,7 @@ from deploy.bench.model import (
     seconds_taken,
     seeded_detector,
 )
+from shared.percentages import percent
 from worker.model.card import find_card
 from worker.model.config import ModelCard
 from worker.model.diffusion import SpacedDiffusion, dire, dire_unit
@@ -123,8 +124,8 @@ def main() -> None:
     for name, cost in (("DIRE", found.dire), ("DistilDIRE", found.distilled)):
         click.echo(f"{name:10}  {cost.gflop:>10,.1f} GFLOP  {cost.seconds:8.3f} s")
     click.echo(
-        f"DistilDIRE saves {found.saved:.2%} of the operations (at least {LEAST_SAVED:.0%} promised), a ratio of "
-        f"{found.counted_ratio:.1f}; of the seconds {found.timed_ratio:.1f}, "
+        f"DistilDIRE saves {percent(found.saved, 2)} of the operations (at least {LEAST_SAVED:.0%} promised), a ratio "
+        f"of {found.counted_ratio:.1f}; of the seconds {found.timed_ratio:.1f}, "
         f"{found.timed_ratio / found.counted_ratio:.2f} of that (at least {LEAST_OF_RATIO} promised)"
     )
     raise SystemExit(0 if found.kept else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -42,7 +43,10 @@ def test_the_walk_of_the_page_ends_with_verdicts_by_its_own_model_and_policy(rea
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in (reader / "models").glob("MINE.*")} >= {"MINE.toml", "MINE.student.safetensors"}
     assert (reader / "models" / "MINE.policies" / "balanced.toml").exists()
-    assert (reader / "evaluation" / "report.html").exists()
+    report = json.loads((reader / "evaluation" / "report.json").read_text())
+    assert report["controls"]["labels_leak"] is False, "the page's own pictures give nothing away by their files"
+    assert "give their labels away" not in done.stdout + (reader / "evaluation" / "report.html").read_text()
+    assert (reader / "evaluation" / "scores.csv").exists()
     assert re.search(r"^try/fake-1\.png: FAKE ", done.stdout, re.MULTILINE), done.stdout
     assert re.search(r"^try/real-1\.png: REAL ", done.stdout, re.MULTILINE), done.stdout
     assert "When the policy balanced was made" in done.stdout

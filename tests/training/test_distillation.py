@@ -93,23 +93,27 @@ def _counted(name: str, asked: Counter[str]) -> object:
     return count
 
 
+@pytest.mark.slow
 def test_every_arm_has_all_seeds_and_as_many_steps(experiment: Experiment, found: Findings) -> None:
     assert [(run.arm, run.seed) for run in found.runs] == [(arm, seed) for seed in (0, 1) for arm in experiment.arms]
     assert {run.steps for run in found.runs} == {3}
     assert [result.arm for result in found.results] == list(experiment.arms)
 
 
+@pytest.mark.slow
 def test_each_noise_map_and_dire_image_is_computed_once(found: Findings, asked: Counter[str]) -> None:
     train, validation, test = (len(found.dataset.of(split)) for split in ("train", "validation", "test"))
     # Pairs with DIRE images lie apart from those without; validation and test are shared by all.
     assert asked == {"reconstruct": train, "eps": 2 * train + validation + test}
 
 
+@pytest.mark.slow
 def test_seeds_and_teachers_change_the_students(found: Findings) -> None:
     told = {tuple(run.probabilities.tolist()) for run in found.runs}
     assert len(told) == len(found.runs)
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_from_what_is_done(
     experiment: Experiment, found: Findings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,12 +127,14 @@ def test_the_same_command_goes_on_from_what_is_done(
     assert redone.probabilities.tolist() == before.probabilities.tolist()
 
 
+@pytest.mark.slow
 def test_what_other_settings_made_is_not_taken(experiment: Experiment, found: Findings) -> None:
     other = replace(experiment, recipe=changed(experiment.recipe, "training", learning_rate=1e-3))
     with pytest.raises(ExperimentError, match="Name another --out"):
         next(outcomes(other))
 
 
+@pytest.mark.slow
 def test_a_student_is_judged_as_evaluate_judges_what_train_makes(
     experiment: Experiment, found: Findings, tmp_path: Path
 ) -> None:
@@ -153,6 +159,7 @@ def test_a_student_is_judged_as_evaluate_judges_what_train_makes(
     assert np.ptp(evaluated) > 0.02
 
 
+@pytest.mark.slow
 def test_the_document_tells_everything(experiment: Experiment, found: Findings) -> None:
     document = json.loads(json.dumps(found.document(), allow_nan=False))
     assert set(document) >= {"machine", "versions", "seconds", "data", "recipe", "confidence", "seeds"}
@@ -183,6 +190,7 @@ def test_a_backbone_that_does_not_exist_is_refused_before_any_work(experiment: E
     assert not (tmp_path / "pairs").exists()
 
 
+@pytest.mark.slow
 def test_the_command_prints_two_tables_and_a_sentence_for_each_teacher(experiment: Experiment, tmp_path: Path) -> None:
     recipe = experiment.out.parent / "recipe.toml"
     recipe_of_one_epoch = recipe.with_name("short.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import re
@@ -18,11 +19,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from deploy.cli import main
+from tests.pages import read_page
 from tests.tiny_model import NAME, write_model
 from tests.tiny_training import smooth_picture
 from worker.model import load_model
 from worker.model.card import find_card
+from worker.model.decision import sigmoid
 from worker.model.policy import load_policy
+from worker.training.journal import Journal, Judgement
 from worker.training.photographs import Pixels
 
 PICTURES = 24
@@ -133,7 +137,9 @@ def test_the_command_says_what_it_found(evaluated: tuple[Path, Result]):
     assert "not estimable" in result.output
     assert "2 files were skipped" in result.output
     assert str(out / "report.html") in result.output.replace("\n", "")
+    assert str(out / "scores.csv") in result.output.replace("\n", "")
     assert "evidence, not proof" in result.output
+    assert not re.search(r"[A-Za-z]  +(?:1\.000|0\.000|100%|0%)\b", result.output), "no figure is a certainty"
 
 
 def test_the_report_has_every_part(report: dict[str, Any]):
@@ -162,11 +168,51 @@ def test_what_files_give_away_is_found(report: dict[str, Any]):
     """All are PNGs of one size, but stripes compress otherwise: the control finds them."""
     assert report["controls"]["file_statistics"]["value"] > 0.9
     assert report["controls"]["chance"]["value"] == pytest.approx(0.55, abs=0.12)
+    assert report["controls"]["labels_leak"] is True
+
+
+def test_that_labels_leak_is_told_before_all_else(evaluated: tuple[Path, Result]):
+    out, result = evaluated
+    alarm = "The files give their labels away."
+    assert result.stdout.lstrip().startswith(alarm)
+    first = read_page((out / "report.html").read_text()).one("main").elements[0]
+    assert first.text.startswith(alarm)
+
+
+def test_each_image_has_its_scores(evaluated: tuple[Path, Result], report: dict[str, Any], data: Path, models: Path):
+    with (evaluated[0] / "scores.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    with data.open(newline="", encoding="utf-8") as lines:
+        listed = [row for row in csv.DictReader(lines) if row["split"] == "test" and "-" not in row["group"]]
+    assert [(row["path"], row["label"], row["generator"], row["group"], row["split"]) for row in rows] == [
+        (str(data.parent / row["path"]), *(row[name] for name in ("label", "generator", "group", "split")))
+        for row in listed
+    ]
+    detector = load_model(NAME, "cpu", "auto", models)
+    for row in rows[:4]:
+        found = detector.detect(detector.preprocess(Image.open(row["path"]))[None]).logit.item()
+        assert float(row["logit"]) == pytest.approx(found, abs=1e-3)
+        assert float(row["probability"]) == pytest.approx(sigmoid(float(row["logit"])))
+    assert {row["seen"] for row in rows} == {"unknown"}
+    for label, rate in (("real", "false_positive_rate"), ("fake", "true_positive_rate")):
+        called = [row["verdict"] == "FAKE" for row in rows if row["label"] == label]
+        assert sum(called) / len(called) == report["overall"]["estimates"][rate]["value"]
+
+
+def test_the_page_shows_the_worst_mistakes(evaluated: tuple[Path, Result], report: dict[str, Any]):
+    page = read_page((evaluated[0] / "report.html").read_text())
+    rates = report["overall"]["estimates"]
+    wrong = 12 * (rates["false_positive_rate"]["value"] + 1 - rates["true_positive_rate"]["value"])
+    shots = page.all("figure", "shot")
+    assert len(shots) == round(wrong) > 0
+    assert all(shot.one("img").attributes["src"].startswith("data:image/webp;base64,") for shot in shots)
+    assert all(re.search(r"(?:real|fake)\d+\.png$", shot.text) for shot in shots)
 
 
 def test_the_page_needs_nothing_else_and_shows_no_number_that_is_none(evaluated: tuple[Path, Result]):
     page = (evaluated[0] / "report.html").read_text()
     assert "<script" not in page
+    assert len(page) < 1_500_000
     assert not re.findall(r'(?:src|href)="|url\(|@import', page)
     assert "not estimable below 300 independent photographs" in page
     assert "demonstration model" in page
@@ -190,6 +236,31 @@ def test_names_from_files_are_escaped(models: Path, data: Path, tmp_path: Path):
     assert "&lt;b&gt;wide" in page
     assert "Does it see what it claims?" not in page
     assert "Beside DIRE" not in page
+
+
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on_from_there(
+    models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    noted: list[tuple[str, int]] = []
+    note = Journal.note
+
+    def note_and_stop(journal: Journal, part: str, batch: int, judgement: Judgement) -> None:
+        note(journal, part, batch, judgement)
+        noted.append((part, batch))
+        if len(noted) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "note", note_and_stop)
+    parts = ("--without", "robustness", "--without", "formats", "--without", "controls", "--resamples", "100")
+    command = ("evaluate", data, "--model", NAME, "--models-dir", models, "--device", "cpu", *parts, "--out", tmp_path)
+    stopped = call(*command)
+    assert stopped.exit_code == 130
+    assert f"The results so far are kept in {tmp_path}; the same command continues them." in stopped.stderr
+    assert not (tmp_path / "report.json").exists()
+
+    assert call(*command).exit_code == 0
+    assert (tmp_path / "report.json").exists()
+    assert len(set(noted)) == len(noted) > 2, "nothing was judged twice"
 
 
 def test_a_policy_goes_from_calibration_to_evaluation(models: Path, data: Path, tmp_path: Path):
@@ -233,6 +304,8 @@ def test_images_that_a_policy_was_made_of_are_counted(
         )
         assert result.exit_code == 0, result.output
         counted = json.loads((tmp_path / "out" / "report.json").read_text())["policy"]["seen_in_calibration"]
+        with (tmp_path / "out" / "scores.csv").open(newline="") as lines:
+            assert [row["seen"] for row in csv.DictReader(lines)].count("unknown policy") == (counted or 0)
         return counted, (tmp_path / "out" / "report.html").read_text()
 
     count, page = shared(data, "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
@@ -86,6 +87,17 @@ def test_an_evaluation_counts_the_images_that_the_model_knows_and_warns(
     assert "12 of 24 images were used to train MINE" in caplog.text
     assert "The model was trained on 12 of these 24 images" in page
     assert "12 images from training, 6 from validation" in page
+
+
+def test_what_each_image_took_part_in_stands_beside_its_score(data: Path, models: Path):
+    evaluated(data, models, "all")
+    with (models / "evaluation" / "scores.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert {(row["split"], row["seen"]) for row in rows} == {
+        ("train", "training"),
+        ("validation", "validation"),
+        ("test", ""),
+    }
 
 
 def test_images_are_known_under_any_path_and_split(data: Path, models: Path, tmp_path: Path):

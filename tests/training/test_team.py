@@ -24,6 +24,8 @@ from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
 from worker.training.student import Setting, StudentTrainer, probabilities
 from worker.training.team import Team, assembled_team
 
+pytestmark = pytest.mark.slow
+
 PLAN = StudentPlan(epochs=1, batch_size=8, cutmix_probability=1, seed=4, learning_rate=1e-3)
 
 

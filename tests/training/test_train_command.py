@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from deploy.cli import main
 from tests import tiny_model
+from tests.event_files import read
 from tests.killed_training import MOMENTS
 from tests.tiny_dataset import RECIPE, write_dataset
 from worker.model import load_model, verify
@@ -35,6 +36,8 @@ from worker.training.order import Order
 from worker.training.recipe import read_recipe
 from worker.training.run import Training, TrainingError
 from worker.training.team import Team
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NAME = "MINE"
@@ -342,9 +345,18 @@ def test_a_batch_that_processes_cannot_share_is_refused(desk: Desk) -> None:
         Training(order, Team(size=3))
 
 
-@pytest.mark.slow
+def first_loss(trained: Path) -> float:
+    """The loss of the first step, by the curves that a training leaves."""
+    events = read(min((trained / f"{NAME}.curves").iterdir()).read_bytes())
+    return next(event.scalars["loss"] for event in events if event.step == 0 and "loss" in event.scalars)
+
+
 def test_two_processes_under_torchrun_train_together(trained: Path, desk: Desk) -> None:
-    """Rounding differs, so weights do in the end; but the first steps' losses agree, and one card comes of it."""
+    """The first step's loss agrees, and one card comes of it.
+
+    Later losses do not agree to many digits: rounding differs, a ReLU that is at its bend flips, and the next step
+    takes another way. tests/training/test_team.py compares gradients in float64.
+    """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "deploy.cli", *desk.arguments("together")]
     done = subprocess.run(
@@ -352,6 +364,6 @@ def test_two_processes_under_torchrun_train_together(trained: Path, desk: Desk) 
     )
     assert done.returncode == 0, done.stderr.decode()
     assert verify(NAME, desk.folder / "together", device="cpu").problems == ()
-    alone, together = (report_of(desk.folder / out) for out in ("unbroken", "together"))
-    assert together["hardware"]["processes"] == 2
-    assert together["epochs"][0]["loss"] == pytest.approx(alone["epochs"][0]["loss"], rel=1e-3)
+    assert report_of(desk.folder / "together")["hardware"]["processes"] == 2
+    alone, together = (first_loss(desk.folder / out) for out in ("unbroken", "together"))
+    assert together == pytest.approx(alone, rel=1e-6)

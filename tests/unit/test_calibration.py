@@ -12,11 +12,19 @@ from sklearn.linear_model import LogisticRegression
 
 from worker.model.decision import sigmoid
 from worker.model.policy import judge
-from worker.training.calibration import Origin, fit_calibration, policy_by_youden, policy_for_target
+from worker.training.calibration import (
+    Calibration,
+    Origin,
+    _policy,
+    fit_calibration,
+    policy_by_youden,
+    policy_for_target,
+)
+from worker.training.intervals import Interval
 from worker.training.logistic import fit_logistic, predict_logistic
 from worker.training.metrics import calibration_error, rank
 from worker.training.scores import Scores
-from worker.training.thresholds import CalibrationError, TooFewPhotographsError
+from worker.training.thresholds import CalibrationError, Threshold, TooFewPhotographsError
 
 ORIGIN = Origin("strict", "TEST-MODEL", "0" * 64, "fp32", datetime(2026, 11, 22, tzinfo=UTC), "1" * 64)
 
@@ -142,3 +150,13 @@ def test_a_class_that_is_not_there_is_named():
     scores = drawn(17)
     with pytest.raises(TooFewPhotographsError, match="no fakes"):
         policy_for_target(scores.only(~scores.fake), ORIGIN, target_fpr=0.05)
+
+
+@pytest.mark.parametrize(("lowest", "banded"), [(0.5, False), (np.nextafter(0.5, 0), True)])
+def test_a_band_that_would_begin_at_the_threshold_is_none(lowest: float, banded: bool):
+    """All fakes are as probable: the first that may not be missed is the lowest of them."""
+    scores = Scores(np.zeros(101), np.arange(101) > 0, np.full(101, "adm"), np.arange(101).astype(str))
+    threshold = Threshold(0.5, 0, 1, Interval(0, 0.98), 0.95)
+    policy = _policy(scores, np.full(101, lowest), ORIGIN, Calibration(1, 0), threshold, None, 0.05)
+    assert (policy.inconclusive_from is not None) is banded
+    assert policy.evidence.missed_fakes == 0

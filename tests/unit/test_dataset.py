@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from worker.training.dataset import Dataset, DatasetError, Skipped, read_dataset, split_of
+from worker.training.dataset import Dataset, DatasetError, read_dataset, split_of
+from worker.training.layouts import Skipped
 
 
 def save(path: Path) -> Path:
@@ -241,3 +242,9 @@ def test_photographs_in_a_misspelt_folder_are_no_fakes(tmp_path: Path) -> None:
         "images/train/b/Real would be a generator's: rename it to real",
         "images/train/c/reals would be a generator's: rename it to real",
     )
+
+
+def test_a_groups_digest_decides_14_3_and_3_in_20() -> None:
+    buckets = {int(hashlib.sha256(name.encode()).hexdigest(), 16) % 20: name for name in map(str, range(1000))}
+    found = [split_of(buckets[bucket]) for bucket in range(20)]
+    assert found == ["train"] * 14 + ["validation"] * 3 + ["test"] * 3

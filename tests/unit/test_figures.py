@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from worker.training.curves import curves
-from worker.training.figures import Resampling, chance_average_precision, figures, left_out
+from worker.training.figures import Estimate, Resampling, chance_average_precision, figures, labels_leak, left_out
 from worker.training.metrics import ESTIMABLE_REALS, Floats, Labels, area_under_precision, rank
 from worker.training.scores import Names
 
@@ -104,7 +104,9 @@ def test_an_honest_detector_is_found_honest_however_rare_fakes_are(fakes: float)
     found = figures(honest, fake, np.arange(len(fake)).astype(str), 0.5, Resampling(resamples=2)).estimates
     assert (found["calibration_error"].value or 1) < 0.03
     assert found["brier"].value == pytest.approx((np.mean((1 - honest[fake]) ** 2) + np.mean(honest[~fake] ** 2)) / 2)
-    for each in curves(honest, fake).reliability:
+    reliability = curves(honest, fake).reliability
+    assert len(reliability) == 10
+    for each in reliability:
         assert each.share_fake == pytest.approx(each.mean_probability, abs=0.1)
         assert each.mass == pytest.approx(0.1, abs=0.01)
 
@@ -190,3 +192,102 @@ def test_thinned_curves_keep_ends_and_area():
     assert np.trapezoid(y, x) == pytest.approx(0.76, abs=0.02)
     assert sum(found.histogram.reals) == pytest.approx(1)
     assert sum(each.mass for each in found.reliability) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("called", "told"), [(9, False), (10, True)])
+def test_no_precision_is_told_of_fewer_than_ten_verdicts(called: int, told: bool):
+    """Of 600 fakes 1.5 % are found and no photograph is called FAKE: 100 % would be a boast."""
+    fake = np.arange(1000) >= 400
+    scores = np.where(np.arange(1000) >= 1000 - called, 0.5, 0.1)  # what equals the threshold is called FAKE
+    found = figures(scores, fake, np.arange(1000).astype(str), 0.5, QUICK).estimates
+    for name in ("precision_at_0.1_percent", "precision_at_1_percent", "precision_at_10_percent"):
+        assert (found[name].value is not None) is told
+        assert (found[name].low or 0) < 0.6
+        assert found[name].high == 1
+
+
+def test_crops_of_one_photograph_are_one_verdict():
+    fake = np.arange(100) >= 50
+    groups = np.where(fake, "one", np.arange(100).astype(str))
+    found = figures(np.where(fake, 0.9, 0.1), fake, groups, 0.5, QUICK).estimates
+    assert found["precision_at_1_percent"].value is None
+
+
+@pytest.mark.parametrize(("fakes", "reals"), [(12, 12), (40, 160)])
+def test_a_perfect_ranking_of_few_images_is_no_certainty(fakes: int, reals: int):
+    fake = np.arange(fakes + reals) < fakes
+    found = figures(fake.astype(float), fake, np.arange(len(fake)).astype(str), 0.5, QUICK).estimates
+    missed, wronged = (1 - 0.025 ** (1 / count) for count in (fakes, reals))  # the exact bounds of none
+    assert astuple(found["roc_auc"]) == pytest.approx((1, (1 - missed) * (1 - wronged), 1))
+    assert astuple(found["balanced_accuracy"]) == pytest.approx((1, 1 - (missed + wronged) / 2, 1))
+    share, recall = fakes / (fakes + reals), np.linspace(0, 1 - missed, 100_001)
+    precision = share * recall / (share * recall + (1 - share) * wronged)
+    assert astuple(found["average_precision"]) == pytest.approx((1, np.trapezoid(precision, recall), 1), abs=1e-4)
+
+
+def test_the_bounds_of_a_perfect_ranking_hold():
+    """Detectors that are not perfect, on so few images that they often seem so."""
+    rng = np.random.default_rng(3)
+    seemed = held = 0
+    truth = stats.norm.cdf(4 / np.sqrt(2))
+    for _ in range(400):
+        fake = np.arange(24) < 12
+        scores = stats.norm.cdf(rng.normal(size=24) + 4 * fake - 2)
+        if scores[fake].min() > scores[~fake].max():
+            seemed += 1
+            found = figures(scores, fake, np.arange(24).astype(str), 0.5, Resampling(resamples=2)).estimates["roc_auc"]
+            held += (found.low or 1) <= truth <= (found.high or 0)
+    assert seemed > 100
+    assert held / seemed >= 0.95
+
+
+def test_the_worst_figures_are_no_certainty_either():
+    fake = np.arange(40) < 20
+    found = figures((~fake).astype(float), fake, np.arange(40).astype(str), 0.5, QUICK).estimates
+    exact = 1 - 0.025 ** (1 / 20)
+    assert astuple(found["roc_auc"]) == pytest.approx((0, 0, 1 - (1 - exact) ** 2))
+    best = 0.01 * exact / (0.01 * exact + 0.99 * (1 - exact))
+    assert astuple(found["precision_at_1_percent"]) == pytest.approx((0, 0, best))
+
+
+def test_where_all_are_found_at_one_in_a_hundred_few_fakes_are_no_certainty():
+    fake = np.arange(320) >= 300
+    found = figures(fake.astype(float), fake, np.arange(320).astype(str), 0.5, QUICK).estimates["tpr_at_1_percent_fpr"]
+    assert astuple(found) == pytest.approx((1, 0.025 ** (1 / 20), 1))
+
+
+@pytest.mark.parametrize(
+    ("by_file", "chance", "leaks"),
+    [
+        ((0.97, 0.93, 0.99), (0.5, 0.45, 0.55), True),
+        ((0.58, 0.53, 0.63), (0.5, 0.45, 0.55), True),  # half as far again as the range of chance is 0.575
+        ((0.57, 0.53, 0.63), (0.5, 0.45, 0.55), False),
+        ((0.54, 0.53, 0.55), (0.5, 0.49, 0.51), False),  # of many images, and of no weight
+        ((0.551, 0.53, 0.57), (0.5, 0.49, 0.51), True),
+        ((1.0, 0.1, 1.0), (0.62, 0.4, 0.95), True),  # of four images each
+        ((0.97, 0.1, 1.0), (0.62, 0.4, 0.95), False),
+        ((None, None, None), (0.5, 0.45, 0.55), False),
+    ],
+)
+def test_files_leak_labels_only_well_above_chance(
+    by_file: tuple[float | None, ...], chance: tuple[float | None, ...], leaks: bool
+):
+    assert labels_leak(Estimate(*by_file), Estimate(*chance)) is leaks
+
+
+def test_what_equals_a_threshold_is_called_fake_also_where_a_generator_is_left_out():
+    """Without the second generator the threshold lies halfway between 0 and 1, where all its fakes are."""
+    fake, second = np.arange(60) >= 30, np.arange(60) >= 45
+    scores = np.where(second, 0.5, fake.astype(float))
+    generators = np.where(second, "second", np.where(fake, "first", ""))
+    found = left_out(scores, fake, generators, np.arange(60).astype(str), QUICK)["second"]
+    assert set(found.thresholds) == {0.5}
+    assert found.estimates["true_positive_rate"].value == 1
+
+
+def test_an_interval_holds_its_figure_where_all_draws_are_better():
+    """Each photograph ranks above its fake: a draw that repeats a few is less mixed, its average precision higher."""
+    fake = np.repeat([False, True], 40)
+    scores = np.concatenate([np.linspace(0.6, 0.9, 40), np.linspace(0.1, 0.4, 40)])
+    told = figures(scores, fake, np.tile(np.arange(40).astype(str), 2), 0.5, QUICK).estimates["average_precision"]
+    assert told.low == told.value

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.tiny_dataset import write_dataset
 from worker.imaging import ImageLimits, decode
-from worker.training.dataset import LabelledImage
+from worker.training.dataset import LabelledImage, read_dataset
+from worker.training.figures import Resampling, chance_average_precision, figures, labels_leak
 from worker.training.file_statistics import cross_validated, file_features, fold_of, probabilities_by_file
 from worker.training.metrics import average_precision
 
@@ -75,3 +77,16 @@ def test_damaged_descriptions_and_steps_of_nothing_are_features_too(tmp_path: Pa
     for name in ("described", "steps"):
         decode(tmp_path / f"{name}.jpg", ImageLimits())
         assert np.isfinite(file_features(tmp_path / f"{name}.jpg")).all(), name
+
+
+@pytest.mark.parametrize(("stored", "leak"), [("as the page says", False), ("compressed", True)])
+def test_the_pictures_of_the_training_page_give_nothing_away(tmp_path: Path, stored: str, leak: bool):
+    """Stripes compress worse: had the files been compressed, their sizes would tell what is fake."""
+    found = read_dataset(write_dataset(tmp_path, each=40)).images
+    if stored == "compressed":
+        for image in found:
+            Image.open(image.path).save(image.path)
+    fake, groups = np.array([image.fake for image in found]), np.array([image.group for image in found])
+    by_file = figures(probabilities_by_file(found), fake, groups, 0.5).estimates["average_precision"]
+    chance = chance_average_precision(np.random.default_rng(0).random(len(found)), fake, groups, Resampling())
+    assert labels_leak(by_file, chance) is leak

@@ -152,3 +152,33 @@ def test_what_cannot_be_said_is_nan_and_no_warning():
     assert np.isnan(area_under_roc(reals_alone))
     assert np.isnan(area_under_precision(reals_alone))
     assert float(accuracy_at(reals_alone, 0.3)) == pytest.approx(0.5)
+
+
+def test_what_equals_a_threshold_is_called_fake_by_every_figure():
+    """A fake and a photograph lie on it: two of three fakes, one of two photographs."""
+    fake, scores = np.array([True, True, True, False, False]), np.array([0.9, 0.5, 0.1, 0.5, 0.2])
+    ranking, above = rank(scores, fake), float(np.nextafter(0.5, 1))
+    assert float(recall_at(ranking, 0.5)) == pytest.approx(2 / 3)
+    assert float(recall_at(ranking, above)) == pytest.approx(1 / 3)
+    assert float(accuracy_at(ranking, 0.5)) == pytest.approx(3 / 5)
+    assert float(accuracy_at(ranking, above)) == pytest.approx(3 / 5)
+    assert float(balanced_accuracy_at(ranking, 0.5)) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert float(balanced_accuracy_at(ranking, above)) == pytest.approx((1 / 3 + 1) / 2)
+    assert float(precision_at_prevalence(ranking, 0.5, 0.5)) == pytest.approx((2 / 3) / (2 / 3 + 1 / 2))
+    assert float(precision_at_prevalence(ranking, above, 0.5)) == 1
+
+
+@pytest.mark.parametrize(("alarms", "found"), [(2, 0.5), (3, 0.5), (4, 0.0)])
+def test_a_false_positive_rate_that_equals_the_limit_is_within_it(alarms: int, found: float):
+    """Of 300 photographs 1 % are three: a threshold that calls just so many FAKE counts, one more does not."""
+    fake = np.arange(302) >= 300
+    scores = np.where(np.arange(302) < alarms, 0.9, 0.1)
+    scores[300:] = [0.9, 0.05]
+    assert float(recall_at_fall_out(rank(scores, fake), 0.01)) == found
+
+
+@pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
+def test_scores_at_the_ends_have_a_bin(score: float):
+    found = reliability(rank(np.full(4, score), np.array([True, False, True, False])))
+    assert np.nansum(found.mass) == pytest.approx(1)
+    assert np.nanmax(found.mean_probability) == score

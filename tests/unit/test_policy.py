@@ -19,6 +19,7 @@ from worker.model.policy import (
     load_policies,
     load_policy,
     policy_place,
+    read_policy,
     write_policy,
 )
 
@@ -61,6 +62,12 @@ def test_reaching_the_threshold_is_enough():
     assert judge(-0.0001, plain).prediction == "REAL"
 
 
+def test_reaching_the_band_is_enough():
+    plain = STRICT.model_copy(update={"temperature": 1.0, "bias": 0.0, "threshold": 0.8, "inconclusive_from": 0.5})
+    assert judge(0.0, plain).prediction == "INCONCLUSIVE"
+    assert judge(-0.0001, plain).prediction == "REAL"
+
+
 def test_near_certainty_is_told_apart():
     assert calibrated_probability(40.0, 20.0, 0.0) < calibrated_probability(60.0, 20.0, 0.0) < 1
 
@@ -100,8 +107,30 @@ def test_a_policy_for_another_precision_is_refused(installed: InstalledCard):
 
 
 def test_an_unknown_policy_is_refused_with_the_names_of_the_others(installed: InstalledCard):
-    with pytest.raises(PolicyError, match=r"no policy named 'lax'\. There are: strict\."):
+    with pytest.raises(PolicyError, match=r"no policy named 'lax'\. There are: strict\.") as caught:
         load_policy("lax", installed, WEIGHTS, "fp32")
+    assert f"into {policy_place('lax', installed).parent}." in caught.value.message
+
+
+def test_an_unknown_policy_is_told_how_many_others_there_are(installed: InstalledCard):
+    write_policy(STRICT.model_copy(update={"name": "lax"}), policy_place("lax", installed))
+    with pytest.raises(PolicyError, match=r"There are: lax, strict\."):
+        load_policy("quick", installed, WEIGHTS, "fp32")
+    for path in list_policies(installed):
+        path.unlink()
+    with pytest.raises(PolicyError, match=r"There are: none\."):
+        load_policy("quick", installed, WEIGHTS, "fp32")
+
+
+def test_all_faults_of_a_file_are_told_each_by_where_it_is(installed: InstalledCard):
+    [path] = list_policies(installed)
+    wrong = path.read_text().replace("threshold = 0.8", "threshold = 1.8").replace("real_groups = ", "real_groups = -")
+    path.write_text(wrong)
+    with pytest.raises(PolicyError, match=r"is wrong: threshold: Input .+; evidence\.real_groups: Input .+\. Correct"):
+        load_policy("strict", installed, WEIGHTS, "fp32")
+    write_policy(STRICT.model_copy(update={"inconclusive_from": 0.9}), path)
+    with pytest.raises(PolicyError, match=r"is wrong: policy: Value error, inconclusive_from must be below"):
+        load_policy("strict", installed, WEIGHTS, "fp32")
 
 
 def test_all_policies_are_loaded_by_their_names(installed: InstalledCard):
@@ -140,6 +169,7 @@ def test_what_is_not_known_of_a_model_is_not_held_against_its_policies(installed
         ("threshold = 0.8", "treshold = 0.8", "treshold: Extra inputs are not permitted"),
         ("temperature = 2.0", "temperature = 0.0", "temperature: Input should be greater than 0"),
         ("inconclusive_from = 0.3", "inconclusive_from = 0.9", "inconclusive_from must be below threshold"),
+        ("inconclusive_from = 0.3", "inconclusive_from = 0.8", "inconclusive_from must be below threshold"),
         ("bias = -0.5", "bias = nan", "bias: Input should be a finite number"),
         ("bias = -0.5", "bias = ", "cannot be read"),
         ('name = "strict"', 'name = "default"', "'default' stands for no policy: choose another name"),
@@ -158,6 +188,19 @@ def test_a_renamed_policy_is_refused(installed: InstalledCard):
     path.rename(path.with_stem("lax"))
     with pytest.raises(PolicyError, match="holds the policy 'strict' of"):
         load_policy("lax", installed, WEIGHTS, "fp32")
+
+
+def test_a_policy_is_written_into_folders_that_are_not_there_yet(tmp_path: Path):
+    place = tmp_path / "models" / f"{NAME}.policies" / "strict.toml"
+    write_policy(STRICT, place)
+    assert read_policy(place) == STRICT
+
+
+def test_a_policy_that_cannot_be_written_is_told_with_the_reason(tmp_path: Path):
+    (tmp_path / "taken").write_text("no folder")
+    place = tmp_path / "taken" / "strict.toml"
+    with pytest.raises(PolicyError, match=r"strict\.toml cannot be written: .+\. Nothing was left of it"):
+        write_policy(STRICT, place)
 
 
 def test_a_policy_is_never_overwritten(installed: InstalledCard):

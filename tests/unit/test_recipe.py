@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from worker.model.config import StudentConfig
 from worker.training.recipe import (
+    BASES,
     FOLDER,
     Augmentation,
     PairOptions,
@@ -109,7 +110,9 @@ def test_the_recipe_in_the_documentation_is_one(tmp_path: Path) -> None:
 
 def test_the_shipped_recipes_name_every_field() -> None:
     """Whoever copies one sees all there is; left out is what has no value, or no use."""
-    for path in FOLDER.glob("*.toml"):
+    paths = list(FOLDER.glob("*.toml"))
+    assert {path.stem for path in paths} == set(BASES)
+    for path in paths:
         recipe = read_recipe(path.stem)
         text = path.read_text()
         for section in ("augmentation", "pairs", "student", "teacher", "training"):

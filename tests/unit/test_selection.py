@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.training.dataset import Dataset, DatasetError, LabelledImage, Skipped
-from worker.training.layouts import Split
+from worker.training.dataset import Dataset, DatasetError, LabelledImage
+from worker.training.layouts import Skipped, Split
 from worker.training.selection import with_permuted_labels, without_generators
 
 SOURCE = Path("data.csv")

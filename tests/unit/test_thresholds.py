@@ -155,3 +155,93 @@ def test_a_photograph_has_a_missed_fake_if_any_of_its_fakes_is():
 def test_a_band_takes_enough_fakes():
     with pytest.raises(TooFewPhotographsError, match="takes fakes of at least 59 independent groups; there are 50"):
         lowest_inconclusive(np.linspace(0, 1, 50), ~NONE_FAKE[:50], EACH_ITS_OWN[:50], 0.05)
+
+
+def test_another_confidence_is_kept_to_in_every_figure():
+    probabilities = np.linspace(0, 1, REALS, endpoint=False)
+    found = threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.03, confidence=0.99)
+    assert (found.false_positives, found.photographs) == (4, REALS)
+    assert stats.binom(REALS, 0.03).cdf(4) <= 0.01 < stats.binom(REALS, 0.03).cdf(5)
+    assert found.upper_bound == pytest.approx(stats.beta(5, REALS - 4).ppf(0.99), abs=1e-9)
+    above = stats.beta(5, REALS - 4)
+    assert (found.interval.low, found.interval.high) == pytest.approx((above.ppf(0.005), above.ppf(0.995)), abs=1e-9)
+    with pytest.raises(TooFewPhotographsError, match=r"confidence of 0\.99, takes at least 459 .*; there are 400\."):
+        threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.01, confidence=0.99)
+
+
+def test_ties_leave_fewer_above_and_the_interval_begins_lower():
+    probabilities = np.repeat([0.2, 0.9, 0.95], [REALS - 33, 30, 3])  # six might be called FAKE
+    found = threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.03)
+    assert found.false_positives == 3
+    assert found.interval.low == pytest.approx(stats.beta(3, REALS - 2).ppf(0.025), abs=1e-9)
+    assert found.interval.high == pytest.approx(stats.beta(7, REALS - 6).ppf(0.975), abs=1e-9)
+
+
+def test_a_threshold_of_one_is_one_and_what_reaches_it_counts():
+    just_below = np.nextafter(1, 0)
+    probabilities = np.repeat([0.2, just_below, 1.0], [REALS - 33, 30, 3])
+    found = threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.03)
+    assert (found.value, found.false_positives) == (1.0, 3)
+
+
+def test_a_threshold_chosen_elsewhere_is_measured_exactly():
+    probabilities = np.repeat([0.2, 0.7, 0.9], [REALS - 30, 20, 10])
+    found = measured_threshold(0.7, probabilities, NONE_FAKE, EACH_ITS_OWN)
+    assert (found.value, found.false_positives, found.photographs) == (0.7, 30, REALS)
+    exact = stats.binomtest(30, REALS).proportion_ci(0.95, method="exact")
+    assert (found.interval.low, found.interval.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+    assert found.upper_bound == pytest.approx(stats.beta(31, REALS - 30).ppf(0.95), abs=1e-9)
+
+
+def test_of_thresholds_that_separate_as_well_the_one_in_the_widest_gap_is_taken():
+    fake = np.array([True, True, False, False])
+    # Between 0.35 and 0.4 all fakes and half of the real ones are above; between 0.5 and 0.9, half of the fakes alone.
+    assert youden_threshold(np.array([0.9, 0.4, 0.5, 0.35]), fake) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("scores", "threshold"), [((0.3, 0.4), 0.7), ((0.6, 0.7), 0.3)])
+def test_where_nothing_separates_all_or_none_are_called_fake(scores: tuple[float, float], threshold: float):
+    assert youden_threshold(np.array(scores), np.array([True, False])) == pytest.approx(threshold)
+
+
+def test_a_photograph_that_equals_a_threshold_is_called_fake():
+    probabilities = np.repeat([0.2, 0.5, 0.8], [70, 20, 10])
+    for value, counted in ((0.5, 30), (np.nextafter(0.5, 1), 10), (0.2, 100), (0.8, 10), (np.nextafter(0.8, 1), 0)):
+        found = measured_threshold(float(value), probabilities, NONE_FAKE[:100], EACH_ITS_OWN[:100])
+        assert found.false_positives == counted
+
+
+def test_the_threshold_lies_just_above_the_photograph_that_must_not_reach_it():
+    """Of 400 photographs 6 may be called FAKE for 3 %: the seventh may not, however near the sixth is."""
+    probabilities = np.full(REALS, 0.1)
+    probabilities[:6] = np.nextafter(0.5, 1)
+    probabilities[6] = 0.5
+    found = threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.03)
+    assert (found.value, found.false_positives) == (np.nextafter(0.5, 1), 6)
+
+
+@pytest.mark.parametrize("highest", [1.0, np.nextafter(1.0, 0)])
+def test_a_threshold_of_1_is_one(highest: float):
+    """One photograph too many below 1 leaves 1 itself; one at 1 leaves none."""
+    probabilities = np.where(np.arange(REALS) < 7, highest, 0.1)
+    if highest < 1:
+        assert threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.03).value == 1
+    else:
+        with pytest.raises(CalibrationError, match="More than 6 of the 400"):
+            threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.03)
+
+
+def test_the_band_begins_at_the_fake_that_is_one_too_many():
+    """Of 400 fakes 13 may lie below for 5 %: the fourteenth lowest is the band's first, and is INCONCLUSIVE."""
+    probabilities = np.linspace(0, 0.9, REALS)
+    found = lowest_inconclusive(probabilities, ~NONE_FAKE, EACH_ITS_OWN, 0.05)
+    missed = int(np.count_nonzero(probabilities < found))
+    assert upper_bound(missed, REALS) <= 0.05 < upper_bound(missed + 1, REALS)
+    assert found == probabilities[missed]
+
+
+def test_a_limit_is_kept_where_the_bound_equals_it():
+    """The upper bound of 3 of 100 as the limit: three are allowed, not two."""
+    limit = upper_bound(3, 100)
+    assert allowed_false_positives(100, limit + 1e-12) == 3
+    assert allowed_false_positives(100, limit - 1e-9) == 2

@@ -8,6 +8,7 @@ from html import escape
 
 from worker.training.curves import Bin, Histogram, Points
 from worker.training.figures import Estimate
+from worker.training.rounding import rounded
 
 _SIDE = 300
 _LEFT, _TOP, _RIGHT, _BOTTOM = 58, 12, 14, 42
@@ -43,7 +44,8 @@ def reliability_chart(title: str, axes: tuple[str, str], bins: Sequence[Bin]) ->
         f'<path class="curve all" d="{_path(points)}"/>',
     ]
     for each in bins:
-        told = f"{each.mass:.0%} of the weight: stated {each.mean_probability:.0%}, fakes {each.share_fake:.0%}"
+        stated, fakes = (rounded(share, percent=True) for share in (each.mean_probability, each.share_fake))
+        told = escape(f"{rounded(each.mass, percent=True)} of the weight: stated {stated}, fakes {fakes}")
         drawn.append(
             f'<circle class="dot" cx="{_x(each.mean_probability):.1f}" cy="{_y(each.share_fake):.1f}" r="4.5">'
             f"<title>{told}</title></circle>"
@@ -72,7 +74,7 @@ def histogram_chart(title: str, axes: tuple[str, str], histogram: Histogram, mar
 
 def interval_strip(estimate: Estimate, reference: float | None = None) -> str:
     """Return a small picture of a figure between 0 and 1 with its interval, to stand in a table."""
-    if estimate.value is None:
+    if estimate.value is None and estimate.low is None:
         return ""
 
     def place(value: float) -> float:
@@ -83,7 +85,8 @@ def interval_strip(estimate: Estimate, reference: float | None = None) -> str:
         parts.append(f'<path class="mark" d="M{place(reference):.1f} 1v14"/>')
     if estimate.low is not None and estimate.high is not None:
         parts.append(f'<path class="span" d="M{place(estimate.low):.1f} 8H{place(estimate.high):.1f}"/>')
-    parts.append(f'<circle class="dot" cx="{place(estimate.value):.1f}" cy="8" r="4"/>')
+    if estimate.value is not None:
+        parts.append(f'<circle class="dot" cx="{place(estimate.value):.1f}" cy="8" r="4"/>')
     return f'<svg class="strip" viewBox="0 0 {_STRIP} 16" aria-hidden="true">{"".join(parts)}</svg>'
 
 
@@ -94,7 +97,7 @@ def _bars(style: str, shares: Sequence[float], scale: float, *, upwards: bool) -
         f'<rect class="bar {style}" x="{_LEFT + number * width + 0.75:.1f}" '
         f'y="{middle - share * scale if upwards else middle:.1f}" width="{width - 1.5:.1f}" '
         f'height="{share * scale:.1f}" rx="1.5"><title>{number / len(shares):.2f} to {(number + 1) / len(shares):.2f}: '
-        f"{share:.1%}</title></rect>"
+        f"{escape(rounded(share, percent=True))}</title></rect>"
         for number, share in enumerate(shares)
     ]
 

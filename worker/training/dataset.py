@@ -1,12 +1,13 @@
 """A data set of one's own: which images there are, which class, generator, group and split each belongs to.
 
-Three layouts are understood (`read_dataset`). All that can be wrong with labels, splits and groups is found at once,
-before anything is computed; files that are missing or cannot be decoded are listed and left out.
+docs/training.md has the layouts that are understood. All that can be wrong with labels, splits and groups is found at
+once, before anything is computed; files that are missing or cannot be decoded are listed and left out.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,8 @@ from typing import Literal
 
 from shared.errors import DistildireError, JobError
 from worker.imaging import ImageLimits, decode
-from worker.training.layouts import LABELS, Row, Split, read_rows
+from worker.training.layouts import LABELS, Row, Skipped, Split
+from worker.training.sources import read_listing
 
 
 class DatasetError(DistildireError):
@@ -45,14 +47,6 @@ class LabelledImage:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A file that was left out, and why."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True)
 class Dataset:
     """The usable images in the source's order, and the files that were left out."""
 
@@ -70,27 +64,27 @@ def read_dataset(source: Path) -> Dataset:
     What is wrong with the list itself is told before any image is opened: to decode a million takes its time.
 
     Args:
-        source: a folder with `images/{fakes,reals}`, where a folder below `fakes` names a generator; a folder with
-            `images/{train,val,test}/SUBJECT/{real,GENERATOR}` (DiffusionForensics); or a CSV file with the columns
-            `path` (relative to the file's folder), `label` (`real` or `fake`), and, where known, `generator`, `group`
-            and `split` (`train`, `validation` or `test`). A group whose split is not stated gets one by its digest.
+        source: a folder of one of the four conventions (`worker/training/conventions.py`), or a CSV file with the
+            columns `path` (relative to the file's folder), `label` (`real` or `fake`), and, where known, `generator`,
+            `group` and `split` (`train`, `validation` or `test`). A group whose split is not stated gets one by its
+            digest.
 
     Raises:
         DatasetError: a label, split or group is wrong, a group is in two splits, an image is listed twice, a class has
-            no images, the same file has two labels or is in two splits or groups, a folder or name cannot be read, or
-            the layout is none of these. All mistakes are named.
+            no images, the same file has two labels or is in two splits or groups, a folder or name cannot be read,
+            something has no place in the layout, or the layout is none of these. All mistakes are named.
     """
     mistakes: list[str] = []
-    rows = read_rows(source, mistakes)
-    images = _with_splits(rows, mistakes)
-    mistakes += _repeated(rows)
-    if rows or not mistakes:  # else it could not be read at all
+    listing = read_listing(source, mistakes)
+    images = _with_splits(listing.rows, mistakes)
+    mistakes += _repeated(listing.rows)
+    if listing.rows or not mistakes:  # else it could not be read at all
         mistakes += _missing_classes(images, ())
     _require(source, mistakes)
     usable, skipped = _sift(images, mistakes)
     mistakes += _missing_classes(usable, skipped)
     _require(source, mistakes)
-    return Dataset(usable, skipped)
+    return Dataset(usable, (*listing.skipped, *skipped))
 
 
 def _require(source: Path, mistakes: Sequence[str]) -> None:
@@ -122,11 +116,12 @@ def _with_splits(rows: Sequence[Row], mistakes: list[str]) -> tuple[LabelledImag
 
 
 def _repeated(rows: Iterable[Row]) -> list[str]:
-    first: dict[Path, Row] = {}
+    first: dict[str, Row] = {}
     return [
-        f"{row.where} repeats {first[row.path].path} of {first[row.path].where}: remove one"
+        f"{row.where} repeats {other.path} of {other.where}{'' if row.fake == other.fake else ' with another label'}: "
+        "remove one"
         for row in rows
-        if first.setdefault(row.path, row) is not row
+        if (other := first.setdefault(os.path.normpath(row.path), row)) is not row
     ]
 
 
@@ -152,6 +147,8 @@ def _sift(
 def _inspected(path: Path) -> str | Skipped:
     """Return the SHA-256 of a file that can be decoded, or why it cannot."""
     try:
+        if path.exists() and not path.is_file():
+            return Skipped(path, "is no file")  # a pipe would be waited for without end
         decode(path, ImageLimits())
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except JobError as error:

@@ -13,22 +13,28 @@ from typing import Literal, get_args
 import numpy as np
 
 from shared.errors import DistildireError
+from worker.model.decision import Verdict
 from worker.model.detector import Detector
-from worker.model.policy import Policy
+from worker.model.policy import Policy, judge
+from worker.model.ruling import rule
 from worker.training.calibration import Calibration
 from worker.training.curves import curves, roc
 from worker.training.data_digest import data_sha256, files_sha256
-from worker.training.dataset import LabelledImage, Skipped
+from worker.training.dataset import LabelledImage
 from worker.training.figures import (
     Estimate,
     Figures,
     Resampling,
     chance_average_precision,
     figures,
+    labels_leak,
     left_out,
 )
 from worker.training.file_statistics import probabilities_by_file
+from worker.training.intervals import share_interval
 from worker.training.journal import Journal
+from worker.training.judged import JudgedImage, judged_images
+from worker.training.layouts import Skipped
 from worker.training.metrics import Floats, Labels
 from worker.training.report import (
     SCHEMA,
@@ -43,8 +49,8 @@ from worker.training.report import (
     Report,
     SkippedFile,
 )
-from worker.training.scores import Scores
-from worker.training.scoring import ABLATIONS, Follow, Scoring, scores_of
+from worker.training.scores import Names, Scores
+from worker.training.scoring import ABLATIONS, Follow, Judged, Scoring, scores_of
 from worker.training.seen import Seen, seen_by_policy, seen_images
 from worker.training.views import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
 
@@ -90,6 +96,33 @@ class Source:
     skipped: Sequence[Skipped]
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of an evaluation: its report, and what was said of each image."""
+
+    report: Report
+    images: tuple[JudgedImage, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Which images the model knows, and which the policy was made of; None where nobody knows."""
+
+    model: Seen | None
+    policy: Sequence[bool] | None
+
+    def of(self, at: int) -> str:
+        """Return in what an image took part."""
+        told = []
+        if self.model is None:
+            told.append("unknown")
+        elif self.model.trained_on[at] or self.model.chosen_by[at]:
+            told.append("training" if self.model.trained_on[at] else "validation")
+        if self.policy is not None and self.policy[at]:
+            told.append("policy")
+        return " ".join(told)
+
+
 class Evaluation:
     """One model on one set of images, by its card's threshold or by a policy.
 
@@ -110,7 +143,7 @@ class Evaluation:
         self.follow, self.journal, self.calibrated_on = follow, journal, calibrated_on
         self.threshold = detector.card.threshold if policy is None else policy.threshold
 
-    def report(self, others: Mapping[str, Detector]) -> Report:
+    def run(self, others: Mapping[str, Detector]) -> Evaluated:
         """Do everything.
 
         Args:
@@ -123,7 +156,7 @@ class Evaluation:
         began = time.monotonic()
         _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
         files = files_sha256(self.source.images)
-        seen, calibrated = self._seen(files)
+        known = self._known(files)
         pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
         asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
@@ -134,15 +167,15 @@ class Evaluation:
         _check_classes(scores.fake, self.source, judged.skipped)
         probabilities = self._probabilities(scores)
         ablated = {name: scores_of(self.source.images, logits) for name, logits in judged.ablated.items()}
-        return Report(
+        report = Report(
             schema=SCHEMA,
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
             confidence=self.plan.resampling.confidence,
             resamples=self.plan.resampling.resamples,
             seed=self.plan.resampling.seed,
             model=self._identity(),
-            policy=self._policy_used(scores, probabilities, calibrated),
-            data=self._data(sha256, scores, judged.skipped, seen),
+            policy=self._policy_used(scores, known),
+            data=self._data(sha256, scores, judged.skipped, known),
             overall=self._figures(scores),
             curves=curves(probabilities, scores.fake),
             generators={name: self._figures(part) for name, part in scores.by_generator().items()},
@@ -156,6 +189,16 @@ class Evaluation:
             dire=self._dire(usable) if "dire" in self.plan.parts else None,
             seconds=round(time.monotonic() - began, 1),
         )
+        return Evaluated(report, self._one_by_one(judged, known))
+
+    def _one_by_one(self, judged: Judged, known: _Known) -> tuple[JudgedImage, ...]:
+        images, reasons = self.source.images, {file.path: file.reason for file in judged.skipped}
+
+        def call(logit: float) -> Verdict:
+            return rule(logit, self.detector.card.threshold, self.policy).called
+
+        seen = [known.of(at) for at in range(len(images))]
+        return judged_images(images, judged.logits, reasons, seen, call)
 
     def _robustness(self, images: Sequence[LabelledImage]) -> dict[str, Figures]:
         views = robustness_views(self.detector.card.image_size)
@@ -182,11 +225,11 @@ class Evaluation:
             compared[name] = figures(
                 told.probabilities, told.fake, told.groups, detector.card.threshold, self.plan.resampling
             )
+        chance = chance_average_precision(self._probabilities(scores), scores.fake, scores.groups, self.plan.resampling)
         return Controls(
-            chance=chance_average_precision(
-                self._probabilities(scores), scores.fake, scores.groups, self.plan.resampling
-            ),
+            chance=chance,
             file_statistics=by_file.estimates["average_precision"],
+            labels_leak=labels_leak(by_file.estimates["average_precision"], chance),
             ablations={name: self._figures(robbed) for name, robbed in ablated.items()},
             others=compared,
         )
@@ -248,34 +291,39 @@ class Evaluation:
             precision=detector.precision,
         )
 
-    def _policy_used(self, scores: Scores, probabilities: Floats, calibrated: int | None) -> PolicyUsed | None:
+    def _policy_used(self, scores: Scores, known: _Known) -> PolicyUsed | None:
         policy = self.policy
         if policy is None:
             return None
-        band = policy.threshold if policy.inconclusive_from is None else policy.inconclusive_from
-        left_open = (probabilities >= band) & (probabilities < policy.threshold)
+        left_open = np.array([judge(logit, policy).prediction == "INCONCLUSIVE" for logit in scores.logits.tolist()])
         return PolicyUsed(
             name=policy.name,
             temperature=policy.temperature,
             bias=policy.bias,
             inconclusive_from=policy.inconclusive_from,
-            inconclusive_reals=float(left_open[~scores.fake].mean()),
-            inconclusive_fakes=float(left_open[scores.fake].mean()),
-            seen_in_calibration=calibrated,
+            inconclusive_reals=self._share(left_open[~scores.fake], scores.groups[~scores.fake]),
+            inconclusive_fakes=self._share(left_open[scores.fake], scores.groups[scores.fake]),
+            seen_in_calibration=None if known.policy is None else sum(known.policy),
         )
 
-    def _seen(self, files: Sequence[str]) -> tuple[Seen | None, int | None]:
-        """Count the images that the model and the policy know, and warn of them now, not after hours."""
+    def _share(self, counted: Labels, groups: Names) -> Estimate:
+        share = float(counted.mean())
+        exact = share_interval(share, len(np.unique(groups)), self.plan.resampling.confidence)
+        return Estimate(share, exact.low, exact.high)
+
+    def _known(self, files: Sequence[str]) -> _Known:
+        """Find the images that the model and the policy know, and warn of them now, not after hours."""
         detector, policy, images = self.detector, self.policy, self.source.images
         seen = seen_images(detector.card, detector.card_path, files) if detector.card_path else None
         if seen and seen.training:
             _warn(f"{seen.training} of {len(images)} images were used to train {detector.card.name}")
         calibrated = seen_by_policy(policy, self.calibrated_on, images, files) if policy else None
-        if policy and calibrated:
-            _warn(f"The policy {policy.name} was made of {calibrated} of {len(images)} images")
-        return seen, calibrated
+        if policy and calibrated and any(calibrated):
+            _warn(f"The policy {policy.name} was made of {sum(calibrated)} of {len(images)} images")
+        return _Known(seen, calibrated)
 
-    def _data(self, sha256: str, scores: Scores, skipped: Sequence[Skipped], seen: Seen | None) -> Data:
+    def _data(self, sha256: str, scores: Scores, skipped: Sequence[Skipped], known: _Known) -> Data:
+        seen = known.model
         names, counts = np.unique(scores.generators[scores.fake], return_counts=True)
         return Data(
             source=self.source.name,

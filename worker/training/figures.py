@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 
 from worker.training.file_statistics import fold_of
-from worker.training.intervals import grouped_bootstrap, share_interval
+from worker.training.intervals import Separation, grouped_bootstrap, share_interval
 from worker.training.metrics import (
     ESTIMABLE_REALS,
+    ESTIMABLE_VERDICTS,
     PREVALENCES,
     Floats,
     Labels,
@@ -34,6 +35,7 @@ from worker.training.thresholds import youden_threshold
 _FOLDS = 5
 _PERMUTATIONS = 200
 _LIMIT = 0.01
+_LEAK = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its interval; None where nothing can be said."""
+    """A figure and its interval; None where nothing can be said.
+
+    Where there is an interval and no figure, so little was counted that only the interval says something.
+    """
 
     value: float | None
     low: float | None
@@ -112,6 +117,8 @@ def figures(
     real_groups = len(np.unique(groups[~fake]))
     if real_groups < ESTIMABLE_REALS:
         estimates["tpr_at_1_percent_fpr"] = Estimate(None, None, None)
+    if len(np.unique(groups[probabilities >= threshold])) < ESTIMABLE_VERDICTS:
+        estimates |= {name: replace(estimates[name], value=None) for name in _PRECISIONS}
     return Figures(
         reals=int((~fake).sum()),
         fakes=int(fake.sum()),
@@ -164,6 +171,19 @@ def chance_average_precision(probabilities: Floats, fake: Labels, groups: Names,
     return Estimate(float(np.mean(dealt)), float(low), float(high))
 
 
+def labels_leak(by_file: Estimate, chance: Estimate) -> bool:
+    """Tell whether files give their labels away: whether what is known of them without a pixel ranks well above chance.
+
+    It must be half as far again from chance as its range goes, since a regression varies more than labels that are
+    dealt out, or, of few images, in the upper half of what is above that range; and a tenth of the way to a perfect
+    ranking, since of many images even what is of no weight differs from chance.
+    """
+    if by_file.value is None or chance.value is None or chance.high is None:
+        return False
+    by_chance = min(chance.high + (chance.high - chance.value) / 2, (chance.high + 1) / 2)
+    return by_file.value > max(by_chance, chance.value + _LEAK * (1 - chance.value))
+
+
 def _estimates(
     statistics: Mapping[str, _Statistic],
     scores: Floats,
@@ -185,10 +205,11 @@ def _estimates(
     )
     as_it_is = all_of(np.ones((1, len(scores))))[:, 0].tolist()
     found = {
-        name: Estimate(_told(value), _told(interval.low), _told(interval.high))
+        name: Estimate(_told(value), _told(np.minimum(interval.low, value)), _told(np.maximum(interval.high, value)))
         for name, value, interval in zip(statistics, as_it_is, intervals, strict=True)
     }
-    return found | _widened(found, fake, groups, resampling.confidence) | _turned(found)
+    wide = _widened(found, fake, groups, resampling.confidence)
+    return found | wide | _of_the_separated(found, fake, groups, resampling.confidence) | _turned(found)
 
 
 def _widened(found: Mapping[str, Estimate], fake: Labels, groups: Names, confidence: float) -> dict[str, Estimate]:
@@ -196,7 +217,12 @@ def _widened(found: Mapping[str, Estimate], fake: Labels, groups: Names, confide
 
     Where no photograph is called FAKE, none is in any draw either: the bootstrap alone would rule out a higher rate.
     """
-    counted = {"accuracy": groups, "true_positive_rate": groups[fake], "false_positive_rate": groups[~fake]}
+    counted = {
+        "accuracy": groups,
+        "true_positive_rate": groups[fake],
+        "false_positive_rate": groups[~fake],
+        "tpr_at_1_percent_fpr": groups[fake],
+    }
     wide = {}
     for name, of in counted.items():
         estimate = found.get(name)
@@ -205,13 +231,38 @@ def _widened(found: Mapping[str, Estimate], fake: Labels, groups: Names, confide
             wide[name] = Estimate(estimate.value, min(estimate.low, exact.low), max(estimate.high, exact.high))
     if not {"true_positive_rate", "false_positive_rate"} <= wide.keys():
         return wide
-    least, most = wide["true_positive_rate"].low or 0.0, wide["false_positive_rate"].high or 0.0
+    right, wrong = wide["true_positive_rate"], wide["false_positive_rate"]
     for name, prevalence in _PRECISIONS.items():
         estimate = found.get(name)
-        if estimate and estimate.low is not None:
-            worst = prevalence * least / (prevalence * least + (1 - prevalence) * most)
-            wide[name] = replace(estimate, low=min(estimate.low, worst))
+        if estimate and estimate.low is not None and estimate.high is not None:
+            worst = _precision(right.low or 0.0, wrong.high or 0.0, prevalence)
+            best = estimate.high if estimate.value else _precision(right.high or 0.0, wrong.low or 0.0, prevalence)
+            wide[name] = replace(estimate, low=min(estimate.low, worst), high=max(estimate.high, best))
     return wide
+
+
+def _precision(found: float, alarms: float, prevalence: float) -> float:
+    right, wrong = prevalence * found, (1 - prevalence) * alarms
+    return right / (right + wrong) if right + wrong else 0.0
+
+
+def _of_the_separated(
+    found: Mapping[str, Estimate], fake: Labels, groups: Names, confidence: float
+) -> dict[str, Estimate]:
+    """Return the figures at their best or worst value with the exact bound of as many groups: no draw shows another."""
+    fakes, photographs = len(np.unique(groups[fake])), len(np.unique(groups[~fake]))
+    bounds = Separation.of(fakes, photographs, confidence)
+    least = {
+        "roc_auc": bounds.least_area,
+        "balanced_accuracy": bounds.least_balanced_accuracy,
+        "average_precision": bounds.least_precision(float(fake.mean())),
+    }
+    told = {name: each for name, each in found.items() if name in least and each.low is not None}
+    best = {name: replace(each, low=least[name]) for name, each in told.items() if np.isclose(each.value or 0, 1)}
+    area = told.get("roc_auc")
+    if area and area.value == 0 and min(fakes, photographs) > 1:
+        return best | {"roc_auc": replace(area, high=1 - bounds.least_area)}
+    return best
 
 
 def _turned(found: Mapping[str, Estimate]) -> dict[str, Estimate]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,43 @@ def share_interval(share: float, groups: int, confidence: float = 0.95) -> Inter
         clopper_pearson(int(np.floor(seen)), groups, confidence).low,
         clopper_pearson(int(np.ceil(seen)), groups, confidence).high,
     )
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What is ruled out of a detector that ranked all of so many independent fakes above all photographs.
+
+    `missed`: the most fakes, as a share, that lie below the lowest of these; `wronged`: the most photographs that lie
+    above the highest of these. Both hold together with the given confidence, whatever the scores' distributions.
+    """
+
+    missed: float
+    wronged: float
+
+    @classmethod
+    def of(cls, fakes: int, photographs: int, confidence: float = 0.95) -> Self:
+        """Return the exact bounds: those of a share of which no case was seen."""
+        each_side = (1 + confidence) / 2
+        return cls(upper_bound(0, fakes, each_side), upper_bound(0, photographs, each_side))
+
+    @property
+    def least_area(self) -> float:
+        """The lowest area under the ROC curve: pairs that lie within the bounds are ranked rightly."""
+        return (1 - self.missed) * (1 - self.wronged)
+
+    @property
+    def least_balanced_accuracy(self) -> float:
+        """The lowest balanced accuracy of a threshold between the two."""
+        return 1 - (self.missed + self.wronged) / 2
+
+    def least_precision(self, share: float) -> float:
+        """Return the lowest average precision where so many of the images are fakes.
+
+        At the recall r the precision is at least r / (r + c), where c photographs lie above for each fake; its integral
+        up to the fakes that are not missed is told, and of the others nothing.
+        """
+        found, above = 1 - self.missed, self.wronged * (1 - share) / share
+        return found - above * float(np.log1p(found / above))
 
 
 def most_successes(trials: int, limit: float, confidence: float = 0.95) -> int | None:

@@ -19,6 +19,10 @@ ESTIMABLE_REALS = 300
 """Independent photographs below which the true-positive rate at 1 % false positives is not estimable: with fewer, the
 limit is one or two photographs, and the figure tells of those."""
 
+ESTIMABLE_VERDICTS = 10
+"""Independent images called FAKE below which no precision is told: of fewer, one wrong verdict would change it wholly,
+and none among them says next to nothing."""
+
 PREVALENCES = (0.001, 0.01, 0.1)
 """Shares of fakes among the images of a platform, for which precision is told."""
 

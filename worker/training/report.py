@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from worker.training.curves import Curves, Points
 from worker.training.figures import Estimate, Figures, LeftOut
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when a field changes its meaning or goes away."""
 
 
@@ -34,8 +34,8 @@ class PolicyUsed:
     temperature: float
     bias: float
     inconclusive_from: float | None
-    inconclusive_reals: float
-    inconclusive_fakes: float
+    inconclusive_reals: Estimate
+    inconclusive_fakes: Estimate
     seen_in_calibration: int | None
 
 
@@ -68,12 +68,14 @@ class Data:
 class Controls:
     """Whether the detector sees what it claims. Each is an average precision on the same images.
 
-    `chance`: labels dealt out anew by group. `file_statistics`: the file without its pixels. `ablations`: the model,
-    robbed of a part of its input. `others`: other models on the same images.
+    `chance`: labels dealt out anew by group. `file_statistics`: the file without its pixels; `labels_leak`: whether
+    that is well above chance, so that no figure can be trusted. `ablations`: the model, robbed of a part of its input.
+    `others`: other models on the same images.
     """
 
     chance: Estimate
     file_statistics: Estimate
+    labels_leak: bool
     ablations: dict[str, Figures]
     others: dict[str, Figures]
 

@@ -60,9 +60,15 @@ def _precision(figures: Figures) -> Estimate:
     return figures.estimates["average_precision"]
 
 
+def _rounded(share: float) -> float:
+    """Round to what a reader takes in, but nothing to a certainty."""
+    told = round(share, _DIGITS)
+    return share if told in {0, 1} else told
+
+
 def _known(estimates: dict[str, Estimate]) -> dict[str, tuple[float, float, float]]:
     return {
-        name: (round(one.value, _DIGITS), round(one.low, _DIGITS), round(one.high, _DIGITS))
+        name: (_rounded(one.value), _rounded(one.low), _rounded(one.high))
         for name, one in estimates.items()
         if one.value is not None and one.low is not None and one.high is not None
     }

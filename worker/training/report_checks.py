@@ -10,6 +10,7 @@ from worker.training.figures import Estimate, Figures
 from worker.training.report import Controls, DireError, FormatControl, Report
 from worker.training.report_pieces import cell, table
 
+_GENERATORS_SHOWN = 40
 _ABLATIONS = {
     "eps shuffled": "Each image with another image's noise map. If nothing falls, the noise map was not used.",
     "eps zeroed": "The image alone; the model was not trained for this.",
@@ -17,13 +18,22 @@ _ABLATIONS = {
 }
 
 
+def largest(generators: dict[str, Figures]) -> list[str]:
+    """Return the generators of which there are most fakes, in the order given, so that the page stays small."""
+    kept = sorted(generators, key=lambda name: -generators[name].fakes)[:_GENERATORS_SHOWN]
+    return [name for name in generators if name in kept]
+
+
 def generators_section(report: Report) -> str:
     """Return the figures of each generator's fakes."""
+    shown = {name: report.generators[name] for name in largest(report.generators)}
+    more = len(report.generators) - len(shown)
+    left = f'<p class="soft">{more:,} generators with fewer fakes are in report.json.</p>' if more else ""
     return (
         "<h2>Generator by generator</h2>"
         '<p class="under">All photographs with the fakes of one generator. The picture shows the ROC-AUC; the dashed '
         "mark is that of all generators together. The average precision falls with the share of fakes, "
-        "which differs from row to row.</p>" + figures_table("generator", report.generators, report.overall)
+        "which differs from row to row.</p>" + figures_table("generator", shown, report.overall) + left
     )
 
 
@@ -41,6 +51,7 @@ def left_out_section(report: Report) -> str:
             interval_strip(found.estimates["balanced_accuracy"], 0.5),
         )
         for name, found in report.left_out.items()
+        if name in largest(report.generators)
     ]
     return (
         "<h2>A generator nobody knew of</h2>"
@@ -80,8 +91,12 @@ def controls_section(controls: Controls, whole: Estimate) -> str:
         _control_row(
             "file statistics only",
             controls.file_statistics,
-            "Format, size and quantisation of the file, no pixel. Well above chance, the data give their labels away "
-            "and all other figures are suspect.",
+            "Format, size and quantisation of the file, no pixel. "
+            + (
+                "Well above chance: the data give their labels away, and all other figures are suspect."
+                if controls.labels_leak
+                else "Not well above chance: nothing shows that files give labels away."
+            ),
             controls.chance,
         )
     )

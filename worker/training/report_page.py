@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from html import escape
 from pathlib import Path
 
+from shared.percentages import confidence_level
 from worker.training.charts import Line, curve_chart, histogram_chart, interval_strip, reliability_chart
 from worker.training.figures import Estimate
+from worker.training.gallery import Gallery
 from worker.training.metrics import ESTIMABLE_REALS, PREVALENCES
 from worker.training.report import Data, PolicyUsed, Report
 from worker.training.report_checks import (
@@ -14,25 +17,31 @@ from worker.training.report_checks import (
     dire_section,
     formats_section,
     generators_section,
+    largest,
     left_out_section,
     robustness_section,
 )
+from worker.training.report_gallery import gallery_section
 from worker.training.report_pieces import cell, table, tile
+from worker.training.rounding import rounded, spread
 
 _STYLE = Path(__file__).with_name("report.css")
 _HONEST = (
     "On the dashed line, of all images that are said to be fake with 70 %, 70 % are, where fakes are as many as "
     "photographs: both weigh the same here, and each dot is a tenth of the weight. Where fakes are rarer, fewer are."
 )
+_SKIPPED_SHOWN = 100
 _NOT_ESTIMABLE = f"not estimable below {ESTIMABLE_REALS} independent photographs"
 
 
-def page(report: Report) -> str:
+def page(report: Report, mistakes: Gallery) -> str:
     """Return the page."""
     sections = [
+        _alarm(report),
         _head(report),
         _summary(report),
         _charts(report),
+        gallery_section(mistakes),
         generators_section(report),
         left_out_section(report),
         robustness_section(report),
@@ -48,6 +57,20 @@ def page(report: Report) -> str:
         f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head>\n<body><main>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main></body></html>\n"
+    )
+
+
+def _alarm(report: Report) -> str:
+    """Say above all else that the data give their labels away, where they do."""
+    if not report.controls or not report.controls.labels_leak:
+        return ""
+    by_file = report.controls.file_statistics
+    return (
+        '<p class="banner alarm"><strong>The files give their labels away.</strong> Format, size and compression, '
+        "without a pixel, tell fakes from photographs with an average precision of "
+        f"{escape(rounded(by_file.value or 0))} on these images ({escape(spread(*astuple(by_file)))}); chance is "
+        f"{escape(rounded(report.controls.chance.value or 0))}. The model may have used the same traces, so no figure "
+        "below can be trusted. Store both classes alike, and evaluate again.</p>"
     )
 
 
@@ -119,9 +142,10 @@ def _summary(report: Report) -> str:
     worth = table(("fakes among the images", "FAKE verdicts that are right", ""), rows)
     return (
         f'<p class="says">{_sentence(told)}</p><div class="tiles">{"".join(tiles)}</div>'
-        f'<p class="under">Under each figure its {report.confidence:.0%} interval, by {report.resamples:,} draws of '
+        f'<p class="under">Under each figure its {confidence_level(report.confidence)} interval, by '
+        f"{report.resamples:,} draws of "
         "whole source photographs: crops and fakes of one photograph are not independent. Shares are told no surer "
-        "than exact bounds of as many photographs allow.</p>"
+        "than exact bounds of as many photographs allow; where all or none was counted, the bound is told (≥ or ≤).</p>"
         "<h2>What a FAKE verdict is worth</h2>"
         '<p class="under">Most images on most platforms are photographs, so even rare false alarms may outnumber the '
         f"fakes that are found.</p>{worth}{_left_open(report)}"
@@ -137,12 +161,14 @@ def _sentence(told: dict[str, Estimate]) -> str:
 
 
 def _of_hundred(estimate: Estimate) -> str:
-    if estimate.value is None:
+    value, low, high = (None if each is None else 100 * each for each in astuple(estimate))
+    if value is None or low is None or high is None:
         return "nobody knows how many"
-    number = f"<strong>{100 * estimate.value:.3g}</strong>"
-    if estimate.low is None or estimate.high is None:
-        return f"about {number}"
-    return f"about {number} ({100 * estimate.low:.3g} to {100 * estimate.high:.3g})"
+    if value == 0:
+        return f"at most <strong>{high:.3g}</strong>"
+    if value == 100:
+        return f"at least <strong>{low:.3g}</strong>"
+    return f"about <strong>{value:.3g}</strong> ({low:.3g} to {high:.3g})"
 
 
 def _left_open(report: Report) -> str:
@@ -150,17 +176,17 @@ def _left_open(report: Report) -> str:
     if policy is None or policy.inconclusive_from is None:
         return ""
     return (
-        f"<p>The policy calls images from {policy.inconclusive_from:.4g} up to the threshold INCONCLUSIVE: "
-        f"{policy.inconclusive_reals:.1%} of the photographs and {policy.inconclusive_fakes:.1%} of the fakes. All "
-        "figures here count them as not called FAKE.</p>"
+        f"<p>The policy calls images from {policy.inconclusive_from:.4g} up to the threshold INCONCLUSIVE: of 100 "
+        f"photographs {_of_hundred(policy.inconclusive_reals)}, of 100 fakes {_of_hundred(policy.inconclusive_fakes)}. "
+        "All figures here count them as not called FAKE.</p>"
     )
 
 
 def _charts(report: Report) -> str:
     curves, overall = report.curves, report.overall
-    single = [Line(name, points, "one") for name, points in report.generators_roc.items()]
+    single = [Line(name, report.generators_roc[name], "one") for name in largest(report.generators)]
     singles = single if len(single) > 1 else []
-    share = overall.fakes / (overall.fakes + overall.reals)
+    images = overall.fakes + overall.reals
     marks = [("FAKE from here", overall.threshold)]
     if report.policy and report.policy.inconclusive_from is not None:
         marks.append(("inconclusive", report.policy.inconclusive_from))
@@ -181,9 +207,9 @@ def _charts(report: Report) -> str:
                 "Precision over recall",
                 ("fakes found (recall)", "FAKE verdicts that are right (precision)"),
                 [Line("all generators", curves.precision_recall, "all")],
-                chance=share,
+                chance=overall.fakes / images,
             ),
-            f"On these images, of which {share:.0%} are fakes: the dashed line. The area is the average precision.",
+            f"Dashed: the share of fakes, {overall.fakes:,} of {images:,} images. The area is the average precision.",
         ),
         (
             "Reliability",
@@ -223,7 +249,10 @@ def _origin(report: Report) -> str:
         "Made at": report.made_at,
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    skipped = "".join(f"<dt>{escape(file.path)}</dt><dd>{escape(file.reason)}</dd>" for file in data.skipped)
+    listed_files = data.skipped[:_SKIPPED_SHOWN]
+    skipped = "".join(f"<dt>{escape(file.path)}</dt><dd>{escape(file.reason)}</dd>" for file in listed_files)
+    if more := len(data.skipped) - len(listed_files):
+        skipped += f"<dt>{more:,} more</dt><dd>listed in report.json</dd>"
     left = (
         f"<details><summary>{len(data.skipped):,} files were skipped</summary><dl>{skipped}</dl></details>"
         if skipped

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import astuple
+from html import escape
 
 from worker.training.figures import Estimate
+from worker.training.rounding import NOT_ESTIMABLE, headline, is_bound, spread
 
 
-def tile(name: str, estimate: Estimate, otherwise: str = "cannot be said") -> str:
+def tile(name: str, estimate: Estimate, otherwise: str = NOT_ESTIMABLE) -> str:
     """Return a figure with its name and interval, in large type; `otherwise`: why there is none."""
     if estimate.value is None:
         value = f'<div class="value none">–</div><div class="range">{otherwise}</div>'
     else:
-        value = (
-            f'<div class="value">{estimate.value:.3f}</div><div class="range">{_range(estimate, "{:.3f}".format)}</div>'
-        )
+        told = astuple(estimate)
+        interval = f"{estimate.value:g} here, {spread(*told)}" if is_bound(*told) else spread(*told)
+        value = f'<div class="value">{escape(headline(*told))}</div><div class="range">{escape(interval)}</div>'
     return f'<div class="tile"><div class="name">{name}</div>{value}</div>'
 
 
 def cell(estimate: Estimate, *, percent: bool = False) -> str:
     """Return a figure with its interval, for a table."""
-    if estimate.value is None:
-        return "–"
-    written: Callable[[float], str] = "{:.1%}".format if percent else "{:.3f}".format
-    return f'{written(estimate.value)}<span class="range">{_range(estimate, written)}</span>'
-
-
-def _range(estimate: Estimate, written: Callable[[float], str]) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"{written(estimate.low)} – {written(estimate.high)}"
+    told = astuple(estimate)
+    value, interval = (escape(written(*told, percent=percent)) for written in (headline, spread))
+    return f'{value}<span class="range">{interval}</span>'
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], words: int | None = None) -> str:

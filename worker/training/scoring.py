@@ -15,8 +15,9 @@ from shared.media import HEAD_BYTES, sniff
 from worker.imaging import ImageLimits, decode
 from worker.model.detector import Detector
 from worker.training.data_digest import data_sha256
-from worker.training.dataset import LabelledImage, Skipped
+from worker.training.dataset import LabelledImage
 from worker.training.journal import Journal, Judgement
+from worker.training.layouts import Skipped
 from worker.training.metrics import Floats
 from worker.training.scores import Scores
 from worker.training.views import Change, as_it_is

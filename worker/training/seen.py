@@ -25,10 +25,20 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class Seen:
-    """How many images the model was trained on, and by how many its best epoch was chosen."""
+    """Which images, in their order, the model was trained on, and by which its best epoch was chosen."""
 
-    training: int
-    validation: int
+    trained_on: tuple[bool, ...]
+    chosen_by: tuple[bool, ...]
+
+    @property
+    def training(self) -> int:
+        """How many images the model was trained on."""
+        return sum(self.trained_on)
+
+    @property
+    def validation(self) -> int:
+        """By how many images its best epoch was chosen."""
+        return sum(self.chosen_by)
 
 
 class _Images(BaseModel):
@@ -57,7 +67,7 @@ def short_digests(files: Iterable[str]) -> list[str]:
 
 
 def seen_images(card: ModelCard, path: Path, files: Sequence[str]) -> Seen | None:
-    """Count the images that took part in a model's training.
+    """Find the images that took part in a model's training.
 
     Args:
         card: the model's.
@@ -65,7 +75,7 @@ def seen_images(card: ModelCard, path: Path, files: Sequence[str]) -> Seen | Non
         files: the images' `files_sha256`.
 
     Returns:
-        The counts; None where they are not known: there is no report beside the card, or it is of other weights.
+        Which did; None where that is not known: there is no report beside the card, or it is of other weights.
 
     Raises:
         ModelError: the report cannot be read.
@@ -73,13 +83,13 @@ def seen_images(card: ModelCard, path: Path, files: Sequence[str]) -> Seen | Non
     known = _known_images(card, report_place(path, card.name))
     if known is None:
         return None
-    return Seen(_count(files, known.train), _count(files, known.validation))
+    return Seen(_known(files, known.train), _known(files, known.validation))
 
 
 def seen_by_policy(
     policy: Policy, known: Collection[str] | None, images: Sequence[LabelledImage], files: Sequence[str]
-) -> int | None:
-    """Count the images that a policy was made of.
+) -> tuple[bool, ...] | None:
+    """Find the images that a policy was made of.
 
     Args:
         policy: that is asked.
@@ -88,15 +98,15 @@ def seen_by_policy(
         files: their `files_sha256`.
 
     Returns:
-        The count; None where it is not known.
+        Of which of them, in their order; None where that is not known.
     """
     if known is not None:
-        return _count(files, known)
-    return len(images) if data_sha256(images, files) == policy.evidence.data_sha256 else None
+        return _known(files, known)
+    return (True,) * len(images) if data_sha256(images, files) == policy.evidence.data_sha256 else None
 
 
-def _count(files: Sequence[str], known: Collection[str]) -> int:
-    return sum(sha256[:_DIGITS] in known for sha256 in files)
+def _known(files: Sequence[str], known: Collection[str]) -> tuple[bool, ...]:
+    return tuple(sha256[:_DIGITS] in known for sha256 in files)
 
 
 def _known_images(card: ModelCard, place: Path) -> _Images | None:

@@ -74,11 +74,16 @@ class Team:
 @contextmanager
 def assembled_team(device_type: str) -> Iterator[Team]:
     """Join the processes that torchrun started, over NCCL on CUDA and Gloo elsewhere; alone without torchrun."""
+    #: How many processes train together; `torchrun` sets it.
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Team()
         return
-    team = Team(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+    #: The number of this process of a training; `torchrun` sets it.
+    rank = int(os.environ["RANK"])
+    #: The number of this process on its machine, and of its GPU; `torchrun` sets it.
+    local_rank = int(os.environ["LOCAL_RANK"])
+    team = Team(rank, size, local_rank)
     if device_type == "cuda":
         torch.cuda.set_device(team.local_rank)
     distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
