@@ -15,6 +15,14 @@ from sqlalchemy import Connection, text
 
 from shared.wall import API_ROLE, WORKER_ROLE
 
+#: Written by triggers and by `fold_tally`, which act as their owner; of the tables each role sees the rows it may.
+_READ_TALLY = dict.fromkeys(
+    (
+        *("tally_moves", "tally_folds", "tally_lanes", "tally_running"),
+        *("tally_last", "tally_since", "running_jobs", "leased_deliveries"),
+    ),
+    "SELECT",
+)
 #: For each role what it may do with each table and view; nothing with what is not here. A verdict is written once:
 #: nobody may change one. What is deleted with its parent, as the tries of a delivery are, needs no right of its own.
 RIGHTS: Mapping[str, Mapping[str, str]] = {
@@ -31,18 +39,20 @@ RIGHTS: Mapping[str, Mapping[str, str]] = {
         "job_states": "SELECT",
         "delivery_states": "SELECT",
         "workers": "SELECT",
+        **_READ_TALLY,
     },
     WORKER_ROLE: {
         "alembic_version": "SELECT",
         "tenants": "SELECT",
         "jobs": "SELECT, UPDATE, DELETE",
         "results": "SELECT, INSERT",
-        "webhook_endpoints": "SELECT, UPDATE",
-        "webhook_deliveries": "SELECT, INSERT, UPDATE",
+        "webhook_endpoints": "SELECT, UPDATE, DELETE",
+        "webhook_deliveries": "SELECT, INSERT, UPDATE, DELETE",
         "webhook_attempts": "SELECT, INSERT",
         "workers": "SELECT, INSERT, UPDATE, DELETE",
         "erasures": "SELECT, INSERT, UPDATE, DELETE",
         "bucket_walk": "SELECT, INSERT, UPDATE",
+        **_READ_TALLY,
     },
 }
 

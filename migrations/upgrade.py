@@ -5,29 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, make_url
+from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  # a class in spite of its name
+from sqlalchemy import Connection, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from migrations.roles import grant_rights, make_roles
+from shared.database import reason
+from shared.errors import DatabaseUnavailableError, DistildireError
 
 _FOLDER = Path(__file__).parent
 
 
+class DirectConnectionNeededError(DistildireError):
+    """Migrations need PostgreSQL itself, and the URL leads to a pooler such as PgBouncer.
+
+    A pooler may give each transaction another connection, and would keep the lock of the migrations on one of them.
+    Nothing was changed. Run this command with the DISTILDIRE_DATABASE_URL of PostgreSQL.
+    """
+
+
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Apply all migrations up to `revision`, and give the roles that there are their rights in what is new."""
-    with _connection(database_url) as connection:
+    """Apply all migrations up to `revision`, and give the roles that there are their rights in what is new.
+
+    What waits and runs is counted anew: the database may be a copy that was restored here.
+
+    Raises:
+        DatabaseUnavailableError: the database cannot be reached.
+        DirectConnectionNeededError: it is reached through a pooler.
+
+    """
+    with _direct_connection(database_url) as connection:
         command.upgrade(_config(connection), revision)
         grant_rights(connection)
+        if connection.scalar(text("SELECT to_regproc('count_anew') IS NOT NULL")):
+            connection.execute(text("SELECT count_anew()"))
         connection.commit()
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Undo migrations down to `revision` (`base`: all)."""
-    with _connection(database_url) as connection:
+    """Undo migrations down to `revision` (`base`: all); raises as `upgrade`."""
+    with _direct_connection(database_url) as connection:
         command.downgrade(_config(connection), revision)
 
 
@@ -39,7 +62,12 @@ def prepare_roles(database_url: str, passwords: Mapping[str, str]) -> None:
 
 
 def is_current(database_url: str) -> bool:
-    """Whether the database is at the newest revision that this release knows."""
+    """Whether the database is at the newest revision that this release knows.
+
+    Raises:
+        DatabaseUnavailableError: it cannot be reached.
+
+    """
     with _connection(database_url) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     return current == ScriptDirectory(str(_FOLDER)).get_current_head()
@@ -49,7 +77,21 @@ def is_current(database_url: str) -> bool:
 def _connection(database_url: str) -> Iterator[Connection]:
     """Yield a connection that is closed afterwards, never pooled: Alembic leaves settings and a lock on it."""
     engine = create_engine(make_url(database_url).set(drivername="postgresql+psycopg2"), poolclass=NullPool)
-    with engine.connect() as connection:
+    try:
+        connection = engine.connect()
+    except OperationalError as error:
+        raise DatabaseUnavailableError(reason(error)) from error
+    with connection:
+        yield connection
+
+
+@contextmanager
+def _direct_connection(database_url: str) -> Iterator[Connection]:
+    """Yield the same, of PostgreSQL itself: a pooler tells its clients another process id than the server's."""
+    with _connection(database_url) as connection:
+        driver = cast("Psycopg2Connection", connection.connection.dbapi_connection)
+        if connection.scalar(text("SELECT pg_backend_pid()")) != driver.info.backend_pid:
+            raise DirectConnectionNeededError
         yield connection
 
 

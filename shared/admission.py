@@ -1,7 +1,7 @@
-"""How many jobs may be open, that is wait or run: counted where they are, before one more is accepted.
+"""How many jobs may be open, that is wait or run: read from the tally before one more is accepted.
 
-There is no counter that could drift from the truth. A count reads an index of what is open, and no further than to the
-limit; that of all tenants is reused for twenty times as long as it took, at most for a second.
+The tally is exact: what a transaction does to the queue is counted from its commit on. That of all tenants is reused
+for twenty times as long as it took, at most for a second.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import math
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import TextClause, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from shared import tally
 from shared.database import Database
 from shared.errors import DistildireError
 
@@ -26,26 +28,20 @@ _TURNS = 0x6469
 _SOONEST, _LATEST = 1, 60
 #: A client is told to come back when so large a part of the limit should be free, not the very next place.
 _PART = 10
-_RATE_SECONDS = 60
+#: The pace of jobs is that of so long; of a tenant, of so many of its jobs at most.
+_PACE, _SAMPLE = timedelta(minutes=1), 200
 
-# `job_states` is the view of all tenants' jobs, for those who may see the rows of one tenant alone.
-_OPEN = text("""
-SELECT count(*) FROM (
-    SELECT 1 FROM job_states WHERE state IN ('queued', 'running') ORDER BY deadline_at LIMIT :most
-) AS open
+# It names the table of jobs, of which the tally reads no row: where that is locked, nobody is to store an image first.
+_LIMIT = text("""
+SELECT coalesce(max_open_jobs, :most) FROM tenants WHERE id = :tenant AND NOT EXISTS (SELECT FROM jobs WHERE false)
 """)
-_OPEN_OF_TENANT = text("""
-WITH own AS (SELECT coalesce(max_open_jobs, :most) AS most FROM tenants WHERE id = :tenant)
-SELECT (SELECT most FROM own) AS most, count(*) AS open FROM (
-    (SELECT 1 FROM jobs WHERE tenant_id = :tenant AND state = 'running' LIMIT (SELECT most FROM own))
-    UNION ALL
-    (SELECT 1 FROM jobs WHERE tenant_id = :tenant AND state = 'queued'
-     ORDER BY priority DESC, created_at, id LIMIT (SELECT most FROM own))
-) AS open
-""")
-_ENDED = text("SELECT count(*) FROM job_states WHERE finished_at > now() - make_interval(secs => :seconds)")
+# The pace of the last jobs that ended, of some at most.
 _ENDED_OF_TENANT = text("""
-SELECT count(*) FROM jobs WHERE tenant_id = :tenant AND finished_at > now() - make_interval(secs => :seconds)
+SELECT count(*), extract(epoch FROM now() - min(finished_at)) FROM (
+    SELECT finished_at FROM jobs
+    WHERE tenant_id = :tenant AND finished_at > now() - make_interval(secs => :seconds)
+    ORDER BY finished_at DESC LIMIT :sample
+) AS last
 """)
 
 
@@ -87,11 +83,12 @@ class Admission:
 
     def check_tenant(self, session: Session, tenant_id: UUID) -> int:
         """Return how many jobs more the tenant may have now; raise `TenantFullError` where it is none."""
-        values = {"tenant": tenant_id, "most": self._limits.per_tenant}
-        found = session.execute(_OPEN_OF_TENANT, values).one()
-        if found.open >= found.most:
-            raise TenantFullError(found.most, _wait(session, _ENDED_OF_TENANT, found.most, tenant_id))
-        return int(found.most - found.open)
+        most = session.scalar(_LIMIT, {"tenant": tenant_id, "most": self._limits.per_tenant})
+        most = int(most or 0)  # none: the tenant was deleted a moment ago
+        places = most - tally.open_jobs(session, tenant_id)
+        if places <= 0:
+            raise TenantFullError(most, retry_after(most, _pace(session, tenant_id)))
+        return places
 
     def check_service(self) -> None:
         """Raise `ServiceFullError` where all tenants together have too many open jobs.
@@ -101,7 +98,8 @@ class Admission:
         most = self._limits.overall
         if self._all_open() >= most:
             with self._database.begin() as session:
-                raise ServiceFullError(most, _wait(session, _ENDED, most))
+                ended = sum(tally.ended(session, _PACE).values())
+            raise ServiceFullError(most, retry_after(most, ended / _PACE.seconds))
 
     def hold_tenant(self, session: Session, tenant_id: UUID) -> None:
         """Raise `TenantFullError` where there is no room; else there is, until this transaction has ended.
@@ -118,7 +116,7 @@ class Admission:
             try:
                 began = time.monotonic()
                 with self._database.begin() as session:
-                    self._open = session.scalar(_OPEN, {"most": self._limits.overall}) or 0
+                    self._open = tally.totals(session).open_jobs
                 ended = time.monotonic()
                 self._known_until = ended + min(20 * (ended - began), 1.0)
             finally:
@@ -126,11 +124,11 @@ class Admission:
         return self._open
 
 
-def _wait(session: Session, ended: TextClause, most: int, tenant_id: UUID | None = None) -> int:
-    """Return the seconds in which a part of `most` jobs ends at the pace of the last minute."""
-    values = {"seconds": _RATE_SECONDS} | ({"tenant": tenant_id} if tenant_id else {})
-    recently = session.scalar(ended, values) or 0
-    return retry_after(most, recently / _RATE_SECONDS)
+def _pace(session: Session, tenant_id: UUID) -> float:
+    """Return how many jobs of a tenant ended in a second, lately."""
+    values = {"tenant": tenant_id, "seconds": _PACE.seconds, "sample": _SAMPLE}
+    ended, seconds = session.execute(_ENDED_OF_TENANT, values).one()
+    return int(ended) / (max(float(seconds), 1.0) if ended == _SAMPLE else _PACE.seconds)
 
 
 def retry_after(most: int, per_second: float) -> int:

@@ -12,7 +12,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from shared import redis_transport
-from shared.settings import Settings
+from shared.environment import hide_from_libraries
+from shared.settings import CommonSettings
 
 ANALYSIS_QUEUE, WEBHOOK_QUEUE, SWEEP_QUEUE = "analysis", "webhooks", "sweep"
 ANALYZE, DELIVER, SWEEP = "worker.analyze", "worker.deliver", "worker.sweep"
@@ -29,9 +30,10 @@ _AWAY = (KombuError, RedisError, OSError)
 _log = structlog.get_logger(__name__)
 
 
-def make_celery(settings: Settings) -> Celery:
+def make_celery(settings: CommonSettings) -> Celery:
     """Return the Celery application of every process, publisher or worker."""
     redis_transport.install()
+    hide_from_libraries()  # `CELERY_BROKER_URL` would take precedence, and we would empty the queues of another program
     app = Celery("distildire", broker=settings.redis_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         accept_content=["json"],  # never pickle: a message must not be able to run code
@@ -92,6 +94,8 @@ class Broker:
                     retry=False,  # the sweep makes up for it; the caller must not wait
                 )
         except _AWAY as error:
+            #: Redis did not take a wake-up. Jobs go on, some seconds later each: workers look for work every
+            #: `POLL_SECONDS`. Look at Redis.
             _log.warning("wake_up_not_sent", queue=queue, reference=reference, cause=type(error).__name__)
             return False
         return True
@@ -103,5 +107,6 @@ class Broker:
                 client: Redis = connection.default_channel.client
                 return int(client.llen(queue))
         except _AWAY as error:
+            #: Redis did not say how many wake-ups wait. Jobs go on all the same. Look at Redis.
             _log.warning("redis_not_answering", queue=queue, cause=type(error).__name__)
             return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,12 +17,17 @@ from uuid import uuid4
 import httpx
 
 from shared.errors import DistildireError
+from shared.outbound import by_which_proxy, open_client
 
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
 _TRY_AGAIN = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
 #: What an API says that has as many open jobs as it may.
 _FULL = frozenset({"too_many_open_jobs", "service_overloaded"})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between looks at a job, and between tries without Retry-After
+#: The most bytes that are read from a pipe or a device.
+_MOST_PIPED = 256 * 1024 * 1024
+_METRICS_SECONDS = 5.0
+_READY_WORKERS = re.compile(r'^distildire_workers_ready\{role="analysis"\} (\S+)$', re.MULTILINE)
 _TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 
 
@@ -72,6 +80,11 @@ class Job:
         """Whether it never changes again."""
         return self.status in _TERMINAL
 
+    @property
+    def problem(self) -> str:
+        """Why a job that failed did; empty for any other."""
+        return f"{self.error['message']} ({self.error['code']})" if self.error else ""
+
 
 class Client:
     """Calls one API with one key."""
@@ -84,7 +97,8 @@ class Client:
         """
         self._patience = patience
         self._room_patience = room_patience
-        self._http = httpx.Client(
+        self._http = open_client(
+            api_url,
             base_url=api_url,
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
@@ -124,9 +138,12 @@ class Client:
 
         headers = {"Idempotency-Key": str(uuid4())}
 
+        name = path.name.encode(errors="replace").decode()  # a name on the disk may be no text
+        piped = None if path.is_file() else _read_pipe(path)
+
         def send() -> httpx.Response:
-            with path.open("rb") as image:  # anew for each try
-                return self._http.post("/v1/jobs", data=form, files={"image": (path.name, image)}, headers=headers)
+            with path.open("rb") if piped is None else BytesIO(piped) as image:  # anew for each try
+                return self._http.post("/v1/jobs", data=form, files={"image": (name, image)}, headers=headers)
 
         return Job.of(self._answer(send).json())
 
@@ -174,6 +191,23 @@ class Client:
         """
         return self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}/artifacts/{name}")).content
 
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job and return it; one that has ended stays as it is.
+
+        Raises:
+            ApiRefusedError, ApiUnreachableError: as `get`.
+        """
+        return Job.of(self._answer(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")).json())
+
+    def anybody_analyses(self) -> bool | None:
+        """Whether an analysis worker is ready; None where the API does not say, as behind a proxy that hides it."""
+        try:
+            response = self._http.get("/metrics", timeout=_METRICS_SECONDS)
+        except httpx.HTTPError:
+            return None
+        ready = _READY_WORKERS.search(response.text)
+        return float(ready[1]) > 0 if response.is_success and ready is not None else None
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -189,6 +223,17 @@ class Client:
         if on_change is not None and (before is None or (before.status, before.stage) != (job.status, job.stage)):
             on_change(job)
         return job
+
+    def _unreachable(self, problem: httpx.TransportError | None) -> ApiUnreachableError:
+        url = str(self._http.base_url).rstrip("/")
+        proxy = by_which_proxy(url)
+        remedy = (
+            "Check the proxy, or name the API's host in NO_PROXY."
+            if proxy
+            else "Check the address; `distildire up` starts the service on this machine."
+        )
+        why = str(problem) or type(problem).__name__
+        return ApiUnreachableError(f"{url} does not answer{proxy} ({why}). {remedy}")
 
     def _answer(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Send until there is an answer that is none of `_TRY_AGAIN`, or patience ends; raise if it is a refusal."""
@@ -206,11 +251,17 @@ class Client:
             if time.monotonic() + wait > began + patience:
                 if response is not None:
                     raise _refusal(response)
-                raise ApiUnreachableError(f"{self._http.base_url} does not answer ({problem}).{_START_IT}") from problem
+                raise self._unreachable(problem) from problem
             time.sleep(wait)
 
 
-_START_IT = " Check the address; `distildire up` starts the service on this machine."
+def _read_pipe(path: Path) -> bytes:
+    """Return what comes out of a pipe or a device, which can be read once only; raise `OSError` for a folder."""
+    with path.open("rb") as source:
+        data = source.read(_MOST_PIPED + 1)
+    if len(data) > _MOST_PIPED:
+        raise OSError(errno.EFBIG, f"More than {_MOST_PIPED // 2**20} MiB come out of it; give a file", str(path))
+    return data
 
 
 def _attempt(send: Callable[[], httpx.Response]) -> tuple[httpx.Response | None, httpx.TransportError | None]:

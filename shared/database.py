@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +17,13 @@ from psycopg2.extensions import (
     set_wait_callback,
 )
 from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  # a class in spite of its name
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseUnavailableError
-from shared.wall import show_tenant
+from shared.wall import SHOW_TENANT
 
 _CONNECT_SECONDS = 3
 
@@ -42,12 +43,12 @@ class Waits:
         return self.statement_seconds + 1
 
     @property
-    def options(self) -> str:
-        """The settings of such a connection."""
+    def settings(self) -> str:
+        """The statements that give a transaction its settings, and nothing to what comes after it."""
         statement, lock = (f"{seconds * 1000:.0f}" for seconds in (self.statement_seconds, self.lock_seconds))
         return (
-            f"-c statement_timeout={statement} -c lock_timeout={lock} -c timezone=UTC"
-            f" -c idle_in_transaction_session_timeout={statement}"
+            f"SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; SET LOCAL timezone = 'UTC';"
+            f" SET LOCAL idle_in_transaction_session_timeout = {statement}"
         )
 
 
@@ -72,7 +73,6 @@ class Database:
 
         `tenant` says at the beginning of each transaction whose rows it may see, where PostgreSQL guards them.
         """
-        self._tenant = tenant
         self.engine: Engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg2"),
             hide_parameters=True,  # errors are logged; their statements' values are tenants' data
@@ -85,9 +85,18 @@ class Database:
                 "keepalives_idle": 10,
                 "tcp_user_timeout": 10_000,
                 "application_name": waits.application,
-                "options": waits.options,
             },
         )
+        settings = text(waits.settings)
+        settings_and_tenant = text(f"{waits.settings}; {SHOW_TENANT}")
+
+        @event.listens_for(self.engine, "begin")
+        def _set(connection: Connection) -> None:
+            # Not at the start of the connection: PgBouncer refuses that, and hands connections on between transactions.
+            if (tenant_id := tenant()) is None:
+                connection.execute(settings)
+            else:
+                connection.execute(settings_and_tenant, {"tenant": str(tenant_id)})
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -99,8 +108,6 @@ class Database:
         """
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                if (tenant_id := self._tenant()) is not None:
-                    show_tenant(session, tenant_id)
                 yield session
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError from error
@@ -144,6 +151,12 @@ def _silence_of(connection: Psycopg2Connection) -> float | None:
 
 
 set_wait_callback(_wait)  # for every connection of the process; psycopg2 knows no other way
+
+
+def reason(error: DBAPIError) -> str:
+    """Return in a sentence why no connection could be made, as libpq tells it, which never repeats a password."""
+    said = re.sub(r"\s*FATAL:\s*", " ", str(error.orig)).strip().splitlines() or [type(error.orig).__name__]
+    return f"The database cannot be reached: {said[0]}"
 
 
 def _is_outage(error: DBAPIError) -> bool:

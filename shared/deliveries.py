@@ -5,6 +5,7 @@ A delivery is owned like a job: by the attempt that claimed it, until its lease 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,51 +14,85 @@ from sqlalchemy import LargeBinary, Uuid, func, select, text
 from sqlalchemy.orm import Session
 
 from shared.database import Database
+from shared.endpoints import disable_endpoint, find_endpoint
 from shared.errors import DistildireError, LeaseLostError
-from shared.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.tables import WebhookAttempt, WebhookDelivery
 from shared.webhook_schedule import Decision, Delivered, Disable, Retry
 
-# One look at each endpoint, whatever waits behind it: its own oldest delivery that is due, by index. Those with the
-# fewest tries under way come first, so a receiver that hangs waits for others and not they for it. The lock is tried,
-# never waited for, and is one endpoint's: a process that is frozen in the middle of a claim stops that endpoint alone,
-# until PostgreSQL ends its transaction.
+#: Of endpoints whose turn it may be, so many are looked at.
+_LOOKED = 64
+
+# The tally says for which endpoints something waits, and from where on (shared/tally.py): none is read that has ended.
+# Those with the fewest tries under way come first, so a receiver that hangs waits for others and not they for it. Of
+# these the first few are looked at, each by its own oldest delivery that is due. The lock is tried, never waited for,
+# and is one endpoint's: a process that is frozen in the middle of a claim stops that endpoint alone, until PostgreSQL
+# ends its transaction.
 _TURN = text("""
-WITH turn AS MATERIALIZED (
-    SELECT endpoint.id
-    FROM webhook_endpoints AS endpoint
-    CROSS JOIN LATERAL (
+WITH busy AS (
+    SELECT endpoint_id, count(*) AS tries FROM leased_deliveries WHERE lease_until > now() GROUP BY endpoint_id
+), failing AS MATERIALIZED (
+    SELECT id FROM webhook_endpoints WHERE failing_since IS NOT NULL AND disabled_at IS NULL
+), lane AS (
+    SELECT owner, at, item, tries
+    FROM (
+        SELECT owner, at, item, sum(tries) OVER (PARTITION BY owner) AS tries
+        FROM (
+            SELECT owner, at, item, 0 AS tries FROM tally_waiting('deliveries') WHERE at <= now()
+            UNION ALL
+            SELECT endpoint_id, NULL, NULL, tries FROM busy
+        ) AS each
+    ) AS of_endpoint
+    WHERE at IS NOT NULL AND owner <> ALL (CAST(:passed AS uuid[]))
+      AND tries < CASE WHEN owner IN (SELECT id FROM failing) THEN :per_failing
+                       WHEN owner = ANY (CAST(:proven AS uuid[])) THEN :per_proven ELSE :per_endpoint END
+    ORDER BY tries, at, owner
+), enabled AS MATERIALIZED (
+    SELECT lane.* FROM lane CROSS JOIN LATERAL (
+        SELECT FROM webhook_endpoints WHERE id = lane.owner AND disabled_at IS NULL OFFSET 0
+    ) AS endpoint
+    LIMIT :looked
+), turn AS MATERIALIZED (
+    SELECT enabled.owner AS id, enabled.at, enabled.item FROM enabled CROSS JOIN LATERAL (
         SELECT next_attempt_at FROM webhook_deliveries
-        WHERE endpoint_id = endpoint.id AND state = 'pending' AND next_attempt_at <= now()
-          AND (lease_until IS NULL OR lease_until < now())
-        ORDER BY next_attempt_at
-        LIMIT 1
+        WHERE state = 'pending' AND lease_until IS NULL AND endpoint_id = enabled.owner
+          AND (next_attempt_at, id::text) >= (enabled.at, enabled.item::text) AND next_attempt_at <= now()
+        ORDER BY endpoint_id, next_attempt_at, id::text LIMIT 1
     ) AS head
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS tries FROM webhook_deliveries WHERE endpoint_id = endpoint.id AND lease_until > now()
-    ) AS busy
-    WHERE endpoint.disabled_at IS NULL AND endpoint.id <> ALL (CAST(:passed AS uuid[]))
-      AND busy.tries < CASE WHEN endpoint.failing_since IS NULL THEN :per_endpoint ELSE :per_failing END
-    ORDER BY busy.tries, head.next_attempt_at, endpoint.id
+    ORDER BY enabled.tries, head.next_attempt_at, enabled.owner
 )
-SELECT id FROM turn WHERE pg_try_advisory_xact_lock(1147498341, hashtext(CAST(id AS text))) LIMIT 1
-""").columns(id=Uuid)
+SELECT id, at, item FROM turn WHERE pg_try_advisory_xact_lock(1147498341, hashtext(CAST(id AS text))) LIMIT 1
+""").columns(id=Uuid, item=Uuid)
 
 # A statement of its own: it sees what the endpoint's last claim, which held the lock before, has committed.
 _CLAIM = text("""
+WITH busy AS (
+    SELECT count(*) AS tries FROM leased_deliveries WHERE endpoint_id = :endpoint AND lease_until > now()
+)
 UPDATE webhook_deliveries SET attempt = attempt + 1, lease_until = now() + :lease
-FROM webhook_endpoints AS endpoint
+FROM webhook_endpoints AS endpoint, busy
 WHERE webhook_deliveries.id = (
     SELECT id FROM webhook_deliveries
-    WHERE endpoint_id = :endpoint AND state = 'pending' AND next_attempt_at <= now()
-      AND (lease_until IS NULL OR lease_until < now())
-    ORDER BY next_attempt_at
+    WHERE state = 'pending' AND lease_until IS NULL AND endpoint_id = :endpoint
+      AND (next_attempt_at, id::text) >= (:at, CAST(CAST(:item AS uuid) AS text)) AND next_attempt_at <= now()
+    ORDER BY endpoint_id, next_attempt_at, id::text
     LIMIT 1 FOR UPDATE SKIP LOCKED
 ) AND endpoint.id = webhook_deliveries.endpoint_id AND endpoint.disabled_at IS NULL
-  AND (SELECT count(*) FROM webhook_deliveries WHERE endpoint_id = :endpoint AND lease_until > now())
-      < CASE WHEN endpoint.failing_since IS NULL THEN :per_endpoint ELSE :per_failing END
+  AND busy.tries < CASE WHEN endpoint.failing_since IS NOT NULL THEN :per_failing
+                        WHEN endpoint.id = ANY (CAST(:proven AS uuid[])) THEN :per_proven ELSE :per_endpoint END
 RETURNING webhook_deliveries.id, webhook_deliveries.attempt, attempt - tries_before AS planned_try, endpoint.id,
-          webhook_deliveries.body, endpoint.url, endpoint.secret_encrypted, endpoint.failing_since IS NOT NULL
+          webhook_deliveries.body, endpoint.url, endpoint.secret_encrypted, endpoint.failing_since, busy.tries
 """).columns(id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary)
+
+# As it is now: another try may have ended meanwhile.
+_FAILING = text("UPDATE webhook_endpoints SET failing_since = now() WHERE id = :endpoint AND failing_since IS NULL")
+_HEALTHY = text("UPDATE webhook_endpoints SET failing_since = NULL WHERE id = :endpoint AND failing_since IS NOT NULL")
+
+# What a sender had claimed that died waits again, from the end of its lease on.
+_RELEASE = text("""
+UPDATE webhook_deliveries SET lease_until = NULL
+WHERE lease_until < now() AND id IN (SELECT id FROM leased_deliveries WHERE lease_until < now())
+RETURNING id
+""")
 
 
 class DeliveryPendingError(DistildireError):
@@ -80,8 +115,15 @@ class ClaimedDelivery:
     body: str
     url: str
     secret_encrypted: bytes
-    failing: bool
-    """Whether the endpoint's last try failed."""
+    failing_since: datetime | None
+    """When the first of the tries failed that have failed since the endpoint's last success."""
+    beside: int
+    """So many other tries of the endpoint are under way."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether the endpoint's last try failed."""
+        return self.failing_since is not None
 
     @property
     def message_id(self) -> str:
@@ -99,69 +141,84 @@ class Try:
     error: str | None = None
     response_excerpt: str | None = None
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the receiver took the webhook."""
+        return self.status is not None and 200 <= self.status < 300
+
 
 def claim_due(
-    database: Database, *, lease: timedelta, per_endpoint: int, per_failing: int = 1
+    database: Database,
+    *,
+    lease: timedelta,
+    per_endpoint: int,
+    per_failing: int = 1,
+    proven: Collection[UUID] = (),
+    per_proven: int = 0,
 ) -> ClaimedDelivery | None:
     """Take a delivery that is due, of the endpoint with the fewest tries under way; None where none is.
 
-    At most `per_endpoint` tries of one endpoint run at a time, or `per_failing` where its last try failed.
+    At most `per_endpoint` tries of one endpoint run at a time, `per_failing` where its last try failed, or `per_proven`
+    where it is one of those that are `proven` to be prompt.
     """
-    limits = {"per_endpoint": per_endpoint, "per_failing": per_failing}
+    limits = _limits(per_endpoint, per_failing, proven, per_proven)
     passed: list[UUID] = []  # endpoints that had nothing free after all
     while True:
         with database.begin() as session:
-            endpoint_id = session.scalar(_TURN, {**limits, "passed": passed})
-            if endpoint_id is None:
-                return None
-            row = session.execute(_CLAIM, {**limits, "endpoint": endpoint_id, "lease": lease}).one_or_none()
+            turn = session.execute(_TURN, limits | {"passed": passed}).one_or_none()
+            place = {"endpoint": turn.id, "at": turn.at, "item": turn.item, "lease": lease} if turn else {}
+            row = session.execute(_CLAIM, limits | place).one_or_none() if turn else None
+            waits_again = turn is None and bool(session.execute(_RELEASE).all())
         if row is not None:
             return ClaimedDelivery(*row)
-        passed.append(endpoint_id)
+        if turn is not None:
+            passed.append(turn.id)
+        elif not waits_again:
+            return None
 
 
 def is_due(database: Database, *, per_endpoint: int, per_failing: int = 0) -> bool:
     """Whether `claim_due` would find an endpoint to claim for."""
     with database.begin() as session:
-        limits = {"per_endpoint": per_endpoint, "per_failing": per_failing, "passed": []}
-        return session.scalar(_TURN, limits) is not None
+        limits = _limits(per_endpoint, per_failing, (), 0)
+        return session.execute(_TURN, limits | {"passed": []}).one_or_none() is not None
 
 
-def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision: Decision) -> None:
+def _limits(per_endpoint: int, per_failing: int, proven: Collection[UUID], per_proven: int) -> dict[str, object]:
+    return {
+        "per_endpoint": per_endpoint,
+        "per_failing": per_failing,
+        "proven": [str(endpoint) for endpoint in proven],
+        "per_proven": per_proven,
+        "looked": _LOOKED,
+    }
+
+
+def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision: Decision) -> bool:
     """Log a try and do with its delivery, and with its endpoint, what was decided.
 
-    What arrived counts as delivered, also where its endpoint was disabled while it was under way.
+    What arrived counts as delivered, also where it was given up while it was under way. Returns whether the endpoint is
+    disabled because of it.
 
     Raises:
-        LeaseLostError: another sender has tried since, or the endpoint was disabled; nothing was written.
+        LeaseLostError: another sender has tried since, or it was given up; nothing was written.
 
     """
     arrived = isinstance(decision, Delivered)
-    turned = claimed.failing == arrived  # only then is the endpoint's row written: jobs that end wait for its lock
-    # Before the delivery: who disables locks in this order.
-    endpoint = _lock_endpoint(session, claimed.endpoint_id) if turned or isinstance(decision, Disable) else None
-    delivery = session.scalars(
-        select(WebhookDelivery)
-        .where(
-            WebhookDelivery.id == claimed.id,
-            WebhookDelivery.attempt == claimed.attempt,
-            WebhookDelivery.state.in_(["pending", "failed"] if arrived else ["pending"]),
-        )
-        .with_for_update()
-    ).one_or_none()
-    if delivery is None:
+    delivery = session.get(WebhookDelivery, claimed.id, with_for_update=True, populate_existing=True)
+    states = ("pending", "failed") if arrived else ("pending",)
+    if delivery is None or delivery.attempt != claimed.attempt or delivery.state not in states:
         raise LeaseLostError
+    now = session.scalar(select(func.now()))
     delivery.lease_until = None
     delivery.next_attempt_at = decision.at if isinstance(decision, Retry) else None
-    now = session.scalar(select(func.now()))
     if not isinstance(decision, Retry):
         delivery.state, delivery.finished_at = "delivered" if arrived else "failed", now
-    if endpoint is not None and turned:
-        endpoint.failing_since = None if arrived else now
     session.add(WebhookAttempt(delivery_id=claimed.id, attempt=claimed.attempt, **vars(tried)))
     session.flush()
-    if isinstance(decision, Disable):
-        disable_endpoint(session, claimed.endpoint_id, "The receiver answered 410 Gone.")
+    if claimed.failing == arrived:  # only then has it turned: each try that wrote its row would wait for the others
+        session.execute(_HEALTHY if arrived else _FAILING, {"endpoint": claimed.endpoint_id})
+    return isinstance(decision, Disable) and disable_endpoint(session, claimed.endpoint_id, decision.reason)
 
 
 def resend(session: Session, tenant_id: UUID, delivery_id: UUID) -> WebhookDelivery | None:
@@ -178,33 +235,17 @@ def resend(session: Session, tenant_id: UUID, delivery_id: UUID) -> WebhookDeliv
     found = session.scalars(mine).one_or_none()
     if found is None:
         return None
-    endpoint = session.get(WebhookEndpoint, found.endpoint_id, with_for_update={"read": True}, populate_existing=True)
+    endpoint = find_endpoint(session, tenant_id, found.endpoint_id)
     if endpoint is None:  # deleted since, and its deliveries with it
         return None
-    delivery = session.scalars(mine.with_for_update().execution_options(populate_existing=True)).one()
+    delivery = session.scalars(mine.with_for_update().execution_options(populate_existing=True)).one_or_none()
+    if delivery is None:
+        return None
     if delivery.state == "pending":
         raise DeliveryPendingError
     if endpoint.disabled_at is not None:
         raise EndpointDisabledError
     delivery.state, delivery.finished_at, delivery.tries_before = "pending", None, delivery.attempt
-    delivery.next_attempt_at = session.scalar(select(func.now()))
+    delivery.next_attempt_at = delivery.begun_at = session.scalars(select(func.now())).one()
     session.flush()
     return delivery
-
-
-def disable_endpoint(session: Session, endpoint_id: UUID, reason: str) -> None:
-    """Send nothing more to an endpoint; what waits for it is given up."""
-    endpoint = _lock_endpoint(session, endpoint_id)
-    if endpoint is not None and endpoint.disabled_at is None:
-        endpoint.disabled_at, endpoint.disabled_reason = session.scalar(select(func.now())), reason
-    session.execute(
-        text(
-            "UPDATE webhook_deliveries SET state = 'failed', finished_at = now(), next_attempt_at = NULL, "
-            "lease_until = NULL WHERE endpoint_id = :endpoint AND state = 'pending'"
-        ),
-        {"endpoint": endpoint_id},
-    )
-
-
-def _lock_endpoint(session: Session, endpoint_id: UUID) -> WebhookEndpoint | None:
-    return session.get(WebhookEndpoint, endpoint_id, with_for_update={"key_share": True}, populate_existing=True)

@@ -28,21 +28,40 @@ _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0
 _NUMERIC_END = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
 
 
+_NOT_HTTPS = (
+    "{} must be called by https://. Plain http:// is only for receivers that the operator allows in "
+    "DISTILDIRE_EGRESS_ALLOW."
+)
+
+
 class EgressCode(StrEnum):
     """The closed list of reasons for which a URL was not called, or did not answer."""
 
+    #: The URL cannot be read, is too long, or has a host or a port that cannot be.
     INVALID_URL = "invalid_url"
+    #: The URL begins with something other than `https://` or `http://`.
     SCHEME_NOT_ALLOWED = "scheme_not_allowed"
+    #: The URL contains a user name or a password.
     CREDENTIALS_IN_URL = "credentials_in_url"
+    #: The URL's address is written in a way that programs read differently, such as `127.1`.
     ODD_ADDRESS = "odd_address"
+    #: The host is, or its name leads to, an address that is not public.
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    #: The URL is plain `http`, and the operator did not allow its receiver.
     HTTPS_REQUIRED = "https_required"
+    #: The host's name has no address.
     NAME_NOT_FOUND = "name_not_found"
+    #: Looking up the host's name took more than 5 s.
     NAME_TIMEOUT = "name_timeout"
+    #: No address of the host accepted the connection.
     CONNECT_FAILED = "connect_failed"
+    #: The receiver's certificate is not valid for the URL's host, or the handshake broke off.
     TLS_FAILED = "tls_failed"
+    #: 15 s were over. They are for look-up, connection, handshake, request and answer together.
     TIMEOUT = "timeout"
+    #: The receiver closed the connection before its answer.
     CONNECTION_LOST = "connection_lost"
+    #: The answer is not HTTP/1.1, is broken or cut off, or does not begin within its first 256 KiB.
     BAD_RESPONSE = "bad_response"
 
 
@@ -184,6 +203,13 @@ def admit(destination: Destination, addresses: Iterable[IPAddress], allow: Allow
     return tuple(ruling.address for ruling in rulings)
 
 
+def require_https(destination: Destination, allow: AllowList) -> None:
+    """Raise `EgressRefused` for plain http to a name that no entry can allow, whatever its addresses are."""
+    allowed = allow.networks or allow.addresses or (destination.host, destination.port) in allow.names
+    if destination.scheme != "https" and destination.address is None and not allowed:
+        _refuse(EgressCode.HTTPS_REQUIRED, _NOT_HTTPS.format(destination.host))
+
+
 def _rule(destination: Destination, address: IPAddress, allow: AllowList) -> Ruling:
     special, opened_by = special_range(address), allow.opened_by(destination, address)
     refusal = None
@@ -203,10 +229,7 @@ def _why(destination: Destination, ruling: Ruling) -> str:
             f"{destination.host} may not be called: it is {ruling.special.kind}. Only public addresses are called, "
             "and those that the operator allows in DISTILDIRE_EGRESS_ALLOW."
         )
-    return (
-        f"{destination.host} must be called by https://. Plain http:// is only for receivers that the "
-        "operator allows in DISTILDIRE_EGRESS_ALLOW."
-    )
+    return _NOT_HTTPS.format(destination.host)
 
 
 def _literal(host: str) -> IPAddress | None:

@@ -1,16 +1,65 @@
-"""Webhook endpoints: where a tenant wants to be told."""
+"""Webhook endpoints: where a tenant wants to be told.
+
+An endpoint is disabled or deleted by a flag in its row, whatever waits for it. From then on nothing is sent to it, and
+nothing written for it by a job that ends later; what is there already follows a little at a time (`give_up`, `purge`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.orm import Session
 
 from shared.crypto import Vault
+from shared.database import Database
 from shared.signing import new_secret
 from shared.tables import WebhookEndpoint
+from shared.webhook_schedule import MOST_AGE
+
+# Of disabled endpoints what waits, from where it begins: what is being tried waits for its result.
+_GIVE_UP_DISABLED = text("""
+WITH found AS (
+    SELECT delivery.id
+    FROM tally_waiting('deliveries') AS lane
+    JOIN webhook_endpoints AS endpoint ON endpoint.id = lane.owner AND endpoint.disabled_at IS NOT NULL
+    CROSS JOIN LATERAL (
+        SELECT id FROM webhook_deliveries
+        WHERE state = 'pending' AND lease_until IS NULL AND endpoint_id = lane.owner
+          AND (next_attempt_at, id::text) >= (lane.at, lane.item::text)
+        ORDER BY endpoint_id, next_attempt_at, id::text
+        LIMIT :most FOR UPDATE SKIP LOCKED
+    ) AS delivery
+    LIMIT :most
+)
+UPDATE webhook_deliveries SET state = 'failed', finished_at = now(), next_attempt_at = NULL
+WHERE id IN (SELECT id FROM found) RETURNING id
+""")
+_GIVE_UP_OLD = text("""
+WITH found AS (
+    SELECT id FROM webhook_deliveries
+    WHERE state = 'pending' AND begun_at < now() - :age AND (lease_until IS NULL OR lease_until < now())
+    ORDER BY begun_at LIMIT :most FOR UPDATE SKIP LOCKED
+)
+UPDATE webhook_deliveries SET state = 'failed', finished_at = now(), next_attempt_at = NULL, lease_until = NULL
+WHERE id IN (SELECT id FROM found) RETURNING id
+""")
+_PURGE = text("""
+WITH found AS (
+    SELECT delivery.id FROM webhook_endpoints AS endpoint CROSS JOIN LATERAL (
+        SELECT id FROM webhook_deliveries WHERE endpoint_id = endpoint.id LIMIT :most FOR UPDATE SKIP LOCKED
+    ) AS delivery
+    WHERE endpoint.deleted_at IS NOT NULL LIMIT :most
+)
+DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM found) RETURNING id
+""")
+# Nobody who may still write for it has begun before it was deleted: no transaction of ours takes so long.
+_FORGET = text("""
+DELETE FROM webhook_endpoints AS endpoint
+WHERE deleted_at < now() - interval '5 minutes'
+  AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE endpoint_id = endpoint.id)
+""")
 
 # A tenant's own: who counts its endpoints and adds one must not meet another who does.
 _TURN = text("SELECT pg_advisory_xact_lock(1147495781, hashtext(:tenant))")
@@ -31,35 +80,72 @@ def create_endpoint(
 
 
 def enable_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> WebhookEndpoint | None:
-    """Send to an endpoint again what is written from now on; None where the tenant has none of this id."""
-    endpoint = session.scalars(
-        select(WebhookEndpoint)
-        .where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.tenant_id == tenant_id)
-        .with_for_update(key_share=True)
-    ).one_or_none()
-    if endpoint is not None and endpoint.disabled_at is not None:
-        endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = None
-    return endpoint
+    """Send to an endpoint again what is written from now on, and what was not given up yet; None where it is not there.
+
+    It is then no tenant's, or not this one's.
+    """
+    endpoint = session.scalars(_of(tenant_id).where(WebhookEndpoint.id == endpoint_id).with_for_update(key_share=True))
+    found = endpoint.one_or_none()
+    if found is not None and found.disabled_at is not None:
+        found.disabled_at = found.disabled_reason = found.failing_since = None
+    return found
+
+
+def disable_endpoint(session: Session, endpoint_id: UUID, reason: str) -> bool:
+    """Send nothing more to an endpoint; what waits for it is given up soon. Return whether it was enabled until now."""
+    enabled = update(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.disabled_at.is_(None))
+    done = session.scalars(enabled.values(disabled_at=func.now(), disabled_reason=reason).returning(WebhookEndpoint.id))
+    return done.one_or_none() is not None
+
+
+def delete_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> bool:
+    """Have an endpoint be gone for all who look; its deliveries follow, and then its row. False: it is not there."""
+    now = func.now()
+    done = session.scalars(
+        update(WebhookEndpoint)
+        .where(
+            WebhookEndpoint.id == endpoint_id,
+            WebhookEndpoint.tenant_id == tenant_id,
+            WebhookEndpoint.deleted_at.is_(None),
+        )
+        .values(deleted_at=now, disabled_at=func.coalesce(WebhookEndpoint.disabled_at, now))
+        .returning(WebhookEndpoint.id)
+    )
+    return done.one_or_none() is not None
 
 
 def list_endpoints(session: Session, tenant_id: UUID) -> Sequence[WebhookEndpoint]:
     """Return a tenant's endpoints, oldest first."""
-    return session.scalars(
-        select(WebhookEndpoint)
-        .where(WebhookEndpoint.tenant_id == tenant_id)
-        .order_by(WebhookEndpoint.created_at, WebhookEndpoint.id)
-    ).all()
+    return session.scalars(_of(tenant_id).order_by(WebhookEndpoint.created_at, WebhookEndpoint.id)).all()
 
 
 def find_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> WebhookEndpoint | None:
     """Return a tenant's endpoint; None where the tenant has none of this id."""
-    return session.scalars(
-        select(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.tenant_id == tenant_id)
-    ).one_or_none()
+    return session.scalars(_of(tenant_id).where(WebhookEndpoint.id == endpoint_id)).one_or_none()
 
 
 def count_endpoints(session: Session, tenant_id: UUID) -> int:
     """Return how many endpoints a tenant has, disabled ones included; no other makes one until the caller commits."""
     session.execute(_TURN, {"tenant": str(tenant_id)})
-    owned = select(func.count()).select_from(WebhookEndpoint).where(WebhookEndpoint.tenant_id == tenant_id)
-    return session.scalar(owned) or 0
+    return session.scalar(select(func.count()).select_from(_of(tenant_id).subquery())) or 0
+
+
+def give_up(database: Database, *, most: int = 1_000) -> int:
+    """Give up deliveries to disabled endpoints, and those that are too old, `most` of each; return how many."""
+    with database.begin() as session:
+        disabled = session.execute(_GIVE_UP_DISABLED, {"most": most}).all()
+    with database.begin() as session:
+        return len(disabled) + len(session.execute(_GIVE_UP_OLD, {"age": MOST_AGE, "most": most}).all())
+
+
+def purge(database: Database, *, most: int = 1_000) -> int:
+    """Delete deliveries of deleted endpoints, and then these; return how many deliveries, `most` at most."""
+    with database.begin() as session:
+        gone = len(session.execute(_PURGE, {"most": most}).all())
+        if not gone:
+            session.execute(_FORGET)
+    return gone
+
+
+def _of(tenant_id: UUID) -> Select[WebhookEndpoint]:
+    return select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == tenant_id, WebhookEndpoint.deleted_at.is_(None))

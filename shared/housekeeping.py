@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from uuid import UUID
 
 from sqlalchemy import Uuid, delete, select, text
@@ -18,8 +19,8 @@ from sqlalchemy.orm import Session
 
 from shared.database import Database
 from shared.errors import StoreUnavailableError
-from shared.jobs import JobState
-from shared.object_store import ObjectStore, job_prefix
+from shared.jobs import PICTURES, JobState
+from shared.object_store import ObjectStore, artifact_key, job_prefix, source_key
 from shared.tables import Erasure, Job, Result, Tenant
 
 #: Longer than any request or attempt takes from its first byte in the store to its commit.
@@ -29,12 +30,14 @@ _RETRY = timedelta(minutes=1)
 #: Between the end of one walk through the bucket and the next.
 _REST = timedelta(hours=6)
 _PAGE = 1_000
+#: Objects by one call: a server may delete one after the other, and answer nobody meanwhile.
+_ERASED_AT_ONCE = 100
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 #: The keys that `shared/object_store.py` makes. Whatever else lies in the bucket is somebody else's.
 _OURS = re.compile(rf"(?P<tenant>{_UUID})/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.png)")
 
-# Of each tenant the oldest first. A webhook that still waits for its receiver keeps its job.
+# Of each tenant the oldest first; a webhook that still waits for its receiver goes with its job.
 _DELETE_OLD = text("""
 WITH old AS (
     SELECT due.id FROM tenants
@@ -42,20 +45,21 @@ WITH old AS (
         SELECT id FROM jobs
         WHERE tenant_id = tenants.id
           AND finished_at < now() - make_interval(days => coalesce(tenants.retention_days, CAST(:days AS int)))
-          AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE job_id = jobs.id AND state = 'pending')
         ORDER BY finished_at LIMIT :most FOR UPDATE SKIP LOCKED
     ) AS due
     LIMIT :most
 ), gone AS (
-    DELETE FROM jobs WHERE id IN (SELECT id FROM old) RETURNING id, tenant_id
+    DELETE FROM jobs WHERE id IN (SELECT id FROM old) RETURNING id, tenant_id, attempt
 )
-INSERT INTO erasures (job_id, tenant_id) SELECT id, tenant_id FROM gone RETURNING job_id
+INSERT INTO erasures (job_id, tenant_id, attempts) SELECT id, tenant_id, attempt FROM gone RETURNING job_id
 """)
 
-_CLAIM_ERASURE = text("""
-UPDATE erasures SET due_at = now() + :retry
-WHERE job_id = (SELECT job_id FROM erasures WHERE due_at <= now() ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING tenant_id, job_id
+_CLAIM_ERASURES = text("""
+WITH due AS (
+    SELECT job_id FROM erasures WHERE due_at <= now() ORDER BY due_at LIMIT :most FOR UPDATE SKIP LOCKED
+)
+UPDATE erasures SET due_at = now() + :retry WHERE job_id IN (SELECT job_id FROM due)
+RETURNING tenant_id, job_id, attempts
 """).columns(tenant_id=Uuid, job_id=Uuid)
 
 _TAKE_PAGE = text("""
@@ -64,6 +68,37 @@ ON CONFLICT ("only") DO UPDATE SET next_at = now() + :retry WHERE bucket_walk.ne
 RETURNING after_key
 """)
 _END_PAGE = text("UPDATE bucket_walk SET after_key = :after, next_at = now() + :rest")
+_BACKLOG = text("SELECT jobs, erasures FROM retention_backlog(CAST(:days AS int))")
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """A job whose row is gone, and whose bytes go next."""
+
+    tenant_id: UUID
+    job_id: UUID
+    attempts: int | None
+    """So many may have stored something; None: nobody noted how many."""
+
+    def keys(self, store: ObjectStore) -> list[str]:
+        """Return where its bytes lie: all that an attempt can have stored, or else what the store lists."""
+        if self.attempts is None:
+            return store.keys(job_prefix(self.tenant_id, self.job_id))
+        pictures = product(range(1, self.attempts + 1), PICTURES)
+        return [
+            source_key(self.tenant_id, self.job_id),
+            *(artifact_key(self.tenant_id, self.job_id, attempt, name) for attempt, name in pictures),
+        ]
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What the housekeeper has before it."""
+
+    jobs: int
+    """That ended longer ago than they are kept."""
+    erasures: int
+    """Of jobs whose row is gone, and their bytes not yet."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +119,12 @@ def delete_job(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
     owned = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()
     job = session.scalars(owned).one_or_none()
     if job is not None and JobState(job.state).terminal:
-        session.add(Erasure(job_id=job.id, tenant_id=job.tenant_id))
+        session.add(Erasure(job_id=job.id, tenant_id=job.tenant_id, attempts=job.attempt))
         session.execute(delete(Job).where(Job.id == job.id))
     return job
 
 
-def delete_old(database: Database, *, days: int | None, most: int = 100) -> int:
+def delete_old(database: Database, *, days: int | None, most: int = 500) -> int:
     """Delete up to `most` jobs that ended longer ago than their tenant keeps them, by default `days`; return how many.
 
     None keeps them for ever. Any number of processes may call this: each takes other jobs.
@@ -98,19 +133,20 @@ def delete_old(database: Database, *, days: int | None, most: int = 100) -> int:
         return len(session.execute(_DELETE_OLD, {"days": days, "most": most}).all())
 
 
-def erase_next(database: Database, store: ObjectStore) -> bool:
-    """Erase the bytes of the deleted job that has waited for longest; return whether there was one.
+def erase_some(database: Database, store: ObjectStore, *, most: int = 25) -> int:
+    """Erase the bytes of up to `most` deleted jobs, those first that have waited for longest; return of how many.
+
+    Any number of threads and processes may call this: each takes other jobs.
 
     Raises:
-        StoreUnavailableError: its bytes could not be erased; its turn comes again in a minute.
+        StoreUnavailableError: some could not be erased; their turn comes again in a minute.
 
     """
     with database.begin() as session:
-        due = session.execute(_CLAIM_ERASURE, {"retry": _RETRY}).one_or_none()
-    if due is None:
-        return False
-    erase(database, store, due.tenant_id, due.job_id)
-    return True
+        rows = session.execute(_CLAIM_ERASURES, {"retry": _RETRY, "most": most}).all()
+    if rows:
+        _erase(database, store, [Doomed(*row) for row in rows])
+    return len(rows)
 
 
 def erase(database: Database, store: ObjectStore, tenant_id: UUID, job_id: UUID) -> None:
@@ -120,10 +156,24 @@ def erase(database: Database, store: ObjectStore, tenant_id: UUID, job_id: UUID)
         StoreUnavailableError, DatabaseUnavailableError: the note is still there.
 
     """
-    if kept := store.delete_all(store.keys(job_prefix(tenant_id, job_id))):
-        raise StoreUnavailableError(f"The object store refused to delete {kept[0]!r} and {len(kept) - 1} others.")
+    _erase(database, store, [Doomed(tenant_id, job_id, None)])
+
+
+def _erase(database: Database, store: ObjectStore, jobs: Collection[Doomed]) -> None:
+    """Delete the bytes of these jobs by few calls of the store, then the notes of those of which all are gone."""
+    owners = {key: job.job_id for job in jobs for key in job.keys(store)}
+    keys, most = list(owners), _ERASED_AT_ONCE
+    kept = {key for start in range(0, len(keys), most) for key in store.delete_all(keys[start : start + most])}
+    erased = {job.job_id for job in jobs} - {owners[key] for key in kept}
     with database.begin() as session:
-        session.execute(delete(Erasure).where(Erasure.job_id == job_id))
+        session.execute(delete(Erasure).where(Erasure.job_id.in_(erased)))
+    if kept:
+        raise StoreUnavailableError(f"The object store refused to delete {min(kept)!r} and {len(kept) - 1} others.")
+
+
+def backlog(session: Session, *, days: int | None) -> Backlog:
+    """Return what is to be done; `days` as `delete_old`. It is counted up to ten thousand, which is much."""
+    return Backlog(*session.execute(_BACKLOG, {"days": days}).one())
 
 
 def collect_orphans(database: Database, store: ObjectStore, *, grace: timedelta = GRACE) -> Walked | None:

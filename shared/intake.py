@@ -119,6 +119,8 @@ class Intake:
         except DatabaseUnavailableError:
             # The connection may have broken after the commit. A job without its image is worse than an image alone,
             # which is collected after a day.
+            #: PostgreSQL broke off while a job was committed. If the job is not there, its image is deleted after a
+            #: day.
             _log.warning("upload_may_be_left_over", key=new.source_key)
             raise
         except Exception:
@@ -138,4 +140,5 @@ class Intake:
         try:
             self._store.delete(key)
         except StoreUnavailableError:
+            #: A job was not accepted and the store did not delete its image. Housekeeping deletes it after a day.
             _log.warning("upload_left_over", key=key)

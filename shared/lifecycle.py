@@ -13,15 +13,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Uuid, delete, func, select, text, update
+from sqlalchemy import Uuid, delete, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
+from shared import tally
 from shared.database import Database
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import PROBE_PASSES, ClaimedJob, JobResult, JobState, NewJob, Stage
@@ -42,20 +43,31 @@ _FRESH = timedelta(seconds=3)
 #: How long a suspect waits at most for another worker to be ready, so that three deaths take a minute; and
 #: for one to be seen at all.
 _WHILE_OTHERS_START, _WHILE_NONE_LIVES = timedelta(seconds=20), timedelta(seconds=8)
-#: A sweep counts so many waiting jobs at most: enough to know how many wake-ups are worth sending.
-MOST_COUNTED = 64
+#: A claim looks at so many jobs more than it may take: others may take some of them meanwhile,
+_SPARE = 32
+#: and where they took all, it looks again, so often at most.
+_LOOKS = 5
 
-# Tenants in the order of their most urgent, then oldest job, the one with the least running first, counted in images
-# that the device judges for it; of the first tenant that has one, the next job. SKIP LOCKED: two workers that look at
-# the same moment get different jobs, and neither waits. Only the job that is taken is locked: a lock on each tenant's
-# next would hide it from all who look meanwhile, and they would find nothing to do.
+# What waits lies in lanes: a tenant's jobs of one priority, model and policy, those that were begun before and suspects
+# apart. The tally says which lanes have some and from where on each begins (shared/tally.py), so no row is read that
+# has left the queue. Lanes go by priority, then by how much runs of their
+# tenant, counted in images that the device judges for it, then by age; of as many as may be needed the first jobs are
+# put in one order, in which each counts for its tenant's next. SKIP LOCKED: workers that look at the same moment get
+# different jobs, and none waits. Only what is taken is locked: a lock on all that was looked at would hide it from
+# others, and they would find nothing to do.
 #
-# A suspect may cost one more worker. It is taken at once where another is ready and has no suspect; where others live,
-# but cannot go on yet, or where none does, its last worker must have been silent for so long that this is how it stays.
+# A suspect is taken alone, and may cost one more worker. It is taken at once where another is ready and has no suspect;
+# where others live, but cannot go on yet, or where none does, its last worker must have been silent for so long that
+# this is how it stays. It takes all slots of a worker, and counts as that; and a tenant has one under way at a time.
 _CLAIM = text("""
-WITH others AS (
-    SELECT state = 'ready' AND NOT EXISTS (
-        SELECT FROM jobs WHERE jobs.worker = workers.id AND jobs.state = 'running' AND jobs.suspect
+WITH carried AS MATERIALIZED (
+    SELECT tenant_id, worker, suspect,
+           CASE WHEN suspect THEN greatest((SELECT slots FROM workers WHERE workers.id = worker), 1)
+                WHEN stability THEN :probe_passes ELSE 1 END AS cost
+    FROM running_jobs
+), others AS (
+    SELECT policies, state = 'ready' AND NOT EXISTS (
+        SELECT FROM carried WHERE carried.worker = workers.id AND carried.suspect
     ) AS ready
     FROM workers
     WHERE role = 'analysis' AND state <> 'draining' AND (model IS NULL OR model = :model)
@@ -64,70 +76,117 @@ WITH others AS (
     SELECT least(:lease, CASE WHEN bool_or(ready) THEN interval '0'
                               WHEN count(*) > 0 THEN :while_others_start ELSE :while_none_lives END) AS silence
     FROM others
-), elsewhere AS (
-    SELECT array_agg(name) AS of_all, array_agg(name) FILTER (WHERE model = :model) AS of_this_model
-    FROM workers CROSS JOIN unnest(policies) AS name
-    WHERE role = 'analysis' AND state = 'ready' AND id <> :worker AND heartbeat_at > now() - :fresh
-      AND name <> ALL(CAST(:policies AS text[]))
-), busy AS (
-    SELECT tenant_id, sum(CASE WHEN stability THEN :probe_passes ELSE 1 END) AS running
-    FROM jobs WHERE state = 'running' GROUP BY tenant_id
-), next AS (
-    SELECT job.id
+), lane AS MATERIALIZED (
+    SELECT owner, rank, begun, suspect, model, policy, at, item, running
     FROM (
-        SELECT tenants.id AS tenant_id, tenants.policy, coalesce(busy.running, 0) AS running,
-               head.priority, head.created_at, head.id
-        FROM tenants
-        CROSS JOIN LATERAL (
-            SELECT id, priority, created_at FROM jobs
-            WHERE tenant_id = tenants.id AND state = 'queued' AND deadline_at > now()
-              AND (model IS NULL OR model = :model)
-              AND (coalesce(jobs.policy, tenants.policy) = ANY (
-                  (SELECT CASE WHEN jobs.model IS NULL THEN of_all ELSE of_this_model END FROM elsewhere)::text[]
-              )) IS NOT TRUE
-              AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
-            ORDER BY priority DESC, created_at, id
-            LIMIT 1
-        ) AS head
-        LEFT JOIN busy ON busy.tenant_id = tenants.id
-        ORDER BY head.priority DESC, running, head.created_at, head.id
-    ) AS turn
-    CROSS JOIN LATERAL (
-        SELECT id FROM jobs
-        WHERE tenant_id = turn.tenant_id AND state = 'queued' AND deadline_at > now()
-          AND (model IS NULL OR model = :model)
-          AND (coalesce(jobs.policy, turn.policy) = ANY (
-              (SELECT CASE WHEN jobs.model IS NULL THEN of_all ELSE of_this_model END FROM elsewhere)::text[]
-          )) IS NOT TRUE
+        SELECT *, sum(cost) OVER tenant AS running, bool_or(carried) OVER tenant AS suspected
+        FROM (
+            SELECT owner, rank, begun, suspect, model, policy, at, item, 0 AS cost, false AS carried
+            FROM tally_waiting('jobs')
+            UNION ALL
+            SELECT tenant_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, cost, suspect FROM carried
+        ) AS each WINDOW tenant AS (PARTITION BY owner)
+    ) AS of_tenant
+    WHERE model IN ('', :model) AND NOT (suspect AND suspected) AND (
+        policy = ANY (CAST(:policies AS text[])) OR policy = '' AND owner NOT IN (
+            SELECT id FROM tenants WHERE policy IS NOT NULL AND policy <> ALL (CAST(:policies AS text[]))
+        )
+    )
+    ORDER BY rank DESC, running, at
+    LIMIT :looked
+), head AS (
+    SELECT lane.owner, lane.rank, lane.running, lane.suspect, job.id, job.created_at, job.cost
+    FROM lane CROSS JOIN LATERAL (
+        SELECT id, created_at, CASE WHEN stability THEN :probe_passes ELSE 1 END AS cost FROM jobs
+        WHERE state = 'queued' AND tenant_id = lane.owner AND priority = lane.rank
+          AND (attempt > 0) = lane.begun AND suspect = lane.suspect
+          AND coalesce(jobs.model, '') = lane.model AND coalesce(jobs.policy, '') = lane.policy
+          AND (created_at, id::text) >= (lane.at, lane.item::text) AND deadline_at > now()
           AND (suspect AND beat_at > now() - (SELECT silence FROM patience)) IS NOT TRUE
-        ORDER BY priority DESC, created_at, id
-        LIMIT 1 FOR UPDATE SKIP LOCKED
+          AND (failed_on IS DISTINCT FROM :worker OR NOT EXISTS (
+              SELECT FROM others
+              WHERE ready AND coalesce(jobs.policy, (SELECT policy FROM tenants WHERE id = lane.owner), '')
+                              = ANY (array_append(others.policies, ''))
+          ))
+        ORDER BY tenant_id, priority, (attempt > 0), suspect,  -- as the index: to a role these do not seem to be equal
+                 coalesce(jobs.model, ''), coalesce(jobs.policy, ''), created_at, id::text
+        LIMIT (SELECT greatest(:most, ceil(CAST(:looked AS float) / greatest(count(*), 1)))::int FROM lane)
     ) AS job
-    ORDER BY turn.priority DESC, turn.running, turn.created_at, turn.id
-    LIMIT 1
+), turn AS MATERIALIZED (
+    SELECT id, place FROM (
+        SELECT id, place, bool_or(suspect) OVER (ORDER BY place) AS with_suspect FROM (
+            SELECT id, suspect, row_number() OVER (ORDER BY rank DESC, running + before, created_at, id) AS place FROM (
+                SELECT *, coalesce(sum(cost) OVER (
+                    PARTITION BY owner ORDER BY rank DESC, created_at, id
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                ), 0) AS before FROM head
+            ) AS of_tenant
+        ) AS of_all
+    ) AS in_turn
+    WHERE place = 1 OR NOT with_suspect
+    ORDER BY place LIMIT :looked
+), next AS (
+    SELECT jobs.id, turn.place FROM turn JOIN jobs ON jobs.id = turn.id
+    WHERE jobs.state || '' = 'queued'
+    ORDER BY turn.place
+    LIMIT :most FOR UPDATE OF jobs SKIP LOCKED
+), taken AS (
+    UPDATE jobs
+    SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker, alone = false,
+        lease_until = now() + :lease, beat_at = now(), started_at = coalesce(started_at, now())
+    FROM next WHERE jobs.id = next.id
+    RETURNING next.place, jobs.id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at,
+              coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy,
+              stability
 )
-UPDATE jobs
-SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker, alone = false,
-    lease_until = now() + :lease, beat_at = now(), started_at = coalesce(started_at, now())
-WHERE id = (SELECT id FROM next) AND state = 'queued'
-RETURNING id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at,
-          coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy,
-          stability
+SELECT (SELECT count(*) FROM turn) AS found, taken.*
+FROM (SELECT) AS one LEFT JOIN taken ON true ORDER BY place
 """).columns(id=Uuid, tenant_id=Uuid)
+# Of a tenant whose suspect this transaction has just taken: one claim at a time looks whether there is another.
+_SUSPECTS_TURN = text("SELECT pg_advisory_xact_lock(1147761257, hashtext(CAST(:tenant AS text)))")
+_OTHER_SUSPECTS = text("SELECT EXISTS (SELECT FROM running_jobs WHERE suspect AND tenant_id = :tenant AND id <> :job)")
 
-# Whoever locks several jobs locks them in the order of their ids, or two could wait for each other.
+# Whoever locks several jobs locks them in the order of their ids, or two could wait for each other. Each is found by
+# its id alone: by its state too, PostgreSQL could choose an index of what is open, and read all that it once held.
 _HEARTBEAT = text("""
 WITH owned AS (
-    SELECT jobs.id, beat.stage
-    FROM jobs
-    JOIN unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[])) AS beat(id, attempt, stage)
-      ON jobs.id = beat.id AND jobs.attempt = beat.attempt AND jobs.state = 'running'
-    ORDER BY jobs.id FOR UPDATE OF jobs
+    SELECT job.id, beat.stage
+    FROM (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[]))
+            AS beat(id, attempt, stage) ORDER BY id
+    ) AS beat
+    CROSS JOIN LATERAL (SELECT id, attempt, state FROM jobs WHERE jobs.id = beat.id FOR UPDATE) AS job
+    WHERE job.attempt = beat.attempt AND job.state = 'running'
 )
 UPDATE jobs SET lease_until = now() + :lease, beat_at = now(), stage = owned.stage
 FROM owned WHERE jobs.id = owned.id
 RETURNING jobs.id, jobs.attempt
 """).columns(id=Uuid)
+_DROPPED = text("SELECT id FROM running_jobs WHERE lease_until < now() LIMIT :most").columns(id=Uuid)
+_WANT_POLICY = text("""
+SELECT job.id FROM tally_waiting('jobs') AS lane JOIN tenants ON tenants.id = lane.owner
+CROSS JOIN LATERAL (
+    SELECT id FROM jobs
+    WHERE state = 'queued' AND tenant_id = lane.owner AND priority = lane.rank
+      AND (attempt > 0) = lane.begun AND suspect = lane.suspect
+      AND coalesce(jobs.model, '') = lane.model AND coalesce(jobs.policy, '') = lane.policy
+      AND (created_at, id::text) >= (lane.at, lane.item::text) AND created_at < now() - :waited
+    ORDER BY tenant_id, priority, (attempt > 0), suspect, coalesce(jobs.model, ''), coalesce(jobs.policy, ''),
+             created_at, id::text
+    LIMIT :most
+) AS job
+WHERE lane.model = :model AND coalesce(nullif(lane.policy, ''), tenants.policy) = :policy
+LIMIT :most
+""").columns(id=Uuid)
+# Whether another worker can be expected to take a job that this one could not judge.
+_ANOTHER_READY = text("""
+SELECT EXISTS (
+    SELECT FROM workers
+    WHERE role = 'analysis' AND state = 'ready' AND model = :model AND id <> :worker AND heartbeat_at > now() - :fresh
+      AND :policy = ANY (array_append(policies, ''))
+)
+""")
+_CARRIED_BY = text("SELECT id FROM running_jobs WHERE worker = :worker").columns(id=Uuid)
 
 
 @dataclass(frozen=True)
@@ -141,7 +200,7 @@ class SweepReport:
     expired: int = 0
     """Jobs past their deadline."""
     queued: int = 0
-    """Jobs that wait now, counted up to `MOST_COUNTED`."""
+    """Jobs that wait now."""
 
 
 def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
@@ -167,7 +226,6 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
         media_type=new.media_type,
         idempotency_key=new.idempotency_key,
         replay_of=new.replay_of,
-        suspect=new.replay_of is not None,  # what ended a process once may do so again: not in others' company
     )
     session.add(job)
     try:
@@ -183,17 +241,30 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
 def claim(
     database: Database, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = ()
 ) -> ClaimedJob | None:
-    """Take the next job: priority, then fairness between tenants, then age. None where nothing waits.
+    """Take the next job; as `claim_several`."""
+    jobs = claim_several(database, worker=worker, model=model, lease=lease, policies=policies, most=1)
+    return jobs[0] if jobs else None
 
-    The attempt is committed before this returns, so before any byte of the image is touched. Who is given a suspect
-    must see to it that it runs alone. A job whose policy is not among `policies` is left to a worker that has it, if
-    one that may take it is ready.
+
+def claim_several(
+    database: Database, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = (), most: int
+) -> list[ClaimedJob]:
+    """Take the next jobs, `most` at most: priority, then fairness between tenants, then age.
+
+    The attempts are committed before this returns, so before any byte of an image is touched. A suspect comes alone,
+    and who is given one must see to it that it runs alone. A job whose policy is not among `policies` is left.
     """
-    with database.begin() as session:
-        row = session.execute(_CLAIM, _claim_names(worker, model, lease, policies)).one_or_none()
-    if row is None:
-        return None
-    return ClaimedJob(*row)
+    names = _claim_names(worker, model, lease, policies, most)
+    for _ in range(_LOOKS):
+        with database.begin() as session:
+            rows = session.execute(_CLAIM, names).all()
+            jobs = [ClaimedJob(*row[2:]) for row in rows if row.id is not None]
+            if jobs and jobs[0].suspect and _has_another_suspect(session, jobs[0]):
+                session.rollback()
+                jobs = []
+        if jobs or not rows[0].found:
+            return jobs
+    return []
 
 
 def anything_waits(
@@ -201,13 +272,21 @@ def anything_waits(
 ) -> bool:
     """Whether `claim` would find a job: asked by the very same statement, which is then undone."""
     with database.begin() as session:
-        found = session.execute(_CLAIM, _claim_names(worker, model, lease, policies)).one_or_none()
+        found = session.execute(_CLAIM, _claim_names(worker, model, lease, policies, 1)).all()
         session.rollback()
-    return found is not None
+    return found[0].id is not None
 
 
-def _claim_names(worker: str, model: str, lease: timedelta, policies: Collection[str]) -> dict[str, object]:
+def _has_another_suspect(session: Session, taken: ClaimedJob) -> bool:
+    """Whether a suspect of the same tenant is under way, as of now: another claim may have been a moment earlier."""
+    session.execute(_SUSPECTS_TURN, {"tenant": taken.tenant_id})
+    return bool(session.scalar(_OTHER_SUSPECTS, {"tenant": taken.tenant_id, "job": taken.id}))
+
+
+def _claim_names(worker: str, model: str, lease: timedelta, policies: Collection[str], most: int) -> dict[str, object]:
     return {
+        "most": most,
+        "looked": most + _SPARE,
         "worker": worker,
         "model": model,
         "lease": lease,
@@ -271,6 +350,24 @@ def fail(database: Database, job_id: UUID, attempt: int, error: JobError) -> boo
         return _end(session, _owned(session, job_id, attempt), JobState.FAILED, error=error)
 
 
+def try_elsewhere(
+    database: Database, job_id: UUID, attempt: int, error: JobError, *, model: str, policy: str | None
+) -> bool:
+    """Queue a job again that the device of its worker cannot judge, for another worker with this model and policy.
+
+    Where another could not judge it either, or there is none, the job fails with `error`. Returns and raises as `fail`.
+    """
+    with database.begin() as session:
+        job = _owned(session, job_id, attempt)
+        others = {"model": model, "policy": policy or "", "worker": job.worker, "fresh": _FRESH}
+        if job.failed_on not in (None, job.worker) or not session.scalar(_ANOTHER_READY, others):
+            return _end(session, job, JobState.FAILED, error=error)
+        job.failed_on = job.worker
+        _queue(job)
+        job.beat_at = None
+        return False
+
+
 def give_back(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
     """Queue jobs again that this worker holds and will not finish; nothing counts against them.
 
@@ -287,8 +384,8 @@ def surrender(database: Database, worker: str, in_pass: Collection[tuple[UUID, i
     whatever else the worker carries. All others that it carries had no part in it.
     """
     with database.begin() as session:
-        carried = select(Job).where(Job.state == JobState.RUNNING, Job.worker == worker)
-        jobs = session.scalars(carried.order_by(Job.id).with_for_update()).all()
+        found = session.scalars(_CARRIED_BY, {"worker": worker}).all()
+        jobs = [job for job in _locked(session, found) if job.worker == worker]
         for job in jobs:
             if (job.id, job.attempt) in in_pass:
                 _drop(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
@@ -316,15 +413,29 @@ def sweep(database: Database, *, max_attempts: int) -> SweepReport | None:
             return None
         expired = _expire_overdue(session)
         released, exhausted = _release_dropped(session, max_attempts)
-        waiting = select(Job.id).where(Job.state == JobState.QUEUED).limit(MOST_COUNTED).subquery()
-        queued = session.scalar(select(func.count()).select_from(waiting)) or 0
-        return SweepReport(released, exhausted, expired, queued)
+        return SweepReport(released, exhausted, expired, tally.totals(session).jobs_waiting)
+
+
+def fail_unserved(database: Database, model: str | None, policy: str, *, waited: timedelta) -> int:
+    """End jobs that have waited for so long for a worker with their policy; return how many, some hundreds at most."""
+    minutes = waited.total_seconds() / 60
+    error = JobError(
+        ErrorCode.MODEL_UNAVAILABLE,
+        f"No worker has had the policy {policy!r} for {minutes:.0f} minutes. Ask the operator, or name another.",
+    )
+    wanted = {"model": model or "", "policy": policy, "waited": waited, "most": _SWEEP_BATCH}
+    with database.begin() as session:
+        found = session.scalars(_WANT_POLICY, wanted).all()
+        locked = session.scalars(select(Job).where(Job.id.in_(found)).with_for_update(skip_locked=True)).all()
+        waiting = [job for job in locked if job.state == JobState.QUEUED]
+        return len(_each(session, waiting, lambda job: _end(session, job, JobState.FAILED, error=error)))
 
 
 def _expire_overdue(session: Session) -> int:
     overdue = (
         select(Job)
         .where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]), Job.deadline_at <= func.now())
+        .order_by(Job.deadline_at)  # by the index of it, however little PostgreSQL knows of how many are overdue
         .limit(_SWEEP_BATCH)
         .with_for_update(skip_locked=True)
     )
@@ -336,12 +447,8 @@ def _expire_overdue(session: Session) -> int:
 
 
 def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
-    dropped = (
-        select(Job)
-        .where(Job.state == JobState.RUNNING, Job.lease_until < func.now())
-        .limit(_SWEEP_BATCH)
-        .with_for_update(skip_locked=True)
-    )
+    found = session.scalars(_DROPPED, {"most": _SWEEP_BATCH}).all()
+    dropped = select(Job).where(Job.id.in_(found), Job.lease_until < func.now()).with_for_update(skip_locked=True)
 
     def drop(job: Job) -> bool:
         return _drop(session, job, counts=job.alone, max_attempts=max_attempts)
@@ -365,6 +472,8 @@ def _each(session: Session, jobs: Sequence[Job], move: Callable[[Job], _T]) -> l
         except Exception as error:
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise
+            #: PostgreSQL refused to return, end or expire a job whose time was over. Check that the schema is this
+            #: release's (`distildire db upgrade`); otherwise report the traceback.
             _log.exception("job_not_swept", job_id=str(job_id))
     return moved
 
@@ -376,26 +485,32 @@ def _drop(session: Session, job: Job, *, counts: bool, max_attempts: int) -> boo
     if job.deaths >= max_attempts:
         _end(session, job, JobState.FAILED, error=JobError(ErrorCode.ATTEMPTS_EXHAUSTED))
         return True
-    job.state, job.stage, job.worker, job.lease_until, job.alone = JobState.QUEUED, None, None, None, False
+    _queue(job)
     return False
+
+
+def _queue(job: Job) -> None:
+    job.state, job.stage, job.worker, job.lease_until, job.alone = JobState.QUEUED, None, None, None, False
 
 
 def _queue_again(session: Session, fences: Collection[tuple[UUID, int]]) -> None:
     """Queue what these attempts own; with no sign of life, so that nobody waits for the worker to come back."""
-    for job_id, attempt in sorted(fences):
-        session.execute(
-            update(Job)
-            .where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
-            .values(state=JobState.QUEUED, stage=None, worker=None, lease_until=None, beat_at=None, alone=False)
-        )
+    for job in _locked(session, {job_id for job_id, _ in fences}):
+        if (job.id, job.attempt) in fences:
+            _queue(job)
+            job.beat_at = None
+
+
+def _locked(session: Session, job_ids: Collection[UUID]) -> list[Job]:
+    """Lock those of these jobs that run."""
+    ordered = select(Job).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update()
+    return [job for job in session.scalars(ordered) if job.state == JobState.RUNNING]
 
 
 def _owned(session: Session, job_id: UUID, attempt: int) -> Job:
     """Lock the job for the attempt that owns it: the fence of every late write."""
-    job = session.scalars(
-        select(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING).with_for_update()
-    ).one_or_none()
-    if job is None:
+    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
+    if job is None or job.attempt != attempt or job.state != JobState.RUNNING:
         raise LeaseLostError
     return job
 
@@ -419,14 +534,12 @@ def _end(
 def _tell(session: Session, job: Job, result: Result | None) -> bool:
     event_type = f"job.{job.state}"
     endpoints = session.scalars(
-        select(WebhookEndpoint.id)
-        .where(
+        select(WebhookEndpoint.id).where(
             WebhookEndpoint.tenant_id == job.tenant_id,
             WebhookEndpoint.disabled_at.is_(None),
             WebhookEndpoint.event_types.any_() == event_type,
         )
-        .with_for_update(read=True)  # waits for one that is being disabled, or its last webhook would stay pending
-    ).all()
+    ).all()  # no lock: what is written for one that is disabled meanwhile is given up like all that waits for it
     if not endpoints:
         return False
     body = _event(event_type, job, result)
@@ -443,7 +556,7 @@ def _event(event_type: str, job: Job, result: Result | None) -> str:
     """Return a message's body: these very characters are signed and sent, at each try the same."""
     event = {
         "type": event_type,
-        "timestamp": timestamp(job.finished_at or datetime.now(UTC)),
+        "timestamp": timestamp(job.finished_at),
         "data": present_job(job, result),
     }
     return json.dumps(event, ensure_ascii=False, separators=(",", ":"))

@@ -15,15 +15,31 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, exists, select, tuple_
+from sqlalchemy import Select, TextualSelect, Uuid, exists, select, text, tuple_
 from sqlalchemy.orm import Session, aliased, defer
 
 from shared.errors import DistildireError, ErrorCode
 from shared.jobs import JobState
-from shared.tables import Job, Result, Tenant, WebhookAttempt, WebhookDelivery
+from shared.tables import Job, Result, Tenant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAYOUT = struct.Struct(">q16s")
+
+
+_PENDING = "pending"
+_FROM_THE_NEWEST = {"before": "infinity", "before_id": UUID(int=0)}
+
+# Of what is open, by the tally: an index of all rows would lead through those that are open no more.
+_QUEUED = text("SELECT * FROM queued_jobs(:tenant, :before, :before_id, :most)").columns(id=Uuid)
+_RUNNING = text("""
+SELECT id, created_at FROM running_jobs WHERE tenant_id = :tenant AND (created_at, id) < (:before, :before_id)
+ORDER BY created_at DESC, id DESC LIMIT :most
+""").columns(id=Uuid)
+_OPEN_JOBS: Mapping[str, TextualSelect] = {JobState.QUEUED: _QUEUED, JobState.RUNNING: _RUNNING}
+_PENDING_DELIVERIES = text(
+    "SELECT * FROM pending_deliveries(:tenant, CAST(:endpoint AS uuid), :before, :before_id, :most)"
+).columns(id=Uuid)
+_OF_ENDPOINT = text("SELECT * FROM deliveries_of(:tenant, :endpoint, :before, :before_id, :most)").columns(id=Uuid)
 
 
 class CursorError(DistildireError):
@@ -99,6 +115,11 @@ def list_jobs(
     The numbers behind heatmaps stay in the database.
     """
     query = _jobs(tenant_id).options(defer(Result.feature_mean))
+    if set(only) == {"state"} and only["state"] in _OPEN_JOBS:
+        places = _places(session, _OPEN_JOBS[only["state"]], tenant_id, after, limit)
+        found = session.execute(_newest_first(query.where(Job.id.in_([place.id for place in places.rows])), Job))
+        # What has moved since the places were read is left out.
+        return Page([JobRow(row[0], row[1]) for row in found if row[0].state == only["state"]], places.next)
     query = query.where(*(getattr(Job, column) == value for column, value in only.items()))
     rows = [JobRow(row[0], row[1]) for row in session.execute(_page(query, Job, after, limit))]
     return _cut(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))
@@ -125,7 +146,8 @@ def find_jobs(session: Session, ids: Collection[UUID]) -> list[TenantsJob]:
 def find_delivery(session: Session, tenant_id: UUID, delivery_id: UUID) -> DeliveryRow | None:
     """Return a tenant's webhook delivery; None where the tenant has none of this id."""
     query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.id == delivery_id)
-    found = _with_attempts(session, session.scalars(query).all())
+    shown = [each for each in session.scalars(query) if each.endpoint_id not in _deleted(session, tenant_id)]
+    found = _with_attempts(session, shown)
     return found[0] if found else None
 
 
@@ -138,9 +160,35 @@ def list_deliveries(
     limit: int,
 ) -> Page[DeliveryRow]:
     """Return a tenant's webhook deliveries, newest first; `only` maps columns to the value wanted."""
-    query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id).filter_by(**only)
-    rows = _with_attempts(session, session.scalars(_page(query, WebhookDelivery, after, limit)).all())
-    return _cut(rows, limit, lambda row: Cursor(row.delivery.created_at, row.delivery.id))
+    state, endpoint_id = only.get("state"), only.get("endpoint_id")
+    by_places = _PENDING_DELIVERIES if state == _PENDING else _OF_ENDPOINT if endpoint_id and not state else None
+    deleted = _deleted(session, tenant_id)
+    if by_places is None or "job_id" in only:
+        query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id).filter_by(**only)
+        query = query.where(WebhookDelivery.endpoint_id.not_in(deleted)) if deleted else query
+        rows = _with_attempts(session, session.scalars(_page(query, WebhookDelivery, after, limit)).all())
+        return _cut(rows, limit, lambda row: Cursor(row.delivery.created_at, row.delivery.id))
+    places = _places(session, by_places, tenant_id, after, limit, endpoint_id)
+    mine = select(WebhookDelivery).where(WebhookDelivery.id.in_([place.id for place in places.rows]))
+    found = session.scalars(_newest_first(mine, WebhookDelivery)).all()
+    shown = [each for each in found if state in (None, each.state) and each.endpoint_id not in deleted]
+    return Page(_with_attempts(session, shown), places.next)
+
+
+def _deleted(session: Session, tenant_id: UUID) -> Sequence[UUID]:
+    """Return the endpoints of a tenant that are deleted, and whose deliveries are on their way out."""
+    gone = WebhookEndpoint.deleted_at.is_not(None)
+    return session.scalars(select(WebhookEndpoint.id).where(WebhookEndpoint.tenant_id == tenant_id, gone)).all()
+
+
+def _places(
+    session: Session, query: TextualSelect, tenant_id: UUID, after: Cursor | None, limit: int, endpoint: object = None
+) -> Page[Cursor]:
+    """Return where the rows of a page of what is open lie, from the tally and so past all that has ended."""
+    values = {"tenant": tenant_id, "endpoint": endpoint, "most": limit + 1}
+    values |= {"before": after.created_at, "before_id": after.id} if after else _FROM_THE_NEWEST
+    places = [Cursor(created_at, identity) for identity, created_at in session.execute(query, values)]
+    return _cut(places, limit, lambda place: place)
 
 
 def _jobs(tenant_id: UUID) -> Select[Job, Result | None]:
@@ -161,7 +209,11 @@ def _page(
     """One row more than the page holds tells whether there is another page."""
     if after is not None:
         query = query.where(tuple_(table.created_at, table.id) < tuple_(after.created_at, after.id))
-    return query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    return _newest_first(query, table).limit(limit + 1)
+
+
+def _newest_first(query: Select[*tuple[Any, ...]], table: type[Job | WebhookDelivery]) -> Select[*tuple[Any, ...]]:
+    return query.order_by(table.created_at.desc(), table.id.desc())
 
 
 def _cut(rows: Sequence[_Row], limit: int, place: Callable[[_Row], Cursor]) -> Page[_Row]:

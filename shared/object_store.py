@@ -22,7 +22,7 @@ from minio.error import MinioException, S3Error
 from shared.errors import ObjectMissingError, StoreUnavailableError
 from shared.jobs import Artifact
 from shared.patience import Patience
-from shared.settings import Settings
+from shared.settings import AnalysisSettings
 
 _CONNECT_SECONDS, _READ_SECONDS, _RETRIES = 2.0, 5.0, 1
 #: How long a request to the API waits for a silent store: its caller is to have a definite answer in three seconds.
@@ -54,7 +54,7 @@ def artifact_key(tenant_id: UUID, job_id: UUID, attempt: int, name: str) -> str:
 class ObjectStore:
     """One bucket."""
 
-    def __init__(self, settings: Settings, *, silence: float = _READ_SECONDS) -> None:
+    def __init__(self, settings: AnalysisSettings, *, silence: float = _READ_SECONDS) -> None:
         """A store that says nothing for `silence` seconds is unavailable: at once for others, until it answers one."""
         self._bucket = settings.s3_bucket
         self._client = _client(settings, settings.s3_endpoint, silence)
@@ -155,7 +155,7 @@ class _CheckedPool(urllib3.PoolManager):
         return super().urlopen(method, url, redirect, **options)
 
 
-def _client(settings: Settings, endpoint: str, silence: float) -> Minio:
+def _client(settings: AnalysisSettings, endpoint: str, silence: float) -> Minio:
     parts = urlsplit(endpoint)
     return Minio(
         parts.netloc,

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Uuid, text
 from sqlalchemy.orm import Session
 
+from shared import tally
 from shared.jobs import JobState
 
-# Each reads no more than what waits, runs, or has just ended, from an index; never all jobs there ever were. The views
-# show all tenants' rows, and of each only what is counted here.
-_QUEUED = text("SELECT count(*) FROM job_states WHERE state = 'queued'")
-_RUNNING = text("SELECT count(*) FROM job_states WHERE state = 'running'")
-_OLDEST = text("SELECT extract(epoch FROM now() - min(created_at)) FROM job_states WHERE state = 'queued'")
-_ENDED = text("""
-SELECT state, count(*), count(*) FILTER (WHERE finished_at > now() - interval '1 minute') FROM job_states
-WHERE finished_at > now() - interval '5 minutes' GROUP BY state
-""")
-_WEBHOOKS = text("""
-SELECT count(*), count(*) FILTER (WHERE next_attempt_at <= now()) FROM delivery_states WHERE state = 'pending'
-""")
+_DUE = text("SELECT due_deliveries()")
+_SNAPSHOT = text("SELECT seconds, pid, application FROM oldest_snapshot()")
+# No index has the jobs of all tenants in the order of time: of each tenant the newest.
+_NEWEST = text("""
+SELECT job.tenant_id, job.id FROM tenants CROSS JOIN LATERAL (
+    SELECT tenant_id, id, created_at FROM jobs WHERE tenant_id = tenants.id ORDER BY created_at DESC, id DESC LIMIT 1
+) AS job
+ORDER BY job.created_at DESC LIMIT :most
+""").columns(tenant_id=Uuid, id=Uuid)
+
+
+@dataclass(frozen=True)
+class HeldSnapshot:
+    """The oldest transaction that still sees what was there when it began: no VACUUM removes what has gone since."""
+
+    seconds: float
+    pid: int | None
+    """Of PostgreSQL's process; None for a prepared transaction."""
+    application: str
+    """As its client calls itself."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +50,29 @@ class Overview:
     webhooks_pending: int
     """Webhooks that wait for a try, now or later."""
     webhooks_due: int
-    """Those of them whose try should have been made by now."""
+    """Those of them whose try should have been made by now, counted up to a thousand."""
 
 
 def overview(session: Session) -> Overview:
     """Look once."""
-    oldest = session.scalar(_OLDEST)
-    found = {JobState(state): (five, one) for state, five, one in session.execute(_ENDED)}
-    pending, due = session.execute(_WEBHOOKS).one()
+    now = tally.totals(session)
     return Overview(
-        queued=session.scalar(_QUEUED) or 0,
-        running=session.scalar(_RUNNING) or 0,
-        oldest_queued_seconds=None if oldest is None else float(oldest),
-        ended={state: found.get(state, (0, 0))[0] for state in JobState if state.terminal},
-        jobs_per_minute=sum(one for _, one in found.values()),
-        webhooks_pending=pending,
-        webhooks_due=due,
+        queued=now.jobs_waiting,
+        running=now.jobs_running,
+        oldest_queued_seconds=tally.oldest_waiting_seconds(session),
+        ended=tally.ended(session, timedelta(minutes=5)),
+        jobs_per_minute=sum(tally.ended(session, timedelta(minutes=1)).values()),
+        webhooks_pending=now.deliveries_waiting + now.deliveries_running,
+        webhooks_due=session.scalar(_DUE) or 0,
     )
+
+
+def newest_jobs(session: Session, most: int) -> Sequence[tuple[UUID, UUID]]:
+    """Return tenant and id of the newest job of each of the `most` tenants that submitted last."""
+    return [(row.tenant_id, row.id) for row in session.execute(_NEWEST, {"most": most})]
+
+
+def oldest_snapshot(session: Session) -> HeldSnapshot | None:
+    """Return who holds the oldest snapshot in this database, besides the caller; None where nobody holds one."""
+    found = session.execute(_SNAPSHOT).one_or_none()
+    return None if found is None else HeldSnapshot(*found)

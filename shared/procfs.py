@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -41,6 +42,29 @@ def start_ticks(pid: int) -> int | None:
     """
     fields = _stat(pid)
     return None if fields is None or fields[_STATE] in "ZX" else int(fields[_START])
+
+
+def working_in(folder: Path) -> list[int]:
+    """Return the processes whose working directory is `folder`, of those that may be looked at from here."""
+    found = []
+    for process in _PROC.iterdir():
+        if process.name.isdecimal():
+            with suppress(OSError):
+                if (process / "cwd").samefile(folder):
+                    found.append(int(process.name))
+    return found
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the process that holds a whole file locked (flock), as far as it is to be seen from here."""
+    try:
+        file = path.stat()
+        lines = (_PROC / "locks").read_text().splitlines()
+    except OSError:
+        return None
+    wanted = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    held = (fields for fields in map(str.split, lines) if fields[1] == "FLOCK" and fields[5] == wanted)
+    return next((int(fields[4]) for fields in held if int(fields[4]) > 0), None)
 
 
 def is_gone(pid: int, ticks: int) -> bool:

@@ -51,6 +51,8 @@ class Transport(stock.Transport):
         if (queue or "").endswith(_CELERYS_OWN) or is_wake_up(message):
             super()._deliver(message, queue)
         else:
+            #: Redis held a message that no process of this service sends, and it was dropped. Find out who else can
+            #: write to Redis.
             _log.warning("message_refused", queue=queue)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,108 +13,183 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from shared.destinations import AllowList
+from shared.environment import OF_THE_COMMAND, PREFIX
 from shared.errors import DistildireError
+from shared.server_urls import check_bucket, check_database, check_endpoint, check_redis, check_secret
 
-PREFIX = "DISTILDIRE_"
 _SECRETS_DIR = Path("/run/secrets")
+#: What is beyond is a mistake, and would be met as an overflow later.
+_DAY, _MOST_ROWS, _MOST_PUT, _MOST_MEMORY = 86_400, 2**31 - 1, 5 * 2**30, 2**46
 
 
 class SettingsError(DistildireError):
     """The settings are incomplete or wrong."""
 
 
-class Settings(BaseSettings):
-    """Everything that an operator may set, by `DISTILDIRE_<NAME>` or by a file of that name in the secrets folder."""
+class _ReadSettings(BaseSettings):
+    """What an operator may set, by `DISTILDIRE_<NAME>` or a file of that name in the secrets folder."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def read(cls, **given: Any) -> Self:
+        """Read the environment and the secrets folder; report all that is missing or wrong at once.
+
+        What is `given`, by field, goes before both.
+        """
+        #: The folder of files of secrets.
+        folder = Path(os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR))
+        if folder != _SECRETS_DIR and not folder.is_dir():
+            raise SettingsError(f"{PREFIX}SECRETS_DIR names {folder}, which is not a folder.")
+        try:
+            return cls(_secrets_dir=folder if folder.is_dir() else None, **given)
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None  # the cause repeats the values, secrets among them
+        except SourceError as error:  # it names the field
+            why = type(error.__cause__).__name__
+            msg = f"A secret in {folder} cannot be read ({error}: {why}). This process runs as user {os.geteuid()}."
+            raise SettingsError(msg) from None
+
+
+class CommonSettings(_ReadSettings):
+    """What an operator may set for any process of the service."""
 
     database_url: SecretStr = Field(description="PostgreSQL, as `postgresql://user:password@host:port/name`.")
     redis_url: SecretStr = Field(description="Redis or Valkey, as `redis://:password@host:port/0`.")
-    secret_key: SecretStr = Field(
-        min_length=32,
-        description="At least 32 random characters: keys the hashes of API keys and encrypts webhook secrets at rest.",
-    )
-
-    s3_endpoint: str = Field(description="The object store, as `http://host:port`, as the processes reach it.")
-    s3_public_endpoint: str | None = Field(
-        default=None, description="The object store as browsers reach it: presigned links are signed for this host."
-    )
-    s3_region: str = Field(default="us-east-1", description="The store's region, part of each signature.")
-    s3_access_key: SecretStr = Field(description="The store's access key.")
-    s3_secret_key: SecretStr = Field(description="The store's secret key.")
-    s3_bucket: str = Field(default="distildire", description="The bucket that holds uploads and pictures.")
 
     model: str = Field(default="DISTILDIRE-DEMO", description="The name of the model card that workers serve.")
     models_dir: Path | None = Field(default=None, description="A folder of model cards and weights of your own.")
-    device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where the model runs.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(default="auto", description="The nets' number format.")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="Where the model runs: `auto`, `cuda` or `cpu`."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="The number format of the networks: `auto`, `fp32`, `bf16` or `fp16`."
+    )
     max_batch: int = Field(default=8, ge=1, le=256, description="The most images in one pass of the device.")
     batch_wait_ms: int = Field(
-        default=10, ge=0, le=5000, description="How long the oldest image waits for others to join its batch."
+        default=10,
+        ge=0,
+        le=5000,
+        description="Milliseconds for which the oldest image waits for others to join its batch.",
     )
     slots: int | None = Field(
         default=None,
         ge=1,
         le=512,
-        description="Jobs that one analysis worker carries at once; by default twice `max_batch`.",
+        description="Jobs that one analysis worker carries at once; by default twice `MAX_BATCH`.",
     )
 
-    lease_seconds: float = Field(default=30, ge=2, description="A worker that is silent for so long has lost its jobs.")
-    max_attempts: int = Field(default=3, ge=1, description="So many deaths of a worker end a job as failed.")
-    deadline_hours: float = Field(default=24, gt=0, description="A job not finished by then is expired.")
-    poll_seconds: float = Field(default=2, gt=0, description="How often an idle worker looks for work by itself.")
-
-    pass_seconds: float = Field(
-        default=300, gt=0, description="The longest that a pass of the device may take, however slow the device is."
+    lease_seconds: float = Field(
+        default=30, ge=2, le=_DAY, description="Seconds of silence after which a worker loses its jobs."
     )
-    memory_bytes: int | None = Field(
-        default=None,
-        ge=100_000_000,
-        description="An analysis worker that a pass brings above this ends itself; by default 80 % of what there is.",
+    max_attempts: int = Field(
+        default=3, ge=1, le=100, description="A job fails after so many deaths of workers that ran it alone."
     )
-    drain_seconds: float = Field(
-        default=25, ge=0, description="How long a worker that is told to stop may finish what it carries."
+    deadline_hours: float = Field(
+        default=24, gt=0, le=87_600, description="Hours after which a job that has not ended expires."
     )
-    watchdog_seconds: float = Field(
-        default=120,
-        gt=0,
-        description="A worker that takes nothing for so long (at least 2 `POLL_SECONDS`) while work waits ends itself.",
-    )
-    ready_file: Path | None = Field(
-        default=None, description="A file that exists while a worker is ready, for health checks."
-    )
-
-    max_open_jobs: int = Field(
-        default=100_000, ge=1, description="The most jobs that wait or run; beyond it submissions answer 503."
-    )
-    max_open_jobs_per_tenant: int = Field(
-        default=10_000, ge=1, description="The same for one tenant, 429; `distildire tenants set` makes exceptions."
+    poll_seconds: float = Field(
+        default=2, gt=0, le=_DAY, description="Seconds after which an idle worker looks for work again."
     )
     retention_days: int | None = Field(
         default=None,
         ge=1,
-        description="Jobs that ended so long ago are deleted with all their bytes; kept for ever if not set.",
+        le=36_500,
+        description="Days after which an ended job is deleted with all its bytes; kept for ever if not set.",
     )
 
-    max_upload_bytes: int = Field(default=20_000_000, ge=1, description="The largest image file accepted.")
-    max_pixels: int = Field(default=40_000_000, ge=1, description="The most pixels an image may have.")
+    max_open_jobs: int = Field(
+        default=100_000,
+        ge=1,
+        le=_MOST_ROWS,
+        description="The most jobs that may wait or run; beyond that, submissions are answered 503.",
+    )
+    max_open_jobs_per_tenant: int = Field(
+        default=10_000,
+        ge=1,
+        le=_MOST_ROWS,
+        description="The same for one tenant, with 429; `distildire tenants set` makes exceptions.",
+    )
+    max_upload_bytes: int = Field(
+        default=20_000_000, ge=1, le=_MOST_PUT, description="The most bytes that an image file may have."
+    )
+    max_pixels: int = Field(default=40_000_000, ge=1, le=_MOST_ROWS, description="The most pixels an image may have.")
     decode_memory_bytes: int = Field(
-        default=2_000_000_000, ge=100_000_000, description="Address space of a child process that decodes and renders."
+        default=2_000_000_000,
+        ge=100_000_000,
+        le=_MOST_MEMORY,
+        description="Bytes of address space of a decoder, the child process that decodes and draws.",
     )
     decode_seconds: float = Field(
         default=8,
         gt=0,
-        description="Processor time of a child; by the clock, decoding and drawing may each take three times it.",
+        le=_DAY,
+        description="Processor seconds of a decoder; in decoding and in drawing it may be idle for three times that.",
     )
+
+    bind: str = Field(
+        default="127.0.0.1:8000",
+        description="Where the API listens: `host:port`, or `unix:` and the path of a socket.",
+    )
+    api_processes: int = Field(default=2, ge=1, le=256, description="Processes of one API that answer requests.")
 
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Comma-separated `host:port`, addresses or CIDRs that webhooks may reach although private.",
     )
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="The least level logged."
+    pass_seconds: float = Field(
+        default=300,
+        gt=0,
+        le=_DAY,
+        description="The most seconds that a pass of the device may take, however slow the device is.",
     )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=100_000_000,
+        le=_MOST_MEMORY,
+        description="An analysis worker that a pass brings above this ends itself; by default 80 % of the memory.",
+    )
+    drain_seconds: float = Field(
+        default=25,
+        ge=0,
+        le=_DAY,
+        description="Seconds in which a worker that is told to stop may finish what it carries.",
+    )
+    watchdog_seconds: float = Field(
+        default=120,
+        gt=0,
+        le=_DAY,
+        description="Seconds without a job, while work waits, after which a worker ends; at least 2 `POLL_SECONDS`.",
+    )
+    ready_file: Path | None = Field(
+        default=None, description="A file that exists while a worker is ready, for health checks."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="The lowest level that is logged: `DEBUG`, `INFO`, `WARNING` or `ERROR`."
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_can_be(cls, value: SecretStr) -> SecretStr:
+        check_database(value.get_secret_value())
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_can_be(cls, value: SecretStr) -> SecretStr:
+        check_redis(value.get_secret_value())
+        return value
+
+    @field_validator("bind")
+    @classmethod
+    def _can_be_bound(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not value.startswith("unix:/") and not (host and port.isdecimal() and 0 < int(port) < 65_536):
+            raise ValueError("it must be host:port, as in 127.0.0.1:8000, or unix: and the path of a socket")
+        return value
 
     @field_validator("egress_allow", mode="before")
     @classmethod
@@ -136,6 +212,13 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return value
 
+    @field_validator("ready_file")
+    @classmethod
+    def _ready_file_has_a_place(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.parent.is_dir():
+            raise ValueError(f"{value.parent} is not a folder; create it or leave {PREFIX}READY_FILE out")
+        return value
+
     @cached_property
     def slot_count(self) -> int:
         """Jobs carried at once: enough to fill a batch while the one before is drawn and stored."""
@@ -146,21 +229,58 @@ class Settings(BaseSettings):
         """Seconds for which a worker may take nothing: never fewer than two of its own looks for work need."""
         return max(self.watchdog_seconds, 2 * self.poll_seconds)
 
-    @classmethod
-    def read(cls, **given: Any) -> Self:
-        """Read the environment and the secrets folder; report all that is missing or wrong at once.
 
-        What is `given`, by field, goes before both.
-        """
-        folder = Path(os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR))
-        try:
-            return cls(_secrets_dir=folder if folder.is_dir() else None, **given)
-        except ValidationError as error:
-            raise SettingsError(_explain(error)) from None  # the cause repeats the values, secrets among them
-        except SourceError as error:  # it names the field
-            why = type(error.__cause__).__name__
-            msg = f"A secret in {folder} cannot be read ({error}: {why}). This process runs as user {os.geteuid()}."
-            raise SettingsError(msg) from None
+class StoreSettings(_ReadSettings):
+    """Where the object store is, and by which keys it is used."""
+
+    s3_endpoint: str = Field(description="The object store, as `http://host:port`, as the processes reach it.")
+    s3_public_endpoint: str | None = Field(
+        default=None, description="The object store as browsers reach it: presigned links are signed for this host."
+    )
+    s3_region: str = Field(
+        default="us-east-1", pattern=r"^[A-Za-z0-9-]+$", description="The store's region, part of each signature."
+    )
+    s3_access_key: SecretStr = Field(description="The store's access key.")
+    s3_secret_key: SecretStr = Field(description="The store's secret key.")
+    s3_bucket: str = Field(default="distildire", description="The bucket that holds uploads and pictures.")
+
+    @field_validator("s3_endpoint", "s3_public_endpoint")
+    @classmethod
+    def _endpoint_can_be(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_endpoint(value)
+        return value
+
+    @field_validator("s3_access_key", "s3_secret_key")
+    @classmethod
+    def _nothing_came_along(cls, value: SecretStr) -> SecretStr:
+        check_secret(value.get_secret_value())
+        return value
+
+    @field_validator("s3_bucket")
+    @classmethod
+    def _bucket_can_be(cls, value: str) -> str:
+        check_bucket(value)
+        return value
+
+
+class AnalysisSettings(StoreSettings, CommonSettings):
+    """What an analysis worker needs: it reads strangers' images, and is given no secret that it has no use for."""
+
+
+class Settings(AnalysisSettings):
+    """Everything: for the API, for the webhook worker, and for the operator's commands."""
+
+    secret_key: SecretStr = Field(
+        min_length=32,
+        description="At least 32 random characters: keys the hashes of API keys and encrypts webhook secrets at rest.",
+    )
+
+    @field_validator("secret_key")
+    @classmethod
+    def _no_space_came_along(cls, value: SecretStr) -> SecretStr:
+        check_secret(value.get_secret_value())
+        return value
 
 
 def load_settings() -> Settings:
@@ -168,6 +288,23 @@ def load_settings() -> Settings:
     return Settings.read()
 
 
+def unknown_settings() -> dict[str, str | None]:
+    """Return the variables with our prefix that stand for nothing, as after a slip of the pen, with what was meant."""
+    known = {*(name.upper() for name in Settings.model_fields), "SECRETS_DIR"}
+    found = (name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX) and name not in OF_THE_COMMAND)
+    meant = {name: get_close_matches(name, sorted(known), n=1, cutoff=0.8) for name in found if name not in known}
+    return {f"{PREFIX}{name}": f"{PREFIX}{nearest[0]}" if nearest else None for name, nearest in meant.items()}
+
+
+def secrets_of(kind: type[CommonSettings]) -> set[str]:
+    """Return the variables of the secrets that a process with settings of this kind is given."""
+    fields = kind.model_fields.items()
+    return {f"{PREFIX}{name.upper()}" for name, field in fields if field.annotation is SecretStr}
+
+
 def _explain(error: ValidationError) -> str:
-    lines = [f"  {PREFIX}{str(e['loc'][0]).upper()}: {e['msg'].lower()}" for e in error.errors(include_input=False)]
+    said = [
+        (str(e["loc"][0]).upper(), e["msg"].removeprefix("Value error, ")) for e in error.errors(include_input=False)
+    ]
+    lines = [f"  {PREFIX}{name}: {message[0].lower()}{message[1:]}" for name, message in said]
     return "\n".join(["The settings are incomplete or wrong:", *lines, "See docs/settings.md."])

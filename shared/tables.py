@@ -9,13 +9,19 @@ from uuid import UUID, uuid4
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
+    Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     LargeBinary,
+    PrimaryKeyConstraint,
     SmallInteger,
+    Table,
     Text,
+    Uuid,
     desc,
     func,
     text,
@@ -26,7 +32,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from shared.jobs import JobState
 
 _STATES = ", ".join(f"'{state}'" for state in JobState)
-_QUEUED, _RUNNING = text("state = 'queued'"), text("state = 'running'")
 
 
 class Base(DeclarativeBase):
@@ -85,13 +90,23 @@ class Job(Base):
         CheckConstraint(
             "(finished_at IS NOT NULL) = (state NOT IN ('queued', 'running'))", name="jobs_finished_only_when_terminal"
         ),
-        Index("jobs_claim", "tenant_id", desc("priority"), "created_at", "id", postgresql_where=_QUEUED),
-        # Not on lease_until: a heartbeat then touches no index and stays a heap-only update.
-        Index("jobs_running", "tenant_id", postgresql_where=_RUNNING),
+        # The queue, lane by lane (`tally_lanes`), in an order that no other index has: by another, rows that have ended
+        # would be read. None is on lease_until: a heartbeat stays a heap-only update.
+        Index(
+            "jobs_lane",
+            "tenant_id",
+            "priority",
+            text("(attempt > 0)"),
+            "suspect",
+            text("coalesce(model, '')"),
+            text("coalesce(policy, '')"),
+            "created_at",
+            text("(id::text)"),
+            postgresql_where=text("state = 'queued'"),
+        ),
         Index("jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
         Index("jobs_list", "tenant_id", desc("created_at"), desc("id")),
         Index("jobs_list_by_state", "tenant_id", "state", desc("created_at"), desc("id")),
-        Index("jobs_ended", "finished_at", "state", postgresql_where=text("finished_at IS NOT NULL")),
         Index("jobs_retention", "tenant_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         Index(
             "jobs_list_by_error",
@@ -124,6 +139,8 @@ class Job(Base):
     #: Of workers that carried it alone.
     deaths: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]
+    #: The worker whose device could not judge it; others try first.
+    failed_on: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     #: The last sign of life of its worker.
     beat_at: Mapped[datetime | None]
@@ -223,6 +240,8 @@ class Erasure(Base):
 
     job_id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID]
+    attempts: Mapped[int | None]
+    """So many attempts may have stored something; null in what older versions wrote."""
     due_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 
@@ -252,6 +271,8 @@ class WebhookEndpoint(Base):
     disabled_reason: Mapped[str | None]
     failing_since: Mapped[datetime | None]
     """When the first of the tries failed that have failed since the last success."""
+    deleted_at: Mapped[datetime | None]
+    """Since then nobody sees it; its deliveries go, and then it does. It is disabled, too."""
 
 
 class WebhookDelivery(Base):
@@ -260,23 +281,24 @@ class WebhookDelivery(Base):
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="webhook_deliveries_state"),
-        Index("webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
-        # The next of one endpoint: each claim looks at one row of each endpoint, however much waits behind it.
-        Index("webhook_deliveries_next", "endpoint_id", "next_attempt_at", postgresql_where=text("state = 'pending'")),
-        # Few rows: what is being sent right now. Each claim counts these by endpoint.
+        # What waits for an endpoint; as `jobs_lane`.
         Index(
-            "webhook_deliveries_in_flight",
+            "webhook_deliveries_lane",
             "endpoint_id",
-            "lease_until",
-            postgresql_where=text("lease_until IS NOT NULL"),
+            "next_attempt_at",
+            text("(id::text)"),
+            postgresql_where=text("state = 'pending' AND lease_until IS NULL"),
         ),
+        Index("webhook_deliveries_age", "begun_at", postgresql_where=text("state = 'pending'")),
         Index("webhook_deliveries_list", "tenant_id", desc("created_at"), desc("id")),
+        Index("webhook_deliveries_list_by_state", "tenant_id", "state", desc("created_at"), desc("id")),
+        Index("webhook_deliveries_list_by_endpoint", "endpoint_id", "state", desc("created_at"), desc("id")),
         Index("webhook_deliveries_once", "job_id", "endpoint_id", "event_type", unique=True),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
-    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), index=True)
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     event_type: Mapped[str]
     body: Mapped[str]
@@ -287,6 +309,8 @@ class WebhookDelivery(Base):
     next_attempt_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """When it was written, or last sent anew: its age counts from there."""
     finished_at: Mapped[datetime | None]
 
     @property
@@ -307,3 +331,68 @@ class WebhookAttempt(Base):
     status: Mapped[int | None]
     error: Mapped[str | None]
     response_excerpt: Mapped[str | None]
+
+
+# The tally of both queues, jobs and deliveries: docs/adr/0007. Triggers write the moves, `fold_tally` all else; the
+# service reads them through the views `tally_*` and `queue_*` (`shared/tally.py`).
+def _lane() -> list[Column[Any]]:
+    """Whose of what kind: a tenant's jobs of one priority, model and so on; an endpoint's deliveries."""
+    return [
+        Column("queue", Text, nullable=False),
+        Column("tenant_id", Uuid, nullable=False),
+        Column("owner", Uuid, nullable=False),
+        Column("rank", SmallInteger, server_default="0", nullable=False),
+        Column("begun", Boolean, server_default="false", nullable=False),
+        Column("suspect", Boolean, server_default="false", nullable=False),
+        Column("model", Text, server_default="", nullable=False),
+        Column("policy", Text, server_default="", nullable=False),
+    ]
+
+
+_COUNTED = ("jobs_waiting", "jobs_running", "deliveries_waiting", "deliveries_running")
+_ENDED = tuple(state for state in JobState if state.terminal)
+
+#: What came, went or began since the last fold: written by the transaction that did it.
+TALLY_MOVES = Table(
+    "tally_moves",
+    Base.metadata,
+    Column("xid", BigInteger, server_default=text("pg_current_xact_id()::text::bigint"), nullable=False),
+    *_lane(),
+    Column("item", Uuid, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("waiting", SmallInteger, nullable=False),
+    Column("running", SmallInteger, nullable=False),
+    Column("ended", Text),
+    Index("tally_moves_xid", "xid"),
+)
+#: The sums as of one moment. Of those before the last the lanes are gone.
+TALLY_FOLDS = Table(
+    "tally_folds",
+    Base.metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("at", DateTime(timezone=True), server_default=text("clock_timestamp()"), nullable=False),
+    Column("from_xid", BigInteger, nullable=False),
+    *(Column(name, BigInteger, server_default="0", nullable=False) for name in (*_COUNTED, *_ENDED)),
+    Index("tally_folds_at", "at"),
+)
+#: What waited then, and from where on in the index of the queue.
+TALLY_LANES = Table(
+    "tally_lanes",
+    Base.metadata,
+    Column("fold", BigInteger, nullable=False),
+    *_lane(),
+    Column("waiting", BigInteger, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("item", Uuid, nullable=False),
+    PrimaryKeyConstraint("fold", "queue", "owner", "rank", "begun", "suspect", "model", "policy"),
+)
+#: What ran then.
+TALLY_RUNNING = Table(
+    "tally_running",
+    Base.metadata,
+    Column("fold", BigInteger, primary_key=True),
+    Column("queue", Text, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("owner", Uuid, primary_key=True),
+    Column("item", Uuid, primary_key=True),
+)

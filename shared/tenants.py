@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from shared.jobs import JobState
-from shared.tables import Job, Tenant
+from shared import tally
+from shared.tables import Tenant
 
 
 def list_tenants(session: Session) -> list[tuple[Tenant, int]]:
     """Return every tenant with the number of its open jobs, oldest first."""
-    # Each a count of its own, as the indexes of what waits and of what runs are.
-    waiting, running = (
-        select(func.count()).where(Job.tenant_id == Tenant.id, Job.state == state).scalar_subquery()
-        for state in (JobState.QUEUED, JobState.RUNNING)
-    )
-    rows = session.execute(select(Tenant, waiting + running).order_by(Tenant.created_at, Tenant.id))
-    return [(tenant, open_jobs) for tenant, open_jobs in rows]
+    open_jobs = tally.open_jobs_of_all(session)
+    tenants = session.scalars(select(Tenant).order_by(Tenant.created_at, Tenant.id))
+    return [(tenant, open_jobs.get(tenant.id, 0)) for tenant in tenants]
 
 
 def change_tenant(session: Session, name: str, changes: Mapping[str, int | str | None]) -> bool:

@@ -6,8 +6,6 @@ them what they need. A transaction that names no tenant sees no tenant's row.
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -17,15 +15,11 @@ API_ROLE = "distildire_api"
 WORKER_ROLE = "distildire_worker"
 
 # Migration 0007's policies read these settings, which end with the transaction.
-_TENANT = "distildire.tenant"
 _KEY_HASH = "distildire.key_hash"
-
-
-def show_tenant(session: Session, tenant_id: UUID) -> None:
-    """Let this transaction see the rows of a tenant, and no other's."""
-    session.execute(select(func.set_config(_TENANT, str(tenant_id), True)))  # noqa: FBT003  # SQL's third argument
+#: Lets a transaction see the rows of `:tenant`, and no other's.
+SHOW_TENANT = "SET LOCAL distildire.tenant = :tenant"
 
 
 def show_key(session: Session, key_hash: bytes) -> None:
     """Let this transaction see the API key of this keyed hash, which whoever knows the key can compute."""
-    session.execute(select(func.set_config(_KEY_HASH, key_hash.hex(), True)))  # noqa: FBT003
+    session.execute(select(func.set_config(_KEY_HASH, key_hash.hex(), True)))  # noqa: FBT003  # SQL's third argument

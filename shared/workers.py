@@ -12,19 +12,37 @@ from enum import StrEnum
 from importlib.metadata import version
 from typing import Self
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from shared import procfs
 from shared.database import Database
-from shared.jobs import JobState
-from shared.tables import Job, Worker
+from shared.tables import Worker
 
 #: A worker that was not heard of for so long is no longer shown; its jobs have gone elsewhere long before.
 _FORGOTTEN_AFTER = timedelta(minutes=10)
 #: What a worker has is counted on for so long after it was heard of; it beats every second.
 _COUNTED_ON = timedelta(seconds=10)
+
+_END_LEASES = text("""
+UPDATE jobs SET lease_until = now()
+WHERE id IN (SELECT id FROM running_jobs WHERE worker = ANY (:buried)) AND lease_until > now()
+""")
+# Of what waits the policies that no ready worker has which may take it, where one is ready that would.
+_UNSERVED = text("""
+WITH ready AS (
+    SELECT model, policies FROM workers
+    WHERE role = 'analysis' AND state = 'ready' AND heartbeat_at > now() - :counted_on
+), wanted AS (
+    SELECT DISTINCT lane.model, coalesce(nullif(lane.policy, ''), tenants.policy) AS policy
+    FROM tally_waiting('jobs') AS lane JOIN tenants ON tenants.id = lane.owner
+)
+SELECT model, policy FROM wanted
+WHERE policy IS NOT NULL
+  AND EXISTS (SELECT FROM ready WHERE wanted.model IN ('', ready.model))
+  AND NOT EXISTS (SELECT FROM ready WHERE wanted.model IN ('', ready.model) AND wanted.policy = ANY (policies))
+""")
 
 
 class Role(StrEnum):
@@ -122,11 +140,7 @@ def bury_dead(database: Database, judge: WorkerIdentity) -> list[str]:
         if not gone:
             return []
         buried = list(session.scalars(delete(Worker).where(Worker.id.in_(gone)).returning(Worker.id)))
-        session.execute(
-            update(Job)
-            .where(Job.state == JobState.RUNNING, Job.worker.in_(buried), Job.lease_until > func.now())
-            .values(lease_until=func.now())
-        )
+        session.execute(_END_LEASES, {"buried": buried})
     return buried
 
 
@@ -162,3 +176,21 @@ def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
         Worker.heartbeat_at > func.now() - _COUNTED_ON,
     )
     return session.scalar(select(func.bool_or(Worker.policies.any_() == policy)).where(*ready))
+
+
+def unserved_policies(database: Database) -> set[tuple[str | None, str]]:
+    """Return the policies of what waits that no ready worker has, with the model asked for, where any is ready."""
+    with database.begin() as session:
+        rows = session.execute(_UNSERVED, {"counted_on": _COUNTED_ON})
+        return {(model or None, policy) for model, policy in rows}
+
+
+def slots_of(database: Database, role: Role) -> int:
+    """Return how much all ready workers of a role can carry at once."""
+    ready = (
+        Worker.role == role,
+        Worker.state == WorkerState.READY,
+        Worker.heartbeat_at > func.now() - _COUNTED_ON,
+    )
+    with database.begin() as session:
+        return session.scalar(select(func.sum(Worker.slots)).where(*ready)) or 0

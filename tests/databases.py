@@ -5,11 +5,12 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.orm import Session
 
 from migrations.upgrade import prepare_roles, upgrade
 from shared.database import Database
 from shared.tables import Tenant
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.wall import API_ROLE, SHOW_TENANT, WORKER_ROLE
 
 #: Of the roles on servers that live as long as a test session.
 ROLE_PASSWORD = "password-of-a-throwaway-role"
@@ -50,3 +51,8 @@ def add_tenant(database: Database, name: str, **limits: int) -> UUID:
         row = Tenant(name=name, **limits)
         session.add(row)
     return row.id
+
+
+def show_tenant(session: Session, tenant_id: UUID) -> None:
+    """Have a transaction that was begun for nobody see the rows of a tenant."""
+    session.execute(text(SHOW_TENANT), {"tenant": str(tenant_id)})

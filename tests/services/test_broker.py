@@ -25,6 +25,7 @@ from deploy.local.processes import ChildProcess
 from deploy.local.servers import ValkeyServer, valkey_url
 from deploy.local.services import ServiceUrls
 from shared.broker import ANALYZE, Broker, make_celery
+from shared.redis_transport import is_wake_up
 from tests.receivers import Authority
 from tests.service_settings import settings_for
 
@@ -41,6 +42,7 @@ def test_a_wake_up_is_json_with_a_lifetime_and_the_jobs_id_alone(services: Servi
     raw = Redis.from_url(services.redis_url).lpop(queue)
     assert isinstance(raw, bytes)
     message = json.loads(raw)
+    assert is_wake_up(message)
     assert message["content-type"] == "application/json"
     assert message["headers"]["task"] == "worker.analyze"
     assert message["headers"]["expires"]
@@ -121,3 +123,14 @@ def _handshake(listener: socket.socket, context: ssl.SSLContext) -> bool:
                 return bool(greeted.recv(1))
         except OSError:
             return False
+
+
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"])
+def test_the_environment_does_not_choose_the_redis(services: ServiceUrls, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv(name, "redis://127.0.0.1:1/9")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://127.0.0.1:1/9")
+    app = make_celery(settings_for(services))
+    assert Broker(app).wake("elsewhere", ANALYZE)
+    for connection in (app.connection_for_read(), app.connection_for_write()):
+        assert connection.as_uri(include_password=True).rstrip("/") == services.redis_url
+    assert app.conf.result_backend is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,21 +14,25 @@ from typing import Any
 
 import pytest
 
+from deploy.commands.submit import Lookout
 from deploy.local.credentials import free_ports
+from deploy.submission import Submission
+from deploy.verdicts import Row
 from shared.client import ApiRefusedError, ApiUnreachableError, Client, Job, StillRunningError
 
 _PROBLEM = {"code": "key_invalid", "detail": "Not a valid API key.", "remedy": "Check the key.", "title": "No"}
 
 
 _SILENCE = 0  # as a status: the connection ends without an answer
-Answer = tuple[int, Mapping[str, Any], Mapping[str, str]]  # status, JSON, headers
+Answer = tuple[int, Mapping[str, Any] | str, Mapping[str, str]]  # status, JSON or text, headers
 
 
 @dataclass
 class Script:
-    """The answers to give, in turn, the last one for ever; and the requests that came."""
+    """The answers to give, in turn, the last one for ever, or by `choose`; and the requests that came."""
 
     answers: list[Answer]
+    choose: Callable[[str, str], Answer] | None = None
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
@@ -48,11 +52,11 @@ def api(*answers: Answer) -> Iterator[tuple[str, Script]]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             script.requests.append((self.command, self.path, body))
             script.keys.append(self.headers["Idempotency-Key"])
-            status, document, headers = script.next()
+            status, document, headers = script.choose(self.command, self.path) if script.choose else script.next()
             if status == _SILENCE:
                 self.close_connection = True
                 return
-            content = json.dumps(document).encode()
+            content = (document if isinstance(document, str) else json.dumps(document)).encode()
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content)), "Connection": "close"}.items():
                 self.send_header(name, value)
@@ -192,6 +196,66 @@ def test_waiting_tells_each_change_once_and_ends_with_the_jobs():
         ("succeeded", None),
     ]
     assert [path for _, path, _ in script.requests] == ["/v1/jobs/1"] * 4
+
+
+def test_a_submission_asks_no_more_for_a_job_that_has_ended(image: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("deploy.submission._LOOK_SECONDS", 0.15)
+    ended = {"id": "1", "status": "succeeded", "result": {"prediction": "REAL"}}
+    with following(image, {"1": ended, "2": {"id": "2", "status": "queued"}}) as (submission, script):
+        looks = []
+        with pytest.raises(StillRunningError):
+            submission.wait(0.6, lambda: looks.append(submission.all_queued))
+    assert [path for method, path, _ in script.requests if method == "GET"].count("/v1/jobs/1") == 1
+    assert len(looks) > 1
+    assert all(looks), "of those that have not ended"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ('distildire_workers_ready{role="analysis"} 0.0', "No analysis worker is running"),
+        ('distildire_workers_ready{role="analysis"} 2.0', ""),
+        (None, "this API does not tell whether an analysis worker is running"),
+        ("of another program 0.0", "this API does not tell whether an analysis worker is running"),
+    ],
+)
+def test_who_waits_is_told_once_that_nobody_works_or_that_this_cannot_be_told(
+    image: Path, monkeypatch: pytest.MonkeyPatch, metrics: str | None, says: str
+):
+    said: list[str] = []
+    jobs = {number: {"id": number, "status": "queued"} for number in "12"}
+    with following(image, jobs, metrics) as (submission, _):
+        monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 3600)
+        lookout = Lookout(submission._client, submission, said.append)
+        lookout.look()
+        assert bool(said) == says.startswith("No ")
+        monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 0)
+        lookout.look()
+        lookout.look()
+    assert len(said) == bool(says)
+    assert says in "".join(said)
+    assert all("distildire doctor" in words for words in said)
+
+
+@contextmanager
+def following(
+    image: Path, jobs: Mapping[str, Mapping[str, Any]], metrics: str | None = None
+) -> Iterator[tuple[Submission, Script]]:
+    """A submission of an image for each of `jobs`, which stand as they are for ever, and what the API was asked."""
+
+    def answer(method: str, path: str) -> Answer:
+        if path == "/metrics":
+            return (404, {}, {}) if metrics is None else (200, metrics, {})
+        if method == "GET":
+            return 200, jobs[path[-1]], {}
+        sent = sum(each == "POST" for each, _, _ in script.requests)
+        return 202, {"id": str(sent), "status": "queued"}, {}
+
+    with api() as (url, script), Client(url, "dd_key") as client:
+        script.choose = answer
+        submission = Submission(client, [image] * len(jobs), [Row(number) for number in jobs], lambda _: None)
+        submission.send()
+        yield submission, script
 
 
 def test_waiting_has_an_end():

@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
@@ -22,13 +23,15 @@ from deploy.local.services import ServiceUrls
 from shared import housekeeping, lifecycle
 from shared.crypto import Vault
 from shared.database import Database
+from shared.deliveries import Try, claim_due, record_try
 from shared.endpoints import create_endpoint
-from shared.errors import ErrorCode, JobError, StoreUnavailableError
+from shared.errors import ErrorCode, JobError, LeaseLostError, StoreUnavailableError
 from shared.jobs import EVENT_TYPES, ClaimedJob, JobResult, ModelIdentity, NewJob
 from shared.object_store import ObjectStore, artifact_key, job_prefix, source_key
 from shared.settings import Settings
 from shared.tables import Erasure, Job, Result, WebhookDelivery
 from shared.wall import WORKER_ROLE
+from shared.webhook_schedule import Delivered
 from tests.databases import add_tenant, as_role
 from tests.juicefs import juicefs_gateway
 from tests.service_settings import SECRET_KEY, settings_for
@@ -173,14 +176,137 @@ def test_old_jobs_go_a_few_at_a_time_the_oldest_first(database: Database, store:
     assert housekeeping.delete_old(database, days=1, most=3) == 1
 
 
-def test_a_webhook_that_still_waits_keeps_its_job(database: Database, store: ObjectStore, tenant: UUID) -> None:
+def test_a_webhook_that_still_waits_goes_with_its_job(database: Database, store: ObjectStore, tenant: UUID) -> None:
     with database.begin() as session:
-        create_endpoint(session, Vault(SECRET_KEY), tenant, "https://example.org/hook", EVENT_TYPES)
-    finished(database, store, tenant, days_ago=9)
-    assert housekeeping.delete_old(database, days=1) == 0
+        create_endpoint(session, Vault(SECRET_KEY), tenant, "https://hanging.example/hook", EVENT_TYPES)
+    for _ in range(3):
+        finished(database, store, tenant, days_ago=9)
+    claimed = claim_due(database, lease=HOUR, per_endpoint=1)
+    assert claimed is not None
+    assert housekeeping.delete_old(database, days=1) == 3
     with database.begin() as session:
-        session.execute(text("UPDATE webhook_deliveries SET state = 'delivered', finished_at = now()"))
-    assert housekeeping.delete_old(database, days=1) == 1
+        assert session.scalars(select(WebhookDelivery.id)).all() == []
+    with pytest.raises(LeaseLostError), database.begin() as session:  # the try that was under way meanwhile
+        record_try(session, claimed, Try(datetime.now(UTC), 1, status=200), Delivered())
+
+
+def many_old(database: Database, store: ObjectStore, tenant: UUID, count: int, *, stored: int = 0) -> None:
+    """So many jobs that ended long ago, of `stored` of which there are bytes in the store."""
+    with database.begin() as session:
+        ids = session.scalars(
+            text("""
+            INSERT INTO jobs (id, tenant_id, state, attempt, deadline_at, finished_at, pictures, metadata, source_key,
+                              source_sha256, source_bytes, media_type)
+            SELECT gen_random_uuid(), :tenant, 'succeeded', 1, now(), now() - interval '9 days', '{}', '{}', 'key',
+                   'digest', 1, 'image/png'
+            FROM generate_series(1, :count) RETURNING id
+            """),
+            {"tenant": tenant, "count": count},
+        ).all()
+    for job_id in ids[:stored]:
+        store.put(source_key(tenant, job_id), BytesIO(b"image"), 5, "image/png")
+        store.put_artifact(artifact_key(tenant, job_id, 1, "overlay"), b"png")
+
+
+def test_one_round_goes_on_until_nothing_is_left(database: Database, store: ObjectStore, tenant: UUID) -> None:
+    many_old(database, store, tenant, 1_300, stored=20)
+    Housekeeper(database, store, retention_days=7).tidy()
+    assert jobs(database) == set()
+    assert erasures(database) == set()
+    assert stored(store) == set()
+
+
+def test_the_bytes_of_many_jobs_go_by_few_calls_of_the_store(
+    database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_old(database, store, tenant, 500, stored=12)
+    housekeeping.delete_old(database, days=1)
+    calls: list[int] = []
+    delete_all = store.delete_all
+
+    def counting(keys: Sequence[str]) -> list[str]:
+        calls.append(len(keys))
+        return delete_all(keys)
+
+    monkeypatch.setattr(store, "delete_all", counting)
+    monkeypatch.delattr(ObjectStore, "keys")  # nothing need be listed: it is known where the bytes can lie
+    assert housekeeping.erase_some(database, store, most=500) == 500
+    monkeypatch.undo()
+    assert calls == [100] * 20  # the image and three pictures of one attempt, of 500 jobs
+    assert (erasures(database), stored(store)) == (set(), set())
+
+
+def test_what_the_store_refuses_to_delete_is_noted_still_and_all_else_is_done(
+    database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, _, _ = (finished(database, store, tenant, days_ago=9) for _ in range(3))
+    housekeeping.delete_old(database, days=1)
+    delete_all = store.delete_all
+
+    def refusing(keys: Sequence[str]) -> list[str]:
+        mine = [key for key in keys if str(kept) in key]
+        return mine + delete_all([key for key in keys if key not in mine])
+
+    monkeypatch.setattr(store, "delete_all", refusing)
+    with pytest.raises(StoreUnavailableError, match="refused to delete"):
+        housekeeping.erase_some(database, store)
+    monkeypatch.undo()
+    assert erasures(database) == {kept}
+    assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
+    make_due(database)
+    assert housekeeping.erase_some(database, store) == 1
+    assert stored(store) == set()
+
+
+def test_of_a_note_that_says_no_attempts_the_store_is_asked(
+    database: Database, store: ObjectStore, tenant: UUID
+) -> None:
+    """As the version before wrote it."""
+    job_id = finished(database, store, tenant, days_ago=9)
+    housekeeping.delete_old(database, days=1)
+    store.put_artifact(artifact_key(tenant, job_id, 9, "overlay"), b"of an attempt that nobody counted")
+    with database.begin() as session:
+        session.execute(update(Erasure).values(attempts=None))
+    assert housekeeping.erase_some(database, store) == 1
+    assert stored(store) == set()
+
+
+def test_every_attempts_bytes_go(database: Database, store: ObjectStore, tenant: UUID) -> None:
+    job_id = submit(database, store, tenant)
+    first = claim(database)
+    store.put_artifact(artifact_key(tenant, job_id, first.attempt, "overlay"), b"left behind")
+    lifecycle.give_back(database, [first.fence])
+    succeed(database, store, claim(database))
+    with database.begin() as session:
+        session.execute(update(Job).values(finished_at=func.now() - timedelta(days=9)))
+    Housekeeper(database, store, retention_days=7).tidy()
+    assert stored(store) == set()
+
+
+def test_the_backlog_is_told_up_to_what_is_much(database: Database, store: ObjectStore, tenant: UUID) -> None:
+    add_tenant(database, "short", retention_days=1)
+    many_old(database, store, tenant, 30)
+
+    def backlog(days: int | None) -> housekeeping.Backlog:
+        with database.begin() as session:
+            return housekeeping.backlog(session, days=days)
+
+    assert backlog(None) == housekeeping.Backlog(0, 0)
+    assert backlog(7) == housekeeping.Backlog(30, 0)
+    housekeeping.delete_old(database, days=7, most=10)
+    assert backlog(7) == housekeeping.Backlog(20, 10)
+    many_old(database, store, tenant, 10_100)
+    assert backlog(7) == housekeeping.Backlog(10_000, 10)
+
+
+def test_a_housekeeper_that_is_told_to_stop_begins_nothing(
+    database: Database, store: ObjectStore, tenant: UUID
+) -> None:
+    job_id = finished(database, store, tenant, days_ago=9)
+    housekeeper = Housekeeper(database, store, retention_days=1)
+    housekeeper.stop()
+    housekeeper.tidy()
+    assert jobs(database) == {job_id}
 
 
 def test_a_round_does_all_of_it_in_the_workers_role(
@@ -211,6 +337,8 @@ def test_a_kill_between_row_and_bytes_leaves_nothing_behind(
 ) -> None:
     """The store takes the housekeeper's call and is silent; there the housekeeper is killed."""
     job_id = finished(database, store, tenant, days_ago=9)
+    with database.begin() as session:  # no walk through the bucket now: the first call is that which erases
+        session.execute(text("INSERT INTO bucket_walk (next_at) VALUES (now() + interval '1 h')"))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(20)
         environment = {
@@ -246,13 +374,33 @@ def test_where_the_store_is_away_the_bytes_wait_and_the_next_job_has_its_turn(
     housekeeping.delete_old(database, days=1)
     away = ObjectStore(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"}))
     with pytest.raises(StoreUnavailableError):
-        housekeeping.erase_next(database, away)
+        housekeeping.erase_some(database, away, most=1)
     assert len(erasures(database)) == 2
-    assert housekeeping.erase_next(database, store)
-    assert not housekeeping.erase_next(database, store)  # the first one's turn comes again in a minute
+    assert housekeeping.erase_some(database, store) == 1
+    assert housekeeping.erase_some(database, store) == 0  # the first one's turn comes again in a minute
     make_due(database)
-    assert housekeeping.erase_next(database, store)
+    assert housekeeping.erase_some(database, store) == 1
     assert stored(store) == set()
+
+
+def walk(database: Database, store: ObjectStore, *, grace: timedelta) -> housekeeping.Walked:
+    """Walk to the end: the first page may hold nothing but folders that were left empty, which JuiceFS lists."""
+    pages = iter(lambda: housekeeping.collect_orphans(database, store, grace=grace), None)
+    return housekeeping.Walked(*map(sum, zip(*map(astuple, pages), strict=True)))
+
+
+def test_a_walk_goes_on_past_pages_of_folders_that_were_left_empty(
+    database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_PAGE", 10)
+    keys = [artifact_key(tenant, uuid4(), 1, "heatmap") for _ in range(30)]
+    for key in keys:
+        store.put_artifact(key, b"png")
+    assert store.delete_all(keys) == []
+    Housekeeper(database, store, retention_days=None).tidy()
+    with database.begin() as session:
+        ended = text("SELECT after_key = '' AND next_at > now() + interval '1 hour' FROM bucket_walk")
+        assert session.scalar(ended)
 
 
 def test_orphans_go_after_a_day_and_what_a_job_refers_to_stays(
@@ -272,9 +420,9 @@ def test_orphans_go_after_a_day_and_what_a_job_refers_to_stays(
         store.put(key, BytesIO(b"tar"), 3, "application/x-tar")
     everything = stored(store)
 
-    assert housekeeping.collect_orphans(database, store) == housekeeping.Walked(len(everything), 0, 0)
+    assert walk(database, store, grace=housekeeping.GRACE) == housekeeping.Walked(len(everything), 0, 0)
     make_due(database)
-    assert housekeeping.collect_orphans(database, store, grace=NOW) == housekeeping.Walked(len(everything), 2, 0)
+    assert walk(database, store, grace=NOW) == housekeeping.Walked(len(everything), 2, 0)
     assert everything - stored(store) == {never_committed, artifact_key(tenant, failed, 1, "heatmap")}
     assert {source_key(tenant, done), artifact_key(tenant, done, 1, "heatmap"), *foreign} < stored(store)
 

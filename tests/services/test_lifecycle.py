@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from threading import Barrier
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, text, update
+import structlog
+from sqlalchemy import Executable, event, func, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from shared import lifecycle, workers
 from shared.crypto import Vault
 from shared.database import Database
 from shared.endpoints import create_endpoint
-from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, LeaseLostError
+from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import (
     EVENT_TYPES,
     PROBE_PASSES,
@@ -32,9 +37,10 @@ from shared.jobs import (
     Stability,
     Stage,
 )
-from shared.tables import Job, Result, Tenant, WebhookDelivery
+from shared.presenter import timestamp
+from shared.tables import Job, Result, Tenant, WebhookDelivery, Worker
 from shared.workers import Condition, Role, WorkerIdentity, WorkerState
-from tests.databases import add_tenant
+from tests.databases import add_tenant, fresh_database
 
 LEASE = timedelta(seconds=30)
 DEADLINE = timedelta(hours=1)
@@ -73,21 +79,35 @@ def add_job(
     model: str | None = None,
     policy: str | None = None,
     stability: bool = False,
+    replay_of: UUID | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> UUID:
     job_id = uuid4()
     source = (f"{job_id}/source", "00" * 32, 5, "image/png")
-    new = NewJob(job_id, tenant, *source, priority=priority, model=model, policy=policy, stability=stability)
+    new = NewJob(
+        job_id,
+        tenant,
+        *source,
+        priority=priority,
+        model=model,
+        policy=policy,
+        stability=stability,
+        metadata=metadata or {},
+        replay_of=replay_of,
+    )
     with database.begin() as session:
         lifecycle.create(session, new, deadline=DEADLINE)
     return job_id
 
 
-def claim(database: Database, model: str = "M") -> ClaimedJob | None:
-    return lifecycle.claim(database, worker="w", model=model, lease=LEASE)
+def claim(
+    database: Database, model: str = "M", *, worker: str = "w", policies: Sequence[str] = ()
+) -> ClaimedJob | None:
+    return lifecycle.claim(database, worker=worker, model=model, lease=LEASE, policies=policies)
 
 
-def claimed(database: Database) -> ClaimedJob:
-    job = claim(database)
+def claimed(database: Database, *, worker: str = "w", policies: Sequence[str] = ()) -> ClaimedJob:
+    job = claim(database, worker=worker, policies=policies)
     assert job is not None
     return job
 
@@ -97,10 +117,87 @@ def read(database: Database, job_id: UUID) -> Job:
         return session.scalars(select(Job).where(Job.id == job_id)).one()
 
 
+def columns(database: Database, job_id: UUID) -> dict[str, object]:
+    """The whole row of a job."""
+    row = read(database, job_id)
+    return {column.key: getattr(row, column.key) for column in Job.__mapper__.column_attrs}
+
+
+def lease_of(row: Job) -> timedelta:
+    """For how long it was given, at the last sign of life of its worker."""
+    assert row.lease_until is not None
+    assert row.beat_at is not None
+    return row.lease_until - row.beat_at
+
+
 def end_lease(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
         over, silent_since = func.now() - timedelta(seconds=1), func.now() - timedelta(hours=1)
         session.execute(update(Job).where(Job.id == job_id).values(lease_until=over, beat_at=silent_since))
+
+
+def once_after(database: Database, statement: Executable, act: Callable[[], object]) -> None:
+    """Have something happen when `statement` was executed for the first time, before its transaction goes on."""
+    left = [act]
+
+    @event.listens_for(database.engine, "after_cursor_execute")
+    def happen(*sent: Any) -> None:
+        context = sent[4]
+        if left and context.invoked_statement is statement:
+            left.pop()()
+
+
+def until_it_waits(session: Session, other: Future[Any]) -> None:
+    """Return when what is done elsewhere waits for a lock of this session's, or is done."""
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+    while not other.done() and not session.scalar(waiting):
+        pass
+
+
+def lock(session: Session, job_id: UUID) -> None:
+    """Hold a job until the session's transaction ends, as whoever writes it does."""
+    session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
+
+
+def test_a_job_is_written_as_it_was_accepted(database: Database, tenant: UUID) -> None:
+    new = NewJob(
+        uuid4(),
+        tenant,
+        "key",
+        "ab" * 32,
+        5,
+        "image/webp",
+        pictures=("heatmap",),
+        model="M",
+        policy="strict",
+        stability=True,
+        priority=3,
+        metadata={"their": "words"},
+        idempotency_key="submission",
+        replay_of=uuid4(),
+    )
+    with database.begin() as session:
+        lifecycle.create(session, new, deadline=DEADLINE)
+    row = columns(database, new.id)
+    accepted = {**vars(new), "pictures": ["heatmap"]}
+    accepted["client_metadata"] = accepted.pop("metadata")
+    assert {name: row[name] for name in accepted} == accepted
+    assert row["deadline_at"] == read(database, new.id).created_at + DEADLINE
+
+
+def test_only_a_key_that_its_tenant_has_used_is_told_as_taken(database: Database, tenant: UUID) -> None:
+    first = NewJob(uuid4(), tenant, "key", "00" * 32, 5, "image/png", idempotency_key="submission")
+
+    def create(new: NewJob) -> None:
+        with database.begin() as session:
+            lifecycle.create(session, new, deadline=DEADLINE)
+
+    create(first)
+    with pytest.raises(KeyTakenError):
+        create(replace(first, id=uuid4()))
+    with pytest.raises(IntegrityError):
+        create(replace(first, idempotency_key="another"))  # with the id of the first
+    create(replace(first, id=uuid4(), tenant_id=add_tenant(database, "b")))
 
 
 def test_a_claim_owns_the_job_before_it_returns(database: Database, tenant: UUID) -> None:
@@ -109,7 +206,18 @@ def test_a_claim_owns_the_job_before_it_returns(database: Database, tenant: UUID
     row = read(database, job_id)
     assert (job.id, job.attempt, job.suspect) == (job_id, 1, False)
     assert (row.state, row.stage, row.attempt, row.worker) == ("running", "fetching", 1, "w")
+    assert lease_of(row) == LEASE
+    assert row.started_at == row.beat_at
     assert claim(database) is None
+
+
+def test_a_job_began_when_it_was_first_claimed(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    lifecycle.give_back(database, [claimed(database).fence])
+    began = read(database, job_id).started_at
+    claimed(database)
+    row = read(database, job_id)
+    assert row.started_at == began != row.beat_at
 
 
 def test_priority_goes_before_fairness_and_fairness_before_age(database: Database, tenant: UUID) -> None:
@@ -120,6 +228,21 @@ def test_priority_goes_before_fairness_and_fairness_before_age(database: Databas
     taken = [claimed(database).id for _ in range(4)]
     # The urgent one; then the tenant that has nothing running; then by age.
     assert taken == [urgent, other, first, second]
+
+
+def test_a_tenants_turn_is_that_of_its_most_urgent_job(database: Database, tenant: UUID) -> None:
+    old, urgent = add_job(database, tenant), add_job(database, tenant, priority=5)
+    other = add_job(database, add_tenant(database, "b"), priority=3)
+    assert [claimed(database).id for _ in range(3)] == [urgent, other, old]
+
+
+def test_who_waits_longest_goes_first_within_a_tenant_and_between_those_with_as_much_running(
+    database: Database, tenant: UUID
+) -> None:
+    own = [add_job(database, tenant) for _ in range(5)]
+    assert [claimed(database).id for _ in own] == own
+    others = [add_job(database, add_tenant(database, f"tenant {number}")) for number in range(5)]
+    assert [claimed(database).id for _ in others] == others
 
 
 def test_fairness_counts_a_job_that_asks_for_stability_as_the_passes_it_costs(database: Database, tenant: UUID) -> None:
@@ -145,7 +268,7 @@ def test_a_job_is_called_by_its_own_policy_or_else_its_tenants(database: Databas
     add_job(database, add_tenant(database, "b"))
     with database.begin() as session:
         session.execute(update(Tenant).where(Tenant.id == tenant).values(policy="default"))  # also for what waits
-    policies = {claimed(database).policy for _ in range(3)}
+    policies = {claimed(database, policies=["default", "asked"]).policy for _ in range(3)}
     assert policies == {"asked", "default", None}
 
 
@@ -172,15 +295,28 @@ def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database:
 def test_a_claim_that_is_not_committed_yet_hides_no_other_tenants_job(database: Database, tenant: UUID) -> None:
     jobs = {add_job(database, tenant), add_job(database, add_tenant(database, "b"))}
     with database.begin() as session:
-        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w", "M", LEASE, [])).one()
+        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w", "M", LEASE, [], 1)).one()
         assert {first.id, claimed(database).id} == jobs
+
+
+def test_a_claim_looks_again_where_others_held_all_that_it_saw(database: Database, tenant: UUID) -> None:
+    job_id = add_job(database, tenant)
+    with database.begin() as session:
+        lock(session, job_id)
+        once_after(database, lifecycle._CLAIM, session.rollback)
+        assert claimed(database).id == job_id
 
 
 def test_success_is_one_transaction_with_its_webhook(database: Database, tenant: UUID) -> None:
     with database.begin() as session:
         create_endpoint(session, VAULT, tenant, "https://example.org/all", EVENT_TYPES)
         create_endpoint(session, VAULT, tenant, "https://example.org/failures", ["job.failed"])
-    job_id = add_job(database, tenant)
+        disabled, _ = create_endpoint(session, VAULT, tenant, "https://example.org/gone", EVENT_TYPES)
+        disabled.disabled_at = session.scalars(select(func.now())).one()
+    stranger = add_tenant(database, "b")
+    with database.begin() as session:
+        create_endpoint(session, VAULT, stranger, "https://example.org/not-theirs", EVENT_TYPES)
+    job_id = add_job(database, tenant, metadata={"naïve": "✓"})
     lifecycle.succeed(database, job_id, claimed(database).attempt, RESULT)
     with database.begin() as session:
         row = session.get_one(Job, job_id)
@@ -190,7 +326,9 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     assert row.finished_at is not None
     assert (result.prediction, result.model_name, result.demonstration) == ("FAKE", "M", True)
     event = json.loads(delivery.body)
-    assert event["type"] == "job.succeeded"
+    assert (event["type"], event["timestamp"]) == ("job.succeeded", timestamp(row.finished_at))
+    assert event["data"]["metadata"] == {"naïve": "✓"}
+    assert json.dumps(event, ensure_ascii=False, separators=(",", ":")) == delivery.body  # no byte more than need be
     assert event["data"]["result"]["probability_fake"] == 0.9
     assert event["data"]["result"]["raw_probability_fake"] == 0.99
     assert event["data"]["result"]["stability"] == {
@@ -216,6 +354,25 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     assert "key" not in event["data"]["artifacts"]["heatmap"]
 
 
+def test_a_verdict_without_a_policy_and_without_stability_has_neither(database: Database, tenant: UUID) -> None:
+    job = claimed_job(database, tenant)
+    lifecycle.succeed(database, *job.fence, replace(RESULT, policy=None, stability=None))
+    with database.begin() as session:
+        row = session.get_one(Result, job.id)
+        assert (row.policy, row.stability) == (None, None)
+
+
+def test_jobs_of_a_tenant_end_at_the_same_moment_though_they_tell_the_same_endpoint(
+    database: Database, tenant: UUID
+) -> None:
+    with database.begin() as session:
+        create_endpoint(session, VAULT, tenant, "https://example.org/all", EVENT_TYPES)
+    first, second = claimed_job(database, tenant), claimed_job(database, tenant)
+    with database.begin() as session:
+        lifecycle.cancel(session, tenant, first.id)  # not committed yet
+        assert lifecycle.succeed(database, *second.fence, RESULT)  # and waits for no lock
+
+
 def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
     stale = claimed(database)
@@ -227,10 +384,42 @@ def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenan
     with pytest.raises(LeaseLostError):
         lifecycle.fail(database, job_id, stale.attempt, JobError(ErrorCode.INTERNAL))
     assert lifecycle.heartbeat(database, {stale.fence: Stage.STORING}, lease=LEASE) == set()
+    before = columns(database, job_id)
+    lifecycle.give_back(database, [stale.fence])
+    lifecycle.surrender(database, "another", [stale.fence], max_attempts=1)
+    assert columns(database, job_id) == before  # it is still the current attempt's
     with database.begin() as session:
         assert session.get(Result, job_id) is None
     lifecycle.succeed(database, job_id, current.attempt, RESULT)
     assert read(database, job_id).state == "succeeded"
+
+
+def test_a_process_that_ends_by_a_pass_says_nothing_of_an_attempt_that_it_has_lost(
+    database: Database, tenant: UUID
+) -> None:
+    """It has claimed the job again meanwhile, and the pass is that of the attempt before."""
+    job_id = add_job(database, tenant)
+    stale = claimed(database)
+    end_lease(database, job_id)
+    lifecycle.sweep(database, max_attempts=3)
+    claimed(database)
+    lifecycle.surrender(database, "w", [stale.fence], max_attempts=1)
+    row = read(database, job_id)
+    assert (row.state, row.deaths) == ("queued", 0)
+
+
+def test_a_late_write_waits_for_the_end_that_is_being_written_and_is_refused(database: Database, tenant: UUID) -> None:
+    job = claimed_job(database, tenant)
+    with ThreadPoolExecutor(1) as pool, database.begin() as session:
+        lifecycle.cancel(session, tenant, job.id)
+        late = pool.submit(lifecycle.succeed, database, *job.fence, RESULT)
+        until_it_waits(session, late)
+        session.commit()
+        with pytest.raises(LeaseLostError):
+            late.result(10)
+    assert read(database, job.id).state == "canceled"
+    with database.begin() as session:
+        assert session.get(Result, job.id) is None
 
 
 def test_a_heartbeat_extends_what_is_owned_and_tells_what_is_not(database: Database, tenant: UUID) -> None:
@@ -243,6 +432,10 @@ def test_a_heartbeat_extends_what_is_owned_and_tells_what_is_not(database: Datab
     assert lifecycle.heartbeat(database, stages, lease=LEASE) == {fences[kept]}
     row = read(database, kept)
     assert row.stage == "diffusing"
+    assert lease_of(row) == LEASE
+    assert row.started_at is not None
+    assert row.beat_at is not None
+    assert row.beat_at > row.started_at
     assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
 
 
@@ -259,13 +452,154 @@ def test_a_death_that_several_jobs_shared_counts_for_none_and_makes_each_a_suspe
     database: Database, tenant: UUID
 ) -> None:
     jobs = [add_job(database, tenant) for _ in range(3)]
-    for _ in range(5):
-        assert {claimed(database).id for _ in jobs} == set(jobs)
-        assert dies(database, *jobs).released == 3
+    assert {claimed(database).id for _ in jobs} == set(jobs)
+    assert dies(database, *jobs).released == 3
     for job_id in jobs:
         row = read(database, job_id)
-        assert (row.state, row.attempt, row.deaths, row.suspect, row.alone) == ("queued", 5, 0, True, False)
+        assert (row.state, row.attempt, row.deaths, row.suspect, row.alone) == ("queued", 1, 0, True, False)
+    for attempt in (2, 3, 4):
+        suspect = claimed(database)
+        assert suspect.suspect
+        assert dies(database, suspect.id).released == 1  # before it was alone
+        row = read(database, suspect.id)
+        assert (row.state, row.attempt, row.deaths) == ("queued", attempt, 0)
+
+
+def test_replays_share_a_worker_and_take_turns_with_uploads(database: Database, tenant: UUID) -> None:
+    other = add_tenant(database, "b")
+    for _ in range(4):
+        add_job(database, tenant, replay_of=uuid4())
+    for _ in range(4):
+        add_job(database, other)
+    together = several(database, 8)
+    assert [job.tenant_id for job in together] == [tenant, other] * 4
+    assert not any(job.suspect for job in together)
+    dies(database, together[0].id)  # only now
+    show(database, ANOTHER, WorkerState.READY)
     assert claimed(database).suspect
+
+
+def test_of_a_tenant_one_suspect_is_under_way_at_a_time_and_others_go_on(database: Database, tenant: UUID) -> None:
+    suspects = [add_job(database, tenant) for _ in range(4)]
+    other = add_tenant(database, "b")
+    suspects_of_other = [add_job(database, other) for _ in range(2)]
+    for _ in range(6):
+        claimed(database)
+    dies(database, *suspects, *suspects_of_other)
+    fresh = [add_job(database, tenant), add_job(database, other)]
+    for number in range(10):
+        show(database, replace(ANOTHER, id=f"w{number}"), WorkerState.READY)
+    taken = [claimed(database, worker=f"w{number}") for number in range(4)]
+    assert [job.suspect for job in taken] == [True, True, False, False]
+    assert {job.tenant_id for job in taken[:2]} == {tenant, other}
+    assert {job.id for job in taken[2:]} == set(fresh)
+    assert claim(database, worker="w5") is None
+    lifecycle.fail(database, *taken[0].fence, JobError(ErrorCode.CORRUPT_IMAGE))
+    again = claimed(database, worker="w5")
+    assert (again.suspect, again.tenant_id) == (True, taken[0].tenant_id)
+
+
+def test_two_that_look_at_the_same_moment_do_not_take_two_suspects_of_a_tenant(
+    database: Database, tenant: UUID
+) -> None:
+    suspects = [add_job(database, tenant) for _ in range(6)]
+    for _ in suspects:
+        claimed(database)
+    dies(database, *suspects)
+    for number in range(6):
+        show(database, replace(ANOTHER, id=f"w{number}"), WorkerState.READY)
+    together = Barrier(6)
+
+    def claim_together(number: int) -> ClaimedJob | None:
+        together.wait()
+        return claim(database, worker=f"w{number}")
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [job for job in pool.map(claim_together, range(6)) if job]
+    assert len(taken) == 1
+    assert taken[0].suspect
+
+
+def test_a_claim_leaves_its_suspect_where_another_of_the_tenant_was_taken_a_moment_before(
+    database: Database, tenant: UUID
+) -> None:
+    strict, other = add_job(database, tenant, policy="strict"), add_job(database, tenant)
+    for _ in range(2):
+        claimed(database, policies=["strict"])
+    dies(database, strict, other)
+    fresh = add_job(database, tenant)
+    for name in ("w0", "w1"):
+        show(database, replace(ANOTHER, id=name), WorkerState.READY)
+    with ThreadPoolExecutor(1) as pool, database.begin() as session:
+        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w0", "M", LEASE, ["strict"], 1)).one()
+        assert first.id == strict
+        session.execute(lifecycle._SUSPECTS_TURN, {"tenant": tenant})
+        second = pool.submit(claimed, database, worker="w1")  # has no policy, so it sees the other suspect alone
+        until_it_waits(session, second)
+        session.commit()
+        assert second.result(10).id == fresh
+    row = read(database, other)
+    assert (row.state, row.attempt) == ("queued", 1)
+
+
+def test_a_suspect_counts_as_all_the_slots_that_it_empties(database: Database, tenant: UUID) -> None:
+    suspect = add_job(database, tenant)
+    claimed(database)
+    dies(database, suspect)
+    condition = Condition(WorkerState.READY, slots=4, model="M")
+    workers.beat(database, replace(ANOTHER, id="alone"), condition, age=timedelta(0))
+    show(database, ANOTHER, WorkerState.READY)
+    assert claimed(database, worker="alone").id == suspect
+    mine = [add_job(database, tenant) for _ in range(3)]
+    other = add_tenant(database, "b")
+    others = [add_job(database, other) for _ in range(4)]
+    assert [claimed(database).id for _ in range(7)] == [
+        *others,
+        *mine,
+    ]  # older, but four slots are its tenant's already
+
+
+def test_several_are_taken_at_once_in_the_order_of_single_claims(database: Database, tenant: UUID) -> None:
+    for number in range(3):
+        other = add_tenant(database, f"tenant {number}")
+        for priority in (0, 1, 0):
+            add_job(database, other, priority=priority)
+    for _ in range(4):
+        add_job(database, tenant, stability=True)
+        add_job(database, tenant)
+    with database.begin() as session:
+        session.execute(update(Job).values(created_at=func.now()))  # of one age, so that each claim must weigh
+    copy = fresh_copy(database)
+    one_by_one = [claimed(copy).id for _ in range(17)]
+    at_once = several(database, 5) + several(database, 7) + several(database, 9)
+    copy.close()
+    assert [job.id for job in at_once] == one_by_one
+    assert several(database, 3) == []
+
+
+def fresh_copy(database: Database) -> Database:
+    """A database of its own with the same rows."""
+    url = database.engine.url
+    database.engine.dispose()  # a template must have no visitors
+    return Database(fresh_database(url.render_as_string(hide_password=False), str(url.database)))
+
+
+def several(database: Database, most: int) -> list[ClaimedJob]:
+    return lifecycle.claim_several(database, worker="w", model="M", lease=LEASE, most=most)
+
+
+def test_a_suspect_is_taken_alone_whatever_waits_beside_it(database: Database, tenant: UUID) -> None:
+    suspect = add_job(database, tenant)
+    claimed(database)
+    dies(database, suspect)
+    fresh = {add_job(database, tenant) for _ in range(3)}
+    show(database, ANOTHER, WorkerState.READY)
+    assert [job.id for job in several(database, 8)] == [suspect]
+    assert {job.id for job in several(database, 8)} == fresh
+    lifecycle.give_back(database, [(suspect, 2)])
+    urgent = add_job(database, tenant, priority=1)
+    assert [job.id for job in several(database, 8)] == [urgent]  # what comes behind a suspect waits for it
+    assert [job.id for job in several(database, 8)] == [suspect]
 
 
 def test_three_deaths_alone_end_a_job(database: Database, tenant: UUID) -> None:
@@ -305,6 +639,22 @@ def show(database: Database, worker: WorkerIdentity, state: WorkerState, *, mode
     workers.beat(database, worker, Condition(state, model=model), age=timedelta(0))
 
 
+#: Workers that no job is left to: each is written as it says, and then not heard of for so many seconds.
+OF_NO_HELP: dict[str, tuple[WorkerIdentity, WorkerState, float]] = {
+    "the very worker that asks": (replace(ANOTHER, id="w"), WorkerState.READY, 0),
+    "one that was not heard of": (ANOTHER, WorkerState.READY, 4),
+    "one that sends webhooks": (replace(ANOTHER, role=Role.WEBHOOKS), WorkerState.READY, 0),
+    "one that stops": (ANOTHER, WorkerState.DRAINING, 0),
+}
+
+
+def show_one_of_no_help(database: Database, who: str, policies: Sequence[str] = ()) -> None:
+    worker, state, seconds = OF_NO_HELP[who]
+    workers.beat(database, worker, Condition(state, model="M", policies=policies), age=timedelta(0))
+    with database.begin() as session:
+        session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=seconds)))
+
+
 def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
     with database.begin() as session:
         heard_of = func.now() - timedelta(seconds=seconds)
@@ -312,38 +662,134 @@ def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("whose", ["the job's", "the tenant's"])
-def test_a_job_is_left_to_a_ready_worker_that_has_its_policy(database: Database, tenant: UUID, whose: str) -> None:
+def test_a_job_is_left_to_workers_that_have_its_policy(database: Database, tenant: UUID, whose: str) -> None:
     job_id, other = add_job(database, tenant), add_job(database, add_tenant(database, "b"))
     named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
     with database.begin() as session:
         session.execute(named.values(policy="strict"))
-    condition = Condition(WorkerState.READY, model="M", policies=("strict", "another"))
-    workers.beat(database, ANOTHER, condition, age=timedelta(0))
     assert claimed(database).id == other
-    assert claim(database) is None
+    assert claim(database, policies=["another"]) is None  # whoever else lives
     assert not lifecycle.anything_waits(database, worker="w", model="M", lease=LEASE)
-    mine = lifecycle.claim(database, worker="w", model="M", lease=LEASE, policies=["strict"])
-    assert mine is not None
+    mine = claimed(database, policies=["another", "strict"])
     assert (mine.id, mine.policy) == (job_id, "strict")
 
 
-def test_a_job_whose_policy_nobody_has_is_not_left_waiting(database: Database, tenant: UUID) -> None:
-    job_id = add_job(database, tenant)
+FAILED_HERE = JobError(ErrorCode.OUT_OF_MEMORY)
+
+
+def fails_on(database: Database, job: ClaimedJob, worker: str, policy: str | None = None) -> str:
+    """Have the device of `worker` fail a job; return what state that leaves it in."""
     with database.begin() as session:
-        session.execute(update(Job).values(policy="strict"))
+        session.execute(update(Job).where(Job.id == job.id).values(worker=worker))
+    lifecycle.try_elsewhere(database, *job.fence, FAILED_HERE, model="M", policy=policy)
+    return read(database, job.id).state
+
+
+def test_what_a_device_cannot_judge_is_left_to_another_and_fails_there(database: Database, tenant: UUID) -> None:
     show(database, ANOTHER, WorkerState.READY)
-    assert claimed(database).id == job_id  # and fails, with a reason
+    show(database, replace(ANOTHER, id="w"), WorkerState.READY)
+    first, second = add_job(database, tenant), add_job(database, tenant)
+    assert fails_on(database, claimed(database), "w") == "queued"
+    assert (read(database, first).deaths, read(database, first).suspect, read(database, first).stage) == (
+        0,
+        False,
+        None,
+    )
+    assert claimed(database).id == second
+    assert claim(database) is None  # the first is not for this worker
+    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=LEASE)
+    again = claimed(database, worker=ANOTHER.id)
+    assert (again.id, again.attempt) == (first, 2)
+    assert fails_on(database, again, ANOTHER.id) == "failed"
+    assert read(database, first).error_code == "out_of_memory"
 
 
-@pytest.mark.parametrize(("model", "left"), [("M", False), (None, True)])
-def test_a_job_is_left_only_to_a_worker_that_may_take_it(
-    database: Database, tenant: UUID, model: str | None, left: bool
+@pytest.mark.parametrize("who", OF_NO_HELP)
+def test_what_a_device_cannot_judge_fails_where_no_other_is_there_to_try(
+    database: Database, tenant: UUID, who: str
 ) -> None:
-    job_id = add_job(database, tenant, model=model, policy="strict")
-    workers.beat(database, ANOTHER, Condition(WorkerState.READY, model="N", policies=("strict",)), age=timedelta(0))
-    found = claim(database)
-    assert (found is None) == left
-    assert left or (found is not None and found.id == job_id)  # and fails, with a reason
+    show_one_of_no_help(database, who)
+    assert fails_on(database, claimed_job(database, tenant), "w") == "failed"
+
+
+def test_a_job_that_another_was_to_try_comes_back_when_the_other_is_gone(database: Database, tenant: UUID) -> None:
+    show(database, ANOTHER, WorkerState.READY)
+    job = claimed_job(database, tenant)
+    assert fails_on(database, job, "w") == "queued"
+    show(database, ANOTHER, WorkerState.DRAINING)
+    again = claimed(database)
+    assert again.id == job.id
+    assert fails_on(database, again, "w") == "failed"
+
+
+@pytest.mark.parametrize("whose", ["the job's", "the tenant's"])
+def test_only_a_worker_that_has_the_policy_is_another_to_try(database: Database, tenant: UUID, whose: str) -> None:
+    show(database, ANOTHER, WorkerState.READY)
+    job_id = add_job(database, tenant)
+    named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    with database.begin() as session:
+        session.execute(named.values(policy="strict"))
+    job = claimed(database, policies=["strict"])
+    condition = Condition(WorkerState.READY, model="M", policies=("strict",))
+    workers.beat(database, ANOTHER, condition, age=timedelta(0))
+    assert fails_on(database, job, "w", "strict") == "queued"
+    assert claim(database, policies=["strict"]) is None
+    show(database, ANOTHER, WorkerState.READY)  # without it
+    again = claimed(database, policies=["strict"])
+    assert fails_on(database, again, "w", "strict") == "failed"
+
+
+def waited_for(database: Database, minutes: int) -> None:
+    with database.begin() as session:
+        session.execute(update(Job).values(created_at=func.now() - timedelta(minutes=minutes)))
+
+
+@pytest.mark.parametrize("whose", ["the job's", "the tenant's"])
+def test_a_job_fails_whose_policy_nobody_had_for_minutes_while_others_were_ready(
+    database: Database, tenant: UUID, whose: str
+) -> None:
+    job_id, other = add_job(database, tenant), add_job(database, add_tenant(database, "b"))
+    named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    with database.begin() as session:
+        session.execute(named.values(policy="strict"))
+    assert workers.unserved_policies(database) == set()  # nobody is there who could say
+    show(database, ANOTHER, WorkerState.READY)
+    assert workers.unserved_policies(database) == {(None, "strict")}
+    waited_for(database, 59)
+    assert lifecycle.fail_unserved(database, None, "strict", waited=timedelta(hours=1)) == 0  # not yet
+    waited_for(database, 61)
+    assert lifecycle.fail_unserved(database, None, "lax", waited=timedelta(hours=1)) == 0
+    assert lifecycle.fail_unserved(database, None, "strict", waited=timedelta(hours=1)) == 1
+    row = read(database, job_id)
+    assert (row.state, row.error_code, row.error_retryable) == ("failed", "model_unavailable", True)
+    assert (
+        row.error_message == "No worker has had the policy 'strict' for 60 minutes. Ask the operator, or name another."
+    )
+    assert read(database, other).state == "queued"
+
+
+def test_a_job_that_another_transaction_holds_keeps_no_other_from_failing_for_its_policy(
+    database: Database, tenant: UUID
+) -> None:
+    held, other = (add_job(database, tenant, policy="strict") for _ in range(2))
+    waited_for(database, 6)
+    with database.begin() as session:
+        lock(session, held)
+        assert lifecycle.fail_unserved(database, None, "strict", waited=timedelta(minutes=5)) == 1
+    assert [read(database, job_id).state for job_id in (held, other)] == ["queued", "failed"]
+
+
+def test_a_policy_is_served_by_who_may_take_the_job_and_is_ready(database: Database, tenant: UUID) -> None:
+    add_job(database, tenant, policy="strict", model="N")
+    add_job(database, tenant, policy="strict")
+    condition = Condition(WorkerState.READY, model="M", policies=("strict",))
+    workers.beat(database, ANOTHER, condition, age=timedelta(0))
+    assert workers.unserved_policies(database) == set()  # for N nobody is there who could say
+    show(database, replace(ANOTHER, id="of N"), WorkerState.READY, model="N")
+    assert workers.unserved_policies(database) == {("N", "strict")}
+    with database.begin() as session:
+        session.execute(text("UPDATE workers SET state = 'starting' WHERE id = 'another'"))
+    assert workers.unserved_policies(database) == {("N", "strict"), (None, "strict")}
 
 
 @pytest.mark.parametrize(
@@ -370,6 +816,89 @@ def test_a_suspect_waits_until_another_worker_can_go_on_or_none_will(
         assert claim(database) is None
         silent_for(database, suspect, waits + 1)
         assert claimed(database).id == suspect
+
+
+@pytest.mark.parametrize("who", OF_NO_HELP)
+def test_a_suspect_waits_as_if_none_lived_beside_one_that_is_of_no_help(
+    database: Database, tenant: UUID, who: str
+) -> None:
+    suspect = claimed_job(database, tenant).id
+    dies(database, suspect)
+    show_one_of_no_help(database, who)
+    silent_for(database, suspect, 6)
+    assert claim(database) is None
+    silent_for(database, suspect, 9)
+    assert claimed(database).id == suspect
+
+
+@pytest.mark.parametrize("who", [*OF_NO_HELP, "one that starts"])
+def test_a_policy_is_not_served_by_one_that_is_of_no_help(database: Database, tenant: UUID, who: str) -> None:
+    add_job(database, tenant, policy="strict")
+    if who == "one that starts":
+        starting = Condition(WorkerState.STARTING, model="M", policies=["strict"])
+        workers.beat(database, ANOTHER, starting, age=timedelta(0))
+    else:
+        show_one_of_no_help(database, who, policies=["strict"])
+    if who == "one that was not heard of":
+        with database.begin() as session:
+            session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=11)))
+    show(database, replace(ANOTHER, id="without"), WorkerState.READY)
+    assert claim(database) is None  # by one without the policy, whoever else lives
+    served = who == "the very worker that asks"  # which has the policy, and is ready
+    assert workers.unserved_policies(database) == (set() if served else {(None, "strict")})
+
+
+def expired(database: Database, job_id: UUID) -> None:
+    with database.begin() as session:
+        over = func.now() - timedelta(seconds=1)
+        session.execute(update(Job).where(Job.id == job_id).values(deadline_at=over))
+
+
+def of_another_model(database: Database, job_id: UUID) -> None:
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(model="another"))
+
+
+def left_to_another(database: Database, job_id: UUID) -> None:
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(policy="strict"))
+    workers.beat(database, ANOTHER, Condition(WorkerState.READY, model="M", policies=["strict"]), age=timedelta(0))
+
+
+def a_suspect_that_waits(database: Database, job_id: UUID) -> None:
+    with database.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(suspect=True, beat_at=func.now()))
+
+
+@pytest.mark.parametrize("made", [expired, of_another_model, left_to_another, a_suspect_that_waits])
+def test_a_job_that_cannot_be_taken_gives_its_tenant_no_turn_and_hides_none(
+    database: Database, tenant: UUID, made: Callable[[Database, UUID], None]
+) -> None:
+    made(database, add_job(database, tenant, priority=9))
+    later = add_job(database, tenant)
+    urgent = add_job(database, add_tenant(database, "b"), priority=5)
+    assert [claimed(database).id for _ in range(2)] == [urgent, later]
+    assert claim(database) is None
+
+
+def test_fairness_counts_what_runs_and_neither_what_waits_nor_what_has_ended(database: Database, tenant: UUID) -> None:
+    for _ in range(2):
+        job = claimed_job(database, tenant)
+        lifecycle.fail(database, *job.fence, JobError(ErrorCode.CORRUPT_IMAGE))
+    older = [add_job(database, tenant) for _ in range(2)]
+    add_job(database, add_tenant(database, "b"))
+    assert claimed(database).id == older[0]
+
+
+def test_a_worker_whose_suspect_has_ended_is_free_of_suspects_again(database: Database, tenant: UUID) -> None:
+    first, second = claimed_job(database, tenant).id, claimed_job(database, tenant).id
+    dies(database, first, second)
+    show(database, ANOTHER, WorkerState.READY)
+    taken = lifecycle.claim(database, worker=ANOTHER.id, model="M", lease=timedelta(seconds=1))
+    assert taken is not None
+    lifecycle.fail(database, *taken.fence, JobError(ErrorCode.CORRUPT_IMAGE))
+    silent_for(database, second, 0)
+    assert claimed(database).id == second
 
 
 def test_one_worker_is_kept_free_of_suspects(database: Database, tenant: UUID) -> None:
@@ -400,6 +929,7 @@ def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Da
     lifecycle.give_back(database, [claimed(database).fence])
     row = read(database, job_id)
     assert (row.state, row.deaths, row.lease_until) == ("queued", 0, None)
+    assert (row.stage, row.worker) == (None, None)
     again = claimed(database)
     assert (again.attempt, again.suspect) == (2, False)
     dies(database, job_id)
@@ -429,6 +959,14 @@ def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, ten
         ("queued", 0, False),
     ]
     assert [row.beat_at is None for row in rows] == [False, False, True]
+
+
+def test_a_process_that_ends_leaves_what_it_has_ended_as_it_is(database: Database, tenant: UUID) -> None:
+    ended, carried = claimed_job(database, tenant), claimed_job(database, tenant)
+    lifecycle.succeed(database, *ended.fence, RESULT)
+    before = columns(database, ended.id)
+    assert lifecycle.surrender(database, "w", [ended.fence, carried.fence], max_attempts=3) == 1
+    assert columns(database, ended.id) == before
 
 
 def test_a_pass_with_one_image_counts_whatever_else_the_process_carried(database: Database, tenant: UUID) -> None:
@@ -474,6 +1012,8 @@ def test_terminal_states_never_change(database: Database, tenant: UUID) -> None:
     with pytest.raises(LeaseLostError):
         lifecycle.succeed(database, job_id, attempt, RESULT)
     lifecycle.give_back(database, [(job_id, attempt)])
+    expired(database, job_id)
+    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
     row = read(database, job_id)
     assert (row.state, row.error_code, row.finished_at) == ("failed", "corrupt_image", finished_at)
 
@@ -495,9 +1035,11 @@ def test_a_job_that_cannot_be_ended_keeps_no_other_from_being_swept(database: Da
         session.execute(text(_CURSE.format(cursed)))
         hour_ago = func.now() - timedelta(hours=1)
         session.execute(update(Job).where(Job.id.in_([cursed, overdue])).values(deadline_at=hour_ago))
-    report = lifecycle.sweep(database, max_attempts=3)
+    with structlog.testing.capture_logs() as told:
+        report = lifecycle.sweep(database, max_attempts=3)
     assert report is not None
     assert (report.expired, report.released) == (1, 1)
+    assert [(line["event"], line["job_id"]) for line in told] == [("job_not_swept", str(cursed))]
     assert [read(database, job_id).state for job_id in (cursed, overdue, dropped)] == ["running", "expired", "queued"]
 
 
@@ -509,6 +1051,47 @@ CREATE TRIGGER curse BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION curse()
 """
 
 
+@pytest.mark.parametrize(("over", "became"), [(expired, "expired"), (end_lease, "queued")])
+def test_a_job_that_another_transaction_holds_keeps_no_other_from_being_swept(
+    database: Database, tenant: UUID, over: Callable[[Database, UUID], None], became: str
+) -> None:
+    held, other = (claimed_job(database, tenant).id for _ in range(2))
+    over(database, held)
+    over(database, other)
+    with database.begin() as session:
+        lock(session, held)
+        lifecycle.sweep(database, max_attempts=3)  # and waits for no lock
+    assert [read(database, job_id).state for job_id in (held, other)] == ["running", became]
+
+
+def test_a_worker_that_is_heard_of_while_a_sweep_looks_keeps_its_job(database: Database, tenant: UUID) -> None:
+    job = claimed_job(database, tenant)
+    end_lease(database, job.id)
+    beat = partial(lifecycle.heartbeat, database, {job.fence: Stage.DIFFUSING}, lease=LEASE)
+    once_after(database, lifecycle._DROPPED, beat)
+    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
+    assert read(database, job.id).state == "running"
+
+
+def test_a_sweep_takes_so_many_at_most_and_first_what_is_overdue_for_longest(
+    database: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_SWEEP_BATCH", 2)
+    dropped = [claimed_job(database, tenant).id for _ in range(3)]
+    overdue = [add_job(database, tenant) for _ in range(3)]
+    for job_id in dropped:
+        end_lease(database, job_id)
+    with database.begin() as session:
+        for hours, job_id in enumerate(overdue, start=1):
+            over = func.now() - timedelta(hours=hours)
+            session.execute(update(Job).where(Job.id == job_id).values(deadline_at=over))
+        session.execute(text("ANALYZE jobs"))  # so that it reads these few in the order in which they lie
+    first = lifecycle.sweep(database, max_attempts=3)
+    assert [read(database, job_id).state for job_id in overdue] == ["queued", "expired", "expired"]
+    second = lifecycle.sweep(database, max_attempts=3)
+    assert [(report.expired, report.released) for report in (first, second) if report] == [(2, 2), (1, 1)]
+
+
 def test_one_process_sweeps_at_a_time(database: Database, tenant: UUID) -> None:
     with database.begin() as session:
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lifecycle._SWEEP_LOCK})
@@ -516,31 +1099,43 @@ def test_one_process_sweeps_at_a_time(database: Database, tenant: UUID) -> None:
     assert lifecycle.sweep(database, max_attempts=3) is not None
 
 
-def test_a_sweep_counts_no_further_than_it_needs(
-    database: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lifecycle, "MOST_COUNTED", 2)
-    for _ in range(3):
+def test_a_sweep_counts_what_waits_and_nothing_else(database: Database, tenant: UUID) -> None:
+    for _ in range(5):
         add_job(database, tenant)
-    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport(queued=2)
+    ended = claimed(database)
+    lifecycle.fail(database, ended.id, ended.attempt, JobError(ErrorCode.CORRUPT_IMAGE))
+    claimed(database)
+    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport(queued=3)
+
+
+def test_who_ends_a_job_learns_whether_a_webhook_is_to_be_sent(database: Database, tenant: UUID) -> None:
+    def end_two() -> list[bool]:
+        good, bad = claimed_job(database, tenant), claimed_job(database, tenant)
+        error = JobError(ErrorCode.CORRUPT_IMAGE)
+        return [lifecycle.succeed(database, *good.fence, RESULT), lifecycle.fail(database, *bad.fence, error)]
+
+    assert end_two() == [False, False]
+    with database.begin() as session:
+        create_endpoint(session, VAULT, tenant, "https://example.org/failures", ["job.failed"])
+    assert end_two() == [False, True]
 
 
 def test_a_deadlock_is_an_outage_that_passes_and_not_an_error_of_the_program(database: Database, tenant: UUID) -> None:
     jobs = [add_job(database, tenant) for _ in range(2)]
     both_hold_one = Barrier(2)
 
-    def lock(first: UUID, second: UUID) -> bool:
+    def lock_both(first: UUID, second: UUID) -> bool:
         try:
             with database.begin() as session:
-                session.execute(select(Job.id).where(Job.id == first).with_for_update())
+                lock(session, first)
                 both_hold_one.wait(10)
-                session.execute(select(Job.id).where(Job.id == second).with_for_update())
+                lock(session, second)
         except DatabaseUnavailableError:
             return False
         return True
 
     with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(lock, jobs, reversed(jobs))) == [False, True]
+        assert sorted(pool.map(lock_both, jobs, reversed(jobs))) == [False, True]
 
 
 MOVERS: dict[str, Callable[[Database, list[ClaimedJob]], object]] = {
@@ -559,12 +1154,10 @@ def test_jobs_are_locked_in_one_order_so_that_no_two_wait_for_each_other(
     for _ in range(6):
         add_job(database, tenant)
     jobs = sorted((claimed(database) for _ in range(6)), key=lambda job: job.id, reverse=True)
-    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
     with ThreadPoolExecutor(1) as pool, database.begin() as session:
-        session.execute(select(Job.id).where(Job.id == jobs[-1].id).with_for_update())
+        lock(session, jobs[-1].id)
         moved = pool.submit(move, database, jobs)
-        while not moved.done() and not session.scalar(waiting):
-            pass
+        until_it_waits(session, moved)
         others = select(Job.id).where(Job.id != jobs[-1].id)
         assert (
             len(session.execute(others.with_for_update(nowait=True)).all()) == 5

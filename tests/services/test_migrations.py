@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from uuid import uuid4
+
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from deploy.local.services import ServiceUrls
 from migrations.upgrade import downgrade, is_current, upgrade
 from shared.database import Database
+from shared.endpoints import delete_endpoint, give_up
 from shared.tables import Base
 from tests.databases import fresh_database
 
@@ -36,6 +40,50 @@ def test_every_migration_can_be_undone_and_done_again(services: ServiceUrls) -> 
     upgrade(url)
     upgrade(url)
     assert is_current(url)
+
+
+_ENDPOINT = """
+INSERT INTO webhook_endpoints (id, tenant_id, url, event_types, secret_encrypted)
+VALUES (:endpoint, :tenant, 'https://receiver.test/', '{job.failed}', '')
+"""
+_DELIVERY = """
+INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, job_id, event_type, body, created_at)
+VALUES (gen_random_uuid(), :tenant, :endpoint, :job, 'job.failed', 'a body', now() - interval '9 days')
+"""
+_JOB = """
+INSERT INTO jobs (id, tenant_id, state, deadline_at, finished_at, pictures, metadata, source_key, source_sha256,
+                  source_bytes, media_type)
+VALUES (:job, :tenant, 'failed', now(), now(), '{}', '{}', 'key', 'digest', 1, 'image/png')
+"""
+#: As a try of the migration may leave it; it is made once more.
+_BROKEN_OFF = "ALTER TABLE webhook_deliveries ADD COLUMN begun_at timestamptz NOT NULL DEFAULT now()"
+
+
+def test_what_waited_before_endpoints_were_closed_by_a_flag_is_young_and_none_comes_back_that_was_deleted(
+    services: ServiceUrls,
+) -> None:
+    url = fresh_database(services.database_url)
+    upgrade(url, "0012")
+    tenant, job, kept, gone = (uuid4() for _ in range(4))
+    with contextlib.closing(Database(url)) as database:
+        with database.begin() as session:
+            session.execute(text("INSERT INTO tenants (id, name) VALUES (:tenant, 'one')"), {"tenant": tenant})
+            session.execute(text(_JOB), {"tenant": tenant, "job": job})
+            for endpoint in (kept, gone):
+                told = {"tenant": tenant, "job": job, "endpoint": endpoint}
+                session.execute(text(_ENDPOINT), told)
+                session.execute(text(_DELIVERY), told)
+            session.execute(text(_BROKEN_OFF))
+        upgrade(url)
+        assert give_up(database) == 0  # or a backlog of weeks would be given up at once
+        with database.begin() as session:
+            assert delete_endpoint(session, tenant, gone)
+        downgrade(url, "0012")
+        with database.begin() as session:
+            for table, column in (("webhook_endpoints", "id"), ("webhook_deliveries", "endpoint_id")):
+                assert session.scalars(text(f"SELECT {column} FROM {table}")).all() == [kept]
+        upgrade(url)
+        assert is_current(url)
 
 
 def _constraints(url: str) -> dict[str, list[str]]:

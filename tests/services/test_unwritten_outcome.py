@@ -1,8 +1,9 @@
-"""An outcome that cannot be written, for a reason that nobody foresaw, ends its job or gives it back."""
+"""What follows an outcome: the wake-up for its webhooks; where it cannot be written, an end or another attempt."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from io import BytesIO
@@ -11,19 +12,22 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from deploy.local.services import ServiceUrls
 from shared import lifecycle
-from shared.broker import Broker, make_celery
+from shared.broker import DELIVER, WEBHOOK_QUEUE, Broker, make_celery
+from shared.crypto import Vault
 from shared.database import Database
+from shared.endpoints import create_endpoint
 from shared.errors import ObjectMissingError
 from shared.jobs import ModelIdentity, NewJob
 from shared.object_store import ObjectStore, artifact_key, source_key
 from shared.tables import Job, Tenant
 from tests.bad_images import photograph, saved
-from tests.service_settings import settings_for
+from tests.service_settings import SECRET_KEY, settings_for
 from worker.analyzer import Analyzer, ServedModel
 from worker.attempt import Attempt
 from worker.batcher import Batcher, Finding, Floats, Notify
@@ -95,6 +99,27 @@ def forbid(database: Database, rule: str) -> None:
 def read(database: Database, job_id: UUID) -> Job:
     with database.begin() as session:
         return session.get_one(Job, job_id)
+
+
+def rung_for(services: ServiceUrls, job_id: UUID) -> int:
+    """How many wake-ups of the webhook workers name this job."""
+    with Redis.from_url(services.redis_url) as redis:
+        waiting = redis.lrange(WEBHOOK_QUEUE, 0, -1)
+    headers = [json.loads(message)["headers"] for message in waiting]
+    assert {each["task"] for each in headers} <= {DELIVER}
+    return sum(str(job_id) in each["kwargsrepr"] for each in headers)
+
+
+@pytest.mark.parametrize(("event", "wake_ups"), [("job.succeeded", 1), ("job.failed", 0)])
+def test_an_outcome_wakes_who_sends_webhooks_where_one_is_to_be_sent(
+    services: ServiceUrls, database: Database, analyzer: Analyzer, attempt: Attempt, event: str, wake_ups: int
+):
+    with database.begin() as session:
+        vault = Vault(SECRET_KEY)
+        create_endpoint(session, vault, attempt.job.tenant_id, "https://receiver.example/", [event])
+    analyzer.carry(attempt)
+    assert read(database, attempt.job.id).state == "succeeded"
+    assert rung_for(services, attempt.job.id) == wake_ups
 
 
 def test_verdict_that_cannot_be_written_is_an_error_of_the_service(

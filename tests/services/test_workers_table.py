@@ -154,5 +154,8 @@ def test_what_a_claim_would_find_is_asked_without_claiming(database: Database):
     with database.begin() as session:
         job = session.get_one(Job, job_id)
         assert (job.state, job.attempt) == ("queued", 1)
-        job.model = "ANOTHER"
+        job.model = "M"
+    assert lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
+    with database.begin() as session:
+        session.get_one(Job, job_id).model = "ANOTHER"
     assert not lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))

@@ -1,0 +1,83 @@
+"""What the addresses of the servers may be, told before anything is tried; no message repeats what was given.
+
+Libraries take much else without a word: minio drops the path of an endpoint, SQLAlchemy calls MySQL's URL PostgreSQL's,
+kombu goes to this machine where no host is named. Or they repeat the password in a traceback.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+_ESCAPES = "In a user or password write signs such as / # ? @ : as %2F %23 %3F %40 %3A."
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
+
+
+def check_database(url: str) -> None:
+    """Raise `ValueError` where this is not the URL of a database of PostgreSQL."""
+    parts = _split(url, ("postgresql", "postgres", "postgresql+psycopg2"), "postgresql://user:password@host:port/name")
+    given = parse_qs(parts.query)
+    if not parts.hostname and "host" not in given:
+        raise ValueError("it names no host, as in postgresql://user:password@host:port/name")
+    if not parts.path.strip("/") and "dbname" not in given:
+        raise ValueError("it names no database, as in postgresql://user:password@host:port/name")
+    try:
+        parse_dsn(f"postgresql://host/name?{parts.query}")
+    except psycopg2.Error as error:
+        unknown = next((name for name in given if f'"{name}"' in str(error)), None)
+        what = f"the parameter {unknown!r}" if unknown else "what follows the ?"
+        raise ValueError(f"PostgreSQL does not know {what} in it") from None
+
+
+def check_redis(url: str) -> None:
+    """Raise `ValueError` where this is not the URL of a database of Redis."""
+    form = "redis://:password@host:port/0"
+    parts = _split(url, ("redis", "rediss"), form)
+    if not parts.hostname:
+        raise ValueError(f"it names no host, as in {form}")
+    if not re.fullmatch(r"/?\d{0,5}", parts.path):
+        raise ValueError(f"after the host it must have the number of a database, as in {form}")
+
+
+def check_endpoint(url: str) -> None:
+    """Raise `ValueError` where this is not the endpoint of an object store: a scheme, a host, and perhaps a port."""
+    parts = _split(url, ("http", "https"), "http://host:port")
+    if not parts.hostname:
+        raise ValueError("it names no host, as in http://host:port")
+    if "@" in parts.netloc:
+        raise ValueError("it holds a user or password; the store's keys are settings of their own")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("it has a path, which S3 has no use for: give the scheme, the host and the port alone")
+
+
+def check_bucket(name: str) -> None:
+    """Raise `ValueError` where S3 knows no bucket of such a name."""
+    if not _BUCKET.fullmatch(name) or ".." in name or _ADDRESS.fullmatch(name):
+        raise ValueError("a bucket's name is 3 to 63 small letters, digits, dots and hyphens, as in distildire")
+
+
+def check_secret(secret: str) -> None:
+    """Raise `ValueError` for what came along when a secret was copied: spaces around it, and the end of its line."""
+    if secret != secret.strip() or not secret.isprintable():
+        raise ValueError("it begins or ends with a space or a line's end, or holds a sign that cannot be seen")
+
+
+def _split(url: str, schemes: Sequence[str], form: str) -> SplitResult:
+    check_secret(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"it is not a URL of the form {form}. {_ESCAPES}") from None
+    if parts.scheme not in schemes or "://" not in url:
+        raise ValueError(f"it must begin with {schemes[0]}://, as in {form}")
+    if port == 0:
+        raise ValueError(f"its port is 0; it has the form {form}")
+    if parts.hostname and not re.fullmatch(r"[\w.,:%/-]+", unquote(parts.hostname)):
+        raise ValueError(f"its host holds a sign that no host has; it has the form {form}. {_ESCAPES}")
+    return parts
