@@ -57,6 +57,8 @@ class Receiver:
     """Set it to have every answer name it as its `Location`."""
     behaviour: str | None = None
     """Set it to have every path behave as that one."""
+    hanging: set[str] = field(default_factory=set)
+    """Queries of those that hang whatever their path."""
     _here: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -113,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         receiver = self.server.receiver
         with receiver.one_more():
-            name = receiver.behaviour or self.path.partition("?")[0].removeprefix("/")
+            path, _, query = self.path.partition("?")
+            name = receiver.behaviour or ("hang" if query in receiver.hanging else path.removeprefix("/"))
             if name == "deaf":
                 receiver.released.wait(30)
                 return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ import numpy as np
 import structlog
 
 from shared import lifecycle
-from shared.broker import DELIVER, WEBHOOK_QUEUE, Broker
+from shared.broker import Broker
 from shared.database import Database
 from shared.errors import (
     DatabaseUnavailableError,
@@ -29,14 +28,17 @@ from shared.errors import (
 from shared.jobs import Artifact, ClaimedJob, JobResult, ModelIdentity, Stage
 from shared.object_store import ObjectStore, artifact_key
 from shared.pictures import analyzed_region
+from shared.wakeups import Bell
+from shared.workers import Role
 from worker.attempt import Attempt
 from worker.batcher import Batcher, Finding
 from worker.caveats import caveats_of
 from worker.imaging import ImageFacts
 from worker.model.policy import Policy
 from worker.model.ruling import Ruling, rule
-from worker.outcome import OUTAGES, Abandoned, Failed, Outcome, Released, Succeeded, outcome_of
+from worker.outcome import OUTAGES, Abandoned, Failed, Outcome, Refused, Released, Succeeded, outcome_of
 from worker.sandbox import OpenedImage, Sandbox
+from worker.threads import usable_cores
 
 #: Seconds for which a job waits for the object store before it goes back into the queue.
 STORE_PATIENCE = 10.0
@@ -102,11 +104,11 @@ class Analyzer:
         self._store = store
         self._sandbox = sandbox
         self._batcher = batcher
-        self._broker = broker
+        self._webhook_bell = Bell(broker, database, Role.WEBHOOKS)
         self._served = served
         self._store_patience = store_patience
         # Decoding and rendering have time limits: more of them at once than cores would count their waiting.
-        self._cores = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
+        self._cores = threading.BoundedSemaphore(usable_cores())
 
     def carry(self, attempt: Attempt) -> None:
         """Bring a claimed job to its outcome.
@@ -119,8 +121,11 @@ class Analyzer:
         try:
             written = self._settle(attempt, outcome)
         except Exception:  # noqa: BLE001  # an attempt that ends in no way would count as a death, again and again
+            #: PostgreSQL refused the outcome of an attempt, and the job fails as `internal`. Check that the schema is
+            #: this release's (`distildire db upgrade`); otherwise report the traceback.
             _log.exception("outcome_not_written")
             outcome, written = self._end_otherwise(attempt)
+        #: An attempt at a job ended. `outcome` is what came of it, `written` whether PostgreSQL took it.
         _log.info("attempt_ended", outcome=type(outcome).__name__.lower(), written=written.name.lower())
         referred_to = isinstance(outcome, Succeeded) and written is _Written.YES
         if attempt.stage is Stage.STORING and not referred_to and written is not _Written.UNKNOWN:
@@ -134,6 +139,8 @@ class Analyzer:
         except Exception as error:  # noqa: BLE001  # whatever happens is an outcome of this job
             outcome = outcome_of(error)
             if isinstance(outcome, Failed) and outcome.error.code is ErrorCode.INTERNAL:
+                #: A job met an error that the worker does not expect, and fails as `internal`. Report the traceback: it
+                #: is a fault of the service.
                 _log.exception("attempt_failed")
             return outcome
 
@@ -154,8 +161,10 @@ class Analyzer:
             finding, *perturbed = attempt.results_of(futures)
             pictures = self._render(image, finding, attempt)
         artifacts = self._keep(pictures, attempt)
-        ruling = rule(finding.logit, self._served.threshold, policy, [each.logit for each in perturbed])
-        caveats = (*ruling.caveats, *caveats_of(image.facts, self._served.image_size, policy))
+        changed = [each.logit for each in perturbed]
+        ruling = rule(finding.logit, self._served.threshold, policy, changed, content=image.facts.content)
+        about_image = caveats_of(image.facts, self._served.image_size, policy, finding.feature_mean)
+        caveats = (*ruling.caveats, *about_image)
         return _result(image.facts, finding, self._served, ruling, caveats, attempt, artifacts)
 
     def _fetch(self, attempt: Attempt) -> bytes:
@@ -173,6 +182,7 @@ class Analyzer:
     def _open(self, source: bytes, attempt: Attempt) -> OpenedImage:
         attempt.enter(Stage.DECODING)
         with self._cores:
+            attempt.note(Stage.DECODING)  # its time begins now: waiting for a turn is nobody's fault
             return self._sandbox.open(source, self._served.image_size, probe=attempt.job.stability)
 
     def _render(self, image: OpenedImage, finding: Finding, attempt: Attempt) -> Mapping[str, bytes]:
@@ -180,6 +190,7 @@ class Analyzer:
         if not attempt.job.pictures:
             return {}
         with self._cores:
+            attempt.note(Stage.RENDERING)
             return image.render(finding.eps, finding.feature_mean, attempt.job.pictures)
 
     def _keep(self, pictures: Mapping[str, bytes], attempt: Attempt) -> dict[str, Artifact]:
@@ -210,6 +221,9 @@ class Analyzer:
                 return self._commit(attempt, partial(lifecycle.succeed, self._database, *job.fence, result))
             case Failed(error):
                 return self._commit(attempt, partial(lifecycle.fail, self._database, *job.fence, error))
+            case Refused(error):
+                elsewhere = partial(lifecycle.try_elsewhere, policy=job.policy, model=self._served.identity.name)
+                return self._commit(attempt, partial(elsewhere, self._database, *job.fence, error))
             case Released():
                 return self._commit(attempt, partial(lifecycle.give_back, self._database, [job.fence]))
             case Abandoned():
@@ -234,7 +248,7 @@ class Analyzer:
         while True:
             try:
                 if write():
-                    self._broker.wake(WEBHOOK_QUEUE, DELIVER, str(attempt.job.id))
+                    self._webhook_bell.ring(str(attempt.job.id))
             except LeaseLostError:
                 return refused
             except DatabaseUnavailableError:
@@ -250,6 +264,8 @@ class Analyzer:
             for name in job.pictures:
                 self._store.delete(artifact_key(job.tenant_id, job.id, job.attempt, name))
         except StoreUnavailableError:
+            #: The store did not delete the pictures of an attempt that does not count. Housekeeping deletes them after
+            #: a day.
             _log.warning("pictures_left_behind")
 
 

@@ -31,6 +31,15 @@ class DeviceLostError(DistildireError):
     """The device can do nothing more for this process."""
 
 
+class PassFailedError(DistildireError):
+    """The device fails this image and no blank one. Another device may do better."""
+
+    def __init__(self, error: JobError) -> None:
+        """Be about an image whose owner is told `error` where no other device can help."""
+        super().__init__(error.message)
+        self.error = error
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the networks say of one image."""
@@ -58,8 +67,6 @@ Fence = tuple[UUID, int]
 Watch = Callable[[Sequence[Fence]], AbstractContextManager[None]]
 #: Ends this process, because of a pass with these in it; empty where it is nobody's doing.
 GiveUp = Callable[[Sequence[Fence]], None]
-#: Passes of one image fail in a row, of so many jobs, where the device is broken and not the images: it would fail all.
-FAILED_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,11 @@ class Batcher:
     ) -> None:
         """Begin with nothing to do; `start` starts the thread.
 
-        `give_up` is called where the device is lost or broken, or where the thread cannot go on.
+        `give_up` is called where the device is lost or broken, or where the thread cannot go on. An image that fails
+        shows nothing of the device yet: a blank one is run after it.
         """
         self._infer = infer
         self._give_up = give_up
-        self._failed: set[Fence] = set()
         self._in_pass: list[Fence] = []
         self._max_batch = max_batch
         self._wait_seconds = wait_seconds
@@ -135,7 +142,8 @@ class Batcher:
     def submit(self, image: Floats, fence: Fence, *, on_classifying: Notify = lambda: None) -> Future[Finding]:
         """Queue the image, (3, S, S) in [-1, 1], of an attempt at a job.
 
-        The future ends with the finding or a `JobError`; cancel it and the image is dropped if it does not run yet.
+        The future ends with the finding or a `PassFailedError`; cancel it and the image is dropped if it does not run
+        yet.
         `on_classifying` is called by the batcher's thread when the image's pass comes to the classifier.
         """
         return self.submit_all([image], fence, on_classifying=on_classifying)[0]
@@ -159,6 +167,8 @@ class Batcher:
                 if running:
                     self._serve(running)
         except BaseException:  # noqa: BLE001  # without this thread every job would wait until its deadline
+            #: The thread that owns the device ended, as it does when the device is lost. The worker gives its jobs back
+            #: and ends with status 1.
             _log.critical("batcher_ended", exc_info=True)
             self._give_up(self._in_pass)
 
@@ -196,33 +206,57 @@ class Batcher:
                 findings = self._infer([ticket.image for ticket in tickets], tell)
             answers = list(zip(tickets, map(_checked, findings), strict=True))
         except (DeviceMemoryError, MemoryError):
+            #: A batch did not fit into the device's memory and runs again in halves. If it happens often, lower
+            #: `MAX_BATCH`.
             _log.warning("device_out_of_memory", batch=len(tickets))
             self._serve_halves(tickets, JobError(ErrorCode.OUT_OF_MEMORY))
         except DeviceLostError:
             raise  # the end of this thread, and with it of the process
         except Exception:  # noqa: BLE001  # a pass may fail in any way; this thread must serve the next one
+            #: A pass of the device failed. A batch runs again in halves, so that one image fails alone.
             _log.exception("device_failed", batch=len(tickets))
-            if len(tickets) == 1:
-                self._count_failure(tickets[0].fence)
             self._serve_halves(tickets, JobError(ErrorCode.INTERNAL, "The device failed. Submit the image again."))
         else:
-            self._failed.clear()
-            for ticket, answer in answers:
-                if isinstance(answer, Finding):
-                    ticket.future.set_result(answer)
-                else:
-                    ticket.future.set_exception(answer)
+            self._answer(answers)
         self._in_pass = []
 
-    def _count_failure(self, fence: Fence) -> None:
-        self._failed.add(fence)
-        if len(self._failed) >= FAILED_PASSES:
-            _log.critical("device_broken", failed_jobs=len(self._failed))
-            self._give_up([])
+    def _answer(self, answers: Sequence[tuple[_Ticket, Finding | JobError]]) -> None:
+        for ticket, answer in answers:
+            if isinstance(answer, Finding):
+                ticket.future.set_result(answer)
+        for ticket, answer in answers:
+            if isinstance(answer, JobError):
+                self._refuse(ticket, answer)
+
+    def _refuse(self, ticket: _Ticket, why: JobError) -> None:
+        """Fail an image, unless the device fails a blank one too.
+
+        Raises:
+            DeviceLostError: the device is broken. It would fail whatever waits, and the images are not to blame.
+
+        """
+        self._in_pass = []
+        if not self._runs_a_blank(ticket.image):
+            #: The device failed an image and then a blank one, so it is broken. The worker gives its jobs back and ends
+            #: with status 1.
+            _log.critical("device_broken")
+            raise DeviceLostError
+        ticket.future.set_exception(PassFailedError(why))
+
+    def _runs_a_blank(self, like: Floats) -> bool:
+        try:
+            with self._watch([]):
+                (finding,) = self._infer([np.zeros_like(like)], lambda: None)
+        except DeviceLostError:
+            raise
+        except Exception:  # noqa: BLE001  # in whatever way it fails, it is no image's doing
+            _log.exception("device_failed", batch=0)
+            return False
+        return finding.finite
 
     def _serve_halves(self, tickets: list[_Ticket], why: JobError) -> None:
         if len(tickets) == 1:
-            tickets[0].future.set_exception(why)
+            self._refuse(tickets[0], why)
             return
         middle = len(tickets) // 2
         self._serve(tickets[:middle])
@@ -231,7 +265,7 @@ class Batcher:
         rest = [ticket for ticket in tickets[middle:] if ticket.fence not in failed]
         for ticket in tickets[middle:]:
             if ticket.fence in failed:
-                ticket.future.set_exception(why)
+                ticket.future.set_exception(PassFailedError(why))
         if rest:
             self._serve(rest)
 
@@ -240,5 +274,7 @@ def _checked(finding: Finding) -> Finding | JobError:
     """Return a finding, unless it is not a number: that is a failure, never a verdict."""
     if finding.finite:
         return finding
+    #: The model gave no number for an image, and its job fails as `internal`. If it happens often, run `distildire
+    #: models verify`.
     _log.error("finding_not_finite", logit=finding.logit)
     return JobError(ErrorCode.INTERNAL, "The model gave no number for this image. Tell the operator.")

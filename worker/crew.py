@@ -1,12 +1,14 @@
-"""The threads that take jobs: woken by Celery, or sent by the worker's own look-out, never more than its slots."""
+"""The threads that take jobs: woken by Celery, or sent by the worker's own look-out, never more than its slots.
+
+Who takes does so for all slots that are free, at once, and hands the others to threads of the crew's own.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -16,6 +18,9 @@ from worker.outcome import OUTAGES
 #: Seconds for which nothing is taken after an outage; doubled while it lasts, but a server that is back must not wait
 #: long: a look costs it nothing.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
+
+#: So many errands are taken at once at most.
+_AT_ONCE = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -32,11 +37,11 @@ class Errand:
 class Crew:
     """At most `slots` errands at once, or one that is to be alone.
 
-    `take` returns the next errand, None where nothing is to be done. Either may raise an outage: the whole crew then
-    pauses, longer each time until an errand succeeds.
+    `take(most)` returns the next errands, at most so many, and one that is to be alone by itself. It and they may raise
+    an outage: the whole crew then pauses, longer each time until an errand succeeds.
     """
 
-    def __init__(self, take: Callable[[], Errand | None], *, slots: int) -> None:
+    def __init__(self, take: Callable[[int], Sequence[Errand]], *, slots: int) -> None:
         self.taken = 0
         """How many errands were taken until now."""
         self._take = take
@@ -62,12 +67,9 @@ class Crew:
                 pass
 
     def look(self) -> None:
-        """If a slot is free, have a thread of our own look for errands; where it finds one, another looks too."""
+        """If a slot is free, have a thread of our own look for errands, for this slot and all that are free."""
         if not self._stopping.is_set() and self._slots.acquire(blocking=False):
-            try:
-                self._own_threads.submit(self._work_on_own_thread)
-            except RuntimeError:  # closed since
-                self._slots.release()
+            self._hand_over(None)
 
     def wait_until_alone(self) -> None:
         """Return when no other errand is under way: called by one that is to be alone, so that none can begin."""
@@ -98,47 +100,82 @@ class Crew:
         self.stop()
         self._own_threads.shutdown()
 
-    def _work_on_own_thread(self) -> None:
+    def _hand_over(self, errand: Errand | None) -> bool:
+        """Have a thread of our own use a slot that was got for it, first for `errand`; False where there is none."""
         try:
-            while self._run_next(before=self.look):
-                pass
+            self._own_threads.submit(self._work_on_own_thread, errand)
+        except RuntimeError:  # closed since
+            self._slots.release()
+            return False
+        return True
+
+    def _work_on_own_thread(self, first: Errand | None) -> None:
+        try:
+            if first is None or self._do_beside_others(first):
+                while self._run_next():
+                    pass
         finally:
             self._slots.release()
 
-    def _run_next(self, before: Callable[[], None] | None = None) -> bool:
-        """Do the next errand; False where there is none or the crew pauses."""
+    def _run_next(self) -> bool:
+        """Take errands and do one; False where there is none or the crew pauses."""
+        with self._taking:
+            errands = self._take_for_free_slots()
+            if errands and errands[0].alone:
+                return self._do(errands[0])  # and nobody takes meanwhile
+            self._count_shared(len(errands))
+            left = [errand for errand in errands[1:] if not self._hand_over(errand)]
+        if len(errands) == _AT_ONCE:
+            self.look()  # there may be more, and slots for it
+        mine = (*errands[:1], *left)  # where a crew is closed meanwhile, also what no thread could be had for
+        done = [self._do_beside_others(errand) for errand in mine]
+        return bool(done) and all(done)
+
+    def _take_for_free_slots(self) -> Sequence[Errand]:
+        """Return errands: one for the slot of this thread, and each other with a slot that was got for it."""
+        if not self.willing:
+            return ()
+        spare = 0
+        while spare < _AT_ONCE - 1 and self._slots.acquire(blocking=False):
+            spare += 1
+        errands: Sequence[Errand] = ()
         try:
-            with self._next() as errand:
-                if errand is None:
-                    return False
-                if before:
-                    before()
-                errand.do()
+            errands = self._take(1 + spare)
+        except OUTAGES as outage:
+            self._pause(outage.message)
+        except Exception as error:  # noqa: BLE001  # the boundary, as below
+            #: Claiming jobs met an error that the worker does not expect. The worker pauses and looks again. Report the
+            #: traceback.
+            _log.exception("errands_not_taken")
+            self._pause(repr(error))
+        finally:
+            for _ in range(spare - len(errands[1:])):
+                self._slots.release()
+        self.taken += len(errands)
+        return errands
+
+    def _do_beside_others(self, errand: Errand) -> bool:
+        try:
+            return self._do(errand)
+        finally:
+            self._count_shared(-1)
+
+    def _do(self, errand: Errand) -> bool:
+        """Do an errand; False where the crew pauses because of it."""
+        try:
+            errand.do()
         except OUTAGES as outage:
             self._pause(outage.message)
             return False
         # The boundary: whatever left a Celery task's body, a MemoryError above all, would wedge the worker.
         except Exception as error:  # noqa: BLE001
+            #: A job raised an error that the worker does not expect, past everything that would have ended it. The
+            #: worker pauses and goes on; the job runs again when its lease ends. Report the traceback.
             _log.exception("errand_failed")
             self._pause(repr(error))
             return False
         self._outages = 0
         return True
-
-    @contextmanager
-    def _next(self) -> Iterator[Errand | None]:
-        """Take an errand, to be done inside the block."""
-        with self._taking:
-            errand = self._take() if self.willing else None
-            self.taken += errand is not None
-            if errand is None or errand.alone:
-                yield errand
-                return
-            self._count_shared(1)
-        try:
-            yield errand
-        finally:
-            self._count_shared(-1)
 
     def _count_shared(self, more: int) -> None:
         with self._shared_ended:
@@ -152,4 +189,5 @@ class Crew:
             seconds = min(_FIRST_PAUSE * 2**self._outages, _LONGEST_PAUSE)
             self._outages = min(self._outages + 1, 10)
             self._paused_until = time.monotonic() + seconds
+        #: The worker takes no job for so many `seconds`, because of the `reason` that it names.
         _log.warning("crew_pauses", seconds=seconds, reason=reason)

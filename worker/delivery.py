@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Self
+from uuid import UUID
 
 import structlog
 from sqlalchemy import func, select
@@ -23,14 +26,68 @@ from shared.deliveries import ClaimedDelivery, Try, claim_due, record_try
 from shared.destinations import EgressError
 from shared.errors import DatabaseUnavailableError, LeaseLostError
 from shared.signing import SigningError, signed_headers
-from shared.webhook_schedule import decide
+from shared.webhook_schedule import Disable, decide
 from worker.egress import Egress
 
 _TRY_SECONDS = 15.0
 #: Twice what a try takes, so that only a sender that died loses its lease.
 _LEASE = timedelta(seconds=30)
 
+#: An endpoint that took a webhook within this time is taken to be prompt.
+_LATELY_SECONDS = 60.0
+
 _log = structlog.get_logger(__name__)
+
+
+class OwnFault(StrEnum):
+    """Why a try has no answer where the service itself is at fault; all other reasons are in `EgressCode`."""
+
+    #: The endpoint's secret cannot be used, as after `SECRET_KEY` was changed. Register the endpoint again.
+    SIGNING_FAILED = "signing_failed"
+    #: The service met an error that it does not expect. Tell the operator.
+    INTERNAL = "internal"
+
+
+class Permit:
+    """One of a semaphore's, if there is one: held until the end of the block, or given back before."""
+
+    def __init__(self, semaphore: threading.Semaphore) -> None:
+        self._semaphore = semaphore
+        self.held = False
+
+    def __enter__(self) -> Self:
+        self.held = self._semaphore.acquire(blocking=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Let another have it."""
+        if self.held:
+            self.held = False
+            self._semaphore.release()
+
+
+class Prompt:
+    """Endpoints that have taken a webhook from this process lately, and have failed none since."""
+
+    def __init__(self) -> None:
+        self._took_at: dict[UUID, float] = {}
+        self._lock = threading.Lock()
+
+    def note(self, endpoint_id: UUID, now: float, *, arrived: bool) -> None:
+        """Remember what came of a try."""
+        with self._lock:
+            self._took_at.pop(endpoint_id, None)
+            if arrived:
+                self._took_at[endpoint_id] = now
+
+    def now(self, now: float) -> list[UUID]:
+        """Return those of now."""
+        with self._lock:
+            self._took_at = {each: at for each, at in self._took_at.items() if now - at < _LATELY_SECONDS}
+            return list(self._took_at)
 
 
 class Courier:
@@ -42,7 +99,8 @@ class Courier:
         """Send at most `senders` webhooks at once, and at most `per_endpoint` (of all processes) to one endpoint.
 
         An endpoint whose last try failed gets one try at a time, and all such endpoints half of the senders: however
-        many receivers hang, the others are served.
+        many receivers hang, the others are served. One that has taken webhooks lately, and failed none since, gets
+        more where nobody else needs them, all such endpoints a quarter of the senders. The last quarter is for others.
         """
         self.senders = senders
         self.taken = 0
@@ -55,6 +113,8 @@ class Courier:
         self._vault = vault
         self.per_endpoint = per_endpoint
         self._for_failing = threading.Semaphore(senders // 2)
+        self._for_more = threading.Semaphore(senders // 4)
+        self._prompt = Prompt()
         self._free = threading.Semaphore(senders)
         self._pool = ThreadPoolExecutor(max_workers=senders, thread_name_prefix="webhook-sender")
         self._closed = threading.Event()
@@ -87,28 +147,37 @@ class Courier:
             while not self._closed.is_set() and self._send_next():
                 pass
         except DatabaseUnavailableError:
+            #: PostgreSQL does not answer. Webhooks are sent when it does.
             _log.warning("webhooks_wait_for_the_database")  # the next call of deliver_due looks again
         except Exception:  # noqa: BLE001  # a pool swallows what a thread raises
+            #: A sender of webhooks met an error that it does not expect. What it had claimed is tried again when its
+            #: lease ends.
             _log.exception("webhook_sender_failed")  # what it had claimed is tried again when the lease ends
         finally:
             self._free.release()
 
     def _send_next(self) -> bool:
         """Try one delivery that is due; return whether there was one."""
-        may_fail = self._for_failing.acquire(blocking=False)
-        try:
-            claimed = self._claim(per_failing=1 if may_fail else 0)
+        with Permit(self._for_failing) as may_fail, Permit(self._for_more) as may_have_more:
+            claimed = claim_due(
+                self._database,
+                lease=_LEASE,
+                per_endpoint=self.per_endpoint,
+                per_failing=1 if may_fail.held else 0,
+                proven=self._prompt.now(time.monotonic()) if may_have_more.held else (),
+                per_proven=self.per_endpoint + self.senders // 4,
+            )
             if claimed is None:
                 return False
-            if may_fail and not claimed.failing:
-                self._for_failing.release()
-                may_fail = False
+            if not claimed.failing:
+                may_fail.give_back()
+            if claimed.beside < self.per_endpoint:
+                may_have_more.give_back()
             self.deliver_due()  # where there was one there may be more: one further sender looks
             with self._under_way():
-                self._record(claimed, self._try(claimed))
-        finally:
-            if may_fail:
-                self._for_failing.release()
+                tried = self._try(claimed)
+                self._prompt.note(claimed.endpoint_id, time.monotonic(), arrived=tried.arrived)
+                self._record(claimed, tried)
         return True
 
     @contextmanager
@@ -120,9 +189,6 @@ class Courier:
         finally:
             with self._counting:
                 self.busy -= 1
-
-    def _claim(self, *, per_failing: int) -> ClaimedDelivery | None:
-        return claim_due(self._database, lease=_LEASE, per_endpoint=self.per_endpoint, per_failing=per_failing)
 
     def _try(self, claimed: ClaimedDelivery) -> Try:
         """Post a delivery once; whatever happens is a result."""
@@ -136,10 +202,14 @@ class Courier:
         except EgressError as failure:
             error = str(failure.code)
         except (SecretKeyChangedError, SigningError) as failure:
-            error = "signing_failed"
+            error = str(OwnFault.SIGNING_FAILED)
+            #: A webhook cannot be signed with its endpoint's secret, as after `SECRET_KEY` was changed. The endpoint
+            #: must be registered again.
             _log.error("webhook_not_signed", endpoint=str(claimed.endpoint_id), reason=failure.message)
         except Exception:  # noqa: BLE001  # a try that is not recorded would be made again every half minute for ever
-            error = "internal"
+            error = str(OwnFault.INTERNAL)
+            #: A try of a webhook met an error that the worker does not expect, and counts as failed. Report the
+            #: traceback.
             _log.exception("webhook_try_failed", endpoint=str(claimed.endpoint_id))
         duration_ms = round((time.monotonic() - begun) * 1000)
         return Try(started_at, duration_ms, status=status, error=error, response_excerpt=excerpt)
@@ -163,9 +233,17 @@ class Courier:
             with self._database.begin() as session:
                 now = session.scalars(select(func.now())).one()
                 # Jitter is no secret.
-                decision = decide(claimed.planned_try, tried.status, now, random.random())  # noqa: S311
-                record_try(session, claimed, tried, decision)
+                chance = random.random()  # noqa: S311
+                decision = decide(claimed.planned_try, tried.status, now, chance, claimed.failing_since)
+                disabled = record_try(session, claimed, tried, decision)
         except LeaseLostError:
+            #: A try of a webhook ended after its lease, so another process makes it again and this result is dropped.
             log.warning("webhook_try_came_too_late")
         else:
+            #: A webhook was tried. `status` is the receiver's answer, or `error` says why there is none; `decision` is
+            #: what follows.
             log.info("webhook_tried", decision=type(decision).__name__.lower())
+            if disabled and isinstance(decision, Disable):
+                #: An endpoint was disabled, for the `reason` that its tenant is told too. What waits for it is given
+                #: up.
+                log.warning("webhook_endpoint_disabled", reason=decision.reason)

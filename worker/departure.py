@@ -74,6 +74,7 @@ class Departure:
             try:
                 part.stop()
             except Exception:  # noqa: BLE001  # whatever it was, this process must end
+                #: A part of a worker that was told to stop raised an error. The worker ends all the same.
                 structlog.get_logger(__name__).exception("part_not_stopped")
         state.should_stop = 0  # type: ignore[assignment]  # Celery's own handler may not be there yet
 

@@ -71,7 +71,12 @@ class Egress:
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         """Verify receivers by the bundled authorities, or by those of `SSL_CERT_FILE` or `SSL_CERT_DIR`."""
-        return httpx.create_ssl_context()
+        try:
+            return httpx.create_ssl_context()
+        except OSError as error:
+            raise EgressFailed(
+                EgressCode.TLS_FAILED, "What SSL_CERT_FILE or SSL_CERT_DIR names holds no authorities to verify by."
+            ) from error
 
     def look_up(self, url: str, timeout: float = _RESOLVE_SECONDS) -> Target:
         """Take a URL apart and look its name up, within `timeout` seconds; nothing is judged yet but the URL's form.

@@ -58,6 +58,7 @@ class Heartbeat:
         if attempt.stage in ON_DEVICE or time.monotonic() - attempt.stage_since < self._stage_seconds:
             return False
         if not attempt.lost:
+            #: A job stayed in one `stage` longer than any may last. The worker lets it go, and it runs again.
             _log.error("stage_took_too_long", job_id=str(attempt.job.id), stage=attempt.stage)
             attempt.lose()
         return True
@@ -67,5 +68,7 @@ class Heartbeat:
         oldest = time.monotonic() - self._lease.total_seconds()
         for attempt in carried:
             if max(self._answered_at, attempt.claimed_at) < oldest and not attempt.lost:
+                #: PostgreSQL did not confirm a job's lease for as long as the lease lasts. The worker lets the job go,
+                #: and it runs again.
                 _log.warning("lease_not_confirmed", job_id=str(attempt.job.id))
                 attempt.lose()

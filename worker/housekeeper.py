@@ -1,51 +1,91 @@
-"""The chore that deletes what is old, erases what was deleted, and collects what nobody refers to."""
+"""The chores that delete what is old, erase what was deleted, close endpoints, and collect what nobody refers to."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from shared import housekeeping
+from shared import endpoints, housekeeping
 from shared.database import Database
 from shared.errors import StoreUnavailableError
 from shared.object_store import ObjectStore
 
-#: Seconds for each chore of a round, so that none keeps another waiting, nor a worker that is told to stop.
-_CHORE_SECONDS = 1.0
-
-_T = TypeVar("_T")
+#: A round takes so long at most; then it is told what was done.
+_ROUND_SECONDS = 5.0
+#: The store is waited for by so many threads at once.
+_ERASERS = 4
 
 _log = structlog.get_logger(__name__)
 
+#: Does a little and returns what it did, by name; nothing where nothing is to be done.
+Chore = Callable[[], Counter[str]]
+
 
 class Housekeeper:
-    """Does a little at a time; any number of processes may, each does other work."""
+    """Works while there is work; any number of processes may, each does other."""
 
     def __init__(self, database: Database, store: ObjectStore, *, retention_days: int | None) -> None:
         self._database = database
         self._store = store
         self._retention_days = retention_days
+        self._stopping = threading.Event()
+        self._chores: list[Chore] = [self._delete, self._close, *[self._erase] * _ERASERS, self._collect]
+
+    def stop(self) -> None:
+        """Begin nothing more. Safe in a signal handler."""
+        self._stopping.set()
 
     def tidy(self) -> None:
-        """Do what is due, for some seconds at most; what is left waits for the next round."""
+        """Do what is due, round after round, until one finds nothing or it is told to stop."""
+        while not self._stopping.is_set() and self._round():
+            pass
+
+    def _round(self) -> bool:
+        """Do all chores beside each other, for some seconds at most; return whether one found something.
+
+        Then there may be more: what one chore does is another's work.
+        """
+        until = time.monotonic() + _ROUND_SECONDS
+        with ThreadPoolExecutor(len(self._chores), thread_name_prefix="housekeeper") as pool:
+            working = [pool.submit(self._repeat, chore, until) for chore in self._chores]
+        done = sum((each.result() for each in working), Counter[str]())
+        found = bool(done)
+        del done["pages"]
+        if done:
+            #: Housekeeping worked: old jobs `deleted`, deleted jobs whose bytes were `erased`, webhooks `given_up` that
+            #: were too old or whose endpoint is disabled, those `purged` with a deleted endpoint, objects of no job
+            #: that were removed (`orphans_removed`) or that the store kept (`orphans_kept`).
+            _log.info("tidied", **done)
+        return found
+
+    def _repeat(self, chore: Chore, until: float) -> Counter[str]:
+        """Do a chore until nothing is left or the time is over; return what was done."""
+        done: Counter[str] = Counter()
         try:
-            deleted = housekeeping.delete_old(self._database, days=self._retention_days)
-            erased = sum(1 for _ in _repeat(partial(housekeeping.erase_next, self._database, self._store)))
-            walked = list(_repeat(partial(housekeeping.collect_orphans, self._database, self._store)))
+            while not self._stopping.is_set() and time.monotonic() < until and (did := +chore()):
+                done += did
         except StoreUnavailableError as error:
+            #: The object store does not answer, so no bytes are deleted until it does.
             _log.warning("housekeeping_waits", reason=error.message)
-            return
-        orphans, kept = sum(page.removed for page in walked), sum(page.kept for page in walked)
-        if deleted or erased or orphans or kept:
-            _log.info("tidied", deleted=deleted, erased=erased, orphans_removed=orphans, orphans_kept=kept)
+        return done
 
+    def _delete(self) -> Counter[str]:
+        return Counter(deleted=housekeeping.delete_old(self._database, days=self._retention_days))
 
-def _repeat(step: Callable[[], _T | None]) -> Iterator[_T]:
-    """Yield what `step` returns until it is nothing or the time of a chore is over."""
-    until = time.monotonic() + _CHORE_SECONDS
-    while time.monotonic() < until and (done := step()):
-        yield done
+    def _close(self) -> Counter[str]:
+        return Counter(given_up=endpoints.give_up(self._database), purged=endpoints.purge(self._database))
+
+    def _erase(self) -> Counter[str]:
+        return Counter(erased=housekeeping.erase_some(self._database, self._store))
+
+    def _collect(self) -> Counter[str]:
+        walked = housekeeping.collect_orphans(self._database, self._store)
+        if walked is None:
+            return Counter()
+        # A page is work, whatever was on it: some servers list folders that are empty, and fill pages with them.
+        return Counter(pages=1, orphans_removed=walked.removed, orphans_kept=walked.kept)

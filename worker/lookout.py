@@ -52,6 +52,9 @@ def _attend(chore: Chore) -> None:
     try:
         chore()
     except DatabaseUnavailableError:
+        #: PostgreSQL does not answer. The worker asks again at its next look.
         _log.warning("database_away")
     except Exception:  # noqa: BLE001  # one chore that fails must not end the others
+        #: A chore that a worker repeats, such as its heartbeat, met an error that it does not expect. It is repeated
+        #: all the same. Report the traceback.
         _log.exception("chore_failed")

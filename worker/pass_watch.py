@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -82,17 +83,23 @@ class PassWatch:
             if ticks * _TICK_SECONDS >= _LATE_SHARE * self._seconds:
                 self._late_one_ended = ended
             if ticks * _TICK_SECONDS >= self._seconds:
-                self._end("device_stuck", thread, fences, seconds=self._seconds)
+                #: A pass of the device hangs: it took these `seconds`. The worker writes the stack and the jobs of that
+                #: pass, gives its jobs back and ends with status 1.
+                _log.critical("device_stuck", seconds=self._seconds, **_evidence(thread, fences))
+                self._give_up(fences)
                 return
             if resident_bytes() > self._memory_bytes:
-                self._end("device_takes_all_memory", thread, fences, memory_bytes=self._memory_bytes)
+                #: A pass of the device brought the worker above `MEMORY_BYTES`. The worker writes the stack and the
+                #: jobs of that pass, gives its jobs back and ends with status 1.
+                _log.critical("device_takes_all_memory", memory_bytes=self._memory_bytes, **_evidence(thread, fences))
+                self._give_up(fences)
                 return
 
-    def _end(self, event: str, thread: int, fences: Sequence[Fence], **facts: float) -> None:
-        stack = "".join(traceback.format_stack(sys._current_frames().get(thread)))  # noqa: SLF001  # the documented way
-        jobs = [str(job_id) for job_id, _ in fences]
-        _log.critical(event, jobs=jobs, stack=stack, **facts)
-        self._give_up(fences)
+
+def _evidence(thread: int, fences: Sequence[Fence]) -> dict[str, Any]:
+    """Whose images are in the pass, and where its thread is."""
+    stack = "".join(traceback.format_stack(sys._current_frames().get(thread)))  # noqa: SLF001  # the documented way
+    return {"jobs": [str(job_id) for job_id, _ in fences], "stack": stack}
 
 
 def pass_limit(expected: float, ceiling: float) -> float:

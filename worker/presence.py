@@ -10,7 +10,7 @@ import structlog
 
 from shared import workers
 from shared.database import Database
-from shared.settings import Settings
+from shared.settings import CommonSettings
 from shared.workers import Condition, Role, WorkerIdentity, WorkerState
 from worker.lookout import Lookout
 
@@ -26,7 +26,7 @@ class Presence:
     It has a thread and a connection of its own: a worker that is stuck elsewhere is still seen, and how.
     """
 
-    def __init__(self, settings: Settings, role: Role) -> None:
+    def __init__(self, settings: CommonSettings, role: Role) -> None:
         self.identity = WorkerIdentity.of_this_process(role)
         self._began = time.monotonic()
         self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
@@ -51,6 +51,7 @@ class Presence:
     def bury_dead(self) -> None:
         """Have the jobs of dead neighbours run elsewhere now, not when their leases end."""
         for worker in workers.bury_dead(self._database, self.identity):
+            #: Another worker of this host died. Its jobs run again at once.
             _log.warning("worker_found_dead", worker=worker)
 
     def close(self, within: float = _LEAVE_SECONDS) -> None:

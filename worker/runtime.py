@@ -18,7 +18,7 @@ from shared.database import Database
 from shared.jobs import ClaimedJob, ModelIdentity
 from shared.media import ImageLimits
 from shared.object_store import ObjectStore
-from shared.settings import Settings
+from shared.settings import AnalysisSettings
 from shared.workers import Condition, WorkerState
 from worker.analyzer import Analyzer, ServedModel
 from worker.attempt import Attempts
@@ -48,7 +48,7 @@ class AnalysisRuntime:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: AnalysisSettings,
         sandbox: Sandbox,
         detector: Detector,
         broker: Broker,
@@ -116,7 +116,7 @@ class AnalysisRuntime:
         self._watch = Lookout([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 
     @classmethod
-    def load(cls, settings: Settings, broker: Broker, *, worker: str) -> AnalysisRuntime:
+    def load(cls, settings: AnalysisSettings, broker: Broker, *, worker: str) -> AnalysisRuntime:
         """Load and warm up everything. `worker` is what the rows of its jobs call this process.
 
         Raises:
@@ -138,11 +138,14 @@ class AnalysisRuntime:
         installed = find_card(settings.model, settings.models_dir)
         policies, left_out = load_policies(installed, detector.weights_sha256, detector.precision)
         for reason in left_out:
+            #: The worker does without a policy; `reason` says which, why, and what to do. Jobs that name it are left to
+            #: other workers.
             _log.warning("policy_left_out", reason=reason)
         loaded_at = time.monotonic()
         pace = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()
         runtime = cls(settings, sandbox, detector, broker, worker=worker, pace=pace, policies=policies)
+        #: The worker loaded its model. `model`, `device`, `precision` and the times say what and how fast.
         _log.info(
             "model_loaded",
             model=detector.card.name,
@@ -163,6 +166,7 @@ class AnalysisRuntime:
             part.start()
         if self._settings.ready_file:
             self._settings.ready_file.touch()
+        #: The worker takes jobs from now on.
         _log.info("worker_ready")
 
     def wake(self) -> None:
@@ -198,8 +202,10 @@ class AnalysisRuntime:
         try:
             lifecycle.give_back(self._database, [attempt.job.fence for attempt in carried])
         except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
+            #: A worker that stops could not queue its jobs again. They run again when their leases end.
             _log.exception("jobs_not_given_back", jobs=len(carried))
             return False
+        #: A worker that stops queued so many `jobs` again, and nothing is counted against them.
         _log.warning("jobs_given_back", jobs=len(carried))
         return True
 
@@ -210,19 +216,21 @@ class AnalysisRuntime:
             part.close()
         self._database.close()
         self._heart_database.close()
+        #: The worker ended what it carried and every part of itself.
         _log.info("worker_stopped")
 
-    def _take(self) -> Errand | None:
+    def _take(self, most: int) -> Sequence[Errand]:
         if self._passes.late:
-            return None  # it may hang: whoever waits is better off elsewhere
-        job = lifecycle.claim(
+            return ()  # it may hang: whoever waits is better off elsewhere
+        jobs = lifecycle.claim_several(
             self._database,
             worker=self._worker,
             model=self._model,
             lease=self._lease,
             policies=self._policies,
+            most=most,
         )
-        return None if job is None else Errand(partial(self._carry, job), alone=job.suspect)
+        return [Errand(partial(self._carry, job), alone=job.suspect) for job in jobs]
 
     def _carry(self, job: ClaimedJob) -> None:
         names = structlog.contextvars.bound_contextvars(job_id=str(job.id), attempt=job.attempt)
@@ -236,8 +244,12 @@ class AnalysisRuntime:
         self._crew.freeze(_TAKING_SECONDS)
         try:
             jobs = lifecycle.surrender(self._database, self._worker, in_pass, max_attempts=self._settings.max_attempts)
+            #: A worker that ends because of a pass of its device queued its `jobs` again. Those of the pass (`in_pass`)
+            #: run alone next.
             _log.warning("jobs_surrendered", jobs=jobs, in_pass=len(in_pass))
         except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
+            #: A worker that ends because of a pass of its device could not queue its jobs again. They run again when
+            #: their leases end.
             _log.exception("jobs_not_surrendered")
         os._exit(1)
 
@@ -247,7 +259,7 @@ class AnalysisRuntime:
         )
 
 
-def load_detector(settings: Settings) -> Detector:
+def load_detector(settings: AnalysisSettings) -> Detector:
     """Import torch and load the model as analysis workers do; raise `ModelError`."""
     from worker.model import load_model
 

@@ -2,43 +2,84 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Hashable
+from datetime import timedelta
+from typing import Generic, TypeVar
+
 import structlog
 
-from shared import lifecycle, workers
-from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
+from shared import lifecycle, tally, workers
+from shared.broker import Broker
 from shared.database import Database
+from shared.wakeups import Bell
+from shared.workers import Role
+
+#: However many processes sweep, the tally is folded once in so long; sooner where much moves.
+_FOLD_AFTER = timedelta(seconds=1)
+#: A job whose policy no worker has fails after so long: workers start anew, and not all at once.
+UNSERVED = timedelta(minutes=5)
+#: Who has not looked for so long does not know what was there meanwhile.
+_BLINK_SECONDS = 30.0
+
+_T = TypeVar("_T", bound=Hashable)
 
 _log = structlog.get_logger(__name__)
+
+
+class Lasting(Generic[_T]):
+    """For how long things have been there at each look."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: dict[_T, float] = {}
+        self._looked_at = 0.0
+
+    def look(self, there: Collection[_T], now: float) -> set[_T]:
+        """Return those that have been there for `seconds`, at every look."""
+        if now - self._looked_at > _BLINK_SECONDS:
+            self._since.clear()
+        self._looked_at = now
+        self._since = {each: self._since.get(each, now) for each in there}
+        return {each for each, since in self._since.items() if now - since >= self._seconds}
 
 
 class Sweeper:
     """Ends what is overdue, queues again what was dropped, and tops up the wake-ups in Redis."""
 
-    def __init__(self, database: Database, broker: Broker, *, max_attempts: int) -> None:
+    def __init__(
+        self, database: Database, broker: Broker, *, max_attempts: int, unserved: timedelta = UNSERVED
+    ) -> None:
         self._database = database
-        self._broker = broker
+        self._bell = Bell(broker, database, Role.ANALYSIS)
         self._max_attempts = max_attempts
+        self._unserved_for = unserved
+        self._unserved: Lasting[tuple[str | None, str]] = Lasting(unserved.total_seconds())
 
     def sweep(self) -> lifecycle.SweepReport | None:
         """Sweep once; None where another process is at it. Any number of processes may call this."""
+        tally.fold(self._database, older_than=_FOLD_AFTER)
+        self._fail_unserved()
         report = lifecycle.sweep(self._database, max_attempts=self._max_attempts)
         if report:
             workers.forget_silent(self._database)
         if report and (report.released or report.exhausted or report.expired):
+            #: A sweep moved jobs: `released` went back to the queue from workers that died, `exhausted` failed as
+            #: `attempts_exhausted`, `expired` passed their deadline.
             _log.info("swept", released=report.released, exhausted=report.exhausted, expired=report.expired)
         return report
 
     def sweep_and_wake(self) -> None:
-        """Sweep, then see to it that a wake-up waits for each job that does, of those that the sweep counted.
-
-        They are enough to wake every slot of a few workers; a woken slot goes on until nothing is left.
-        """
+        """Sweep, then see to it that as many wake-ups wait as jobs do, or as there are slots."""
         report = self.sweep()
-        if report is None or not report.queued:
-            return
-        waiting = self._broker.waiting(ANALYSIS_QUEUE)
-        if waiting is None:
-            return  # Redis is away: workers look by themselves
-        for _ in range(report.queued - waiting):
-            if not self._broker.wake(ANALYSIS_QUEUE, ANALYZE):
-                return
+        if report is not None and report.queued:
+            self._bell.ring_for(report.queued)
+
+    def _fail_unserved(self) -> None:
+        """End what waits for a policy that nobody has had for minutes, although others are ready."""
+        for model, policy in self._unserved.look(workers.unserved_policies(self._database), time.monotonic()):
+            failed = lifecycle.fail_unserved(self._database, model, policy, waited=self._unserved_for)
+            if failed:
+                #: Jobs waited for minutes for a worker with this policy, while workers without it were ready, and fail
+                #: as `model_unavailable`. Start a worker that has the policy, and replay them.
+                _log.error("policy_not_served", policy=policy, model=model, failed=failed)

@@ -13,9 +13,7 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,14 +22,14 @@ from celery import signals
 from shared.broker import ANALYSIS_QUEUE, ANALYZE, DELIVER, SWEEP, SWEEP_QUEUE, WEBHOOK_QUEUE, Broker, make_celery
 from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
-from shared.settings import load_settings
+from shared.settings import AnalysisSettings, CommonSettings, Settings, SettingsError
 from shared.workers import Condition, Role, WorkerState
 from worker.presence import Presence
 
 SWEEP_SECONDS = 2.0
 _QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "celery.beat")  # a line or two for every wake-up
 
-settings = load_settings()
+settings = CommonSettings.read()
 departure.seconds = settings.drain_seconds
 app = make_celery(settings)
 app.conf.update(
@@ -41,11 +39,10 @@ app.conf.update(
         SWEEP: {
             "task": SWEEP,
             "schedule": SWEEP_SECONDS,
-            "options": {"queue": SWEEP_QUEUE, "expires": 2 * SWEEP_SECONDS},  # none piles up while nobody listens
+            "options": {"queue": SWEEP_QUEUE, "expires": 2 * SWEEP_SECONDS},
         }
     },
-    # Not the working directory, which may be read-only. Nothing in it is worth keeping.
-    beat_schedule_filename=str(Path(tempfile.gettempdir()) / f"distildire-beat-{os.getpid()}"),
+    beat_scheduler="worker.beat:QuietScheduler",
 )
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +76,7 @@ def _ring(task: str, reference: str | None = None) -> None:
         _log.warning("database_away", task=task)  # no news of the code: a line, not a traceback
     # The boundary of every task: a MemoryError that leaves a task's body wedges the worker for good (celery 10462).
     except Exception:  # noqa: BLE001
+        #: A wake-up met an error that the worker does not expect. The worker goes on. Report the traceback.
         _log.exception("task_failed", task=task, reference=reference)
 
 
@@ -112,6 +110,8 @@ def _start(**_: object) -> None:
         _start_parts(set(app.amqp.queues.consume_from))
     except Exception as error:  # noqa: BLE001  # Celery would log it and go on without the parts
         if isinstance(error, DistildireError):
+            #: The worker ends before it takes a job. `reason`, or the traceback, says why; the exit status says whether
+            #: that may pass by itself.
             _log.critical("worker_cannot_start", reason=error.message)
         else:
             _log.critical("worker_cannot_start", exc_info=True)
@@ -121,10 +121,14 @@ def _start(**_: object) -> None:
 def _exit_status(error: Exception) -> int:
     """Return 78 where no other try would fare better: a card is wrong, weights are altered or fail their self-test.
 
+    2 where a setting is missing or wrong.
+
     What is not there may come: a device whose driver starts, weights on a disk that is not mounted yet.
     """
     from worker.model.card import CardError, ModelError
 
+    if isinstance(error, SettingsError):
+        return 2
     if not isinstance(error, ModelError):
         return 1
     from worker.model.digests import AlteredError  # these import torch, which was there to raise a ModelError
@@ -139,13 +143,13 @@ def _start_parts(queues: set[str]) -> None:
     if ANALYSIS_QUEUE in queues:
         from worker.runtime import AnalysisRuntime  # imports numpy and Pillow, and torch when it loads
 
-        analysis = AnalysisRuntime.load(settings, broker, worker=presence.identity.id)
+        analysis = AnalysisRuntime.load(AnalysisSettings.read(), broker, worker=presence.identity.id)
         _begin(analysis)
         _bells[ANALYZE] = analysis.wake
     if queues & {WEBHOOK_QUEUE, SWEEP_QUEUE}:
         from worker.webhooks import WebhookRuntime
 
-        webhooks = WebhookRuntime(settings, broker)
+        webhooks = WebhookRuntime(Settings.read(), broker)
         _begin(webhooks)
         _bells[DELIVER], _bells[SWEEP] = webhooks.deliver, webhooks.sweeper.sweep_and_wake
     if departure.parts:

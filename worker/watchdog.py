@@ -52,6 +52,8 @@ class Watchdog:
             return
         self._looks = looks + 1
         if self._looks >= self._patience:
+            #: The worker took nothing for `WATCHDOG_SECONDS` although work waits. It writes the stack of every thread
+            #: and ends with status 1.
             _log.critical("worker_wedged", seconds=self._looks * self.seconds, threads=_stacks())
             self._end()
 

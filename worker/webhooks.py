@@ -20,7 +20,7 @@ from worker.lookout import Lookout
 from worker.sweeper import Sweeper
 from worker.watchdog import Watchdog
 
-#: Between two rounds of the housekeeper; what is due then is done for some seconds.
+#: How often the housekeeper looks whether there is work.
 _HOUSEKEEPING_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -37,9 +37,12 @@ class WebhookRuntime:
         self._courier = Courier(self._database, Egress(settings.egress_allow), vault)
         self.sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
         self._lookout = Lookout([self.deliver, self.sweeper.sweep], seconds=settings.poll_seconds)
-        housekeeper = Housekeeper(self._database, ObjectStore(settings), retention_days=settings.retention_days)
-        # Of its own: a store that is slow must not keep leases from being looked at.
-        self._housekeeping = Lookout([housekeeper.tidy], seconds=_HOUSEKEEPING_SECONDS, name="housekeeping")
+        # Both of its own: neither senders nor leases are to wait for it, nor for a store that is slow.
+        self._housekeepers_database = Database(settings.database_url.get_secret_value(), pool_size=4)
+        self._housekeeper = Housekeeper(
+            self._housekeepers_database, ObjectStore(settings), retention_days=settings.retention_days
+        )
+        self._housekeeping = Lookout([self._housekeeper.tidy], seconds=_HOUSEKEEPING_SECONDS, name="housekeeping")
         # Of its own: where the senders wait for connections in vain, it must not.
         self._watch_database = Database(settings.database_url.get_secret_value(), pool_size=1)
         watchdog = Watchdog(
@@ -68,14 +71,16 @@ class WebhookRuntime:
         self._courier.deliver_due()
 
     def stop(self) -> None:
-        """Begin no further try."""
+        """Begin no further try, and nothing that is to be tidied."""
         self._courier.stop()
+        self._housekeeper.stop()
         if self._ready_file:
             self._ready_file.unlink(missing_ok=True)
 
     def hand_back(self) -> bool:
         """Return whether every try is recorded: one that is not is made again when its lease ends."""
         if tries := self._courier.busy:
+            #: A webhook worker that stops could not record so many `tries`. They are made again.
             _log.warning("tries_not_recorded", tries=tries)
         return not tries
 
@@ -83,6 +88,6 @@ class WebhookRuntime:
         """End when the tries under way are recorded."""
         for part in (self._watch, self._housekeeping, self._lookout, self._courier):
             part.close()
-        self._database.close()
-        self._watch_database.close()
+        for database in (self._database, self._housekeepers_database, self._watch_database):
+            database.close()
         _log.info("worker_stopped")

@@ -1,7 +1,7 @@
 """Points of a process at which it can be told to die: by kill -9 from its own hand, so exactly there.
 
 An order is a file named after the point; the first process that passes it takes the order by renaming the file, which
-says who it was. Only `mortal_worker.py` and `mortal_api.py` import this into a process of the product.
+says who it was. Only the modules `mortal_…` import this into a process of the product.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ DECIDED = "decided"
 STAGES = ("fetching", "decoding", "diffusing", "classifying", "rendering", "storing")
 _LOOK_SECONDS = 0.005
 
+#: Read now: a process of the product keeps no variable that it does not know.
+_orders = os.environ.get(FOLDER)
+
 
 def die_if_told(point: str) -> None:
     """Kill this process and its children if there is an order for `point`."""
-    order = Path(os.environ[FOLDER]) / point
+    assert _orders is not None, FOLDER
+    order = Path(_orders) / point
     if order.exists():
         with contextlib.suppress(FileNotFoundError):  # another was first
             order.rename(order.with_name(f"{point}.{os.getpid()}"))

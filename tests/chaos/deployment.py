@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from tests.chaos.disks import Disk, mounted
 from tests.chaos.members import Ended, Member
 from tests.chaos.proxy import StoreProxy
 from tests.chaos.receiver import Receiver
+from tests.pgbouncer import PROGRAM, running_pgbouncer
 from tests.processes.worker_processes import as_environment
 from tests.service_settings import SECRET_KEY
 
@@ -62,10 +63,14 @@ DEFAULT = Clocks(*(Settings.model_fields[name].default for name in ("lease_secon
 
 
 class Deployment:
-    """Servers, the way to the store, and the product's processes: two analysis workers and one of each other."""
+    """Servers, the way to the store, and the product's processes: two analysis workers and one of each other.
+
+    Of the two the first has policies. Where PgBouncer is installed, they reach PostgreSQL through it.
+    """
 
     def __init__(self, folder: Path, seed: int, disks: Mapping[str, Disk], clocks: Clocks) -> None:
-        ports = steady_ports(5)
+        ports = steady_ports(6)
+        self._pooled = PROGRAM is not None
         self._credentials = replace(load_credentials(folder), ports=dict(zip(SERVERS, ports, strict=False)))
         self.receiver = Receiver()
         self.proxy = StoreProxy(ports[3], ports[2], seed)
@@ -78,6 +83,8 @@ class Deployment:
             made.mkdir()
         self.disks = disks
         self._servers = self._server_members(folder)
+        self._between = ExitStack()
+        self._pooler_port = ports[5]
         self._product = {part.name: Member.of(part) for part in self._parts(folder, ports[4])}
         self._members = self._servers | self._product
         self.ended: list[Ended] = []
@@ -96,7 +103,15 @@ class Deployment:
                 member.child.wait_until(member.is_ready, _START_SECONDS)
             if group is self._servers:
                 upgrade(self.settings.database_url.get_secret_value())
-                prepare_roles(self.settings.database_url.get_secret_value(), role_passwords(self._credentials))
+                passwords = role_passwords(self._credentials)
+                prepare_roles(self.settings.database_url.get_secret_value(), passwords)
+                self._start_pooler(passwords)
+
+    def _start_pooler(self, passwords: Mapping[str, str]) -> None:
+        if self._pooled:
+            server_port = self._credentials.ports["postgres"]
+            pooler = running_pgbouncer(self._temporary, self._pooler_port, server_port, passwords, connections=20)
+            self._between.enter_context(pooler)
 
     def tend(self) -> None:
         """Note what ended, start again what is due."""
@@ -130,6 +145,7 @@ class Deployment:
             if member.child is not None and member.child.running:
                 os.killpg(member.child.pid, signal.SIGKILL)
                 member.child._process.wait()
+        self._between.close()
         self.proxy.close()
         self.receiver.close()
 
@@ -214,8 +230,11 @@ class Deployment:
 
     def _settings(self, models_dir: Path, proxy_port: int, clocks: Clocks) -> Settings:
         from tests.tiny_model import NAME, write_model  # imports torch
+        from tests.tiny_policy import write_tiny_policies
 
         models_dir.mkdir()
+        written = write_model(models_dir)
+        write_tiny_policies(written)
         return Settings(
             database_url=SecretStr(postgres_url(self._credentials)),
             redis_url=SecretStr(valkey_url(self._credentials)),
@@ -225,13 +244,20 @@ class Deployment:
             s3_secret_key=SecretStr(self._credentials.s3_secret_key),
             s3_bucket=BUCKET,
             model=NAME,
-            models_dir=write_model(models_dir),
+            models_dir=written,
             device="cpu",
             max_batch=4,
             lease_seconds=clocks.lease_seconds,
             poll_seconds=clocks.poll_seconds,
             egress_allow=(f"127.0.0.1:{self.receiver.port}",),
         )
+
+    def _without_policies(self, models_dir: Path) -> dict[str, str]:
+        """Return what a worker's environment needs so that it has the model and none of its policies."""
+        from tests.tiny_model import write_model  # imports torch
+
+        models_dir.mkdir()
+        return {"DISTILDIRE_MODELS_DIR": str(write_model(models_dir))}
 
     def _server_members(self, folder: Path) -> dict[str, Member]:
         homes = {name: self.disks[name].folder if name in self.disks else folder for name in SERVERS_WITH_DISKS}
@@ -252,14 +278,16 @@ class Deployment:
     def _parts(self, folder: Path, port: int) -> Iterator[Part]:
         environment = as_environment(self.settings)
         environment |= {FOLDER: str(self.orders), "PYTHONPATH": str(_ROOT), "TMPDIR": str(self._temporary)}
-        databases = role_urls(self._credentials)
-        for part in product_parts(folder, port, environment, self.settings.slot_count, databases):
+        postgres_port = self._pooler_port if self._pooled else self._credentials.ports["postgres"]
+        ports = {**self._credentials.ports, "postgres": postgres_port}
+        databases = role_urls(replace(self._credentials, ports=ports))
+        for part in product_parts(folder, port, environment, databases):
             if part.name == "api":
-                yield members.running(part, "tests.chaos.mortal_api:app", instead_of="api.wsgi:app")
+                yield members.running(part, "tests.chaos.mortal_api_server", instead_of="api")
             elif part.name == ANALYSIS_WORKERS[0]:
-                mortal = members.running(part, "tests.chaos.mortal_worker", instead_of="worker.tasks")
+                mortal = members.running(part, "tests.chaos.mortal_worker", instead_of="worker")
                 yield mortal
-                yield members.another(mortal, ANALYSIS_WORKERS[1])
+                yield members.another(mortal, ANALYSIS_WORKERS[1], self._without_policies(folder / "plain_models"))
             else:
                 yield part
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from signal import SIGKILL, SIGQUIT, SIGTERM, Signals
+from typing import ClassVar
 
 import psycopg2
 import redis
 from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
 
+from deploy.bench.processes import tree
 from tests.chaos.deaths import ACCEPTED, DECIDED, STAGES, have_one_die
 from tests.chaos.deployment import ANALYSIS_WORKERS, SERVERS_WITH_DISKS, Deployment
 from tests.chaos.proxy import Way
+from tests.quota import Quota
 
 _AT_ONCE = (0.0, 0.0)
 #: How long a look for a process that passes a point takes; a plan looks again.
@@ -165,19 +169,19 @@ class TerminateBackends(Fault):
 
 
 @dataclass(frozen=True)
-class LockJobs(Fault):
-    """Somebody holds the table of the jobs locked."""
+class OpenTransaction(Fault):
+    """Somebody keeps a transaction open, begun by these statements."""
 
-    name = "jobs table locked"
     _held: list[Connection] = field(default_factory=list, compare=False)
+    statements: ClassVar[tuple[str, ...]]
 
     def begin(self, deployment: Deployment) -> bool:
         try:
             connection = deployment.postgres()
             self._held.append(connection)
             with connection.cursor() as cursor:
-                cursor.execute("SET lock_timeout = '2s'")
-                cursor.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+                for statement in self.statements:
+                    cursor.execute(statement)
         except psycopg2.OperationalError:
             return False
         return True
@@ -186,6 +190,63 @@ class LockJobs(Fault):
         while self._held:
             with contextlib.suppress(psycopg2.Error):  # another fault may have ended the connection
                 self._held.pop().close()
+
+
+@dataclass(frozen=True)
+class LockJobs(OpenTransaction):
+    """Somebody holds the table of the jobs locked."""
+
+    name = "jobs table locked"
+    statements = ("SET lock_timeout = '2s'", "LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+
+
+@dataclass(frozen=True)
+class HeldSnapshot(OpenTransaction):
+    """Somebody reads the database as of one moment, as a backup does, so that no dead row can be cleared away."""
+
+    name = "snapshot held"
+    statements = ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT count(*) FROM tenants")
+
+
+@dataclass(frozen=True)
+class HangingEndpoint(Fault):
+    """One endpoint takes what is sent and never answers, while the others do: its backlog grows."""
+
+    endpoint: str = ""
+    name = "one endpoint hangs"
+
+    def begin(self, deployment: Deployment) -> bool:
+        deployment.receiver.hang(self.endpoint)
+        return True
+
+    def end(self, deployment: Deployment) -> None:
+        deployment.receiver.answer(self.endpoint)
+
+
+@dataclass(frozen=True)
+class HalfACore(Fault):
+    """A process and its children have half a core together, as in a container with such a limit."""
+
+    _quota: Quota = field(default_factory=lambda: Quota(f"distildire-chaos-{os.getpid()}", 0.5), compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.target}: half a core"
+
+    def possible(self, deployment: Deployment) -> bool:
+        made = self._quota.make()
+        self._quota.remove()
+        return made
+
+    def begin(self, deployment: Deployment) -> bool:
+        pid = deployment.pid(self.target)
+        if pid is None or not self._quota.make():
+            return False
+        self._quota.hold(tree(pid))
+        return True
+
+    def end(self, deployment: Deployment) -> None:
+        self._quota.remove()
 
 
 @dataclass(frozen=True)
@@ -283,6 +344,12 @@ LASTING: tuple[Fault, ...] = (
     ),
     BadReceivers((2.0, 4.0), behaviour="gigabyte"),
     *(FullDisk((3.0, 8.0), name) for name in SERVERS_WITH_DISKS),
+)
+#: What nobody ends of, beside all the others, for half a minute or more.
+BESIDE: tuple[Fault, ...] = (
+    HeldSnapshot((40.0, 180.0)),
+    HangingEndpoint((40.0, 120.0), endpoint="second-a"),
+    HalfACore((30.0, 60.0), ANALYSIS_WORKERS[1]),
 )
 #: So long that only a long run has them.
 LONG: tuple[Fault, ...] = (Freeze((70.0, 70.0), "valkey"), Down((600.0, 600.0), "valkey"))

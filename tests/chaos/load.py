@@ -1,7 +1,7 @@
 """The clients: several tenants who submit images at moments drawn from the seed, however the service fares.
 
 Open loop: a slow answer does not slow the load. A share of the jobs is canceled or asked for soon after, and a share of
-the images is no image, so that jobs end in every way.
+the images is no image, so that jobs end in every way. One tenant replays each of its jobs that failed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from tests.chaos.history import History
 TENANTS = ("first", "second", "third")
 _IMAGES = 24
 _CANCELED, _ASKED_FOR = 0.03, 0.10
+#: This one replays what failed, and this one's jobs are for workers with a policy alone.
+_REPLAYS, JUDGED_BY_POLICY = TENANTS[0], TENANTS[2]
+#: How often and for how many seconds it looks whether a job has failed.
+_LOOK_SECONDS, _LOOKS_SECONDS = 1.0, 20.0
 #: Images that come at once, on average: as from a page with several.
 _BURST = 4
 _THREADS = 96
@@ -111,6 +115,8 @@ class Load:
                 self.accepted += 1
                 self.posts.append(Post(at, time.monotonic() - began, answer))
                 self._follow(client, job, fate)
+                if self._tenants[tenant] == _REPLAYS and _is_broken(image):
+                    self._replay(client, job, digest)
                 return
         self.posts.append(Post(at, time.monotonic() - began, answer))
 
@@ -127,6 +133,24 @@ class Load:
             return
         if response.is_success and response.json()["status"] in TERMINAL:
             self._history.observed(Observed(job, response.json()["status"], "the API"))
+
+    def _replay(self, client: httpx.Client, job: str, digest: str) -> None:
+        """Have a job that fails run again as a new one, as soon as it has failed."""
+        give_up_at = time.monotonic() + _LOOKS_SECONDS
+        while time.monotonic() < give_up_at:
+            try:
+                response = client.post(f"/v1/jobs/{job}/replay")
+            except httpx.TransportError:
+                return
+            if response.status_code == httpx.codes.ACCEPTED:
+                self._history.accepted(Accepted(response.json()["id"], _REPLAYS, digest, time.time()))
+                self.accepted += 1
+                return
+            time.sleep(_LOOK_SECONDS)
+
+
+def _is_broken(image: bytes) -> bool:
+    return not image.endswith(b"IEND\xaeB`\x82")
 
 
 def _image(chance: random.Random, number: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from deploy.local.processes import ChildProcess, Program
@@ -76,8 +76,8 @@ class Member:
         return self.ended_at is not None and not self.held_down and time.monotonic() > self.ended_at + RESTART_SECONDS
 
 
-def another(part: Part, name: str) -> Part:
-    """Return a second process of a part, under a name of its own."""
+def another(part: Part, name: str, settings: Mapping[str, str]) -> Part:
+    """Return a second process of a part, under a name of its own, with other settings."""
     assert part.ready_file is not None
     ready_file = part.ready_file.with_stem(name)
     program = replace(
@@ -85,7 +85,7 @@ def another(part: Part, name: str) -> Part:
         name=name,
         command=[word.replace(part.name, name) for word in part.program.command],
         log=part.program.log.with_stem(name),
-        environment={**part.program.environment, "DISTILDIRE_READY_FILE": str(ready_file)},
+        environment={**part.program.environment, "DISTILDIRE_READY_FILE": str(ready_file), **settings},
     )
     return replace(part, program=program, ready_file=ready_file)
 

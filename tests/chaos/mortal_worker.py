@@ -5,6 +5,7 @@ A job that a worker died with before is spared: it runs alone now, so a death wo
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from shared import lifecycle
 from shared.database import Database
 from shared.jobs import ClaimedJob, JobResult, Stage
 from tests.chaos.deaths import DECIDED, die_if_told
+from worker.__main__ import main
 from worker.attempt import Attempt
 from worker.tasks import app
 
@@ -44,3 +46,6 @@ def _succeed_and_die(database: Database, job_id: UUID, attempt: int, result: Job
 Attempt.__init__ = _begin_or_die  # type: ignore[method-assign, assignment]
 Attempt.note = _note_or_die  # type: ignore[method-assign]
 lifecycle.succeed = _succeed_and_die
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

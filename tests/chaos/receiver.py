@@ -38,6 +38,14 @@ class Receiver:
         waiting, self._inner.released = self._inner.released, threading.Event()
         waiting.set()
 
+    def hang(self, endpoint: str) -> None:
+        """Have one endpoint accept what is sent and never answer."""
+        self._inner.hanging.add(endpoint)
+
+    def answer(self, endpoint: str) -> None:
+        """Have it answer again."""
+        self._inner.hanging.discard(endpoint)
+
     def receipts(self) -> list[Receipt]:
         """Return what was received."""
         return [self._receipt(each) for each in self._whole()]

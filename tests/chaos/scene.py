@@ -16,9 +16,10 @@ import psycopg2
 from shared.crypto import Vault
 from shared.database import Database
 from shared.keys import create_key
+from shared.tenants import change_tenant
 from tests.chaos.deployment import QUICK, Clocks, Deployment, running
 from tests.chaos.history import History
-from tests.chaos.load import TENANTS, Load
+from tests.chaos.load import JUDGED_BY_POLICY, TENANTS, Load
 from tests.chaos.receiver import endpoints_of
 from tests.chaos.witness import Witness
 
@@ -90,6 +91,7 @@ def _tenants(deployment: Deployment, endpoints: Mapping[str, Sequence[str]]) -> 
     with database.begin() as session:
         vault = Vault(settings.secret_key.get_secret_value())
         keys = {tenant: create_key(session, vault, tenant=tenant).key for tenant in endpoints}
+        change_tenant(session, JUDGED_BY_POLICY, {"policy": "all-fake"})
     database.close()
     for tenant, urls in endpoints.items():
         for url in urls:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.faults import KILLS, LASTING, LONG, MOMENTS, Fault
+from tests.chaos.faults import BESIDE, KILLS, LASTING, LONG, MOMENTS, Fault
 
 #: Seconds between two kills, on average: as many as two cores can start processes again.
 _BETWEEN_KILLS = 4.5
@@ -41,7 +41,9 @@ Lane = Sequence[Planned]
 
 
 def random_plan(seed: int, seconds: float, only: Collection[str] = (), *, calm: float = 1.0) -> list[Lane]:
-    """Return kills, other moments and what lasts, each in a lane of its own, for so long; `only` those, by name.
+    """Return kills, other moments, what lasts and what is beside it, each in a lane of its own, for so long.
+
+    `only` those, by name.
 
     Sudden faults are `calm` times as far apart as usual.
     """
@@ -53,24 +55,27 @@ def random_plan(seed: int, seconds: float, only: Collection[str] = (), *, calm: 
         _sudden(chance, kills, calm * _BETWEEN_KILLS, seconds),
         _sudden(chance, moments, calm * _BETWEEN_MOMENTS, seconds),
         _one_after_the_other(chance, lasting, seconds),
+        _one_after_the_other(chance, [fault for fault in BESIDE if not only or fault.name in only], seconds),
     ]
     if seconds >= _LONG_RUN and not only:
         lanes.append(_spread(chance, LONG, seconds))
     return lanes
 
 
-def one_pass(seed: int, rest: float, faults: Collection[Fault] = (*KILLS[1:], *MOMENTS, *LASTING)) -> list[Lane]:
-    """Return each fault once, as short as it can be, in an order drawn from the seed: two lanes, equally long."""
+def one_pass(seed: int, rest: float) -> list[Lane]:
+    """Return each fault once, as short as it can be, in an order drawn from the seed: three lanes, about as long."""
     chance = random.Random(seed)
-    lasting, sudden = ([fault for fault in faults if (fault.lasts[0] > 0) is lasts] for lasts in (True, False))
-    long_lane: list[Planned] = []
-    now = rest
-    for fault in chance.sample(lasting, len(lasting)):
-        long_lane.append(Planned(now, fault, fault.lasts[0]))
-        now = long_lane[-1].until + rest
-    step = now / (len(sudden) + 1)
-    order = chance.sample(sudden, len(sudden))
-    return [long_lane, [Planned(step * (number + 1), fault, 0.0) for number, fault in enumerate(order)]]
+    lasting, beside = _shortest(chance, LASTING, rest), _shortest(chance, BESIDE, rest)
+    sudden = chance.sample(faults := (*KILLS[1:], *MOMENTS), len(faults))
+    step = (lasting[-1].until + rest) / (len(sudden) + 1)
+    return [lasting, beside, [Planned(step * (number + 1), fault, 0.0) for number, fault in enumerate(sudden)]]
+
+
+def _shortest(chance: random.Random, faults: Sequence[Fault], rest: float) -> list[Planned]:
+    lane: list[Planned] = []
+    for fault in chance.sample(faults, len(faults)):
+        lane.append(Planned((lane[-1].until if lane else 0) + rest, fault, fault.lasts[0]))
+    return lane
 
 
 def _sudden(chance: random.Random, faults: Sequence[Fault], apart: float, seconds: float) -> Lane:

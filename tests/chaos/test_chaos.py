@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.chaos.faults import KILLS, LASTING, LONG, MOMENTS
+from tests.chaos.faults import BESIDE, KILLS, LASTING, LONG, MOMENTS
 from tests.chaos.report import ended_unasked, fault_lines, outcome_lines, plan_lines, verdict_lines
 from tests.chaos.run import carry_out, conclude, missed
 from tests.chaos.scene import loaded
@@ -38,4 +38,4 @@ def test_a_plan_follows_from_its_seed_alone():
 
 def test_a_long_run_has_every_fault():
     planned = {planned.fault for lane in random_plan(7, 2100) for planned in lane}
-    assert planned == {*KILLS, *MOMENTS, *LASTING, *LONG}
+    assert planned == {*KILLS, *MOMENTS, *LASTING, *BESIDE, *LONG}

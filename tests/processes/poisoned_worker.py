@@ -1,31 +1,36 @@
 """The worker's application with flaws that poison finds: in its decoder, and in its U-Net.
 
-Where TEST_GATE names a file, it has the gate of `gated_worker` too.
+Where TEST_GATE names a file, it has the gate of `gated_worker` too; while the file TEST_BROKEN is there, its device
+fails every pass.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.poison import POISONS, Place, Poison, do_harm
 from worker import runtime
+from worker.__main__ import main
 from worker.sandbox import Sandbox
 from worker.tasks import app
 
 if TYPE_CHECKING:  # torch is imported when the real worker imports it: a start is to look as it does
     from torch import Tensor
 
-    from shared.settings import Settings
+    from shared.settings import AnalysisSettings
     from worker.model import Detector
 
 __all__ = ["app"]
 
 _load_detector = runtime.load_detector
+_broken = Path(os.environ.get("TEST_BROKEN", ""))
 
 
-def _load_flawed(settings: Settings) -> Detector:
+def _load_flawed(settings: AnalysisSettings) -> Detector:
     detector = _load_detector(settings)
     noise_map = detector.noise_map
 
@@ -39,6 +44,8 @@ def _load_flawed(settings: Settings) -> Detector:
 def _run(x: Tensor, noise_map: Callable[[Tensor], Tensor]) -> Tensor:
     import torch
 
+    if _broken.is_file():
+        do_harm("error")
     found = [_poison_in(image) for image in x]
     for poison in found:
         if poison is not None and poison.harm == "device-lost":
@@ -65,3 +72,6 @@ runtime.load_detector = _load_flawed
 if "TEST_GATE" in os.environ:
     from tests.processes import gated_worker  # noqa: F401  # its import does it
 Sandbox._entry = ("-m", "tests.processes.poisoned_child")
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

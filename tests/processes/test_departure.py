@@ -19,6 +19,8 @@ from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, open_workplace, wait_until
 from tests.service_settings import settings_for
 
+pytestmark = pytest.mark.slow
+
 PHOTOGRAPH = saved(photograph(), "JPEG")
 DRAIN_SECONDS = 4
 #: As deployed: a scheduler that keeps no file. The other kind deletes the one that it is given when it cannot read it.
@@ -103,7 +105,6 @@ def frozen(own_servers: LocalServices) -> Iterator[list[str]]:
         thaw(own_servers, name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("server", ["postgres", "valkey", "s3"])
 def test_idle_processes_end_with_0_although_a_server_is_frozen(
     own_servers: LocalServices, own_place: Workplace, frozen: list[str], server: str

@@ -58,6 +58,7 @@ for address in sys.argv[1:]:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_no_form_reaches_anybody_there() -> None:
     done = inside("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/services/test_egress_forms.py")
     assert done.returncode == 0, done.stdout

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from shared import workers
 from shared.tables import Job
 from tests.bad_images import photograph, saved
 from tests.poison import BY_NAME, POISONS, Poison
@@ -56,7 +57,7 @@ def test_job_that_kills_its_worker_is_found_out_and_its_neighbours_get_their_ver
     place.redis().flushall()
     culprit = place.submit(BY_NAME["batch-segfault"].image(), wake=False)
     neighbours = [place.submit(PHOTOGRAPH, wake=False) for _ in range(3)]
-    workers = [place.start_analysis(app=FLAWED, ready=False) for _ in range(3)]
+    started = [place.start_analysis(app=FLAWED, ready=False) for _ in range(3)]
     place.wait_all_ended(120)
     job = place.job(culprit)
     assert (job.error_code, job.deaths, job.attempt) == ("attempts_exhausted", 1, 2)
@@ -64,7 +65,7 @@ def test_job_that_kills_its_worker_is_found_out_and_its_neighbours_get_their_ver
         row = place.job(neighbour)
         assert (row.state, row.deaths, row.attempt <= 3) == ("succeeded", 0, True)
     # The first with what else it carried, the second with the culprit alone.
-    assert [worker.process.poll() is not None for worker in workers].count(True) == 2
+    assert [worker.process.poll() is not None for worker in started].count(True) == 2
 
 
 @pytest.mark.parametrize("name", [pytest.param("batch-allocate", marks=pytest.mark.slow), "batch-device-lost"])
@@ -84,6 +85,29 @@ def test_pass_that_must_end_its_process_counts_for_its_own_image_and_frees_the_o
         assert (row.state in ("queued", "succeeded"), row.deaths, row.suspect) == (True, 0, False), row.state
 
 
+def test_image_that_one_device_fails_is_judged_by_another(place: Workplace):
+    flawed, sound = place.start_analysis(app=FLAWED), place.start_analysis()
+    wait_until(lambda: ready_workers(place) == 2, 10, place.said)  # each knows of the other
+    poisons = [BY_NAME[f"batch-{harm}"] for harm in ("error", "nan", "memory-error")]
+    jobs = [place.submit(poison.image()) for poison in poisons for _ in range(4)]
+    place.wait_all_ended(60)
+    assert {(place.job(job_id).state, place.job(job_id).deaths) for job_id in jobs} == {("succeeded", 0)}
+    assert flawed.process.poll() is sound.process.poll() is None
+    assert '"outcome": "refused"' in flawed.said(), "the flawed one had none of them"
+
+
+def test_broken_device_fails_no_job(place: Workplace, tmp_path: Path):
+    broken = tmp_path / "broken"
+    worker = place.start_analysis(app=FLAWED, environment={"TEST_BROKEN": str(broken)})
+    broken.touch()
+    jobs = [place.submit(PHOTOGRAPH) for _ in range(6)]
+    assert worker.wait(30) == 1, worker.said()
+    assert "device_broken" in worker.said()
+    place.start_analysis()
+    place.wait_all_ended(60)
+    assert {(place.job(job_id).state, place.job(job_id).deaths) for job_id in jobs} == {("succeeded", 0)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("poison", [poison for poison in POISONS if poison not in HARMLESS], ids=lambda it: it.name)
 def test_three_deaths_end_a_killer(open_place: OpenWorkplace, poison: Poison):
@@ -91,20 +115,25 @@ def test_three_deaths_end_a_killer(open_place: OpenWorkplace, poison: Poison):
     place.redis().flushall()
     neighbours = [place.submit(PHOTOGRAPH, wake=False) for _ in range(3)]
     culprit = place.submit(poison.image(), wake=False)
-    workers: list[WorkerProcess] = []
+    started: list[WorkerProcess] = []
 
     def ended() -> bool:
-        if not workers or workers[-1].process.poll() is not None:
-            workers.append(place.start_analysis(app=FLAWED, ready=False))
+        if not started or started[-1].process.poll() is not None:
+            started.append(place.start_analysis(app=FLAWED, ready=False))
         return all(job.finished_at is not None for job in place.jobs())
 
     wait_until(ended, 120, place.said)
     row = place.job(culprit)
     assert (row.error_code, row.deaths) == (poison.code, 3)
-    assert len(workers) <= 5
+    assert len(started) <= 5
     for job_id in neighbours:
         neighbour = place.job(job_id)
         assert (neighbour.state, neighbour.deaths) == ("succeeded", 0)
+
+
+def ready_workers(place: Workplace) -> int:
+    with place.database.begin() as session:
+        return [worker.state for worker, _ in workers.list_workers(session)].count("ready")
 
 
 def submit_first(place: Workplace, poison: Poison, others: int) -> list[UUID]:

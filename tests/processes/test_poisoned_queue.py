@@ -64,7 +64,10 @@ def test_messages_that_are_no_wake_ups_are_refused_and_the_worker_lives_on(place
     }
     for message in poison.values():
         queue.lpush(WEBHOOK_QUEUE, message)
-    wait_until(lambda: worker.said().count("message_refused") >= 1 and not queue.llen(WEBHOOK_QUEUE), 30, worker.said)
+    # Once for what is no wake-up, once for what is no JSON: the log does not repeat itself.
+    wait_until(lambda: worker.said().count("message_refused") >= 2 and not queue.llen(WEBHOOK_QUEUE), 30, worker.said)
+    assert f'"queue": "{WEBHOOK_QUEUE}", "event": "message_refused"' in worker.said()
+    assert worker.said().count("Received unregistered task") == 1  # of all, only the unknown task came to Celery
     assert place.app.control.ping(timeout=2) == []  # nor does it obey commands, "shutdown" among them
     job_id = place.submit(saved(photograph(), "PNG"), wake=False)
     assert Broker(place.app).wake(WEBHOOK_QUEUE, "worker.deliver")

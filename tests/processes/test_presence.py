@@ -16,6 +16,8 @@ from tests.bad_images import photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, wait_until
 
+pytestmark = pytest.mark.slow
+
 PHOTOGRAPH = saved(photograph(), "JPEG")
 
 
@@ -127,7 +129,6 @@ def test_a_webhook_worker_that_sends_nothing_ends_itself(open_place: OpenWorkpla
         assert session.scalars(text("SELECT attempt FROM webhook_deliveries")).all() == [0]
 
 
-@pytest.mark.slow
 def test_a_worker_with_nothing_to_do_is_no_wedged_one(open_place: OpenWorkplace):
     place = open_place(watchdog_seconds=1)
     place.redis().flushall()

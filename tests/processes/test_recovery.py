@@ -22,6 +22,8 @@ from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, open_workplace, wait_until
 from tests.service_settings import settings_for
 
+pytestmark = pytest.mark.slow
+
 PHOTOGRAPH = saved(photograph(), "JPEG")
 JOBS = 40
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import sys
@@ -20,17 +21,27 @@ import structlog
 from sqlalchemy import func, select, text, update
 from standardwebhooks import Webhook
 
-from shared import deliveries, lifecycle
+from shared import deliveries, lifecycle, tally
 from shared.crypto import Vault
 from shared.database import Database
-from shared.deliveries import ClaimedDelivery, Try, claim_due, disable_endpoint, record_try
-from shared.endpoints import create_endpoint
+from shared.deliveries import ClaimedDelivery, Try, claim_due, record_try, resend
+from shared.endpoints import (
+    create_endpoint,
+    delete_endpoint,
+    disable_endpoint,
+    enable_endpoint,
+    find_endpoint,
+    give_up,
+    purge,
+)
 from shared.errors import LeaseLostError
 from shared.jobs import NewJob
 from shared.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
-from shared.webhook_schedule import DELAYS, Delivered, Disable, Retry
+from shared.wall import WORKER_ROLE
+from shared.webhook_schedule import DELAYS, MOST_AGE, Delivered, Disable, Retry
+from tests.databases import as_role
 from tests.receivers import Receiver, running_receiver
-from worker.delivery import Courier
+from worker.delivery import Courier, Prompt
 from worker.egress import Egress
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
@@ -176,6 +187,62 @@ def test_the_last_try_gives_up(database: Database, tenant: UUID, receiver: Recei
     assert len(receiver.received) == len(DELAYS)
 
 
+def test_a_delivery_that_is_sent_anew_starts_at_once_and_follows_the_whole_schedule_again(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    endpoint, _ = add_endpoint(database, tenant, receiver.url("/503"))
+    end_jobs(database, tenant)
+    for count in range(1, len(DELAYS) + 1):
+        now_due(database)
+        tried(courier, database, count)
+    until(lambda: states(database, endpoint) == {"failed": 1})
+    with database.begin() as session:
+        resend(session, tenant, session.scalars(select(WebhookDelivery.id)).one())
+    for count, delay in enumerate(DELAYS[1:], start=1):
+        last = tried(courier, database, len(DELAYS) + count)[-1]  # the first: nobody made it due
+        until(lambda: only_delivery(database).lease_until is None)
+        planned = only_delivery(database).next_attempt_at
+        assert planned is not None
+        wait = planned - last.started_at
+        assert delay <= wait <= 1.1 * delay + timedelta(seconds=5)  # jitter, and what the try itself took
+        now_due(database)
+    tried(courier, database, 2 * len(DELAYS))
+    until(lambda: states(database, endpoint) == {"failed": 1})
+
+
+def test_what_is_due_is_asked_without_claiming(database: Database, tenant: UUID) -> None:
+    def due(per_endpoint: int = 4) -> bool:
+        return deliveries.is_due(database, per_endpoint=per_endpoint)
+
+    assert not due()
+    add_endpoint(database, tenant, "https://receiver.test/")
+    end_jobs(database, tenant, 3)
+    assert due()
+    assert [each.attempt for each in _deliveries(database)] == [0, 0, 0]
+    first = claim(database)
+    assert first is not None
+    assert due()
+    assert not due(per_endpoint=1)  # it has all the places of its endpoint
+    record(database, first, Retry(datetime.now(UTC) + timedelta(hours=1)))
+    assert not due()  # the endpoint fails: nobody is wedged because half of the senders wait for such
+    with database.begin() as session:
+        session.execute(update(WebhookEndpoint).values(failing_since=None))
+    assert due()
+    with database.begin() as session:
+        session.execute(update(WebhookDelivery).values(next_attempt_at=func.now() + timedelta(hours=1)))
+    assert not due()
+    now_due(database)
+    assert due()
+    with database.begin() as session:
+        session.execute(update(WebhookEndpoint).values(disabled_at=func.now()))
+    assert not due()
+
+
+def _deliveries(database: Database) -> list[WebhookDelivery]:
+    with database.begin() as session:
+        return list(session.scalars(select(WebhookDelivery)))
+
+
 def test_410_disables_the_endpoint_and_gives_up_what_waits_for_it(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
@@ -186,6 +253,7 @@ def test_410_disables_the_endpoint_and_gives_up_what_waits_for_it(
     courier.deliver_due()
     until(lambda: states(database, alive) == {"delivered": 5})
     courier.close()
+    assert give_up(database) == 4
     assert states(database, gone) == {"failed": 5}
     assert [request.path for request in receiver.received].count("/410") == 1
     end_jobs(database, tenant)
@@ -205,12 +273,15 @@ def test_what_arrived_is_delivered_although_its_endpoint_was_disabled_meanwhile(
     assert arrived is not None
     assert refused is not None
     with database.begin() as session:
-        disable_endpoint(session, endpoint, "Gone.")
+        assert disable_endpoint(session, endpoint, "Gone.")
+        assert not disable_endpoint(session, endpoint, "Again.")
         record_try(session, arrived, Try(datetime.now(UTC), 1, status=200), Delivered())
-    assert states(database, endpoint) == {"delivered": 1, "failed": 1}
-    with pytest.raises(LeaseLostError), database.begin() as session:
         record_try(session, refused, Try(datetime.now(UTC), 1, status=500), Retry(datetime.now(UTC)))
-    assert [attempt.status for attempt in attempts(database)] == [200]
+    assert give_up(database) == 1
+    assert states(database, endpoint) == {"delivered": 1, "failed": 1}
+    assert sorted(attempt.status or 0 for attempt in attempts(database)) == [200, 500]
+    with database.begin() as session:
+        assert session.get_one(WebhookEndpoint, endpoint).disabled_reason == "Gone."
 
 
 def test_a_try_that_fails_in_a_way_that_nobody_thought_of_is_recorded_and_made_again_as_planned(
@@ -238,16 +309,12 @@ def test_many_at_once_that_answer_410_do_not_block_each_other(
 
     def record(one: ClaimedDelivery) -> bool:
         barrier.wait()
-        try:
-            with database.begin() as session:
-                record_try(session, one, Try(datetime.now(UTC), 1, status=410), Disable())
-        except LeaseLostError:
-            return False
-        return True
+        with database.begin() as session:
+            return record_try(session, one, Try(datetime.now(UTC), 1, status=410), Disable("Gone."))
 
     with ThreadPoolExecutor(12) as pool:
-        written = list(pool.map(record, claimed))
-    assert written.count(True) == 1
+        disabled = list(pool.map(record, claimed))
+    assert disabled.count(True) == 1
     assert states(database, gone) == {"failed": 12}
 
 
@@ -431,8 +498,9 @@ def test_a_claim_costs_the_same_whatever_waits_for_another_endpoint(database: Da
     end_jobs(database, tenant, 3)
     few = _blocks_of_a_claim(database, prompt)
     _pile_up(database, dead, 20_000)
+    tally.fold(database)  # as the next sweep does
     many = _blocks_of_a_claim(database, prompt)
-    assert many <= few + 20, (few, many)
+    assert many <= few + 40, (few, many)  # each index that is asked is a level deeper
 
 
 @pytest.mark.slow
@@ -443,6 +511,7 @@ def test_a_claim_takes_as_long_beside_a_hundred_thousand_that_wait(database: Dat
     for pile in (0, 20_000, 80_000):
         for _ in range(pile // 20_000):
             _pile_up(database, dead, 20_000)
+        tally.fold(database)
         for number in range(10):
             add_endpoint(database, tenant, f"https://prompt{number}.test/")
         end_jobs(database, tenant, 4)
@@ -481,13 +550,13 @@ def _blocks_of_a_claim(database: Database, endpoint: UUID) -> int:
     """The blocks of the database that both statements of a claim touch: unlike seconds, no other process moves them."""
     total = 0
     with database.begin() as session:
-        limits = {"per_endpoint": 4, "per_failing": 1}
-        for statement, more in (
-            (deliveries._TURN, {"passed": []}),
-            (deliveries._CLAIM, {"endpoint": endpoint, "lease": LEASE}),
-        ):
+        limits = deliveries._limits(4, 1, (), 0) | {"passed": []}
+        turn = session.execute(deliveries._TURN, limits).one()
+        assert turn.id == endpoint
+        claim = {"endpoint": endpoint, "lease": LEASE, "at": turn.at, "item": turn.item}
+        for statement, values in ((deliveries._TURN, limits), (deliveries._CLAIM, limits | claim)):
             explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
-            plan = session.execute(explain, {**limits, **more}).scalar_one()[0]["Plan"]
+            plan = session.execute(explain, values).scalar_one()[0]["Plan"]
             total += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         session.rollback()
     return total
@@ -500,8 +569,8 @@ def test_a_claim_that_is_frozen_in_the_middle_stops_its_own_endpoint_alone(datab
     end_jobs(database, tenant, 3)
     begun = time.monotonic()
     with database.begin() as session:  # as far as a process may come before it is stopped
-        limits = {"per_endpoint": 4, "per_failing": 1, "passed": []}
-        assert session.scalar(deliveries._TURN, limits) == frozen
+        limits = deliveries._limits(4, 1, (), 0) | {"passed": []}
+        assert session.execute(deliveries._TURN, limits).one().id == frozen
         claimed = [one.endpoint_id for _ in range(3) if (one := claim(database)) is not None]
         assert claimed == [free] * 3
         assert claim(database) is None
@@ -637,22 +706,150 @@ def test_close_waits_for_what_is_under_way_and_begins_no_more(
     assert states(database, endpoint) == {"pending": 2}
 
 
-def test_a_job_that_ends_while_its_endpoint_is_disabled_writes_no_webhook_for_it(
-    database: Database, tenant: UUID
+@pytest.mark.parametrize("how", ["disabled", "deleted"])
+def test_jobs_end_while_an_endpoint_with_much_behind_it_is_closed_and_the_rest_follows(
+    database: Database, tenant: UUID, how: str
 ) -> None:
-    endpoint, _ = add_endpoint(database, tenant, "https://receiver.test/")
+    closing, other = (add_endpoint(database, tenant, f"https://{name}.test/")[0] for name in ("closing", "other"))
+    _pile_up(database, closing, 3_000)
     with ThreadPoolExecutor(1) as pool:
         with database.begin() as session:
-            disable_endpoint(session, endpoint, "Gone.")
-            ending = pool.submit(end_jobs, database, tenant)
-            until(lambda: ending.done() or _someone_waits_for_a_lock(database))
-        ending.result()
-    assert states(database, endpoint) == {}
+            session.execute(text("SET LOCAL statement_timeout = '500ms'"))  # a row, and not what lies behind it
+            if how == "disabled":
+                disable_endpoint(session, closing, "Gone.")
+            else:
+                assert delete_endpoint(session, tenant, closing)
+            pool.submit(end_jobs, database, tenant, 3).result(10)  # before this transaction ends: nobody waits for it
+        end_jobs(database, tenant)
+    assert states(database, closing) == {"pending": 3_003}
+    assert [one.endpoint_id for _ in range(8) if (one := claim(database, per_endpoint=9))] == [other] * 4
+    given_up = []
+    while number := give_up(database, most=1_000):
+        given_up.append(number)
+    assert given_up == [1_000, 1_000, 1_000, 3]
+    assert states(database, closing) == {"failed": 3_003}
+    assert states(database, other) == {"pending": 4}
 
 
-def _someone_waits_for_a_lock(database: Database) -> bool:
+def test_what_waits_for_an_endpoint_that_is_enabled_again_in_time_is_sent(database: Database, tenant: UUID) -> None:
+    endpoint, _ = add_endpoint(database, tenant, "https://receiver.test/")
+    end_jobs(database, tenant)
     with database.begin() as session:
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return bool(session.scalar(text(waiting)))
+        disable_endpoint(session, endpoint, "Gone.")
+    assert claim(database) is None
+    with database.begin() as session:
+        assert enable_endpoint(session, tenant, endpoint) is not None
+    assert give_up(database) == 0
+    assert claim(database) is not None
+
+
+def test_a_deleted_endpoint_goes_with_its_deliveries_a_little_at_a_time_and_then_itself(
+    database: Database, empty_database: str, tenant: UUID
+) -> None:
+    gone, kept = (add_endpoint(database, tenant, f"https://{name}.test/")[0] for name in ("gone", "kept"))
+    end_jobs(database, tenant, 3)
+    _pile_up(database, gone, 1_000)
+    with database.begin() as session:
+        assert delete_endpoint(session, tenant, gone)
+        assert not delete_endpoint(session, tenant, gone)
+        assert find_endpoint(session, tenant, gone) is None
+    with contextlib.closing(Database(as_role(empty_database, WORKER_ROLE))) as worker:
+        assert [purge(worker, most=600) for _ in range(3)] == [600, 403, 0]
+        with database.begin() as session:  # a job that ends at this moment may still write for it
+            assert session.get(WebhookEndpoint, gone) is not None
+            session.execute(update(WebhookEndpoint).values(deleted_at=WebhookEndpoint.deleted_at - timedelta(hours=1)))
+        purge(worker)
+    with database.begin() as session:
+        assert session.scalars(select(WebhookEndpoint.id)).all() == [kept]
+    assert states(database, kept) == {"pending": 3}
+
+
+def test_what_waits_for_too_long_is_given_up_without_a_try(database: Database, tenant: UUID) -> None:
+    """As behind a receiver that hangs, which takes one try at a time."""
+    endpoint, _ = add_endpoint(database, tenant, "https://hanging.test/")
+    end_jobs(database, tenant, 6)
+    tried = claim(database)
+    assert tried is not None
+    with database.begin() as session:
+        old = text("UPDATE webhook_deliveries SET begun_at = now() - :age")
+        session.execute(old, {"age": MOST_AGE - timedelta(minutes=1)})
+    assert give_up(database) == 0
+    with database.begin() as session:
+        session.execute(old, {"age": MOST_AGE + timedelta(minutes=1)})
+    end_jobs(database, tenant)
+    assert give_up(database, most=3) == 3
+    assert give_up(database, most=3) == 2
+    assert states(database, endpoint) == {"failed": 5, "pending": 2}  # one is young, one is being tried
+    with database.begin() as session:
+        anew = session.scalars(select(WebhookDelivery).where(WebhookDelivery.state == "failed").limit(1)).one()
+        assert resend(session, tenant, anew.id) is not None
+    assert give_up(database) == 0  # its age begins anew
+
+
+def test_an_endpoint_of_which_every_try_failed_for_five_days_is_disabled_and_told_of(
+    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+) -> None:
+    endpoint, _ = add_endpoint(database, tenant, receiver.url("/500"))
+    end_jobs(database, tenant)
+    tried(courier, database)
+    with database.begin() as session:
+        session.execute(update(WebhookEndpoint).values(failing_since=func.now() - timedelta(days=5, seconds=1)))
+    now_due(database)
+    with structlog.testing.capture_logs() as records:
+        tried(courier, database, 2)
+        until(lambda: any(record["event"] == "webhook_endpoint_disabled" for record in records))
+    (told,) = (record for record in records if record["event"] == "webhook_endpoint_disabled")
+    assert (told["endpoint"], told["reason"]) == (str(endpoint), "Every try has failed for 5 days.")
+    with database.begin() as session:
+        row = session.get_one(WebhookEndpoint, endpoint)
+    assert row.disabled_at is not None
+    assert row.disabled_reason == "Every try has failed for 5 days."
+    assert states(database, endpoint) == {"failed": 1}
+
+
+def test_a_prompt_receiver_gets_more_than_its_share_where_nobody_else_needs_it(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=16, per_endpoint=2)
+    endpoint, _ = add_endpoint(database, tenant, receiver.url("/200"))
+    end_jobs(database, tenant)
+    deliver_until(courier, lambda: states(database, endpoint) == {"delivered": 1})
+    with database.begin() as session:  # it goes on to be prompt, and slow enough to be seen
+        session.execute(update(WebhookEndpoint).values(url=receiver.url("/hang")))
+    end_jobs(database, tenant, 12)
+    deliver_until(courier, lambda: receiver.most_at_once == 6)
+    assert _under_way(database) == 6  # a quarter of the senders more, and no more than that
+    receiver.released.set()
+    courier.close()
+
+
+def test_others_are_served_while_receivers_that_fail_and_those_that_were_prompt_hang(
+    database: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=16, per_endpoint=1)
+    prompt = [add_endpoint(database, tenant, receiver.url("/200"))[0] for _ in range(2)]
+    end_jobs(database, tenant)
+    deliver_until(courier, lambda: all(states(database, each) == {"delivered": 1} for each in prompt))
+    failing = [add_endpoint(database, tenant, receiver.url("/hang"))[0] for _ in range(9)]
+    with database.begin() as session:
+        session.execute(update(WebhookEndpoint).values(url=receiver.url("/hang")))
+        fails = update(WebhookEndpoint).where(WebhookEndpoint.id.in_(failing))
+        session.execute(fails.values(failing_since=func.now()))
+    end_jobs(database, tenant, 12)
+    deliver_until(courier, lambda: _under_way(database) == 8 + 2 + 4)
+    other, _ = add_endpoint(database, tenant, receiver.url("/200"))
+    end_jobs(database, tenant)
+    deliver_until(courier, lambda: states(database, other) == {"delivered": 1})
+    receiver.released.set()
+    courier.close()
+
+
+def test_who_was_prompt_and_hangs_has_its_share_and_who_never_was_has_it_too() -> None:
+    prompt, first, second = Prompt(), uuid4(), uuid4()
+    prompt.note(first, 0.0, arrived=True)
+    prompt.note(second, 1.0, arrived=False)
+    assert prompt.now(59.0) == [first]
+    assert prompt.now(61.0) == []
+    prompt.note(first, 70.0, arrived=True)
+    prompt.note(first, 71.0, arrived=False)
+    assert prompt.now(72.0) == []

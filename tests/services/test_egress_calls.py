@@ -39,6 +39,7 @@ def test_what_is_posted_arrives_byte_for_byte(egress: Egress, receiver: Receiver
     assert request.body == BODY
     assert request.headers["host"] == f"127.0.0.1:{receiver.port}"
     assert request.headers["webhook-id"] == "msg_1"
+    assert request.headers["connection"] == "close"
     assert request.headers["content-length"] == str(len(BODY))
 
 
@@ -173,6 +174,18 @@ def test_a_receiver_on_https_is_believed_by_its_name_though_it_is_called_by_its_
         assert egress.connect(egress.check(url), 5) == ip_address("127.0.0.1")
     assert announced == ["receiver.test"] * 2
     assert receiver.received[0].host_lines == [f"receiver.test:{receiver.port}"]
+
+
+def test_authorities_that_cannot_be_read_are_named_as_the_fault(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.pem").touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty.pem"))
+    with running_receiver(tls=authority.server("receiver.test")) as receiver:
+        egress, url = Egress(["127.0.0.1"], loopback), f"https://receiver.test:{receiver.port}/200"
+        with pytest.raises(EgressFailed, match="SSL_CERT_FILE or SSL_CERT_DIR names holds no authorities"):
+            egress.post(url, BODY, HEADERS, 5)
+    assert receiver.received == []
 
 
 def test_a_certificate_may_be_for_an_address(authority: Authority) -> None:

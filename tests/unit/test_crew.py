@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -19,26 +19,31 @@ class Work:
     """Errands that wait, and a count of those that are being done."""
 
     def __init__(self) -> None:
-        self.waiting: queue.SimpleQueue[Errand] = queue.SimpleQueue()
+        self.waiting: deque[Errand] = deque()
         self.looks = 0
         self.done: list[str] = []
         self.doing = threading.Semaphore(0)
         self.may_end = threading.Event()
 
-    def take(self) -> Errand | None:
+    def take(self, most: int) -> list[Errand]:
+        """As a claim does: what is to be alone comes alone, and ends what is taken before it."""
         self.looks += 1
-        try:
-            return self.waiting.get_nowait()
-        except queue.Empty:
-            return None
+        taken: list[Errand] = []
+        while self.waiting and len(taken) < most:
+            if self.waiting[0].alone and taken:
+                break
+            taken.append(self.waiting.popleft())
+            if taken[-1].alone:
+                break
+        return taken
 
     def add(self, count: int) -> None:
         for number in range(count):
-            self.waiting.put(Errand(lambda number=number: self.done.append(f"errand {number}")))  # type: ignore[misc]
+            self.waiting.append(Errand(lambda number=number: self.done.append(f"errand {number}")))  # type: ignore[misc]
 
     def add_long(self, count: int) -> None:
         for _ in range(count):
-            self.waiting.put(Errand(self._long))
+            self.waiting.append(Errand(self._long))
 
     def _long(self) -> None:
         self.doing.release()
@@ -89,6 +94,42 @@ def test_one_look_fills_every_slot_and_not_one_more(crew: Crew, work: Work):
     await_true(lambda: len(work.done) == 10)
 
 
+def test_what_is_taken_for_all_free_slots_at_once_is_begun_at_once(crew: Crew, work: Work):
+    work.add_long(3)
+    work.add(2)
+    woken = threading.Thread(target=crew.work)
+    woken.start()
+    for _ in range(3):
+        assert work.doing.acquire(timeout=SOON)
+    assert (work.looks, crew.taken) == (1, 3)
+    work.may_end.set()
+    woken.join(SOON)
+    await_true(lambda: len(work.done) == 5)
+
+
+def test_many_slots_are_filled_by_several_looks(work: Work):
+    crew = Crew(work.take, slots=70)
+    work.add_long(70)
+    crew.look()
+    for _ in range(70):
+        assert work.doing.acquire(timeout=SOON)
+    assert work.looks == 3  # of 32, 32 and 6
+    work.may_end.set()
+    crew.close()
+    assert len(work.done) == 70
+
+
+def test_what_was_taken_when_the_crew_is_closed_is_done_all_the_same(crew: Crew, work: Work):
+    def take_and_be_closed(most: int) -> list[Errand]:
+        crew.close()
+        return work.take(most)
+
+    crew._take = take_and_be_closed
+    work.add(3)
+    crew.work()
+    assert sorted(work.done) == ["errand 0", "errand 1", "errand 2"]
+
+
 def test_wake_up_waits_for_a_slot_instead_of_being_dropped(crew: Crew, work: Work):
     work.add_long(3)
     crew.look()
@@ -104,22 +145,23 @@ def test_wake_up_waits_for_a_slot_instead_of_being_dropped(crew: Crew, work: Wor
 
 
 def test_stopped_crew_finishes_its_errand_and_takes_no_other(crew: Crew, work: Work):
-    work.add_long(2)
+    work.add_long(4)
     woken = threading.Thread(target=crew.work)
     woken.start()
-    assert work.doing.acquire(timeout=SOON)
+    for _ in range(3):
+        assert work.doing.acquire(timeout=SOON)
     crew.stop()
     work.may_end.set()
     woken.join(SOON)
     crew.look()
     crew.close()
-    assert work.done == ["long"]
+    assert work.done == ["long"] * 3
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a bug"), StoreUnavailableError()])
 def test_failing_errand_neither_raises_nor_keeps_its_slot(crew: Crew, work: Work, error: Exception):
     for _ in range(6):
-        work.waiting.put(raises(error))
+        work.waiting.append(raises(error))
         crew._paused_until = 0.0
         crew.work()
     crew._paused_until = 0.0
@@ -129,9 +171,9 @@ def test_failing_errand_neither_raises_nor_keeps_its_slot(crew: Crew, work: Work
 
 
 def test_outage_makes_the_crew_pause_and_an_errand_that_succeeds_ends_it(crew: Crew, work: Work):
-    work.waiting.put(raises(StoreUnavailableError()))
-    work.add(1)
+    work.waiting.append(raises(StoreUnavailableError()))
     crew.work()
+    work.add(1)
     crew.work()
     assert work.done == []
     assert work.looks == 1
@@ -149,7 +191,7 @@ def test_outage_that_every_slot_meets_is_one_pause(crew: Crew, work: Work):
         raise StoreUnavailableError
 
     for _ in range(3):
-        work.waiting.put(Errand(do))
+        work.waiting.append(Errand(do))
     crew.look()
     await_true(lambda: crew._slots._value == 3)
     assert crew._outages == 1
@@ -166,7 +208,7 @@ def add_alone(crew: Crew, work: Work, log: list[str], name: str) -> None:
         assert work.may_end.wait(SOON)
         log.append(f"{name} ends")
 
-    work.waiting.put(Errand(do, alone=True))
+    work.waiting.append(Errand(do, alone=True))
 
 
 def test_errand_that_is_to_be_alone_begins_when_the_others_have_ended(crew: Crew, work: Work):
@@ -176,9 +218,13 @@ def test_errand_that_is_to_be_alone_begins_when_the_others_have_ended(crew: Crew
     add_alone(crew, work, log, "second")
     work.add(4)
     crew.look()
+    for _ in range(2):
+        assert work.doing.acquire(timeout=SOON)
+    crew.look()
     await_true(lambda: log == ["first taken"])
+    crew.look()
     assert work.done == []
-    assert work.looks == 3  # nobody takes meanwhile
+    assert work.looks == 2  # nobody takes meanwhile
     work.may_end.set()
     await_true(lambda: len(work.done) == 6)
     assert log == [f"{name} {what}" for name in ("first", "second") for what in ("taken", "alone", "ends")]
@@ -200,12 +246,12 @@ def test_nothing_is_taken_while_an_errand_is_alone_and_all_slots_are_used_after(
 
 @pytest.mark.parametrize("error", [MemoryError(), StoreUnavailableError()])
 def test_errand_that_fails_alone_lets_the_others_in(crew: Crew, work: Work, error: Exception):
-    work.waiting.put(Errand(raises(error).do, alone=True))
+    work.waiting.append(Errand(raises(error).do, alone=True))
     work.add(2)
     crew.work()
     crew._paused_until = 0.0
     crew.work()
-    assert work.done == ["errand 0", "errand 1"]
+    await_true(lambda: sorted(work.done) == ["errand 0", "errand 1"])
 
 
 def test_crew_that_is_told_to_stop_ends_although_one_waits_to_be_alone(crew: Crew, work: Work):
@@ -213,6 +259,8 @@ def test_crew_that_is_told_to_stop_ends_although_one_waits_to_be_alone(crew: Cre
     work.add_long(1)
     add_alone(crew, work, log, "last")
     work.add(3)
+    crew.look()
+    assert work.doing.acquire(timeout=SOON)
     crew.look()
     await_true(lambda: log == ["last taken"])
     woken = threading.Thread(target=crew.work)
@@ -228,7 +276,7 @@ def test_crew_that_is_told_to_stop_ends_although_one_waits_to_be_alone(crew: Cre
 
 def test_hundred_errands_that_run_out_of_memory_leave_every_slot_working(crew: Crew, work: Work):
     for _ in range(100):
-        work.waiting.put(raises(MemoryError()))
+        work.waiting.append(raises(MemoryError()))
         crew._paused_until = 0.0
         crew.work()
     crew._paused_until = 0.0
@@ -241,11 +289,11 @@ def test_hundred_errands_that_run_out_of_memory_leave_every_slot_working(crew: C
 def test_frozen_crew_takes_nothing_more_and_one_who_is_taking_is_waited_for():
     taking, may_take, taken = threading.Event(), threading.Event(), []
 
-    def take() -> Errand | None:
+    def take(_: int) -> list[Errand]:
         taking.set()
         assert may_take.wait(SOON)
         taken.append("an errand")
-        return None
+        return []
 
     crew = Crew(take, slots=2)
     woken = threading.Thread(target=crew.work)

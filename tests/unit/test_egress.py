@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.addresses import IPAddress
-from shared.destinations import AllowList, EgressCode, EgressRefused, parse
-from worker.egress import Egress, EgressFailed
+from shared.destinations import AllowList, EgressCode, EgressRefused, judge, parse, require_https
+from worker.egress import EXCERPT_BYTES, Egress, EgressFailed, _excerpt, system_resolver
 
 PUBLIC = "93.184.215.14"
 
@@ -33,6 +33,7 @@ def refusal(egress: Egress, url: str) -> EgressCode:
     with pytest.raises(EgressRefused) as caught:
         egress.check(url)
     assert caught.value.message.endswith(".")
+    assert caught.value.message != EgressRefused.__doc__, "it says nothing of this URL"
     return caught.value.code
 
 
@@ -109,6 +110,7 @@ def test_another_spelling_of_loopback_is_loopback(host: str) -> None:
         ("https://user:password@receiver.test/", EgressCode.CREDENTIALS_IN_URL),
         ("https://user@receiver.test/", EgressCode.CREDENTIALS_IN_URL),
         ("https://@receiver.test/", EgressCode.CREDENTIALS_IN_URL),
+        ("https://user:password@receiver.test//x//y", EgressCode.CREDENTIALS_IN_URL),
         ("https://receiver.test\\@127.0.0.1/", EgressCode.CREDENTIALS_IN_URL),
         ("https://127.0.0.1%2f@receiver.test/", EgressCode.CREDENTIALS_IN_URL),
         ("https:///hook", EgressCode.INVALID_URL),
@@ -134,6 +136,73 @@ def test_another_spelling_of_loopback_is_loopback(host: str) -> None:
 )
 def test_a_url_that_is_not_plain_https_is_refused_with_a_stable_code(url: str, code: EgressCode) -> None:
     assert refusal(guard(receiver_test=PUBLIC), url) is code
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://receiver.test:1/", "https://receiver.test:65535/", "https://receiver.test/".ljust(2000, "a")],
+    ids=["the first port", "the last port", "the longest"],
+)
+def test_what_is_just_within_the_limits_is_admitted(url: str) -> None:
+    assert guard(receiver_test=PUBLIC).check(url).addresses == (ip_address(PUBLIC),)
+
+
+@pytest.mark.parametrize("rest", ["/a@b", "?to=a@b", "/#a@b"])
+def test_an_at_sign_after_the_host_is_no_password(rest: str) -> None:
+    assert guard(receiver_test=PUBLIC).check(f"https://receiver.test{rest}").addresses == (ip_address(PUBLIC),)
+
+
+def test_a_url_that_is_one_character_too_long_is_refused() -> None:
+    assert refusal(guard(), "https://receiver.test/".ljust(2001, "a")) is EgressCode.INVALID_URL
+
+
+def test_who_is_to_be_called_by_https_is_named() -> None:
+    with pytest.raises(EgressRefused, match=r"^receiver\.test must be called by https://"):
+        guard(receiver_test=PUBLIC).check("http://receiver.test/")
+
+
+@pytest.mark.parametrize(
+    ("url", "allow", "refused"),
+    [
+        ("http://receiver.test/", "", True),
+        ("http://receiver.test:8080/", "receiver.test:8081 other.test:8080", True),
+        ("http://receiver.test:8080/", "receiver.test:8080", False),
+        ("http://receiver.test/", "10.0.0.0/8", False),  # it may lead there: that is seen when it is called
+        ("http://receiver.test/", "10.1.2.3", False),
+        ("http://10.1.2.3/", "", False),  # an address is judged by itself
+        ("https://receiver.test/", "", False),
+        ("https://10.1.2.3/", "", False),
+    ],
+)
+def test_before_a_look_up_plain_http_is_refused_that_no_entry_can_allow(url: str, allow: str, refused: bool) -> None:
+    destination, allowed = parse(url), AllowList.parse(allow.split())
+    if not refused:
+        require_https(destination, allowed)
+        return
+    with pytest.raises(EgressRefused, match=r"^receiver\.test must be called by https://") as caught:
+        require_https(destination, allowed)
+    assert caught.value.code is EgressCode.HTTPS_REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("url", "resolved", "would_open"),
+    [
+        ("https://receiver.test/", "10.1.2.3", "receiver.test:443"),
+        ("https://receiver.test:8443/", "192.0.2.1", "receiver.test:8443"),
+        ("https://receiver.test/", "127.0.0.1", "127.0.0.1:443"),  # by a name nobody opens the machine itself
+        ("https://receiver.test/", "fe80::1", "[fe80::1]:443"),
+        ("http://receiver.test/", PUBLIC, "receiver.test:80"),
+        ("https://receiver.test/", PUBLIC, None),
+    ],
+)
+def test_the_narrowest_entry_that_would_open_an_address_is_told_and_does(
+    url: str, resolved: str, would_open: str | None
+) -> None:
+    destination, address = parse(url), ip_address(resolved)
+    (ruling,) = judge(destination, [address], AllowList())
+    assert (ruling.would_open, ruling.refusal is None) == (would_open, would_open is None)
+    (opened,) = judge(destination, [address], AllowList.parse([would_open] if would_open else []))
+    assert (opened.refusal, opened.opened_by, opened.would_open) == (None, would_open, None)
 
 
 def test_one_inner_address_among_public_ones_refuses_the_name() -> None:
@@ -176,12 +245,20 @@ def test_a_refusal_does_not_tell_what_a_name_resolves_to() -> None:
         ("::ffff:127.0.0.1", "http://[::ffff:127.0.0.1]/", ""),
         (PUBLIC, f"http://{PUBLIC}/", ""),
         ("receiver.test:80", "http://receiver.test/", PUBLIC),
+        ("receiver.test:1", "http://receiver.test:1/", PUBLIC),
+        ("receiver.test:65535", "http://receiver.test:65535/", PUBLIC),
     ],
 )
 def test_what_the_operator_allows_is_admitted(allow: str, url: str, resolved: str) -> None:
     host = parse(url).host
     egress = Egress([allow], lambda name, _: [ip_address(text) for text in resolved.split() if name == host])
-    assert egress.check(url).addresses
+    admitted = egress.check(url).addresses
+    assert admitted
+    entry = AllowList.parse([allow])
+    for ruling in judge(parse(url), admitted, entry):
+        if ruling.special or "http:" in url:  # what is public needs no entry
+            assert ruling.opened_by
+            assert AllowList.parse([ruling.opened_by]) == entry
 
 
 @pytest.mark.parametrize(
@@ -270,26 +347,41 @@ def test_whatever_is_given_as_url_is_parsed_or_refused(text: str, prefix: str) -
 
 
 def test_a_name_is_looked_up_once_so_that_it_cannot_change_its_mind() -> None:
-    answers = [[ip_address(PUBLIC)], [ip_address("127.0.0.1")]]
-    egress = Egress((), lambda _name, _port: answers.pop(0))
-    assert egress.check("https://receiver.test/").addresses == (ip_address(PUBLIC),)
-    assert len(answers) == 1
+    answers, asked = [[ip_address(PUBLIC)], [ip_address("127.0.0.1")]], []
+
+    def changing(host: str, port: int) -> Sequence[IPAddress]:
+        asked.append((host, port))
+        return answers.pop(0)
+
+    found = Egress((), changing).check("https://receiver.test:8443/")
+    assert found.addresses == (ip_address(PUBLIC),)
+    assert asked == [("receiver.test", 8443)]
+
+
+def test_the_systems_own_resolver_answers_with_each_address_once() -> None:
+    assert system_resolver("192.0.2.7", 443) == [ip_address("192.0.2.7")]
 
 
 def test_a_name_without_an_address_is_a_failure_that_may_pass() -> None:
     def unknown(host: str, port: int) -> Sequence[IPAddress]:
         raise OSError("Name or service not known")
 
-    for egress in (Egress((), unknown), Egress((), lambda _name, _port: [])):
+    for resolver, told in ((unknown, "The host's name was not found."), (_nowhere, "The host's name has no address.")):
         with pytest.raises(EgressFailed) as caught:
-            egress.check("https://receiver.test/")
-        assert caught.value.code is EgressCode.NAME_NOT_FOUND
+            Egress((), resolver).check("https://receiver.test/")
+        assert (caught.value.code, caught.value.message) == (EgressCode.NAME_NOT_FOUND, told)
+
+
+def _nowhere(_host: str, _port: int) -> Sequence[IPAddress]:
+    return []
 
 
 def test_a_look_up_that_hangs_is_left_behind() -> None:
     released = threading.Event()
+    holds_up_the_end: list[bool] = []
 
     def hanging(host: str, port: int) -> Sequence[IPAddress]:
+        holds_up_the_end.append(not threading.current_thread().daemon)
         released.wait(10)
         return [ip_address(PUBLIC)]
 
@@ -297,8 +389,25 @@ def test_a_look_up_that_hangs_is_left_behind() -> None:
     with pytest.raises(EgressFailed) as caught:
         Egress((), hanging).check("https://receiver.test/", timeout=0.05)
     assert caught.value.code is EgressCode.NAME_TIMEOUT
+    assert caught.value.message == "Looking up the host's name took too long."
     assert time.monotonic() - begun < 2
+    assert holds_up_the_end == [False]
+    with pytest.raises(EgressFailed) as caught:
+        Egress((), hanging).post("https://receiver.test/", b"", {}, timeout=0.05)
+    assert caught.value.code is EgressCode.NAME_TIMEOUT
+    assert time.monotonic() - begun < 4
     released.set()
+
+
+def test_of_an_answer_the_beginning_is_kept_and_no_more_is_asked_for() -> None:
+    def chunks(*sizes: int) -> Iterator[bytes]:
+        for number, size in enumerate(sizes):
+            assert size, "more was asked for than is kept"
+            yield bytes([ord("a") + number]) * size
+
+    assert _excerpt(chunks(3, 2)) == "aaabb"
+    assert _excerpt(chunks(EXCERPT_BYTES - 1, 5, 0)) == "a" * (EXCERPT_BYTES - 1) + "b"
+    assert _excerpt(chunks(EXCERPT_BYTES, 0)) == "a" * EXCERPT_BYTES
 
 
 def test_every_reason_is_documented() -> None:

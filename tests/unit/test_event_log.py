@@ -1,47 +1,75 @@
-"""Curves in TensorBoard's format, read back field by field."""
+"""Curves in TensorBoard's format, read by a reader that shares nothing with their writer.
+
+The reader first shows that it reads what TensorBoard wrote.
+"""
 
 from __future__ import annotations
 
+import math
 import resource
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.event_files import crc_32c, read
 from worker.model.whole_files import DiskFullError
-from worker.training.event_log import EventLog, _checksum
+from worker.training.event_log import EventLog
+
+#: Written by torch.utils.tensorboard.SummaryWriter (torch 2.14.1, tensorboard 2.21.0): loss 0.5 at step 300 and val/ap
+#: 0.25 at step 301.
+OF_TENSORBOARD = bytes.fromhex(
+    "4800000000000000fe92489d095eb46e166ac3da411a0d627261696e2e4576656e743a32522e0a2c74656e736f72626f6172642e73756d6d"
+    "6172792e7772697465722e6576656e745f66696c655f777269746572bd3f0f921b000000000000001a0d9e1309a2bf6e166ac3da4110ac02"
+    "2a0d0a0b0a046c6f7373150000003f6d591a4f1d00000000000000602fdf2309eebf6e166ac3da4110ad022a0f0a0d0a0676616c2f617015"
+    "0000803ee9ea4876"
+)
 
 
-def records(path: Path) -> Iterator[bytes]:
-    """The events of a file, after a check of both checksums."""
-    content = path.read_bytes()
-    while content:
-        length = struct.unpack("<Q", content[:8])[0]
-        event = content[12 : 12 + length]
-        assert content[8:12] == _checksum(content[:8])
-        assert content[12 + length : 16 + length] == _checksum(event)
-        yield event
-        content = content[16 + length :]
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+        (bytes(reversed(range(32))), 0x113FDB5C),
+    ],
+    ids=["digits", "zeros", "ones", "up", "down"],
+)
+def test_the_reader_computes_the_checksums_that_the_standard_lists(content: bytes, expected: int) -> None:
+    """RFC 3720, appendix B.4."""
+    assert crc_32c(content) == expected
 
 
-def test_the_checksum_is_the_masked_crc_32c() -> None:
-    crc = 0xE3069283  # of "123456789", the check value of CRC-32C (RFC 3720 names the polynomial)
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    assert _checksum(b"123456789") == struct.pack("<I", masked)
+def test_the_reader_reads_what_tensorboard_wrote() -> None:
+    version, first, second = read(OF_TENSORBOARD)
+    assert (version.version, version.scalars) == ("brain.Event:2", {})
+    assert (first.step, first.scalars, first.version) == (300, {"loss": 0.5}, None)
+    assert (second.step, second.scalars) == (301, {"val/ap": 0.25})
+    assert 0 < second.wall_time - first.wall_time < 1
 
 
-def test_events_are_framed_and_hold_step_and_scalars(tmp_path: Path) -> None:
+def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     log = EventLog(tmp_path, first_step=3)
-    log.write(300, {"loss": 0.5})
+    log.write(300, {"loss": 0.5, "val/ap": 0.25})
+    log.write(127, {"Verlust über alles " * 20: -1e-7})
+    log.write(2**40, {"loss": math.inf})
     log.close()
     (path,) = tmp_path.glob("events.out.tfevents.*")
-    version, start, scalar = (event[9:] for event in records(path))  # each begins with its time, a double
-    assert version == b"\x1a\x0dbrain.Event:2"
-    assert start == b"\x10\x03" + b"\x3a\x02\x08\x01"
-    value = b"\x0a\x04loss" + b"\x15" + struct.pack("<f", 0.5)
-    summary = b"\x0a" + bytes([len(value)]) + value
-    assert scalar == b"\x10\xac\x02" + b"\x2a" + bytes([len(summary)]) + summary
+    events = read(path.read_bytes())
+    assert [event.version for event in events] == ["brain.Event:2", None, None, None, None]
+    assert [event.restarts for event in events] == [False, True, False, False, False]
+    assert [event.step for event in events] == [0, 3, 300, 127, 2**40]
+    assert [event.scalars for event in events] == [
+        {},
+        {},
+        {"loss": 0.5, "val/ap": 0.25},
+        {"Verlust über alles " * 20: pytest.approx(-1e-7)},
+        {"loss": math.inf},
+    ]
+    times = [event.wall_time for event in events]
+    assert times == sorted(times)
+    assert abs(times[0] - path.stat().st_mtime) < 60
 
 
 def test_a_run_that_goes_on_opens_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

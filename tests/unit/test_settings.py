@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.settings import SettingsError, load_settings
+from shared.settings import SettingsError, load_settings, unknown_settings
 
 REQUIRED = {
     "DATABASE_URL": "postgresql://app:hidden@db/distildire",
@@ -21,7 +21,7 @@ REQUIRED = {
 
 @pytest.fixture(autouse=True)
 def _only_the_required(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DISTILDIRE_SECRETS_DIR", str(tmp_path / "absent"))
+    monkeypatch.setenv("DISTILDIRE_SECRETS_DIR", str(tmp_path))
     for name, value in REQUIRED.items():
         monkeypatch.setenv(f"DISTILDIRE_{name}", value)
 
@@ -42,6 +42,101 @@ def test_a_wrong_value_is_not_repeated_in_the_error(monkeypatch: pytest.MonkeyPa
         load_settings()
     assert "too-short" not in caught.value.message
     assert "SECRET_KEY" in caught.value.message
+
+
+DATABASE = [
+    "junk",
+    "mysql://app:hidden@db/name",
+    "postgresql://app:hidden@/name",
+    "postgresql:app:hidden@db/name",
+    "postgresql://app:hidden@db",
+    "postgresql://app:hidden@db:port/name",
+    "postgresql://app:hidden@db:99999/name",
+    "postgresql://app:hid#den@db/name",
+    "postgresql://app:hid/den@db/name",
+    "postgresql://app:hidden@[::1/name",
+    "postgresql://app:hidden@db/name?sslmod=require",
+    "postgresql://app:hidden@db/name\r",
+]
+REDIS = [
+    *("junk", "http://:hidden@redis/0", "redis://:hidden@/0", "redis:///0", "redis://:hidden@redis/first"),
+    *(
+        "redis://:hidden@redis:port/0",
+        "redis://:hid#den@redis/0",
+        "redis://:hidden@redis:0/0",
+        "redis://:hidden@redis/0\n",
+    ),
+]
+ENDPOINT = [
+    *("s3:9000", "s3", "http://s3:9000/path", "https://s3?x=1", "http://s3:port", "ftp://s3", "http://", "//s3:9000"),
+    *("http://key:hidden@s3:9000", "http://s3:9000#x", "http://s 3", "http://[::1"),
+]
+WRONG = [
+    *(("DATABASE_URL", value) for value in DATABASE),
+    *(("REDIS_URL", value) for value in REDIS),
+    *((name, value) for name in ("S3_ENDPOINT", "S3_PUBLIC_ENDPOINT") for value in ENDPOINT),
+    *(("S3_BUCKET", value) for value in ("Upper", "a", "under_score", "a..b", "10.0.0.1", "path/bucket")),
+    *(("S3_REGION", value) for value in ("eu west", "eu/west")),
+    *(("S3_ACCESS_KEY", value) for value in ("hidden\r", " hidden", "hid\tden")),
+    *(("S3_SECRET_KEY", value) for value in ("hidden\r\n", "hidden ")),
+    ("SECRET_KEY", "hidden-hidden-hidden-hidden-hidden\r"),
+    *(("BIND", value) for value in ("8000", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:0", "0.0.0.0:70000", ":80")),
+    *(("LEASE_SECONDS", value) for value in ("inf", "nan", "1e30", "1")),
+    *(("RETENTION_DAYS", value) for value in ("0", "1.5", "99999999", "hidden")),
+    *(("MAX_UPLOAD_BYTES", value) for value in ("0", "20MB", "1e9", str(2**40))),
+    ("READY_FILE", "/nonexistent/ready"),
+    ("LOG_LEVEL", "info"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_what_cannot_be_is_named_at_the_start_and_no_secret_with_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"DISTILDIRE_{name}", value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert [line for line in caught.value.message.splitlines() if line.startswith(f"  DISTILDIRE_{name}: ")]
+    assert len(caught.value.message.splitlines()) == 3
+    assert "hid" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://app:hid%23den@db:5432/name?sslmode=verify-full&sslrootcert=/ca.pem"),
+        ("DATABASE_URL", "postgres://app:hidden@[::1]:5432/name"),
+        ("DATABASE_URL", "postgresql+psycopg2://app@db1,db2/name"),
+        ("DATABASE_URL", "postgresql:///name?host=/var/run/postgresql"),
+        ("REDIS_URL", "rediss://user:hidden@redis.example:6380/15"),
+        ("REDIS_URL", "redis://redis"),
+        ("S3_ENDPOINT", "https://s3.eu-central-1.amazonaws.com/"),
+        ("S3_ENDPOINT", "http://[fd00::1]:9000"),
+        ("S3_BUCKET", "distildire.example-1"),
+        ("BIND", "unix:/run/api.sock"),
+        ("BIND", "[::]:8000"),
+        ("BIND", "0.0.0.0:8000"),
+    ],
+)
+def test_what_can_be_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"DISTILDIRE_{name}", value)
+    load_settings()
+
+
+def test_a_folder_of_secrets_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DISTILDIRE_SECRETS_DIR", str(tmp_path / "absent"))
+    with pytest.raises(SettingsError, match=r"SECRETS_DIR names .*absent"):
+        load_settings()
+
+
+def test_a_slip_of_the_pen_is_told_with_the_setting_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILDIRE_RETENTION_DAY", "3")
+    monkeypatch.setenv("DISTILDIRE_NONSENSE", "3")
+    monkeypatch.setenv("DISTILDIRE_API_KEY", "dd_x")
+    found = unknown_settings()
+    assert found["DISTILDIRE_RETENTION_DAY"] == "DISTILDIRE_RETENTION_DAYS"
+    assert found["DISTILDIRE_NONSENSE"] is None
+    assert found.keys() == {"DISTILDIRE_RETENTION_DAY", "DISTILDIRE_NONSENSE"}
 
 
 def test_secrets_are_read_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,9 +185,12 @@ def test_slots_are_twice_the_batch_by_default(
 
 
 def test_a_models_dir_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DISTILDIRE_MODELS_DIR", str(tmp_path / "absent"))
-    with pytest.raises(SettingsError, match="MODELS_DIR"):
+    monkeypatch.setenv("DISTILDIRE_MODELS_DIR", str(tmp_path / "Absent"))
+    with pytest.raises(SettingsError) as caught:
         load_settings()
+    assert (
+        f"{tmp_path / 'Absent'} is not a folder; create it or leave DISTILDIRE_MODELS_DIR out" in caught.value.message
+    )
 
 
 @pytest.mark.parametrize(("poll_seconds", "patience"), [("2", 120), ("300", 600)])

@@ -30,6 +30,7 @@ def test_the_specification_s_worked_example_comes_out() -> None:
 def test_the_outside_verifier_accepts_what_is_signed(body: bytes) -> None:
     secret = new_secret()
     headers = signed_headers(secret, "msg_1", datetime.now(UTC), body)
+    assert headers.keys() == {"webhook-id", "webhook-timestamp", "webhook-signature"}
     assert Webhook(secret).verify(body, headers) is not None
 
 
@@ -63,13 +64,27 @@ def test_new_secrets_are_distinct_and_of_the_specified_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret",
-    ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_short", "whsec_????" + "A" * 40, "whsec_" + "A" * 100],
+    ("secret", "complaint"),
+    [
+        ("", "must begin with whsec_"),
+        ("whsec_", "must hold 24 to 64 bytes"),
+        ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "must begin with whsec_"),
+        ("whsec_short", "must be base64 after whsec_"),
+        ("whsec_????" + "A" * 40, "must be base64 after whsec_"),
+        ("whsec_" + base64.b64encode(bytes(23)).decode(), "must hold 24 to 64 bytes"),
+        ("whsec_" + base64.b64encode(bytes(65)).decode(), "must hold 24 to 64 bytes"),
+    ],
 )
-def test_a_malformed_secret_is_refused_and_not_repeated(secret: str) -> None:
-    with pytest.raises(SigningError) as caught:
+def test_a_malformed_secret_is_refused_with_the_reason_and_not_repeated(secret: str, complaint: str) -> None:
+    with pytest.raises(SigningError, match=complaint) as caught:
         sign(secret, "msg_1", datetime.now(UTC), BODY)
     assert len(secret) <= len("whsec_") or secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [24, 64])
+def test_a_secret_of_the_shortest_and_of_the_longest_kind_signs(length: int) -> None:
+    secret, now = "whsec_" + base64.b64encode(bytes(length)).decode(), datetime.now(UTC)
+    Webhook(secret).verify(BODY, signed_headers(secret, "msg_1", now, BODY))
 
 
 def test_an_id_with_a_full_stop_and_a_time_without_a_zone_are_refused() -> None:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.webhook_schedule import DELAYS, Decision, Delivered, Disable, Failed, Retry, decide
+from shared.webhook_schedule import DELAYS, MOST_AGE, Decision, Delivered, Disable, Failed, Retry, decide
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+GONE = Disable("The receiver answered 410 Gone.")
 
 
 def after(**wait: float) -> Retry:
@@ -22,8 +23,8 @@ def after(**wait: float) -> Retry:
         (1, 204, Delivered()),
         (1, 299, Delivered()),
         (10, 202, Delivered()),
-        (1, 410, Disable()),
-        (10, 410, Disable()),
+        (1, 410, GONE),
+        (10, 410, GONE),
         (1, None, after(seconds=5)),
         (1, 199, after(seconds=5)),
         (1, 300, after(seconds=5)),
@@ -47,6 +48,26 @@ def after(**wait: float) -> Retry:
 )
 def test_what_follows_a_try(attempt: int, status: int | None, expected: Decision) -> None:
     assert decide(attempt, status, NOW, 0.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("failing_for", "status", "expected"),
+    [
+        (timedelta(days=5) - timedelta(seconds=1), 500, after(seconds=5)),
+        (timedelta(days=5), 500, Disable("Every try has failed for 5 days.")),
+        (timedelta(days=30), None, Disable("Every try has failed for 5 days.")),
+        (timedelta(days=30), 200, Delivered()),
+        (timedelta(days=30), 410, GONE),
+    ],
+)
+def test_an_endpoint_that_has_failed_for_days_is_disabled_by_one_more_failure(
+    failing_for: timedelta, status: int | None, expected: Decision
+) -> None:
+    assert decide(1, status, NOW, 0.0, NOW - failing_for) == expected
+
+
+def test_a_webhook_is_not_too_old_before_its_tries_are_over() -> None:
+    assert sum(DELAYS, timedelta()) * 1.1 + len(DELAYS) * timedelta(seconds=15) < MOST_AGE
 
 
 def test_jitter_spreads_tries_and_never_hastens_them() -> None:

@@ -1,0 +1,47 @@
+"""`python -P -m worker ROLE`: run one of Celery's processes as the settings say, whatever else the environment holds.
+
+The roles: `analysis` runs the model, `webhooks` delivers webhooks and sweeps, `beat` keeps the schedule.
+"""
+
+from __future__ import annotations
+
+import worker.departure  # noqa: F401  # first: from now on SIGTERM ends this process in order
+
+# isort: split
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from shared.entry import begin
+from shared.settings import AnalysisSettings, CommonSettings, Settings
+
+_WORKER = ("worker", "--pool", "threads", "--without-mingle", "--without-gossip", "--without-heartbeat")
+_ROLES = {
+    # As many threads as jobs may be carried: worker/tasks.py sets that.
+    "analysis": (AnalysisSettings, (*_WORKER, "--queues", "analysis")),
+    # The threads only ring; the deliveries have threads of their own.
+    "webhooks": (
+        Settings,
+        (*_WORKER, "--queues", "webhooks,sweep", "--concurrency", "4"),
+    ),
+    # Its scheduler is worker/beat.py's: worker/tasks.py sets that.
+    "beat": (CommonSettings, ("beat", "--pidfile", "")),
+}
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run until told to stop. Celery's own command would also look for modules in the working directory."""
+    if len(arguments) != 1 or arguments[0] not in _ROLES:
+        sys.exit(f"usage: python -P -m worker {'|'.join(_ROLES)}")
+    kind, command = _ROLES[arguments[0]]
+    begin(kind)  # first: Celery reads some of the environment when it is imported
+    from celery.bin.celery import celery
+
+    from worker.tasks import app
+
+    celery.params[0].default = app  # as `app.start` does, which loses the status that the process ends with
+    sys.exit(celery.main(args=[*command], standalone_mode=False))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

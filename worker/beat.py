@@ -1,0 +1,31 @@
+"""The scheduler of beat, which keeps silent while nobody listens."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from celery.beat import ScheduleEntry, Scheduler
+
+from shared.broker import SWEEP_QUEUE, Broker
+
+#: So many ticks may wait: one that is being fetched, and the next. More would pile up while no webhook worker lives.
+_MOST_WAITING = 2
+
+
+class QuietScheduler(Scheduler):
+    """Sends a tick only where few wait: Redis keeps those that have expired until somebody fetches them.
+
+    It keeps no file: the schedule is code, and each tick may be lost.
+    """
+
+    @cached_property
+    def _broker(self) -> Broker:
+        return Broker(self.app)
+
+    def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **options: Any) -> Any:  # noqa: FBT001, FBT002  # Celery's signature
+        """Send an entry's task, or skip it where enough wait or Redis is away."""
+        waiting = self._broker.waiting(SWEEP_QUEUE)
+        if waiting is None or waiting >= _MOST_WAITING:
+            return None
+        return super().apply_async(entry, producer=producer, advance=advance, **options)
