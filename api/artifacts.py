@@ -9,9 +9,9 @@ from uuid import UUID
 from apiflask import APIBlueprint
 from flask import Response, jsonify, request
 
-from api.heatmaps import feature_mean, stream_heatmap
+from api.heatmaps import drawn_mean, stream_heatmap
 from api.jobs import own_job
-from api.openapi import file_answer, refusals
+from api.openapi import answer, file_answer, refusals
 from api.problems import (
     ARTIFACT_NOT_FOUND,
     JOB_NOT_FINISHED,
@@ -21,7 +21,7 @@ from api.problems import (
     field_error,
 )
 from api.resources import resources
-from api.schemas import ArtifactQuery, Heatmap, HeatmapQuery, Link
+from api.schemas import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
 from shared.jobs import PICTURES, SOURCE, Artifact, JobState
 from shared.listing import JobRow
 from shared.object_store import LINK_LIFETIME
@@ -47,7 +47,7 @@ _NAMES = ", ".join((*PICTURES, SOURCE))
 @artifacts_blueprint.input(ArtifactQuery, location="query", arg_name="query")
 @artifacts_blueprint.doc(
     tags=["Artifacts"],
-    responses=file_answer("The file, or a link to it.", *_EXTENSIONS, also=Link)
+    responses=file_answer("The file.", *_EXTENSIONS)
     | {304: {"description": "The file that the client has is the same."}}
     | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED, STORE_UNAVAILABLE),
 )
@@ -56,11 +56,9 @@ def artifact(job_id: UUID, name: str, query: ArtifactQuery) -> Response:
 
     The submitted image is always sent as a download: it is whatever its sender made it.
     """
-    row = own_job(job_id)
-    found = _artifact(row, name)
+    found = _artifact(own_job(job_id), name)
     if query.link:
-        expires_at = datetime.now(UTC) + LINK_LIFETIME
-        return jsonify(url=resources().store.link(found.key), expires_at=timestamp(expires_at))
+        return jsonify(_link(found))
     if found.sha256 in request.if_none_match:
         return _with_headers(Response(status=304), found, name)
     response = Response(_content(found.key), mimetype=found.media_type)
@@ -68,27 +66,75 @@ def artifact(job_id: UUID, name: str, query: ArtifactQuery) -> Response:
     return _with_headers(response, found, name)
 
 
+@artifacts_blueprint.get(f"/<uuid:job_id>/artifacts/<any({_NAMES}):name>/link")
+@artifacts_blueprint.doc(
+    tags=["Artifacts"],
+    responses=answer(Link, "The link.") | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED, STORE_UNAVAILABLE),
+)
+def link(job_id: UUID, name: str) -> Response:
+    """Make a link to a picture of a job, or to the image that was submitted, that needs no key, for five minutes."""
+    return jsonify(_link(_artifact(own_job(job_id), name)))
+
+
 @artifacts_blueprint.get("/<uuid:job_id>/heatmap")
 @artifacts_blueprint.input(HeatmapQuery, location="query", arg_name="query")
 @artifacts_blueprint.doc(
     tags=["Artifacts"],
-    responses=file_answer("The numbers, or their picture.", "image/png", also=Heatmap)
-    | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED),
+    responses=answer(Heatmap, "The numbers.") | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED),
 )
 def heatmap(job_id: UUID, query: HeatmapQuery) -> Response:
-    """Where the detector looked, at any size: a number in [0, 1] for each pixel, or colours.
+    """Where the detector looked, at any size: a number in [0, 1] for each pixel.
 
-    The whole image is covered, as the published formula has it; the artifact `heatmap` shows it on the analysed region.
+    With `region=image` they cover the whole image, as the published formula has it, although the detector sees no more
+    than the analysed region; with `region=analyzed` they cover that region, as the pictures do.
     """
     result = _result(own_job(job_id))
-    width, height = query.width or result.width, query.height or result.height
+    region = _region(result, query)
+    width, height = _size(query, region)
+    if query.format == "png":
+        return _heatmap_picture(result, width, height)
+    return stream_heatmap(result, region, width, height)
+
+
+@artifacts_blueprint.get("/<uuid:job_id>/heatmap.png")
+@artifacts_blueprint.input(HeatmapPictureQuery, location="query", arg_name="query")
+@artifacts_blueprint.doc(
+    tags=["Artifacts"],
+    responses=file_answer("The picture.", "image/png") | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED),
+)
+def heatmap_picture(job_id: UUID, query: HeatmapPictureQuery) -> Response:
+    """The numbers of `heatmap` as colours, low to high."""
+    result = _result(own_job(job_id))
+    return _heatmap_picture(result, *_size(query, _region(result, query)))
+
+
+def _region(result: Result, query: HeatmapPictureQuery) -> Region:
+    """Return the rectangle of the image that the numbers cover."""
+    analyzed = query.region == "analyzed"
+    return Region(**result.analyzed_region) if analyzed else Region(0, 0, result.width, result.height)
+
+
+def _size(query: HeatmapPictureQuery, region: Region) -> tuple[int, int]:
+    """Return how many columns and rows are asked for; a side that is not named follows the region's proportions."""
+    if query.width is None and query.height is not None:
+        width, height = max(round(query.height * region.width / region.height), 1), query.height
+    else:
+        width = query.width or region.width
+        height = query.height or max(round(width * region.height / region.width), 1)
     most = resources().settings.max_pixels
     if width * height > most:
         raise field_error("width", f"width times height may be at most {most}")
-    if query.format == "png":
-        png = heatmap_png(feature_mean(result), width, height, Region(0, 0, width, height))
-        return Response(png, mimetype="image/png")
-    return stream_heatmap(result, width, height)
+    return width, height
+
+
+def _heatmap_picture(result: Result, width: int, height: int) -> Response:
+    png = heatmap_png(drawn_mean(result), width, height, Region(0, 0, width, height))
+    return Response(png, mimetype="image/png")
+
+
+def _link(found: Artifact) -> dict[str, str | None]:
+    expires_at = datetime.now(UTC) + LINK_LIFETIME
+    return {"url": resources().store.link(found.key), "expires_at": timestamp(expires_at)}
 
 
 def _artifact(row: JobRow, name: str) -> Artifact:

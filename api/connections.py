@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import BoundedSemaphore
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -63,6 +63,8 @@ class ClientSocket(socket.socket):
         self._pace = 0.0
         self.working = False
         """Whether this thread has one of the turns."""
+        self.request: Any = None
+        """gunicorn's, while it is answered."""
 
     def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001  # the standard library's signature
         """As ever, but harmless on a socket that is closed: gunicorn closes again what `Worker.handle` has closed."""
@@ -143,11 +145,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # published without types
         """Answer a request whose head was read."""
         with self._turns:
             conn.sock.expect(BODY_SECONDS, BODY_BYTES_PER_SECOND)
-            conn.sock.working = True
+            conn.sock.working, conn.sock.request = True, req
             try:
                 return super().handle_request(req, conn)
             finally:
-                conn.sock.working = False
+                conn.sock.working, conn.sock.request = False, None
 
     def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:  # noqa: FBT001  # gunicorn's signature
         conn.sock.expect_nothing()  # gunicorn reads what was left of the body, with a deadline of its own
@@ -160,12 +162,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # published without types
         """
         found = next((problem for kind, problem in _OWN_WORDS if isinstance(exc, kind)), INTERNAL)
         request_id = uuid4().hex
-        level = "error" if found is INTERNAL else "info"
-        getattr(_log, level)("request_unreadable", request_id=request_id, problem=found.code, error=type(exc).__name__)
+        if found is INTERNAL:
+            #: gunicorn met an `error` that the API does not expect, and the request was answered 500. Report it.
+            _log.error("request_failed", request_id=request_id, problem=found.code, error=type(exc).__name__)
+        else:
+            #: A request could not be read, and was answered with `problem`.
+            _log.info("request_unreadable", request_id=request_id, problem=found.code, error=type(exc).__name__)
         try:
             client.sendall(_answer(found, request_id))
         except OSError:
+            #: A client closed its connection before it could be told that its request cannot be read.
             _log.debug("client_gone", request_id=request_id)
+
+
+def close_after(environment: Mapping[str, Any]) -> None:
+    """Close the connection of a request after its answer, and say so in the answer. gunicorn drops the app's header."""
+    client = environment.get("gunicorn.socket")
+    if isinstance(client, ClientSocket):
+        client.request.force_close()
 
 
 def _answer(problem: Problem, request_id: str) -> bytes:

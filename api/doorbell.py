@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
+from shared.wakeups import Bell
 
 #: While Redis is away each try takes seconds; what does not fit is dropped, since sweeps and idle workers look anyway.
 _CAPACITY = 256
@@ -19,8 +19,8 @@ _log = structlog.get_logger(__name__)
 class Doorbell:
     """One thread that publishes what requests ring for. It starts with the first ring, so after any fork."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
         self._rings: queue.Queue[UUID] = queue.Queue(_CAPACITY)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -31,6 +31,8 @@ class Doorbell:
         try:
             self._rings.put_nowait(job_id)
         except queue.Full:
+            #: Too many wake-ups waited for Redis, and this one was dropped. The job is safe: a worker finds it by
+            #: itself.
             _log.warning("wake_up_dropped", job_id=str(job_id))
 
     def _start_once(self) -> None:
@@ -43,6 +45,7 @@ class Doorbell:
         while True:
             job_id = self._rings.get()
             try:
-                self._broker.wake(ANALYSIS_QUEUE, ANALYZE, str(job_id))
+                self._bell.ring(str(job_id))
             except Exception:  # noqa: BLE001  # the thread must outlive whatever the broker raises
+                #: A wake-up could not be sent; the traceback says why. The job is safe: a worker finds it by itself.
                 _log.warning("wake_up_failed", job_id=str(job_id), exc_info=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from uuid import uuid4
 
 import structlog
@@ -10,8 +11,10 @@ from apiflask import APIFlask
 from flask import Response, g, request
 
 from api.auth import require_key
+from api.connections import close_after
 from api.headers import SAFE_HEADERS
 from api.metrics import observe
+from api.problems import NOT_FOUND, ApiError, field_error
 
 #: Bodies other than uploads: a few short fields.
 _SMALL_BODY = 64 * 1024
@@ -24,6 +27,7 @@ def register(app: APIFlask) -> None:
     """Wrap every request of `app`."""
     app.before_request(_begin)
     app.before_request(require_key)
+    app.before_request(_refuse_repeated)
     app.after_request(_finish)
 
 
@@ -34,16 +38,32 @@ def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     if request.endpoint != UPLOAD_ENDPOINT:
         request.max_content_length = _SMALL_BODY
+    wsgi = request.environ
+    if wsgi["PATH_INFO"].startswith("//"):  # the router and `request.path` would take it for `/`
+        raise ApiError(NOT_FOUND)
+
+
+def _refuse_repeated() -> None:
+    """Refuse a query parameter that is given more than once: each way to choose one would surprise somebody."""
+    repeated = [name for name, values in request.args.lists() if len(values) > 1]
+    if repeated:
+        raise field_error(repeated[0][:100], "is given more than once")
 
 
 def _finish(response: Response) -> Response:
     for name, value in SAFE_HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["X-Request-ID"] = g.request_id
+    if request.method == "OPTIONS" and response.status_code == HTTPStatus.OK:  # Flask's own answer, of no bytes of HTML
+        response.status_code = HTTPStatus.NO_CONTENT
+        response.headers.remove("Content-Type")
+    if response.status_code >= HTTPStatus.BAD_REQUEST and (request.content_length or 0) > _SMALL_BODY:
+        close_after(request.environ)  # what is left of the body is not worth reading
     seconds = time.perf_counter() - g.started
     # The rule, not the path: ids, query values and file names stay out of the log and of the metrics.
     route = request.url_rule.rule if request.url_rule else "unknown"
     observe(request.method, route, response.status_code, seconds)
+    #: A request was answered. `problem` is the code of its refusal.
     _log.info(
         "request",
         method=request.method,

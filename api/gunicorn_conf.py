@@ -1,4 +1,4 @@
-"""How gunicorn runs the API. The command line goes before this file: `--bind`, `--workers`, `--threads`."""
+"""How gunicorn runs the API. `api/__main__.py` reads it, and so does gunicorn's own command where that is used."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-#: Loopback unless told otherwise: what is public is decided by whoever deploys it.
-bind = os.environ.get("DISTILDIRE_BIND", "127.0.0.1:8000")
+from shared.environment import hide_from_libraries
+from shared.settings import load_settings
+
+hide_from_libraries()
+_settings = load_settings()
+
+bind = _settings.bind
 worker_class = "api.connections.Worker"  # threads: requests wait for PostgreSQL and the store
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+workers = _settings.api_processes
 # Most wait for their clients, and cost little; how many work at the same moment is for the worker class to say.
 threads = 256
 worker_connections = 1000  # those that are kept alive included

@@ -82,5 +82,6 @@ def _state(name: str, future: Future[object]) -> str:
         return "up"
     cause = "no answer" if not future.done() else repr(future.exception())
     future.cancel()
+    #: `/readyz` asked the server that `dependency` names and got no answer, or an error: `cause`.
     _log.warning("dependency_down", dependency=name, cause=cause)
     return "down"

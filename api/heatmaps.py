@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ import numpy as np
 from flask import Response
 from numpy.typing import NDArray
 
-from shared.pictures import heatmap_rows
+from shared.pictures import DRAWN_FLAT, Region, heatmap_rows
 from shared.tables import Result
 
 _DECIMALS = 4
@@ -26,9 +27,16 @@ def feature_mean(result: Result) -> NDArray[np.float32]:
     return values.reshape(result.feature_height, result.feature_width)
 
 
-def stream_heatmap(result: Result, width: int, height: int) -> Response:
-    """Return `{"width", "height", "heatmap_scores"}` at any size."""
-    return _stream({"width": width, "height": height, "heatmap_scores": ...}, result, width, height)
+def drawn_mean(result: Result) -> NDArray[np.float32]:
+    """Return the same as pictures show it: flat where the result says so."""
+    mean = feature_mean(result)
+    return np.zeros_like(mean) if DRAWN_FLAT in result.caveats else mean
+
+
+def stream_heatmap(result: Result, region: Region, width: int, height: int) -> Response:
+    """Return `{"width", "height", "region", "heatmap_scores"}` at any size."""
+    document = {"width": width, "height": height, "region": asdict(region), "heatmap_scores": ...}
+    return _stream(document, result, width, height)
 
 
 def stream_with_scores(document: dict[str, Any], result: Result) -> Response:

@@ -97,14 +97,15 @@ def index(query: JobsQuery) -> dict[str, Any]:
 
 @jobs_blueprint.get("/<uuid:job_id>")
 @jobs_blueprint.input(JobQuery, location="query", arg_name="query")
-@jobs_blueprint.doc(tags=["Jobs"], responses=answer(Job, "The job.") | refusals(NOT_FOUND))
-def show(job_id: UUID, query: JobQuery) -> dict[str, Any] | Response:
-    """Show a job: where it stands, and its result or error once it has ended."""
+@jobs_blueprint.doc(tags=["Jobs"], responses=answer(Job, "The job.", 200, "Retry-After") | refusals(NOT_FOUND))
+def show(job_id: UUID, query: JobQuery) -> tuple[dict[str, Any], dict[str, str]] | Response:
+    """Show a job: where it stands, and its result or error once it has ended; until then, when to ask again."""
     row = own_job(job_id)
     document = present_job(row.job, row.result)
     if query.include and row.result:
         return stream_with_scores(document, row.result)
-    return document
+    ended = JobState(row.job.state).terminal
+    return document, ({} if ended else {"Retry-After": _POLL_AFTER})
 
 
 @jobs_blueprint.post("/<uuid:job_id>/cancel")

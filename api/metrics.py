@@ -16,12 +16,13 @@ from prometheus_client.registry import Collector
 from api.resources import resources
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
+from shared.housekeeping import backlog
 from shared.jobs import JobState
-from shared.overview import overview
+from shared.overview import oldest_snapshot, overview
 from shared.tables import Worker
 from shared.workers import Role, WorkerState, list_workers
 
-#: Where gunicorn's processes leave their numbers for each other (api/gunicorn_conf.py sets it).
+#: The folder where the API's processes leave their numbers for each other; api/gunicorn_conf.py sets it.
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 metrics_blueprint = APIBlueprint("metrics", __name__, enable_openapi=False)
@@ -35,6 +36,7 @@ _REQUESTS = Histogram(
 _REFUSED = Counter(
     "distildire_submissions_refused", "Submissions refused because too many jobs are open, by code.", ["code"]
 )
+_HEARD_SECONDS = 10  # a worker says every second that it lives
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 
 
@@ -53,7 +55,7 @@ def count_refusal(code: str) -> None:
 def metrics() -> Response:
     """Show sums over all tenants; no key is needed, so keep this address off the public side of the proxy."""
     work = CollectorRegistry()
-    work.register(_Work(resources().database))
+    work.register(_Work(resources().database, retention_days=resources().settings.retention_days))
     return Response(generate_latest(_own_registry()) + generate_latest(work), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -68,8 +70,9 @@ def _own_registry() -> CollectorRegistry:
 class _Work(Collector):
     """What waits, as the database knows it: the same whichever process is asked."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, retention_days: int | None) -> None:
         self._database = database
+        self._retention_days = retention_days
 
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("distildire_database_up", "1 when PostgreSQL answers.")
@@ -83,7 +86,8 @@ class _Work(Collector):
 
     def _read(self) -> list[Metric]:
         with self._database.begin() as session:
-            now, processes = overview(session), list_workers(session)
+            now, processes, snapshot = overview(session), list_workers(session), oldest_snapshot(session)
+            left = backlog(session, days=self._retention_days)
         jobs = GaugeMetricFamily("distildire_jobs", "Jobs that have not ended, by state.", labels=["state"])
         jobs.add_metric([JobState.QUEUED], now.queued)
         jobs.add_metric([JobState.RUNNING], now.running)
@@ -102,7 +106,19 @@ class _Work(Collector):
         due = GaugeMetricFamily(
             "distildire_webhook_deliveries_due", "Webhook tries that should have been made by now.", now.webhooks_due
         )
-        return [jobs, ended, oldest, due, *_workers(processes)]
+        held = GaugeMetricFamily(
+            "distildire_oldest_snapshot_seconds",
+            "For how long a transaction has kept PostgreSQL from removing rows that have gone.",
+            snapshot.seconds if snapshot else 0.0,
+        )
+        tidying = GaugeMetricFamily(
+            "distildire_housekeeping_backlog",
+            "Jobs past their retention, and deleted jobs whose bytes are still stored; each counted up to 10,000.",
+            labels=["what"],
+        )
+        tidying.add_metric(["jobs"], left.jobs)
+        tidying.add_metric(["erasures"], left.erasures)
+        return [jobs, ended, oldest, due, held, tidying, *_workers(processes)]
 
 
 def _workers(processes: list[tuple[Worker, float]]) -> list[Metric]:
@@ -114,10 +130,17 @@ def _workers(processes: list[tuple[Worker, float]]) -> list[Metric]:
         "How long the most silent worker was not heard of, by role.",
         labels=["role"],
     )
+    ready = GaugeMetricFamily(
+        "distildire_workers_ready",
+        f"Processes that are ready and were heard of within {_HEARD_SECONDS} seconds, by role.",
+        labels=["role"],
+    )
     silent = {role: [seconds for worker, seconds in processes if worker.role == role] for role in Role}
     counts = Counts((worker.role, worker.state) for worker, _ in processes)
     for role in Role:
         silence.add_metric([role], max(silent[role], default=0.0))
+        heard = [worker for worker, seconds in processes if worker.role == role and seconds < _HEARD_SECONDS]
+        ready.add_metric([role], sum(worker.state == WorkerState.READY for worker in heard))
         for state in WorkerState:
             number.add_metric([role, state], counts[role, state])
-    return [number, silence]
+    return [number, ready, silence]

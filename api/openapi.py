@@ -21,7 +21,15 @@ from api.problems import (
     PROBLEMS,
     Problem,
 )
-from api.schemas import DOCUMENTS, IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Document, ProblemDocument
+from api.schemas import (
+    DOCUMENTS,
+    EVENT_TYPES,
+    IDEMPOTENCY_HEADER,
+    IDEMPOTENCY_KEY,
+    Document,
+    ProblemDocument,
+    WebhookBody,
+)
 from api.uploads import IMAGE, METADATA_BYTES
 from shared.jobs import PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
 
@@ -57,10 +65,10 @@ def answer(model: type[Document], description: str, status: int = 200, *headers:
     return {status: {"description": description, "content": _json(model), "headers": _headers(*headers)}}
 
 
-def file_answer(description: str, *media_types: str, also: type[Document] | None = None) -> Responses:
-    """Return the description of an answer that is a file or, with `also`, a JSON document."""
-    content: dict[str, Any] = {name: {"schema": {"type": "string", "format": "binary"}} for name in media_types}
-    return {200: {"description": description, "content": content | (_json(also) if also else {})}}
+def file_answer(description: str, *media_types: str) -> Responses:
+    """Return the description of an answer that is a file of one of these types."""
+    content = {name: {"schema": {"type": "string", "format": "binary"}} for name in media_types}
+    return {200: {"description": description, "content": content}}
 
 
 def refusals(*problems: Problem) -> Responses:
@@ -98,6 +106,7 @@ def _complete(found: dict[str, Any] | str) -> dict[str, Any]:
     spec["components"].setdefault("schemas", {}).update(schemas["$defs"])
     spec["security"] = [{_SECURITY: []}]
     spec["x-problems"] = [{**vars(problem), "type": problem.type} for problem in PROBLEMS]
+    spec["webhooks"] = {name: {"post": _webhook(name)} for name in EVENT_TYPES}
     spec["paths"] = dict(sorted(spec["paths"].items()))
     for path in spec["paths"].values():
         for operation in path.values():
@@ -141,7 +150,9 @@ def _plain(parameter: dict[str, Any]) -> None:
         schema = kept | {"description": schema.get("description", "")}
     if "description" in schema:
         parameter["description"] = schema["description"]
-    hidden = ("description", "title", *(["default"] if schema.get("default", 0) is None else []))
+    if schema.get("deprecated"):
+        parameter["deprecated"] = True
+    hidden = ("description", "title", "deprecated", *(["default"] if schema.get("default", 0) is None else []))
     parameter["schema"] = {name: value for name, value in schema.items() if name not in hidden}
 
 
@@ -173,6 +184,27 @@ def _submission() -> dict[str, Any]:
     }
     schema = {"type": "object", "required": [IMAGE], "properties": properties, "additionalProperties": False}
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+def _webhook(event_type: str) -> dict[str, Any]:
+    """Describe what an endpoint is sent when a job has ended in one way (Standard Webhooks 1.0)."""
+    texts = {
+        "webhook-id": "The same for every try: take one that you have seen already for a repetition.",
+        "webhook-timestamp": "Seconds since 1970, of this try.",
+        "webhook-signature": "One or more of `v1,` and base64 of an HMAC-SHA256, with spaces between them.",
+    }
+    return {
+        "operationId": f"webhook_{event_type.replace('.', '_')}",
+        "tags": ["Webhooks"],
+        "summary": f"A job ended: `{event_type}`.",
+        "security": [],
+        "parameters": [
+            {"in": "header", "name": name, "required": True, "description": text, "schema": {"type": "string"}}
+            for name, text in texts.items()
+        ],
+        "requestBody": {"required": True, "content": _json(WebhookBody)},
+        "responses": {"2XX": {"description": "It was received. Any other answer is tried again."}},
+    }
 
 
 def _problem(description: str) -> dict[str, Any]:

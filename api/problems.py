@@ -298,10 +298,14 @@ def _unreadable(_error: ParseException) -> Response:
 
 
 def _outage(error: DistildireError) -> Response:
+    #: PostgreSQL or the object store did not answer, and a request was answered 503. Look at the server that
+    #: `dependency` names.
     _log.warning("dependency_unavailable", dependency=type(error).__name__, cause=repr(error.__cause__))
     return respond(ApiError(_OUTAGES[type(error)], error.message, headers={"Retry-After": RETRY_AFTER}))
 
 
 def _unexpected(error: Exception) -> Response:
+    #: A request met an error that the API does not expect, and was answered 500 `internal`. Report the traceback: it is
+    #: a fault of the service.
     _log.error("unexpected_error", exc_info=error)
     return respond(ApiError(INTERNAL))

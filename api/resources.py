@@ -16,6 +16,8 @@ from shared.destinations import AllowList
 from shared.intake import Intake
 from shared.object_store import BRIEF_SECONDS, ObjectStore
 from shared.settings import Settings
+from shared.wakeups import Bell
+from shared.workers import Role
 
 EXTENSION = "distildire"
 
@@ -45,7 +47,7 @@ def make_resources(settings: Settings) -> Resources:
         store=store,
         intake=Intake(database, store, settings),
         broker=broker,
-        doorbell=Doorbell(broker),
+        doorbell=Doorbell(Bell(broker, database, Role.ANALYSIS)),
         vault=Vault(settings.secret_key.get_secret_value()),
         egress_allow=AllowList.parse(settings.egress_allow),
     )

@@ -6,7 +6,7 @@ Answers are made by `shared/presenter.py` and the views; the tests hold them to 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -19,6 +19,9 @@ from shared.workers import Role, WorkerState
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 #: What the header may hold, as a regular expression: it is compared as it is, quotes included.
 IDEMPOTENCY_KEY = "[!-~]{1,255}"
+#: What webhooks tell of.
+EventType = Literal["job.succeeded", "job.failed", "job.canceled", "job.expired"]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 #: As long a side as a heatmap is made for.
 LONGEST_SIDE = 65_535
 
@@ -85,20 +88,41 @@ class JobQuery(Query):
     )
 
 
+#: pydantic's own way of saying so warns the service itself.
+_DEPRECATED: dict[str, Any] = {"deprecated": True}
+
+
 class ArtifactQuery(Query):
     """Query of an artifact."""
 
     link: Literal["1"] | None = Field(
-        default=None, description="`1` answers with a link to the object store that needs no key, for five minutes."
+        default=None,
+        json_schema_extra=_DEPRECATED,
+        description="`1` answers as the address with `/link` behind it does. It goes with the next release.",
     )
 
 
-class HeatmapQuery(Query):
+_SIDE = "Pixels. Left out, it follows from the other by the region's proportions; without both, they are the region's."
+
+
+class HeatmapPictureQuery(Query):
+    """Query of `GET /v1/jobs/{job_id}/heatmap.png`."""
+
+    width: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description=_SIDE)
+    height: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description=_SIDE)
+    region: Literal["image", "analyzed"] = Field(
+        default="image", description="What is covered: the whole image, or the region that the detector saw."
+    )
+
+
+class HeatmapQuery(HeatmapPictureQuery):
     """Query of `GET /v1/jobs/{job_id}/heatmap`."""
 
-    width: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description="Pixels; the original's if left out.")
-    height: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description="Pixels; the original's if left out.")
-    format: Literal["json", "png"] = Field(default="json", description="Numbers in [0, 1], or their picture.")
+    format: Literal["json", "png"] = Field(
+        default="json",
+        json_schema_extra=_DEPRECATED,
+        description="`png` answers as heatmap.png does. It goes with the next release.",
+    )
 
 
 class DeliveriesQuery(Paging):
@@ -115,8 +139,8 @@ class NewEndpoint(Document):
     """Body of `POST /v1/webhook-endpoints`."""
 
     url: str = Field(min_length=1, max_length=2000, description="Where to send: public, https.")
-    event_types: list[Literal["job.succeeded", "job.failed", "job.canceled", "job.expired"]] = Field(
-        default=["job.succeeded", "job.failed", "job.canceled", "job.expired"],
+    event_types: list[EventType] = Field(
+        default=list(EVENT_TYPES),
         min_length=1,
         max_length=4,
         description="What to tell; all by default.",
@@ -228,7 +252,9 @@ class Result(Document):
     """A verdict: evidence, not proof."""
 
     prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"] = Field(
-        description="INCONCLUSIVE only by a policy that has a band for it; it is no evidence of FAKE."
+        description="INCONCLUSIVE only by a policy that has a band for it: the probability lies in the band, small "
+        "changes of the image move it across the threshold, or the image has no content to judge by. It is no evidence "
+        "of FAKE."
     )
     confidence: float = Field(
         ge=0, le=1, description="Probability of the prediction; where it is INCONCLUSIVE, of the likelier class."
@@ -244,7 +270,7 @@ class Result(Document):
     input: Input
     model: Model
     timings: dict[str, float] = Field(description="Seconds in each stage.")
-    caveats: list[str] = Field(description="What was done to the image that bears on the verdict.")
+    caveats: list[str] = Field(description="Sentences for people about what bears on the verdict.")
     notice: str
     heatmap_scores: list[list[float]] = Field(
         default=[], description="Height x width numbers in [0, 1]; only with `include=heatmap_scores`."
@@ -290,7 +316,16 @@ class Heatmap(Document):
 
     width: int
     height: int
+    region: Region = Field(description="The rectangle of the image that the numbers cover.")
     heatmap_scores: list[list[float]]
+
+
+class WebhookBody(Document):
+    """What is sent to a webhook endpoint."""
+
+    type: EventType
+    timestamp: datetime = Field(description="When it happened.")
+    data: Job = Field(description="The job, as `GET /v1/jobs/{job_id}` shows it.")
 
 
 class Link(Document):
@@ -445,6 +480,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     JobPage,
     Link,
     ProblemDocument,
+    WebhookBody,
     Readiness,
     WorkerList,
 )

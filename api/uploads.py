@@ -15,9 +15,9 @@ from typing import IO, Any, BinaryIO, NoReturn, cast
 
 import structlog
 from flask import Request
-from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.formparser import FormDataParser
+from werkzeug.formparser import MultiPartParser
 
 from api.problems import (
     BODY_TOO_LARGE,
@@ -55,6 +55,7 @@ _MOST_PARTS = 32
 _IN_MEMORY = 1024 * 1024
 _METADATA_DEPTH = 16
 _CHUNK = 256 * 1024
+_BYTES = "latin-1"
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _OPTIONS = ("model", "policy", "stability", *PICTURES, "metadata")
@@ -143,21 +144,53 @@ def _parse(
     if request.mimetype != "multipart/form-data":
         raise ApiError(MULTIPART_REQUIRED, headers={"Accept": "multipart/form-data"})
     request.max_content_length = settings.max_upload_bytes + FORM_BYTES
-    parser = FormDataParser(
-        _spooling(spool), max_form_memory_size=_FIELD_BYTES, max_form_parts=_MOST_PARTS, silent=False
-    )
+    parser = _Parser(_spooling(spool), max_form_memory_size=_FIELD_BYTES, max_form_parts=_MOST_PARTS)
     try:
-        _, form, files = parser.parse(request.stream, request.mimetype, request.content_length, request.mimetype_params)
+        boundary = _boundary(request)
+        form, files = parser.parse(request.stream, boundary, request.content_length)
     except RequestEntityTooLarge:
         raise _too_large(settings) from None
+    except UnicodeDecodeError:
+        raise ApiError(
+            MALFORMED_REQUEST, "A name in the form is not UTF-8. Send field names and file names in UTF-8."
+        ) from None
     except ValueError:
         raise ApiError(MALFORMED_REQUEST, "The multipart form is incomplete or malformed.") from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        #: An upload did not fit into the API's temporary `folder` and was answered 503 `no_room`. Make room there.
         _log.warning("no_room_for_upload", folder=gettempdir())
         raise ApiError(NO_ROOM, headers={"Retry-After": RETRY_AFTER}) from error
-    return form, files
+    if None in form or None in files:
+        raise ApiError(MALFORMED_REQUEST, "A part of the form has no name. Give each part one: `image`, `metadata`, …")
+    return _as_text(form), files
+
+
+def _boundary(request: Request) -> bytes:
+    boundary = request.mimetype_params.get("boundary", "").encode("ascii")
+    if not boundary:
+        raise ValueError("no boundary")
+    return boundary
+
+
+class _Parser(MultiPartParser):
+    """Leaves the values of fields as the bytes that came; werkzeug would replace what is not UTF-8."""
+
+    def get_part_charset(self, _headers: Headers) -> str:
+        """Return the character set in which each byte is one character."""
+        return _BYTES
+
+
+def _as_text(form: MultiDict[str, str]) -> MultiDict[str, str]:
+    """Decode the values; raise `ApiError` for the first that is not UTF-8."""
+    decoded: MultiDict[str, str] = MultiDict()
+    for name, value in form.items(multi=True):
+        try:
+            decoded.add(name, value.encode(_BYTES).decode())
+        except UnicodeDecodeError:
+            raise field_error(name, "is not UTF-8") from None
+    return decoded
 
 
 def _spooling(spool: ExitStack) -> Callable[..., IO[bytes]]:

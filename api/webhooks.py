@@ -31,8 +31,15 @@ from api.schemas import (
     NewEndpoint,
 )
 from shared.deliveries import DeliveryPendingError, EndpointDisabledError, resend
-from shared.destinations import AllowList, EgressRefused, admit, parse
-from shared.endpoints import count_endpoints, create_endpoint, enable_endpoint, find_endpoint, list_endpoints
+from shared.destinations import AllowList, EgressRefused, admit, parse, require_https
+from shared.endpoints import (
+    count_endpoints,
+    create_endpoint,
+    delete_endpoint,
+    enable_endpoint,
+    find_endpoint,
+    list_endpoints,
+)
 from shared.listing import DeliveryRow, find_delivery, list_deliveries
 from shared.presenter import timestamp
 from shared.tables import WebhookAttempt, WebhookEndpoint
@@ -106,10 +113,8 @@ def enable(endpoint_id: UUID) -> dict[str, Any]:
 def delete(endpoint_id: UUID) -> tuple[str, int]:
     """Delete a webhook endpoint, with what waits for it and the log of what was sent."""
     with resources().database.begin() as session:
-        found = find_endpoint(session, caller().tenant_id, endpoint_id)
-        if found is None:
+        if not delete_endpoint(session, caller().tenant_id, endpoint_id):
             raise ApiError(NOT_FOUND)
-        session.delete(found)
     return "", 204
 
 
@@ -167,6 +172,7 @@ def _check_url(url: str, allow: AllowList) -> None:
         destination = parse(url)
         known = _LOOPBACK if destination.is_localhost else (destination.address,) if destination.address else ()
         admit(destination, known, allow)
+        require_https(destination, allow)
     except EgressRefused as error:
         raise ApiError(URL_NOT_ALLOWED, error.message) from None
 

@@ -116,9 +116,9 @@ class ApiWorld:
         return Tenant(self.app, made.key)
 
     def claim(self) -> tuple[UUID, UUID, int]:
-        """Take the next job as a worker does; return (tenant, job, attempt)."""
-        model = self.around.settings.model
-        claimed = lifecycle.claim(self.around.database, worker="test", model=model, lease=timedelta(seconds=30))
+        """Take the next job as a worker does that has the policy `strict`; return (tenant, job, attempt)."""
+        model, lease = self.around.settings.model, timedelta(seconds=30)
+        claimed = lifecycle.claim(self.around.database, worker="test", model=model, lease=lease, policies=["strict"])
         assert claimed is not None
         return claimed.tenant_id, claimed.id, claimed.attempt
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from apiflask import APIFlask
+from pydantic import SecretStr
 
 from api.app import create_app
 from api.resources import EXTENSION
@@ -28,15 +29,30 @@ def api_database(services: ServiceUrls, migrated_database: str) -> Iterator[Data
 
 
 @pytest.fixture(scope="session")
-def api_settings(services: ServiceUrls, api_database: Database) -> Settings:
+def owner_settings(services: ServiceUrls, api_database: Database) -> Settings:
+    """Settings of that database, as its owner."""
+    url = api_database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return settings_for(services, database_url=url)
+
+
+@pytest.fixture(scope="session")
+def api_settings(owner_settings: Settings) -> Settings:
     """Settings of that database; the API logs in as its own role, as it is deployed."""
-    owner_url = api_database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    return settings_for(services, database_url=as_role(owner_url, API_ROLE))
+    url = as_role(owner_settings.database_url.get_secret_value(), API_ROLE)
+    return owner_settings.model_copy(update={"database_url": SecretStr(url)})
 
 
 @pytest.fixture(scope="session")
 def api_app(api_settings: Settings) -> Iterator[APIFlask]:
     app = create_app(api_settings)
+    yield app
+    app.extensions[EXTENSION].database.close()
+
+
+@pytest.fixture(scope="session")
+def owner_app(owner_settings: Settings) -> Iterator[APIFlask]:
+    """The application as the tables' owner, whom row-level security does not stop: its own filters must hold."""
+    app = create_app(owner_settings)
     yield app
     app.extensions[EXTENSION].database.close()
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from shared.pictures import heatmap_scores
+from shared.colormap import ramp
+from shared.pictures import DRAWN_FLAT, heatmap_scores
 from tests.api_world import FEATURE_MEAN, ApiWorld, png
 
 
@@ -95,20 +96,45 @@ def test_a_file_that_left_the_store_is_not_found(api: ApiWorld, job: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("query", "width", "height"), [("", 8, 6), ("?width=31&height=17", 31, 17), ("?width=3", 3, 6)]
+    ("query", "width", "height"),
+    [
+        ("", 8, 6),
+        ("?width=31&height=17", 31, 17),
+        ("?width=4", 4, 3),
+        ("?height=60", 80, 60),
+        ("?width=1", 1, 1),
+        ("?region=image&width=16", 16, 12),
+    ],
 )
 def test_heatmap_scores_come_at_any_size(api: ApiWorld, job: str, query: str, width: int, height: int) -> None:
     document = api.one.get(f"{job}/heatmap{query}").json
     assert (document["width"], document["height"]) == (width, height)
+    assert document["region"] == {"x": 0, "y": 0, "width": 8, "height": 6}
     scores = np.array(document["heatmap_scores"])
     np.testing.assert_allclose(scores, heatmap_scores(FEATURE_MEAN, width, height), atol=6e-5)
-    assert (scores.min(), scores.max()) == (0, 1)
+    assert scores.min() == 0
+    assert scores.max() == (1 if scores.size > 1 else 0)
 
 
 def test_heatmap_scores_are_part_of_the_job_when_asked_for(api: ApiWorld, job: str) -> None:
     plain, full = api.one.get(job).json, api.one.get(f"{job}?include=heatmap_scores").json
     scores = full["result"].pop("heatmap_scores")
     assert full == plain
+    np.testing.assert_allclose(scores, heatmap_scores(FEATURE_MEAN, 8, 6), atol=6e-5)
+
+
+def test_a_heatmap_that_the_result_says_is_flat_is_drawn_flat_at_any_size(api: ApiWorld, job: str) -> None:
+    paths = (f"{job}/heatmap.png?width=40", f"{job}/heatmap?width=40&format=png")
+    drawn = [np.asarray(Image.open(BytesIO(api.one.get(path).data)).convert("RGB")) for path in paths]
+    with api.around.database.begin() as session:
+        session.execute(text("UPDATE results SET caveats = ARRAY[CAST(:said AS text)]"), {"said": DRAWN_FLAT})
+    flat = [np.asarray(Image.open(BytesIO(api.one.get(path).data)).convert("RGB")) for path in paths]
+
+    for varied, even in zip(drawn, flat, strict=True):
+        assert varied.shape == even.shape == (30, 40, 3)
+        assert len(np.unique(varied.reshape(-1, 3), axis=0)) > 20
+        assert (even == ramp(255)[0]).all()
+    scores = np.array(api.one.get(f"{job}/heatmap").json["heatmap_scores"])
     np.testing.assert_allclose(scores, heatmap_scores(FEATURE_MEAN, 8, 6), atol=6e-5)
 
 
@@ -143,3 +169,33 @@ def test_an_upload_of_many_chunks_survives_the_way_there_and_back(api: ApiWorld)
     image = png() + np.random.default_rng(1).bytes(3_000_000)
     job_id = api.one.submit(image)
     assert api.one.get(f"/v1/jobs/{job_id}/artifacts/source").data == image
+
+
+@pytest.mark.parametrize(("query", "size"), [("", 6), ("&width=12", 12), ("&height=12", 12)])
+def test_the_scores_of_the_analysed_region_are_those_of_the_pictures(
+    api: ApiWorld, job: str, query: str, size: int
+) -> None:
+    document = api.one.get(f"{job}/heatmap?region=analyzed{query}").json
+    assert document["region"] == api.one.get(job).json["result"]["analyzed_region"]
+    expected = heatmap_scores(FEATURE_MEAN, size, size)
+    np.testing.assert_allclose(np.array(document["heatmap_scores"]), expected, atol=6e-5)
+
+
+def test_each_address_has_one_kind_of_answer(api: ApiWorld, job: str) -> None:
+    link = api.one.get(f"{job}/artifacts/overlay/link")
+    assert link.mimetype == "application/json"
+    with urlopen(link.json["url"], timeout=5) as response:
+        assert response.read() == b"overlay"
+    picture = api.one.get(f"{job}/heatmap.png?width=40")
+    assert picture.mimetype == "image/png"
+    assert Image.open(BytesIO(picture.data)).size == (40, 30)
+    assert picture.data == api.one.get(f"{job}/heatmap?format=png&width=40").data
+    for path, operations in api.anonymous.get("/openapi.json").json["paths"].items():
+        for method, operation in operations.items():
+            answers = operation["responses"].get("200", {}).get("content", {})
+            assert len(answers) <= 1 or all(kind.startswith("image/") for kind in answers), (method, path)
+
+
+def test_the_link_of_another_tenant_is_none(api: ApiWorld, job: str) -> None:
+    for path in ("artifacts/overlay/link", "heatmap.png", "heatmap?region=analyzed"):
+        assert api.other.get(f"{job}/{path}").status_code == 404

@@ -32,7 +32,7 @@ from schemathesis.specs.openapi.checks import (
 from shared.database import Database
 from tests.api_world import ApiWorld, Tenant
 
-OPERATIONS = 19
+OPERATIONS = 21
 CASES = int(os.environ.get("CONTRACT_CASES", "1000"))
 CHECKS = [
     not_a_server_error,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
+from collections.abc import Callable
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
+from redis import Redis
 from sqlalchemy import text
 
 from shared.errors import ErrorCode
 from shared.object_store import source_key
+from shared.settings import Settings
 from tests.api_world import ApiWorld, png
 
 
@@ -28,6 +35,30 @@ def test_an_accepted_job_is_committed_with_its_image_in_the_store(api: ApiWorld)
     tenant_id, job_id, _ = api.claim()
     assert str(job_id) == accepted["id"]
     assert api.around.store.get(source_key(tenant_id, job_id)) == image
+
+
+def test_whatever_is_accepted_wakes_a_worker_that_carries_jobs(
+    api_with: Callable[..., ApiWorld], api_settings: Settings
+) -> None:
+    url = urlsplit(api_settings.redis_url.get_secret_value())._replace(path="/8").geturl()  # no other test's
+    world = api_with(redis_url=SecretStr(url))
+    with Redis.from_url(url) as redis:
+        redis.flushdb()
+        submitted = world.one.submit()
+        assert _woken_for(redis) == ("worker.analyze", submitted)
+        replayed = world.one.post(f"/v1/jobs/{world.fail_next(ErrorCode.INTERNAL)}/replay").json["id"]
+        assert _woken_for(redis) == ("worker.analyze", replayed)
+        assert [redis.llen(queue) for queue in ("analysis", "webhooks", "sweep")] == [0, 0, 0]  # nobody else is woken
+
+
+def _woken_for(redis: Redis) -> tuple[str, str]:
+    """Take the next wake-up from the queue of the analysis workers; return its task and the job that it names."""
+    found = redis.blpop(["analysis"], timeout=10)
+    assert found is not None
+    _, raw = found
+    message = json.loads(raw)
+    _, named, _ = json.loads(base64.b64decode(message["body"]))
+    return message["headers"]["task"], named["reference"]
 
 
 def test_pictures_are_all_on_by_default_and_can_be_refused(api: ApiWorld) -> None:
@@ -150,3 +181,42 @@ def test_a_wrong_query_names_its_parameter(api: ApiWorld, query: str, field: str
 def test_an_unknown_or_malformed_id_is_not_found(api: ApiWorld, job_id: str) -> None:
     response = api.one.get(f"/v1/jobs/{job_id}")
     assert (response.status_code, response.json["code"]) == (404, "not_found")
+
+
+def test_a_poll_says_when_to_ask_again_and_how_to_cancel_until_the_job_has_ended(api: ApiWorld) -> None:
+    path = f"/v1/jobs/{api.one.submit()}"
+    queued = api.one.get(path)
+    assert queued.headers["Retry-After"] == "1"
+    assert queued.json["links"] == {"self": path, "cancel": f"{path}/cancel"}
+    api.succeed_next()
+    ended = api.one.get(path)
+    assert "Retry-After" not in ended.headers
+    assert ended.json["links"] == {"self": path, "heatmap": f"{path}/heatmap"}
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/v1/jobs?limit=1&limit=5", "limit"),
+        ("/v1/jobs?status=failed&limit=3&status=queued", "status"),
+        ("/v1/webhook-deliveries?state=failed&state=failed", "state"),
+    ],
+)
+def test_a_parameter_that_is_given_twice_is_refused(api: ApiWorld, path: str, field: str) -> None:
+    refused = api.one.get(path)
+    assert (refused.status_code, refused.json["code"]) == (422, "invalid_field")
+    assert refused.json["errors"] == [{"field": field, "message": "is given more than once"}]
+
+
+@pytest.mark.parametrize("path", ["//v1/jobs", "//metrics", "//openapi.json", "//docs"])
+def test_an_address_with_a_slash_too_many_is_none(api: ApiWorld, path: str) -> None:
+    for method in ("GET", "POST"):
+        refused = api.one.open("http://localhost" + path, method)
+        assert (refused.status_code, refused.json["code"]) == (404, "not_found")
+
+
+def test_options_are_answered_without_a_page(api: ApiWorld) -> None:
+    answer = api.one.open("/v1/jobs", "OPTIONS")
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert "Content-Type" not in answer.headers
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}

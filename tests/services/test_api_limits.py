@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared import admission, lifecycle
+from shared import lifecycle
 from shared.errors import ErrorCode, JobError
 from tests.api_world import Answer, ApiWorld, png
 
@@ -126,17 +126,3 @@ def test_who_is_refused_learns_how_fast_jobs_end(api_with: Callable[..., ApiWorl
         world.one.submit()
     # 15 in the last minute: a tenth of the limit, 2 jobs, in 8 s.
     assert world.one.post_form(png()).headers["Retry-After"] == "8"
-
-
-def test_counting_reads_what_is_open_and_not_what_has_ended(api: ApiWorld) -> None:
-    api.one.submit()
-    copies = "INSERT INTO jobs SELECT (jsonb_populate_record(jobs, jsonb_build_object('id', gen_random_uuid()))).*"
-    with api.around.database.begin() as session:
-        session.execute(text(f"{copies} FROM jobs, generate_series(1, 3000)"))
-        session.execute(text("UPDATE jobs SET state = 'canceled', finished_at = now() - interval '1 day'"))
-        session.execute(text("ANALYZE jobs"))
-        tenant = session.scalar(text("SELECT id FROM tenants WHERE name = 'one'"))
-        values = {"most": 100, "tenant": tenant, "seconds": 60}
-        for query in (admission._OPEN, admission._OPEN_OF_TENANT, admission._ENDED, admission._ENDED_OF_TENANT):
-            plan = "\n".join(session.scalars(text(f"EXPLAIN {query}"), values))
-            assert "Seq Scan on jobs" not in plan, plan

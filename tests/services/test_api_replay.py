@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from shared.errors import ErrorCode
 from shared.object_store import ObjectStore, source_key
+from shared.tables import Job
 from tests.api_world import ApiWorld, png
 
 
@@ -42,12 +44,52 @@ def test_a_replay_is_a_new_job_with_the_same_image_and_options(api: ApiWorld) ->
     assert new["artifacts"]["source"]["sha256"] == before["artifacts"]["source"]["sha256"]
     assert api.one.get(f"/v1/jobs/{old_id}").json == before  # what has ended never changes
     with api.around.database.begin() as session:
-        assert session.scalar(text("SELECT suspect FROM jobs WHERE id = :id"), {"id": new["id"]})  # so it runs alone
+        assert not session.scalar(text("SELECT suspect FROM jobs WHERE id = :id"), {"id": new["id"]})
     assert api.one.get(f"/v1/jobs/{old_id}").json["replay_of"] is None
     assert api.one.delete(f"/v1/jobs/{old_id}").status_code == 204
     assert api.one.get(new["artifacts"]["source"]["href"]).data == image  # each job owns its bytes
     api.succeed_next(pictures=["heatmap"])
     assert api.one.get(answer.headers["Location"]).json["status"] == "succeeded"
+
+
+#: What a replay does not have of the job that it repeats.
+OF_ITS_OWN = {
+    *("id", "replay_of", "idempotency_key", "source_key", "priority"),
+    *("state", "attempt", "suspect", "deaths", "started_at", "finished_at", "created_at", "deadline_at", "beat_at"),
+    *("worker", "error_code", "error_message", "error_retryable"),
+}
+
+
+def test_a_replay_has_all_else_of_the_job_that_it_repeats(api: ApiWorld) -> None:
+    named = {"model": api.around.settings.model, "policy": "strict", "stability": "true", "dire_map": "false"}
+    api.one.headers["Idempotency-Key"] = "once"
+    old_id = dead(api, image=png(9, 7), metadata='{"post": 7}', **named)
+    with api.around.database.begin() as session:
+        session.execute(text("UPDATE api_keys SET priority = 7"))
+    api.one.headers["Idempotency-Key"] = "again"
+    new_id = api.one.post(f"/v1/jobs/{old_id}/replay").json["id"]
+    with api.around.database.begin() as session:
+        old, new = (session.scalars(select(Job).where(Job.id == UUID(each))).one() for each in (old_id, new_id))
+        columns = {column.key for column in Job.__mapper__.column_attrs}
+        assert columns > OF_ITS_OWN
+        same = {name: getattr(old, name) for name in columns - OF_ITS_OWN}
+        assert {name: getattr(new, name) for name in columns - OF_ITS_OWN} == same
+        assert (same["pictures"], same["policy"], same["stability"]) == (["heatmap", "overlay"], "strict", True)
+        assert (old.priority, new.priority) == (0, 7)  # the caller's of now
+        assert new.idempotency_key == "again"
+
+
+def test_a_source_that_is_not_what_was_uploaded_is_not_run_again(api: ApiWorld) -> None:
+    image, other = png(9, 7), png(7, 9)
+    old_id = dead(api, image=image)
+    with api.around.database.begin() as session:
+        key = session.scalars(text("SELECT source_key FROM jobs")).one()
+    api.around.store.put(key, BytesIO(other), len(other), "image/png")
+    refused = api.one.post(f"/v1/jobs/{old_id}/replay")
+    assert (refused.status_code, refused.json["code"]) == (503, "store_unavailable")
+    assert [job["id"] for job in api.one.get("/v1/jobs").json["items"]] == [old_id]
+    api.around.store.put(key, BytesIO(image), len(image), "image/png")
+    assert api.one.post(f"/v1/jobs/{old_id}/replay").status_code == 202
 
 
 def test_a_replay_that_is_sent_twice_under_one_key_is_one_job(api: ApiWorld) -> None:

@@ -75,6 +75,17 @@ def test_a_bad_key_is_refused_before_any_of_the_body(server: Server) -> None:
         assert _read_answer(connection).startswith(b"HTTP/1.1 401")
 
 
+def test_a_connection_that_will_be_closed_is_said_to_be(server: Server, api: ApiWorld) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n")
+        assert b"\r\nConnection: close\r\n" in _read_answer(connection)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        assert b"\r\nConnection: keep-alive\r\n" in _read_answer(connection)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert _read_answer(connection).startswith(b"HTTP/1.1 200")
+
+
 def test_an_image_makes_the_whole_way(api: ApiWorld, server: Server) -> None:
     with httpx.Client(base_url=server.url, headers=api.one.headers, trust_env=False) as client:
         accepted = client.post("/v1/jobs", files={"image": png()})

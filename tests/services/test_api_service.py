@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import text
 
 import api as api_package
 from api.problems import PROBLEMS
-from shared import overview
+from shared import housekeeping, tally
 from tests.api_world import ApiWorld, png
 
 STATIC = Path(api_package.__file__).parent / "static"
@@ -84,6 +85,7 @@ def test_the_openapi_document_is_valid_and_describes_every_route(api: ApiWorld) 
 
 def test_every_operation_promises_its_refusals(api: ApiWorld) -> None:
     document = api.anonymous.get("/openapi.json").json
+    assert document["paths"].keys() >= {"/v1/jobs", "/healthz"}
     for path, item in document["paths"].items():
         for operation in item.values():
             if path.startswith("/v1/"):
@@ -106,7 +108,9 @@ def test_the_documentation_needs_nothing_from_elsewhere(api: ApiWorld) -> None:
         assert path.startswith("/")
         assert not path.startswith("//")
         assert api.anonymous.get(path, buffered=True).status_code == 200, path
-    for file in STATIC.iterdir():
+    files = list(STATIC.iterdir())
+    assert {file.name for file in files} >= {"docs.js", "docs.css"}
+    for file in files:
         addresses = set(re.findall(r"https?://[\w.]+", file.read_text()))
         assert addresses <= {"http://www.w3.org", "https://example.com"}, file  # a name of SVG's, and an example
 
@@ -144,19 +148,34 @@ def test_metrics_count_work_and_requests_but_name_no_tenant(api: ApiWorld) -> No
     assert queued not in response.text
 
 
-def test_metrics_read_what_waits_runs_and_has_just_ended_and_not_all_jobs_there_ever_were(api: ApiWorld) -> None:
-    for _ in range(2):
-        api.one.submit()
-        api.fail_next()
-    with api.around.database.begin() as session:
-        session.execute(
-            text("UPDATE jobs SET finished_at = now() - interval '1 h' WHERE id = (SELECT id FROM jobs LIMIT 1)")
-        )
-        session.execute(text("SET LOCAL enable_seqscan = off"))
-        for query in (overview._QUEUED, overview._RUNNING, overview._ENDED, overview._OLDEST, overview._WEBHOOKS):
-            plan = "\n".join(session.scalars(text(f"EXPLAIN {query.text}")))
-            assert "Seq Scan" not in plan, plan
+def test_metrics_tell_what_housekeeping_has_before_it(api_with: Callable[..., ApiWorld]) -> None:
+    world = api_with(retention_days=7)
+    for _ in range(3):
+        world.one.submit()
+        world.fail_next()
+    with world.around.database.begin() as session:
+        session.execute(text("UPDATE jobs SET finished_at = now() - interval '8 days'"))
+        session.execute(text("DELETE FROM erasures"))
+    assert housekeeping.delete_old(world.around.database, days=7, most=1) == 1
+    told = world.anonymous.get("/metrics").text
+    assert 'distildire_housekeeping_backlog{what="jobs"} 2.0' in told
+    assert 'distildire_housekeeping_backlog{what="erasures"} 1.0' in told
+
+
+def test_metrics_forget_what_ended_long_ago(api: ApiWorld) -> None:
+    api.one.submit()
+    api.fail_next()
+    tally.fold(api.around.database)
     assert 'distildire_jobs_ended_recently{state="failed"} 1.0' in api.anonymous.get("/metrics").text
+    with api.around.database.begin() as session:  # the last fold was a while ago
+        session.execute(text("UPDATE tally_folds SET at = at - interval '6 minutes'"))
+    api.one.submit()
+    api.fail_next()
+    api.one.submit()
+    api.succeed_next()
+    told = api.anonymous.get("/metrics").text
+    assert 'distildire_jobs_ended_recently{state="failed"} 1.0' in told
+    assert 'distildire_jobs_ended_recently{state="succeeded"} 1.0' in told
 
 
 def test_a_client_cannot_invent_series(api: ApiWorld) -> None:

@@ -162,3 +162,50 @@ def test_without_a_valid_key_nothing_is_shown(api: ApiWorld, header: str | None)
 def test_a_bad_key_is_refused_before_the_body_is_looked_at(api: ApiWorld) -> None:
     response = api.anonymous.post("/v1/jobs", data=b"anything", headers={"Authorization": "Bearer dd_wrong"})
     assert response.status_code == 401
+
+
+def _part(disposition: bytes, body: bytes) -> bytes:
+    return b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\n" + body + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "nameless", [b"x=1", b'filename="a.png"', b"filename*=UTF-8''a.png", b'NAME2="image"'], ids=range(4)
+)
+def test_a_part_without_a_name_is_named_as_the_fault(api: ApiWorld, nameless: bytes) -> None:
+    body = _part(b'name="image"; filename="a"', png()) + _part(nameless, b"abc") + b"--b--"
+    refused = api.one.post("/v1/jobs", data=body, headers=BOUNDARY)
+    assert (refused.status_code, refused.json["code"]) == (400, "malformed_request")
+    assert "has no name" in refused.json["detail"]
+    assert _job_count(api) == 0
+
+
+@pytest.mark.parametrize(
+    "disposition", [b'name="image"; filename="caf\xe9.png"', b'name="im\xe9"; filename="a.png"'], ids=["file", "field"]
+)
+def test_names_that_are_not_utf_8_are_named_as_the_fault(api: ApiWorld, disposition: bytes) -> None:
+    refused = api.one.post("/v1/jobs", data=_part(disposition, png()) + b"--b--", headers=BOUNDARY)
+    assert (refused.status_code, refused.json["code"]) == (400, "malformed_request")
+    assert "is not UTF-8" in refused.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("metadata", b'{"a":"\xff"}'), ("metadata", b"\xe9"), ("policy", b"\xff"), ("heatmap", b"\x80")],
+)
+def test_a_value_that_is_not_utf_8_is_refused_not_changed(api: ApiWorld, field: str, value: bytes) -> None:
+    body = _part(f'name="{field}"'.encode(), value) + _part(b'name="image"; filename="a"', png()) + b"--b--"
+    refused = api.one.post("/v1/jobs", data=body, headers=BOUNDARY)
+    assert (refused.status_code, refused.json["code"]) == (422, "invalid_field")
+    assert refused.json["errors"] == [{"field": field, "message": "is not UTF-8"}]
+    assert _job_count(api) == 0
+
+
+def test_metadata_keeps_every_character_that_was_sent(api: ApiWorld) -> None:
+    sent = {"name": "Grüße, 世界 \ufffd"}
+    job_id = api.one.submit(metadata=json.dumps(sent, ensure_ascii=False))
+    assert api.one.get(f"/v1/jobs/{job_id}").json["metadata"] == sent
+
+
+def test_a_form_without_a_boundary_is_refused(api: ApiWorld) -> None:
+    refused = api.one.post("/v1/jobs", data=b"--b--", headers={"Content-Type": "multipart/form-data"})
+    assert (refused.status_code, refused.json["code"]) == (400, "malformed_request")

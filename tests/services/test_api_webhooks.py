@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -149,7 +149,7 @@ def test_an_endpoint_that_was_gone_is_enabled_again_and_what_was_given_up_is_sen
     api.one.submit()
     api.fail_next()
     claimed = _claim(api)
-    _record(api, claimed, Disable(), 410)
+    _record(api, claimed, Disable("The receiver answered 410 Gone."), 410)
     assert api.one.get(path).json["disabled_reason"] == "The receiver answered 410 Gone."
     assert api.one.get(path).json["failing_since"] is not None
     resend = f"/v1/webhook-deliveries/{claimed.id}/resend"
@@ -162,6 +162,27 @@ def test_an_endpoint_that_was_gone_is_enabled_again_and_what_was_given_up_is_sen
     assert api.one.get(f"/v1/webhook-deliveries/{claimed.id}").json["state"] == "failed"
     assert api.one.post(resend).status_code == 202
     assert _claim(api).id == claimed.id
+
+
+def test_with_an_endpoint_the_log_of_what_was_sent_to_it_is_gone_at_once(api: ApiWorld) -> None:
+    gone, kept = (api.one.add_endpoint(event_types=["job.failed"])["id"] for _ in range(2))
+    api.one.submit()
+    job_id = api.fail_next()
+    ids = {item["endpoint_id"]: item["id"] for item in api.one.get("/v1/webhook-deliveries").json["items"]}
+    assert api.one.delete(f"/v1/webhook-endpoints/{gone}").status_code == 204
+    assert [each["id"] for each in api.one.get("/v1/webhook-endpoints").json["items"]] == [kept]
+    for query in ("", f"?job_id={job_id}", "?state=pending"):
+        listed = api.one.get(f"/v1/webhook-deliveries{query}").json["items"]
+        assert [item["endpoint_id"] for item in listed] == [kept], query
+    for query in (f"?endpoint_id={gone}", f"?endpoint_id={gone}&state=pending"):
+        assert api.one.get(f"/v1/webhook-deliveries{query}").json["items"] == []
+    for path in (f"webhook-deliveries/{ids[gone]}", f"webhook-endpoints/{gone}"):
+        assert api.one.get(f"/v1/{path}").status_code == 404
+    for path in (f"webhook-deliveries/{ids[gone]}/resend", f"webhook-endpoints/{gone}/enable"):
+        assert api.one.post(f"/v1/{path}").status_code == 404
+    assert _claim(api).id == UUID(ids[kept])
+    for _ in range(19):
+        api.one.add_endpoint()  # a deleted one takes no place
 
 
 def test_an_endpoint_says_since_when_it_fails(api: ApiWorld) -> None:
@@ -235,3 +256,31 @@ def _record_failure(api: ApiWorld, claimed: ClaimedDelivery) -> None:
 def _refused(api: ApiWorld, path: str) -> tuple[int, str]:
     answer = api.one.post(path)
     return answer.status_code, answer.json["code"]
+
+
+@pytest.mark.parametrize("url", ["http://receiver.example/hook", "http://receiver.example:8443/", "HTTP://a.example"])
+def test_plain_http_is_refused_when_the_endpoint_is_made(api: ApiWorld, url: str) -> None:
+    refused = api.one.post("/v1/webhook-endpoints", json={"url": url})
+    assert (refused.status_code, refused.json["code"]) == (422, "url_not_allowed")
+    assert "https://" in refused.json["detail"]
+
+
+@pytest.mark.parametrize("entry", ["receiver.internal:8080", "10.0.0.0/8"])
+def test_plain_http_is_for_receivers_that_the_operator_allows(api_with: Callable[..., ApiWorld], entry: str) -> None:
+    world = api_with(egress_allow=(entry,))
+    made = world.one.post("/v1/webhook-endpoints", json={"url": "http://receiver.internal:8080/hook"})
+    assert made.status_code == 201
+
+
+def test_the_document_describes_what_is_sent(api: ApiWorld) -> None:
+    described = api.anonymous.get("/openapi.json").json["webhooks"]
+    assert set(described) == {"job.succeeded", "job.failed", "job.canceled", "job.expired"}
+    operation = described["job.succeeded"]["post"]
+    assert {each["name"] for each in operation["parameters"]} == {
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+    }
+    assert operation["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/WebhookBody"
+    }

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import func, update
 
 from api.schemas import WorkerList
 from shared import workers
+from shared.tables import Worker
 from shared.workers import Condition, Role, WorkerIdentity, WorkerState
 from tests.api_world import ApiWorld
 
@@ -47,3 +49,21 @@ def test_metrics_count_workers_and_tell_the_longest_silence(api: ApiWorld) -> No
     assert 'distildire_workers{role="analysis",state="draining"} 0.0' in told
     assert 'distildire_worker_silence_seconds{role="analysis"}' in told
     assert 'distildire_worker_silence_seconds{role="beat"} 0.0' in told
+    assert 'distildire_workers_ready{role="analysis"} 1.0' in told
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_worker_that_fell_silent_counts_no_longer_as_ready(api: ApiWorld) -> None:
+    with api.around.database.begin() as session:
+        session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=11)))
+    told = api.anonymous.get("/metrics").text
+    assert 'distildire_workers_ready{role="analysis"} 0.0' in told
+    assert 'distildire_workers{role="analysis",state="ready"} 1.0' in told
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_clock_that_is_ahead_makes_no_silence_of_less_than_nothing(api: ApiWorld) -> None:
+    with api.around.database.begin() as session:
+        session.execute(update(Worker).values(heartbeat_at=func.now() + timedelta(seconds=2)))
+    (item,) = api.operator.get("/v1/workers").json["items"]
+    assert str(item["silent_seconds"]) == "0.0"

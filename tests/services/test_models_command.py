@@ -58,7 +58,7 @@ def run(*arguments: str, folder: Path) -> Result:
 
 def listed(folder: Path) -> dict[str, bool]:
     result = run("list", "--json", folder=folder)
-    return {each["name"]: each["present"] for each in json.loads(result.stdout)}
+    return {each["name"]: each["present"] for each in map(json.loads, result.stdout.splitlines())}
 
 
 def test_what_is_missing_is_fetched_verified_and_listed(folder: Path):

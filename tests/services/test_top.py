@@ -97,4 +97,4 @@ def test_what_waits_and_who_is_silent_are_plain_to_see() -> None:
         assert words in told
     assert "3 min ago" in told
     console.print(view(moment | {"workers": []}))
-    assert "No worker is there" in console.export_text()
+    assert "No analysis worker is running: jobs wait." in console.export_text()
