@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
+from deploy import exits
+from deploy.groups import SuggestingGroup
+from deploy.streams import make_safe
+from shared.environment import hide_from_libraries
 from shared.errors import DistildireError
 
 
@@ -28,32 +36,36 @@ COMMANDS = {
     "models": _Entry("List, show, fetch, import, verify and convert models.", "worker"),
     "keys": _Entry("Create, list and revoke API keys.", "server"),
     "tenants": _Entry("List tenants; set how much they may have open and how long it is kept.", "server"),
-    "jobs": _Entry("List open and dead jobs; run dead ones again.", "server"),
+    "jobs": _Entry("Show, follow and cancel jobs; list open and dead ones, run dead ones again.", "server"),
     "egress": _Entry("Say why a webhook's URL may be called from here, or not."),
     "db": _Entry("Bring the database's schema up to date.", "server"),
+    "store": _Entry("Make the bucket, and keys that open nothing else.", "server"),
     "top": _Entry("Watch the workers and the queue.", "server"),
     "doctor": _Entry("Check this installation, with a remedy for what is wrong."),
     "bench": _Entry("Measure the model and the service on this machine, or what a teacher is worth.", "local"),
 }
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OUR_PACKAGES = frozenset({"api", "deploy", "migrations", "shared", "worker"})
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """Knows its subcommands by name; imports the one that is called, and turns our errors into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the names, in the order in which a newcomer needs them."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the subcommand."""
         if cmd_name not in COMMANDS:
             return None
         try:
             module = importlib.import_module(f"deploy.commands.{cmd_name}")
         except ModuleNotFoundError as error:
+            if ctx.resilient_parsing:  # a shell completes: it wants the names, whatever is installed
+                return click.Command(cmd_name, help=COMMANDS[cmd_name].summary)
             raise _missing_extra(cmd_name, error) from error
         command: click.Command = module.command
         return command
@@ -63,6 +75,29 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
+    def main(self, *arguments: Any, standalone_mode: bool = True, **named: Any) -> Any:
+        """Run a command line; whatever happens, it ends with words and an exit code, never with a traceback."""
+        make_safe()
+        if not standalone_mode:
+            return self._run(*arguments, **named)
+        try:
+            status = self._run(*arguments, **named)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort as abort:
+            stopped = isinstance(abort.__context__, KeyboardInterrupt)
+            click.echo("Stopped." if stopped else "Nothing was done.", err=True)
+            sys.exit(exits.INTERRUPTED if stopped else 1)
+        except Exception as error:  # noqa: BLE001  # the boundary: a person reads what comes now
+            exits.report_unexpected(error)
+            sys.exit(exits.UNEXPECTED)
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def _run(self, *arguments: Any, **named: Any) -> Any:
+        run: Callable[..., Any] = super().main
+        return run(*arguments, standalone_mode=False, **named)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the subcommand; an error of ours, or a path that cannot be used, is one message and exit code 1."""
         try:
@@ -70,6 +105,8 @@ class LazyGroup(click.Group):
         except DistildireError as error:
             raise click.ClickException(error.message) from error
         except OSError as error:
+            if error.errno in _FULL:
+                raise click.ClickException(f"{error.strerror}. Free some space, and run the command again.") from error
             if error.filename is None:  # no path that somebody gave us, hence nothing that they could change
                 raise
             raise click.ClickException(
@@ -95,6 +132,7 @@ def _missing_extra(command: str | None, error: ModuleNotFoundError) -> Exception
 @click.version_option(package_name="distildire")
 def main() -> None:
     """Tell whether an image was made by a diffusion model. A verdict is evidence, not proof."""
+    hide_from_libraries()
 
 
 if __name__ == "__main__":

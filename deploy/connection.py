@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import httpx
 
 from deploy.local.document import StackDocument, running_stack
 from shared.client import Client
@@ -14,7 +16,12 @@ from shared.client import Client
 if TYPE_CHECKING:  # the base install has no pydantic
     from shared.settings import Settings
 
-_URL, _KEY = "DISTILDIRE_API_URL", "DISTILDIRE_API_KEY"
+#: The API that commands talk to, as `http://host:port`; set it together with `DISTILDIRE_API_KEY`. Without both, it is
+#: the stack of the data directory.
+_URL = "DISTILDIRE_API_URL"
+#: The API key that commands use.
+_KEY = "DISTILDIRE_API_KEY"
+_HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _PATIENCE_SECONDS = 10  # an API that restarts is back by then; a person who mistyped its address should not wait longer
 
 
@@ -24,9 +31,9 @@ def connect(data_dir: Path, *, room_patience: float = _PATIENCE_SECONDS) -> Clie
     It waits `room_patience` seconds at most for room where too many jobs are open.
     """
     url, key = os.environ.get(_URL), os.environ.get(_KEY)
-    if url and not url.startswith(("http://", "https://")):
-        raise click.ClickException(f"{_URL} must begin with http:// or https://, as in http://127.0.0.1:8000.")
     if url and key:
+        _check_url(url)
+        _check_key(key)
         return Client(url, key, patience=_PATIENCE_SECONDS, room_patience=room_patience)
     if url or key:
         raise click.ClickException(f"Set both {_URL} and {_KEY}, or neither.")
@@ -39,6 +46,33 @@ def connect(data_dir: Path, *, room_patience: float = _PATIENCE_SECONDS) -> Clie
     if not document.has_api:
         raise click.ClickException(f"The API of {data_dir} has ended. `distildire up` starts what is missing.")
     return Client(document.api_url, document.api_key, patience=_PATIENCE_SECONDS, room_patience=room_patience)
+
+
+def _check_url(url: str) -> None:
+    """Refuse what is no API's address, and what would be sent as something else than one thinks."""
+    try:
+        parts = httpx.URL(url)
+        usable = parts.scheme in ("http", "https") and bool(_HOST.fullmatch(parts.raw_host))
+        usable &= parts.port is None or 0 < parts.port < 65536
+    except (httpx.InvalidURL, ValueError):  # idna's errors are ValueErrors
+        parts, usable = httpx.URL(), False
+    if not usable:
+        raise click.ClickException(
+            f"{_URL} is not the URL of an API. It must begin with http:// or https:// and name a host, as in "
+            "http://127.0.0.1:8000."
+        )
+    if parts.userinfo or parts.query or parts.fragment:
+        raise click.ClickException(f"{_URL} holds more than an address: leave out user, password, query and fragment.")
+
+
+def _check_key(key: str) -> None:
+    """Refuse what no key holds, as a line's end that came along; the key itself is not told."""
+    strange = next((place for place, sign in enumerate(key, 1) if not "!" <= sign <= "~"), None)
+    if strange is not None:
+        raise click.ClickException(
+            f"{_KEY} is no API key: its character {strange} of {len(key)} is a space, a line's end or no ASCII. Set it "
+            "anew, without what came along."
+        )
 
 
 def server_settings(data_dir: Path) -> Settings:

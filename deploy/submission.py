@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import click
 
 from deploy.verdicts import Row
 from shared.client import ApiRefusedError, Client, Job, StillRunningError
 
 _LOOK_SECONDS = 5.0  # how often a command that waits also looks at what else can go wrong
+_NOT_SENT = {"error": {"code": "not_sent", "message": "The command ended before the API accepted it."}}
 
 
 class Submission:
@@ -27,6 +26,8 @@ class Submission:
         self._refresh = refresh
         self._ids: dict[str, int] = {}  # the index of each job's image
         self._documents: dict[int, dict[str, Any]] = {}
+        self.tried = 0
+        """How many images were accepted, refused or could not be read; the next one may be on its way."""
 
     def send(self, *, model: str | None = None, policy: str | None = None, stability: bool = False) -> None:
         """Submit all; one that is refused, or cannot be read, does not keep the others back."""
@@ -42,6 +43,7 @@ class Submission:
                 self._documents[index] = dict(job.document)
                 row.status = job.status
                 self._refresh(row)
+            self.tried = index + 1
 
     def wait(self, seconds: float, check: Callable[[], None] = lambda: None) -> None:
         """Follow all jobs to their ends; `check` is called now and then and may raise.
@@ -49,20 +51,22 @@ class Submission:
         Raises:
             StillRunningError: `seconds` passed first.
         """
+        deadline = time.monotonic() + seconds
         while True:
+            going_on = [job_id for job_id, index in self._ids.items() if not self._rows[index].ended]
+            left = max(deadline - time.monotonic(), 0.0)
             try:
-                self._client.wait(self._ids, self._note, seconds=min(_LOOK_SECONDS, seconds))
+                self._client.wait(going_on, self._note, seconds=min(_LOOK_SECONDS, left))
             except StillRunningError:
                 check()
-                seconds -= _LOOK_SECONDS
-                if seconds <= 0:
+                if left <= _LOOK_SECONDS:
                     raise
             else:
                 return
 
     def documents(self) -> list[dict[str, Any]]:
         """One JSON document for each image: its file, and its job or what kept it from being one."""
-        return [{"file": str(path), **self._documents[index]} for index, path in enumerate(self._images)]
+        return [{"file": str(path), **self._documents.get(index, _NOT_SENT)} for index, path in enumerate(self._images)]
 
     def jobs(self) -> list[tuple[Path, Job]]:
         """Each accepted image with its job as last seen."""
@@ -73,6 +77,12 @@ class Submission:
         return [(path, job) for path, job in self.jobs() if not job.ended]
 
     @property
+    def all_queued(self) -> bool:
+        """Whether of all that was accepted and has not ended nobody has begun anything."""
+        unfinished = self.unfinished()
+        return bool(unfinished) and all(job.status == "queued" for _, job in unfinished)
+
+    @property
     def complete(self) -> bool:
         """Whether every image has a verdict."""
         return all(row.result is not None for row in self._rows)
@@ -81,18 +91,10 @@ class Submission:
         index = self._ids[job.id]
         row = self._rows[index]
         self._documents[index] = dict(job.document)
-        row.status, row.stage, row.result = job.status, job.stage, job.result
-        if job.ended and job.result is None:
-            row.problem = f"{job.error['message']} ({job.error['code']})" if job.error else job.status
+        row.show(job)
         self._refresh(row)
 
     def _fail(self, index: int, code: str, message: str) -> None:
         self._documents[index] = {"error": {"code": code, "message": message}}
         self._rows[index].problem = message
         self._refresh(self._rows[index])
-
-
-def print_json(documents: Sequence[object]) -> None:
-    """Print one JSON document a line, and nothing else."""
-    for document in documents:
-        click.echo(json.dumps(document, ensure_ascii=False))

@@ -19,6 +19,8 @@ from rich.table import Table
 from deploy.local.document import StackDocument
 
 _NAME = "distildire"
+#: Columns of output that is no terminal: no cell of a table is broken.
+_PIPED_WIDTH = 10_000
 _PARTS = {
     "postgres": "PostgreSQL",
     "valkey": "Valkey",
@@ -45,7 +47,7 @@ def notes() -> Console:
 def _console(*, stderr: bool) -> Console:
     console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
-        console.width, console.soft_wrap = 100, True
+        console.width, console.soft_wrap = _PIPED_WIDTH, True
     return console
 
 
@@ -81,6 +83,8 @@ class StackProgress:
             began = self._began.pop(part, None)
             took = "" if began is None else f"{time.monotonic() - began:.1f} s"
             self._console.print(f"  [green]✓[/] {name:<16} [dim]{'runs already' if status == 'running' else took}[/]")
+        elif status == "noted":
+            self._console.print(f"  [yellow]–[/] {escape(part)}")
         elif status == "stopping":
             self._console.print("Stopping: the API, the workers with what they are doing, the services …")
         elif status != "ended":  # its obituary follows
@@ -92,25 +96,31 @@ class StackProgress:
 def program() -> str:
     """This command as one types it here: by its name where the shell finds it, else by its path."""
     called, found = Path(sys.argv[0]), shutil.which(_NAME)
-    if called.name != _NAME or (found is not None and called.samefile(found)):
+    if called.name != _NAME or not called.exists() or (found is not None and called.samefile(found)):
         return _NAME
     return shlex.quote(str(called))
 
 
 def show_stack(console: Console, data_dir: Path, document: StackDocument, *, owned: bool) -> None:
     """Say where everything is and what to do next."""
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
     folder = escape(str(data_dir))
     where = "" if data_dir == Path("data") else f" --data-dir {shlex.quote(str(data_dir))}"
-    for label, value in (
+    lines = (
         ("API", f"[link={document.api_url}]{document.api_url}[/link]"),
         ("Documentation", f"{document.api_url}/docs"),
         ("API key", f"api_key in {folder}/stack.json [dim](with all other addresses; readable by you alone)[/]"),
         ("Logs", f"{folder}/logs/"),
         ("Try", f"[cyan]{escape(f'{program()} submit{where} --wait PHOTO.jpg')}[/]"),
         ("Stop", "Ctrl-C" if owned else f"[cyan]{escape(f'{program()} down{where}')}[/]"),
-    ):
+    )
+    if not console.is_terminal:  # whole lines, to be copied or searched
+        console.print("distildire is up")
+        for label, value in lines:
+            console.print(f"  {label}: {value}")
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for label, value in lines:
         grid.add_row(label, value)
     console.print(Panel(grid, title="[bold green]distildire is up[/]", title_align="left", expand=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.commands.options import device_option, models_dir_option, precision_option
-from deploy.submission import print_json
+from deploy.exits import INTERRUPTED
+from deploy.image_files import gather, stems
+from deploy.streams import print_json, readable
 from deploy.terminal import notes
 from deploy.verdicts import Row, VerdictView
 from shared.errors import JobError
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     help="Write DIRE map, heatmap and overlay there.",
 )
+@click.option("--recursive", "-r", is_flag=True, help="Of a folder, judge every image in it and below.")
+@click.option("--scores", is_flag=True, help="With --json: the heatmap's numbers too, one for each pixel.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
 def command(  # noqa: PLR0913  # an option each
     *,
@@ -52,16 +57,19 @@ def command(  # noqa: PLR0913  # an option each
     policy: str | None,
     stability: bool,
     visualize: Path | None,
+    recursive: bool,
+    scores: bool,
     as_json: bool,
 ) -> None:
     """Judge images in this process; no service is needed.
 
-    The exit code is 0 if every image has a verdict, 1 if one has none, 2 for wrong usage.
+    The exit code is 0 if every image has a verdict, 1 if one has none, 2 for wrong usage, 130 if it was stopped.
     """
     from worker.model import load_model
     from worker.model.card import find_card
     from worker.model.policy import load_policy
 
+    files = gather(images, recursive=recursive)
     if visualize is not None:
         visualize.mkdir(parents=True, exist_ok=True)  # at once: no one wants to wait for pictures that find no place
     with notes().status(f"Loading {model} …"):
@@ -69,23 +77,24 @@ def command(  # noqa: PLR0913  # an option each
     chosen = None
     if policy is not None:
         chosen = load_policy(policy, find_card(model, models_dir), detector.weights_sha256, detector.precision)
-    asked = _Asked(chosen, stability=stability, visualize=visualize, with_scores=as_json)
-    rows = [Row(str(path)) for path in images]
-    documents = []
-    with VerdictView(rows, as_json=as_json) as view:
-        for path, row in zip(images, rows, strict=True):
+    asked = _Asked(chosen, stability=stability, visualize=visualize, with_scores=scores)
+    rows = [Row(readable(path)) for path in files]
+    with VerdictView(rows, as_json=as_json) as view, suppress(KeyboardInterrupt):  # what was judged is shown
+        for path, stem, row in zip(files, stems(files, len(".dire_map.png")), rows, strict=True):
             row.stage = "diffusing"
             view.refresh(row)
-            document = _document(detector, path, asked)
-            documents.append({"file": str(path), **document})
+            document = _document(detector, path, stem, asked)
+            if as_json:
+                print_json({"file": str(path), **document})
             row.problem = document.get("error", {}).get("message", "")
             row.result = None if row.problem else document
             view.refresh(row)
-    if as_json:
-        print_json(documents)
     view.conclude()
     if visualize is not None:
-        notes().print(f"Pictures: {visualize}/")
+        notes().print(f"Pictures: {visualize}/", markup=False)
+    if not all(row.ended for row in rows):
+        notes().print("Stopped.")
+        sys.exit(INTERRUPTED)
     sys.exit(1 if any(row.problem for row in rows) else 0)
 
 
@@ -99,21 +108,22 @@ class _Asked:
     with_scores: bool
 
 
-def _document(detector: Detector, path: Path, asked: _Asked) -> dict[str, Any]:
+def _document(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str, Any]:
     """Judge one image and return its JSON document."""
     try:
-        return _judge(detector, path, asked)
+        return _judge(detector, path, stem, asked)
     except JobError as error:
         return {"error": {"code": str(error.code), "message": error.message}}
     except OSError as error:
         return {"error": {"code": "unreadable_file", "message": str(error.strerror)}}
 
 
-def _judge(detector: Detector, path: Path, asked: _Asked) -> dict[str, Any]:
+def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str, Any]:
     import torch
 
     from shared.pictures import heatmap_scores
     from worker.caveats import caveats_of
+    from worker.content import drawn_mean
     from worker.imaging import ImageLimits, decode
     from worker.model.ruling import rule
     from worker.perturbations import PERTURBATIONS
@@ -124,7 +134,8 @@ def _judge(detector: Detector, path: Path, asked: _Asked) -> dict[str, Any]:
     seen = [decoded.image, *(change(decoded.image) for change in changes)]
     detection = detector.detect(torch.stack([detector.preprocess(image) for image in seen]))
     logit, *perturbed = detection.logit[:, 0].tolist()
-    ruling = rule(logit, detector.card.threshold, asked.policy, perturbed)
+    content = decoded.facts.content
+    ruling = rule(logit, detector.card.threshold, asked.policy, perturbed, content=content)
     called = ruling.called
     mean = detection.feature[0].mean(dim=0).numpy()
     width, height = decoded.image.size
@@ -150,10 +161,11 @@ def _judge(detector: Detector, path: Path, asked: _Asked) -> dict[str, Any]:
             "device": str(detector.device),
             "precision": detector.precision,
         },
-        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, asked.policy)],
+        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, asked.policy, mean)],
     }
     if asked.visualize is not None:
-        names = _write_pictures(asked.visualize, path.stem, decoded.image, detection.eps[0].numpy(), mean)
+        shown = drawn_mean(mean, content)
+        names = _write_pictures(asked.visualize, stem, decoded.image, detection.eps[0].numpy(), shown)
         document["visualization_path"] = names["dire_map"]
     if asked.with_scores:
         document["heatmap_scores"] = heatmap_scores(mean, width, height).tolist()

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from deploy.commands.options import device_option, models_dir_option
 from deploy.terminal import notes, output
+from shared.percentages import confidence_level, decimal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +133,7 @@ def _show(found: Findings, machine: str) -> None:
     from deploy.bench.distillation_report import interval_text, sentence
 
     output().print(escape(machine))
-    confidence = f"{found.resampling.confidence:.0%}"
+    confidence = confidence_level(found.resampling.confidence)
     output().print(
         f"AP with its {confidence} intervals over {found.experiment.seeds} seeds and over photographs; ROC-AUC."
     )
@@ -166,9 +167,9 @@ def _table(*columns: str) -> Table:
 def _figures(result: ArmResult, interval_text: Callable[[Interval], str]) -> tuple[str, ...]:
     precision, area = result.average_precision, result.roc_auc
     return (
-        f"{precision.value:.3f}",
+        decimal(precision.value),
         interval_text(precision.seeds),
         interval_text(precision.photographs),
-        f"{area.value:.3f}",
+        decimal(area.value),
         interval_text(area.seeds),
     )

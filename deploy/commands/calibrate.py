@@ -17,9 +17,12 @@ from deploy.commands.options import (
     models_dir_option,
     precision_option,
 )
+from deploy.exits import resumable
 from deploy.image_progress import ImageProgress
+from deploy.streams import readable
 from deploy.terminal import notes, output
 from shared.jobs import DEFAULT
+from shared.percentages import confidence_level, decimal, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,10 +101,10 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
     journal = Journal(place.parent, [*identity_of(images, batch), name])  # two policies may be made at once
-    with ImageProgress(len(images)) as progress:
+    with resumable(place.parent), ImageProgress(len(images)) as progress:
         judged = Scoring(detector, images, batch, progress.follow, journal).logits("as they are")
     for file in (*dataset.skipped, *judged.skipped):
-        notes().print(f"[yellow]skipped[/] {escape(str(file.path))}: {escape(file.reason)}")
+        notes().print(f"[yellow]skipped[/] {escape(readable(file.path))}: {escape(file.reason)}")
     skipped = {file.path for file in judged.skipped}
     used = [image for image in images if image.path not in skipped]
     used_files = [sha256 for image, sha256 in zip(images, files, strict=True) if image.path not in skipped]
@@ -164,16 +167,27 @@ def _check_unseen(card: InstalledCard, files: Sequence[str]) -> None:
 
 
 def _show(policy: Policy, place: Path) -> None:
+    from worker.training.intervals import clopper_pearson
+    from worker.training.rounding import spread
+
     evidence = policy.evidence
+    missed = round(evidence.missed_fakes * evidence.fake_groups)
+    share = clopper_pearson(missed, evidence.fake_groups, evidence.confidence)
     output().print(f"Policy {escape(policy.name)} of {escape(policy.model)}: {escape(str(place))}")
-    output().print(f"  threshold {policy.threshold:.4f}, temperature {policy.temperature:.3f}, bias {policy.bias:+.3f}")
     output().print(
-        f"  photographs called FAKE: {evidence.measured_fpr:.2%} of {evidence.real_groups:,}, with "
-        f"{evidence.confidence:.0%} confidence at most {evidence.fpr_upper_bound:.2%}"
+        f"  threshold {decimal(policy.threshold, 4)}, temperature {policy.temperature:.3f}, bias {policy.bias:+.3f}"
     )
-    output().print(f"  fakes called REAL: {evidence.missed_fakes:.1%} of {evidence.fake_groups:,}")
+    output().print(
+        f"  photographs called FAKE: {percent(evidence.measured_fpr, 2)} of {evidence.real_groups:,}, with "
+        f"{confidence_level(evidence.confidence)} confidence at most {percent(evidence.fpr_upper_bound, 2)}"
+    )
+    output().print(
+        f"  fakes called REAL: {percent(evidence.missed_fakes, 1)} of {evidence.fake_groups:,}, "
+        f"{confidence_level(evidence.confidence)} interval "
+        f"{spread(evidence.missed_fakes, share.low, share.high, percent=True)}"
+    )
     if policy.inconclusive_from is not None:
-        output().print(f"  inconclusive from {policy.inconclusive_from:.4f} up to the threshold")
+        output().print(f"  inconclusive from {decimal(policy.inconclusive_from, 4)} up to the threshold")
     elif evidence.max_miss_rate is not None:
         output().print("  no band: the threshold itself misses few enough fakes")
     output().print("A verdict is evidence, not proof. The rates hold for images like these.")

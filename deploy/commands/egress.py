@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
 from rich.markup import escape
 
+from deploy.groups import SuggestingGroup
+from deploy.streams import print_json
 from deploy.terminal import output
 from shared.destinations import AllowList, EgressError, Ruling, admit, judge
 from worker.egress import Egress, Target
@@ -16,7 +17,7 @@ from worker.egress import Egress, Target
 _TIMEOUT_SECONDS = 15.0
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """Ask the guard that webhooks go through."""
 
@@ -44,7 +45,7 @@ def check(url: str, allow: str, connect: bool, as_json: bool) -> None:
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--allow") from error
     document = _examine(Egress(entries), url, allowed, connect=connect)
-    click.echo(json.dumps(document, ensure_ascii=False)) if as_json else _show(document)
+    print_json(document) if as_json else _show(document)
     sys.exit(0 if document["allowed"] else 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,15 +19,17 @@ from deploy.commands.options import (
     models_dir_option,
     precision_option,
 )
+from deploy.exits import resumable
 from deploy.image_progress import ImageProgress
 from deploy.terminal import notes, output
+from shared.percentages import confidence_level
 
 if TYPE_CHECKING:
     from worker.model.loading import Precision
     from worker.training.evaluator import Part
     from worker.training.figures import Estimate
     from worker.training.layouts import Split
-    from worker.training.report import Report
+    from worker.training.report import Controls, Report
 
 _SHOWN = {
     "average_precision": "average precision",
@@ -56,7 +59,7 @@ _SHOWN = {
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("evaluation"),
     show_default=True,
-    help="The folder for report.json and report.html.",
+    help="The folder for report.html, report.json and scores.csv.",
 )
 @click.option(
     "--without",
@@ -97,8 +100,8 @@ def command(  # noqa: PLR0913  # an option each
 ) -> None:
     """Measure a model on labelled images: DATA is a folder or a CSV file.
 
-    Writes a report as JSON and as one HTML page. Files that cannot be read are listed and skipped. The command may be
-    stopped at any moment; the same command goes on from there.
+    Writes a report as JSON and as one HTML page, and what was said of each image as CSV. Files that cannot be read are
+    listed and skipped. The command may be stopped at any moment; the same command goes on from there.
     """
     from worker.model import load_model
     from worker.model.card_sections import card_to_write, require_own_folder, write_section
@@ -108,7 +111,9 @@ def command(  # noqa: PLR0913  # an option each
     from worker.training.dataset import read_dataset
     from worker.training.evaluator import PARTS, Evaluation, Plan, Source
     from worker.training.figures import Resampling
+    from worker.training.gallery import gallery
     from worker.training.journal import Journal
+    from worker.training.judged import scores_csv
     from worker.training.report import report_json
     from worker.training.report_card import card_lines
     from worker.training.report_page import page
@@ -138,35 +143,52 @@ def command(  # noqa: PLR0913  # an option each
     plan = Plan(PARTS - unwanted, batch, Resampling(resamples, seed))
     source = Source(str(data), split, images, dataset.skipped)
     journal = Journal(out, identity_of(images, batch))
-    with ImageProgress(len(images) * plan.passes(detector.card.image_size, len(compared))) as progress:
+    passes = plan.passes(detector.card.image_size, len(compared))
+    with resumable(out), ImageProgress(len(images) * passes) as progress:
         evaluation = Evaluation(detector, chosen, source, plan, progress.follow, journal, calibrated_on)
-        report = evaluation.report(compared)
-    write_whole(out / "report.json", report_json(report).encode())
-    write_whole(out / "report.html", page(report).encode())
+        evaluated = evaluation.run(compared)
+    write_whole(out / "scores.csv", scores_csv(evaluated.images).encode())
+    write_whole(out / "report.json", report_json(evaluated.report).encode())
+    write_whole(out / "report.html", page(evaluated.report, gallery(evaluated.images)).encode())
     if record:
-        write_section(card_to_write(card), f"evaluations.{record}", card_lines(record, report))
+        write_section(card_to_write(card), f"evaluations.{record}", card_lines(record, evaluated.report))
     journal.clear()
-    _show(report, out)
+    _show(evaluated.report, out)
 
 
 def _show(report: Report, out: Path) -> None:
+    if report.controls and report.controls.labels_leak:
+        output().print(_alarm(report.controls))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold dim")
     table.add_column(f"{report.overall.reals:,} photographs, {report.overall.fakes:,} fakes")
     table.add_column("", justify="right")
-    table.add_column(f"{report.confidence:.0%} interval")
+    table.add_column(f"{confidence_level(report.confidence)} interval")
     for name, label in _SHOWN.items():
         table.add_row(label, *_told(report.overall.estimates[name]))
     output().print(table)
     if report.data.skipped:
         notes().print(f"[yellow]{len(report.data.skipped)} files were skipped[/]; the report lists them.")
     output().print(f"Report: {escape(str(out / 'report.html'))}, {escape(str(out / 'report.json'))}")
+    output().print(f"Each image: {escape(str(out / 'scores.csv'))}")
     output().print("A verdict is evidence, not proof.")
 
 
+def _alarm(controls: Controls) -> str:
+    from worker.training.rounding import rounded, spread
+
+    by_file, chance = (rounded(each.value or 0) for each in (controls.file_statistics, controls.chance))
+    interval = spread(*astuple(controls.file_statistics))
+    return (
+        "[bold red]The files give their labels away.[/] Format, size and compression, without a pixel, tell fakes from "
+        f"photographs with an average precision of {by_file} ({interval}); chance is {chance}. No figure below can be "
+        "trusted: store both classes alike, and evaluate again."
+    )
+
+
 def _told(estimate: Estimate) -> tuple[str, str]:
-    if estimate.value is None:
-        return "–", "not estimable"
-    value = f"{estimate.value:.3f}"
-    if estimate.low is None or estimate.high is None:
-        return value, ""
-    return value, f"{estimate.low:.3f} – {estimate.high:.3f}"
+    from worker.training.rounding import headline, spread
+
+    if estimate.value is None and estimate.low is None:
+        return "–", headline(None, None, None)
+    told = astuple(estimate)
+    return headline(*told), spread(*told)

@@ -3,55 +3,127 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import click
 
 from deploy.commands.options import data_dir_option
-from deploy.connection import server_settings
-from deploy.records import open_database, show_rows
+from deploy.connection import connect
+from deploy.exits import INTERRUPTED
+from deploy.groups import SuggestingGroup
+from deploy.streams import print_json
 from deploy.terminal import notes
-from shared.admission import FullError
-from shared.database import Database
-from shared.errors import ObjectMissingError
-from shared.intake import Intake, UnknownPolicyError
-from shared.jobs import JobState
-from shared.listing import TenantsJob, find_jobs, list_dead, list_open
-from shared.object_store import ObjectStore
-from shared.settings import Settings
+from deploy.unfinished import tell_unfinished
+from deploy.verdicts import Row, VerdictView
+from shared.client import ApiRefusedError, Job, StillRunningError
+from shared.percentages import probability_percent
 
 _MOST = 1_000
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document a job on standard output, nothing else."
+)
+_ids = click.argument("job_ids", metavar="ID…", nargs=-1, required=True, type=click.UUID)
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
-    """Look at all tenants' open and dead jobs, and run dead ones again."""
+    """Show, follow and cancel jobs by the API; list all tenants' open and dead jobs, and run dead ones again.
+
+    `show`, `wait` and `cancel` need no extra.
+    """
+
+
+@command.command()
+@_ids
+@_json
+@data_dir_option
+def show(job_ids: tuple[UUID, ...], as_json: bool, data_dir: Path) -> None:
+    """Show jobs as they stand, by the API that `submit` uses.
+
+    The exit code is 0 if all are there, 1 if one is not.
+    """
+    with connect(data_dir) as client:
+        found = _each(client.get, job_ids)
+    _present(found, as_json=as_json)
+    sys.exit(0 if len(found) == len(job_ids) else 1)
+
+
+@command.command()
+@_ids
+@click.option("--timeout", type=click.FloatRange(min=0), default=3600, show_default=True, help="Seconds, at most.")
+@_json
+@data_dir_option
+def wait(job_ids: tuple[UUID, ...], timeout: float, as_json: bool, data_dir: Path) -> None:
+    """Follow jobs to their ends; they continue where this is stopped.
+
+    The exit code is 0 if each has a verdict, 1 if one has none, 130 if the command was stopped.
+    """
+    rows = {str(job_id): Row(str(job_id)) for job_id in job_ids}
+    documents: dict[str, Mapping[str, Any]] = {}
+    interrupted = False
+    with connect(data_dir) as client, VerdictView([*rows.values()], as_json=as_json, of_jobs=True) as view:
+
+        def note(job: Job) -> None:
+            documents[job.id] = job.document
+            rows[job.id].show(job)
+            view.refresh(rows[job.id])
+
+        def refuse(row: Row, problem: str) -> None:
+            row.problem = problem
+            view.note(f"{row.name}: {problem}") if as_json else view.refresh(row)
+
+        try:
+            for job_id, row in rows.items():
+                try:
+                    note(client.get(job_id))
+                except ApiRefusedError as error:
+                    refuse(row, error.message)
+            with suppress(StillRunningError):
+                client.wait([job_id for job_id, row in rows.items() if not row.ended], note, seconds=timeout)
+        except KeyboardInterrupt:
+            interrupted = True
+    if as_json:
+        for document in documents.values():
+            print_json(document)
+    else:
+        view.conclude()
+    if unfinished := [(job_id, "") for job_id, row in rows.items() if not row.ended]:
+        notes().print("Stopped." if interrupted else f"Not all jobs ended within {timeout:g} s.")
+        tell_unfinished(unfinished, data_dir)
+    if interrupted:
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if all(row.result is not None for row in rows.values()) else 1)
+
+
+@command.command()
+@_ids
+@_json
+@data_dir_option
+def cancel(job_ids: tuple[UUID, ...], as_json: bool, data_dir: Path) -> None:
+    """Cancel jobs that have not ended.
+
+    The exit code is 0 if all are canceled, 1 if one had ended otherwise or is not there.
+    """
+    with connect(data_dir) as client:
+        found = _each(client.cancel, job_ids)
+    _present(found, as_json=as_json)
+    sys.exit(0 if len(found) == len(job_ids) else 1)
 
 
 @command.command("list")
 @click.option("--dead", is_flag=True, help="Those that failed for no fault of their image, and were not replayed yet.")
 @click.option("--limit", type=click.IntRange(1, _MOST), default=50, show_default=True, help="The most jobs to show.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document a job on standard output, nothing else.")
+@_json
 @data_dir_option
 def list_some(dead: bool, limit: int, as_json: bool, data_dir: Path) -> None:
     """List jobs that wait or run, the next to expire first; or with --dead those that are dead, newest first."""
-    with open_database(server_settings(data_dir)) as database, database.begin() as session:
-        found = (list_dead if dead else list_open)(session, limit)
-    rows = [
-        {
-            "id": str(job.id),
-            "tenant": tenant,
-            "status": job.state,
-            "error": job.error_code,
-            "attempt": job.attempt,
-            "created": f"{job.created_at:%Y-%m-%d %H:%M}",
-            "finished": f"{job.finished_at:%Y-%m-%d %H:%M}" if job.finished_at else None,
-        }
-        for job, tenant in found
-    ]
-    show_rows(("id", "tenant", "status", "error", "attempt", "created", "finished"), rows, as_json=as_json)
+    from deploy import operator_jobs
+
+    operator_jobs.show(data_dir, limit, dead=dead, as_json=as_json)
 
 
 @command.command()
@@ -65,33 +137,34 @@ def replay(job_ids: tuple[UUID, ...], all_dead: bool, data_dir: Path) -> None:
     """
     if all_dead == bool(job_ids):
         raise click.UsageError("Give the ids of jobs, or --all-dead.")
-    settings = server_settings(data_dir)
-    with open_database(settings) as database:
-        with database.begin() as session:
-            found = list_dead(session, _MOST) if all_dead else find_jobs(session, job_ids)
-        replayed = _replay_each(found, settings, database)
-    missing = {*job_ids} - {job.id for job, _ in found}
-    for job_id in missing:
-        notes().print(f"{job_id}: there is no such job.")
-    sys.exit(0 if replayed == len(found) and not missing else 1)
+    from deploy import operator_jobs
+
+    sys.exit(0 if operator_jobs.replay(data_dir, job_ids, all_dead=all_dead) else 1)
 
 
-def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Database) -> int:
-    """Replay what can be; say why what cannot be is not. Return how many were."""
-    intake, replayed = Intake(database, ObjectStore(settings), settings), 0
-    for job, _ in found:
-        if not JobState(job.state).replayable:
-            notes().print(f"{job.id}: it is {job.state}; only what failed or expired is replayed.")
-        elif job.model not in (None, settings.model):
-            notes().print(f"{job.id}: it asks for the model {job.model}, which is not served here.")
+def _each(ask: Callable[[str], Job], job_ids: Sequence[UUID]) -> list[Job]:
+    """Ask for each; say on standard error why one that was refused is not among the answers."""
+    found = []
+    for job_id in job_ids:
+        try:
+            found.append(ask(str(job_id)))
+        except ApiRefusedError as error:
+            notes().print(f"{job_id}: {error.message}", markup=False)
+    return found
+
+
+def _present(found: Sequence[Job], *, as_json: bool) -> None:
+    for job in found:
+        if as_json:
+            print_json(job.document)
         else:
-            try:
-                click.echo(intake.replay(job, priority=job.priority).id)
-                replayed += 1
-            except ObjectMissingError:
-                notes().print(f"{job.id}: its image is no longer in the store.")
-            except UnknownPolicyError:
-                notes().print(f"{job.id}: it asks for the policy {job.policy}, which the workers do not have.")
-            except FullError as full:
-                notes().print(f"{job.id}: {full.message} A part should have ended in {full.retry_after} s.")
-    return replayed
+            click.echo(_line(job))
+
+
+def _line(job: Job) -> str:
+    """A job in a line: its id, how it stands, and what came of it."""
+    if job.result is not None:
+        told = f"{job.result['prediction']} {probability_percent(job.result['confidence'])}"
+    else:
+        told = job.problem or job.stage or ""
+    return "  ".join(filter(None, (job.id, job.status, told)))

@@ -10,13 +10,15 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
+from deploy.groups import SuggestingGroup
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
 from shared.crypto import Vault
 from shared.keys import create_key, list_keys, revoke_key
+from shared.presenter import timestamp
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """Create, list and revoke API keys: in the database of the settings, else in that of the running stack."""
 
@@ -52,8 +54,8 @@ def list_all(as_json: bool, data_dir: Path) -> None:
                 "name": key.name,
                 "key": f"…{key.hint}",
                 "operator": key.operator,
-                "created": f"{key.created_at:%Y-%m-%d %H:%M}",
-                "revoked": f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else None,
+                "created": timestamp(key.created_at),
+                "revoked": timestamp(key.revoked_at),
             }
             for key, tenant in list_keys(session)
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,9 @@ from rich.markup import escape
 from deploy import model_reports
 from deploy.acquisition import fetch_files, import_files
 from deploy.commands.options import device_option, models_dir_option, precision_option
+from deploy.groups import SuggestingGroup
+from deploy.records import show_rows
+from deploy.streams import print_json
 from deploy.terminal import notes, output
 from worker.model import find_card, list_cards
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 _name = click.argument("name", metavar="MODEL")
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output, nothing else.")
+_json_lines = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document a model on standard output, nothing else."
+)
 _target_option = click.option(
     "--models-dir",
     "folder",
@@ -32,21 +37,19 @@ _target_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """List, show, fetch, import, verify and convert models."""
 
 
 @command.command("list")
 @models_dir_option
-@_json
+@_json_lines
 def list_models(models_dir: Path | None, as_json: bool) -> None:
     """List the models whose cards are installed, and whether their weights are there."""
     summaries = [model_reports.summary(installed) for installed in list_cards(models_dir)]
-    if as_json:
-        _print_json(summaries)
-    else:
-        output().print(model_reports.list_table(summaries))
+    rows = summaries if as_json else list(map(model_reports.list_row, summaries))
+    show_rows(("model", "weights", "license", "card"), rows, as_json=as_json)
 
 
 @command.command()
@@ -57,7 +60,7 @@ def show(name: str, models_dir: Path | None, as_json: bool) -> None:
     """Tell what a model's card says: licence, sources, digests, and whether the files are there."""
     installed = find_card(name, models_dir)
     if as_json:
-        _print_json(model_reports.description(installed))
+        print_json(model_reports.description(installed))
         return
     for line in model_reports.describe_lines(installed):
         output().print(line)
@@ -118,7 +121,7 @@ def verify_model(
     with notes().status(f"Verifying {name} …"):
         verification = verify(name, models_dir, device=device, precision=precision, record=record)
     if as_json:
-        _print_json(model_reports.verification_document(verification))
+        print_json(model_reports.verification_document(verification))
     else:
         for line in model_reports.verification_lines(verification):
             output().print(line)
@@ -140,7 +143,3 @@ def convert(name: str, models_dir: Path | None) -> None:
             output().print(f"[green]✓[/] {part}: {escape(str(installed.locate(file)))} is safetensors already")
         else:
             output().print(f"[green]✓[/] {part}: {escape(str(target))}; the published file may be removed")
-
-
-def _print_json(document: object) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

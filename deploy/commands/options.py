@@ -20,7 +20,11 @@ data_dir_option = click.option(
     help="Where the stack keeps its data, passwords and logs.",
 )
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", envvar="DISTILDIRE_DEVICE"
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    envvar="DISTILDIRE_DEVICE",
+    help="Where the model runs; auto: on CUDA where there is a GPU.",
 )
 precision_option = click.option(
     "--precision",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,14 +12,21 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import connect
-from deploy.submission import Submission, print_json
+from deploy.exits import INTERRUPTED
+from deploy.image_files import gather
+from deploy.streams import print_json, readable
+from deploy.submission import Submission
 from deploy.terminal import notes
+from deploy.unfinished import print_ids, tell_unfinished
 from deploy.verdicts import Row, VerdictView
-from shared.client import Job, StillRunningError
+from shared.client import Client, StillRunningError
+
+_UNTOLD_SECONDS = 60.0  # after which it is said that the API does not tell who works
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
+@click.option("--recursive", "-r", is_flag=True, help="Of a folder, send every image in it and below.")
 @click.option("--wait", is_flag=True, help="Follow the jobs to their verdicts.")
 @click.option(
     "--timeout",
@@ -32,8 +40,10 @@ from shared.client import Job, StillRunningError
 @click.option("--stability", is_flag=True, help="Judge small changes of each image too: five passes in place of one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
 @data_dir_option
-def command(
+def command(  # noqa: PLR0913  # an option each
+    *,
     images: tuple[Path, ...],
+    recursive: bool,
     wait: bool,
     timeout: float,
     model: str | None,
@@ -45,28 +55,87 @@ def command(
     """Send images to the API.
 
     The API is that of DISTILDIRE_API_URL with DISTILDIRE_API_KEY, else the stack of the data directory. The exit code
-    is 0 if all was accepted (with --wait: has a verdict), 1 if something was refused or failed, 2 for wrong usage.
+    is 0 if all was accepted (with --wait: has a verdict), 1 if something was refused or failed, 2 for wrong usage, and
+    130 if it was stopped: the jobs that were accepted continue, and it names them.
     """
-    rows = [Row(str(path)) for path in images]
+    files = gather(images, recursive=recursive)
+    rows = [Row(readable(path)) for path in files]
     with connect(data_dir, room_patience=timeout) as client, VerdictView(rows, as_json=as_json) as view:
-        submission = Submission(client, images, rows, view.refresh)
-        submission.send(model=model, policy=policy, stability=stability)
-        if wait:
-            with suppress(StillRunningError):  # what has ended until then is shown, and the others by their ids
-                submission.wait(timeout)
+        submission = Submission(client, files, rows, view.refresh)
+        try:
+            submission.send(model=model, policy=policy, stability=stability)
+            if wait:
+                with suppress(StillRunningError):  # what has ended until then is shown, and the others by their ids
+                    submission.wait(timeout, Lookout(client, submission, view.note).look)
+        except (KeyboardInterrupt, Exception) as error:  # whatever it was, nobody is to lose the ids
+            view.close()
+            if as_json:
+                _print_documents(submission)
+            elif wait:
+                view.conclude()
+            if isinstance(error, KeyboardInterrupt):
+                notes().print("Stopped.")
+            _tell_after_stop(submission, files, data_dir)
+            if isinstance(error, KeyboardInterrupt):
+                sys.exit(INTERRUPTED)
+            raise
     if as_json:
-        print_json(submission.documents())
+        _print_documents(submission)
     elif wait:
         view.conclude()
     else:
-        _print_ids(submission.jobs())
+        print_ids([(job.id, path) for path, job in submission.jobs()])
     if wait and submission.unfinished():
-        notes().print(f"Not ended after {timeout:g} s. These go on; ask for GET /v1/jobs/ID:")
-        _print_ids(submission.unfinished(), err=True)
-    accepted = len(submission.jobs()) == len(images)
+        notes().print(f"Not all jobs ended within {timeout:g} s.")
+        tell_unfinished([(job.id, path) for path, job in submission.unfinished()], data_dir)
+    accepted = len(submission.jobs()) == len(files)
     sys.exit(0 if (submission.complete if wait else accepted) else 1)
 
 
-def _print_ids(jobs: Sequence[tuple[Path, Job]], *, err: bool = False) -> None:
-    for path, job in jobs:
-        click.echo(f"{job.id}  {path}", err=err)
+class Lookout:
+    """Says once that no analysis worker runs, or that this cannot be told, where no job of a submission is begun."""
+
+    def __init__(self, client: Client, submission: Submission, say: Callable[[str], None]) -> None:
+        self._client = client
+        self._submission = submission
+        self._say = say
+        self._said = False
+        self._began = time.monotonic()
+
+    def look(self) -> None:
+        """Look once; while a job runs or ends, a worker does."""
+        if self._said or not self._submission.all_queued:
+            return
+        working = self._client.anybody_analyses()
+        waited = time.monotonic() - self._began
+        if working is False:
+            self._tell(
+                "No analysis worker is running, so these jobs wait. They continue once one runs; `distildire doctor`, "
+                "where the service runs, says what is wrong."
+            )
+        elif working is None and waited >= _UNTOLD_SECONDS:
+            self._tell(
+                f"No job has begun in {waited:.0f} s, and this API does not tell whether an analysis worker is "
+                "running. `distildire doctor`, where the service runs, does."
+            )
+
+    def _tell(self, words: str) -> None:
+        self._said = True
+        self._say(words)
+
+
+def _print_documents(submission: Submission) -> None:
+    for document in submission.documents():
+        print_json(document)
+
+
+def _tell_after_stop(submission: Submission, files: Sequence[Path], data_dir: Path) -> None:
+    """Say which images were not sent, which one may have been, and which jobs continue."""
+    if unsent := files[submission.tried :]:
+        was = "was" if len(unsent) == 1 else "were"
+        notes().print(
+            f"{len(unsent)} of {len(files)} images {was} not accepted. If {readable(unsent[0])} was on its way, it may "
+            "be accepted yet.",
+            markup=False,
+        )
+    tell_unfinished([(job.id, path) for path, job in submission.unfinished()], data_dir)

@@ -11,9 +11,11 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
+from deploy.groups import SuggestingGroup
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
 from shared.jobs import DEFAULT, POLICY_NAME
+from shared.presenter import timestamp
 from shared.tenants import change_tenant, list_tenants
 from shared.workers import policy_is_served
 
@@ -42,7 +44,7 @@ class _Policy(click.ParamType[str]):
         return str(value)
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """List tenants, set their limits and policies. `distildire keys create` makes a tenant with its first key."""
 
@@ -61,7 +63,7 @@ def list_all(as_json: bool, data_dir: Path) -> None:
                 "max_open_jobs": tenant.max_open_jobs,
                 "retention_days": tenant.retention_days,
                 "policy": tenant.policy,
-                "created": f"{tenant.created_at:%Y-%m-%d %H:%M}",
+                "created": timestamp(tenant.created_at),
             }
             for tenant, open_jobs in list_tenants(session)
         ]
@@ -70,9 +72,14 @@ def list_all(as_json: bool, data_dir: Path) -> None:
 
 @command.command("set")
 @click.argument("name")
-@click.option("--max-open-jobs", type=_Limit(), help="The most jobs that may wait or run.")
-@click.option("--retention-days", type=_Limit(), help="Jobs that ended so long ago are deleted with all their bytes.")
-@click.option("--policy", type=_Policy(), help="Calls the verdicts of jobs that name no policy.")
+@click.option("--max-open-jobs", type=_Limit(), metavar=_Limit.name, help="The most jobs that may wait or run.")
+@click.option(
+    "--retention-days",
+    type=_Limit(),
+    metavar=_Limit.name,
+    help="Days after which an ended job is deleted with all its bytes.",
+)
+@click.option("--policy", type=_Policy(), metavar=_Policy.name, help="Calls the verdicts of jobs that name no policy.")
 @data_dir_option
 def set_all(
     name: str,

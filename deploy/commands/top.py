@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,12 +15,13 @@ from rich.table import Table
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
+from deploy.streams import print_json
 from deploy.terminal import output
 from shared.database import Database
 from shared.errors import DatabaseUnavailableError
 from shared.overview import overview
 from shared.presenter import present_worker
-from shared.workers import list_workers
+from shared.workers import Role, list_workers
 
 _EVERY_SECONDS = 1.0
 #: A worker says every second that it lives.
@@ -42,7 +42,7 @@ def command(once: bool, as_json: bool, data_dir: Path) -> None:
     url = server_settings(data_dir).database_url.get_secret_value()
     with closing(Database(url, pool_size=1)) as database:
         if as_json:
-            click.echo(json.dumps(look(database), ensure_ascii=False))
+            print_json(look(database))
         elif once or not console.is_terminal:
             console.print(view(look(database)))
         else:
@@ -92,8 +92,19 @@ def view(moment: dict[str, Any]) -> RenderableType:
         f"          [dim]in five minutes: {ended or 'none ended'}[/]",
         f"[bold]Webhooks[/]  {webhooks['pending']} pending, {webhooks['due']} of them due",
     ]
-    workers = _workers(moment["workers"]) if moment["workers"] else "[yellow]No worker is there.[/]"
-    return Group(*lines, "", workers)
+    lines += [f"[bold yellow]{words}[/]" for words in _nobody(moment["workers"])]
+    return Group(*lines, "", _workers(moment["workers"]) if moment["workers"] else "")
+
+
+def _nobody(workers: list[dict[str, Any]]) -> list[str]:
+    """Say what nobody does that must be done for jobs to end, and for webhooks to be sent."""
+    living = {worker["role"] for worker in workers if worker["silent_seconds"] <= _GONE_SECONDS}
+    losses = {Role.ANALYSIS: "jobs wait", Role.WEBHOOKS: "webhooks wait"}
+    return [
+        f"No {role} worker is running: {loss}. `distildire doctor` says what to do."
+        for role, loss in losses.items()
+        if role not in living
+    ]
 
 
 def _workers(workers: list[dict[str, Any]]) -> Table:
@@ -123,6 +134,7 @@ def _heard(seconds: float) -> str:
 
 def _span(seconds: float) -> str:
     """Write a time as one reads it: 4 s, 12 min, 3.5 h."""
+    seconds = max(seconds, 0.0)  # by two clocks it may be less
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"

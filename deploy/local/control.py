@@ -17,6 +17,7 @@ from deploy.local.ledger import DataDirInUseError, FileLock, Ledger
 from deploy.local.processes import StackError
 from deploy.local.stack import Report
 from deploy.local.supervisor import Supervisor, SupervisorState, read_state, write_request
+from shared.environment import with_settings
 
 _LOOK_SECONDS = 0.1
 _OWNER_SECONDS = 5  # from taking the data directory to saying who took it
@@ -110,7 +111,15 @@ def _start_supervisor(data_dir: Path, port: int | None, request: str, report: Re
     logs.mkdir(exist_ok=True)
     command = [sys.executable, "-P", "-m", "deploy.local.supervisor", str(data_dir.resolve()), str(port or 0), request]
     with (logs / "supervisor.log").open("ab") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=with_settings(os.environ),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         _follow(data_dir, request, lambda: process.poll() is None, report)
     except StackError:

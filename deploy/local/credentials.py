@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-_FILE = "credentials.json"
+from deploy.local.processes import StackError
+from deploy.local.state_files import read_if_whole, write_private
+
+_FILE, _COPY = "credentials.json", "credentials.copy.json"
 _HOST = "127.0.0.1"
 SERVERS = ("postgres", "valkey", "s3")
+
+#: Told in a sentence what was found damaged, and what was done about it.
+Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,48 @@ class Credentials:
     secret_key: str  # DISTILDIRE_SECRET_KEY of the processes
 
 
-def load_credentials(data_dir: Path) -> Credentials:
-    """Read the credentials of `data_dir`; make and keep them the first time."""
-    path = data_dir / _FILE
-    kept = json.loads(path.read_text()) if path.exists() else {}
+def load_credentials(data_dir: Path, notice: Notice = lambda _: None) -> Credentials:
+    """Read the credentials of `data_dir`; make and keep them the first time. `notice` is told what was damaged.
+
+    Raises:
+        StackError: they are lost, and with them the way to the data that is there.
+    """
+    kept = _kept(data_dir, notice)
     credentials = replace(_new(), **kept)
-    if kept != asdict(credentials):  # also where an older release made the file, which knew fewer
-        _keep(credentials, path)
+    for name in (_FILE, _COPY):
+        if _read(data_dir / name) != asdict(credentials):  # an older release knew fewer, and kept no copy
+            _keep(credentials, data_dir / name)
     return credentials
+
+
+def _kept(data_dir: Path, notice: Notice) -> dict[str, Any]:
+    """What the file says, or its copy where it is damaged; nothing where there is no stack yet."""
+    if (found := _read(data_dir / _FILE)) is not None:
+        return found
+    if (found := _read(data_dir / _COPY)) is not None:
+        notice(f"{_FILE} was damaged or gone; it is written anew from its copy.")
+        return found
+    if (data_dir / _FILE).exists() or (data_dir / "postgres").exists():
+        raise StackError(
+            f"{data_dir / _FILE} and its copy are damaged or gone. They hold the passwords and the key to the data "
+            f"beside them. Put one back from a backup; or move {data_dir} away, and `distildire up` begins anew."
+        )
+    return {}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return read_if_whole(path, _fields)
+
+
+def _fields(content: Any) -> dict[str, Any]:
+    """What such a file says; raise `TypeError`, `KeyError` or `ValueError` for what it never says."""
+    given = replace(_new(), **content)
+    texts = [value for name, value in asdict(given).items() if name != "ports"]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError
+    if not all(isinstance(given.ports[server], int) for server in SERVERS):
+        raise ValueError
+    return dict(content)
 
 
 def _new() -> Credentials:
@@ -55,22 +95,13 @@ def _new() -> Credentials:
 def move_port(credentials: Credentials, server: str, data_dir: Path) -> Credentials:
     """Return, and keep in `data_dir`, these credentials with a new free port for `server`."""
     moved = replace(credentials, ports={**credentials.ports, server: free_ports(1)[0]})
-    _keep(moved, data_dir / _FILE)
+    for name in (_FILE, _COPY):
+        _keep(moved, data_dir / name)
     return moved
 
 
 def _keep(credentials: Credentials, path: Path) -> None:
     write_private(path, json.dumps(asdict(credentials), indent=2) + "\n")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all, readable by its owner alone (mode 0600)."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
 
 
 def free_ports(count: int) -> Sequence[int]:

@@ -9,7 +9,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from shared.procfs import boot_id, start_ticks
 
@@ -56,6 +56,14 @@ class ProcessIdentity:
         else:
             signal.pidfd_send_signal(handle, signal.SIGKILL)
         _ended(handle, seconds=10)
+
+
+def identity_of(fields: Any) -> ProcessIdentity:
+    """Return the identity that a file tells; raise `TypeError`, `KeyError` or `ValueError` for what is none."""
+    pid, started = fields["pid"], fields["started"]
+    if not (isinstance(pid, int) and pid > 0 and isinstance(started, str)):
+        raise ValueError
+    return ProcessIdentity(pid, started)
 
 
 def _ended(handle: int, seconds: float) -> bool:

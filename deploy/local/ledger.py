@@ -6,13 +6,15 @@ import fcntl
 import json
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from deploy.local.credentials import write_private
-from deploy.local.identity import ProcessIdentity
+from deploy.local.identity import ProcessIdentity, identity_of
 from deploy.local.processes import StackError
+from deploy.local.state_files import read_damageable, read_if_whole, write_private
+from shared.procfs import lock_holder
 
 _LEDGER = "processes.json"
 _LEFTOVER_SECONDS = 15  # processes whose parent was killed are ending by themselves; this is how long they may take
@@ -29,20 +31,22 @@ class Ledger:
         self._path = data_dir / _LEDGER
 
     def read(self) -> dict[str, ProcessIdentity]:
-        """All that was recorded and not forgotten; each may have ended since."""
-        if not self._path.exists():
-            return {}
-        return {name: ProcessIdentity(**fields) for name, fields in json.loads(self._path.read_text()).items()}
+        """All that was recorded and not forgotten; each may have ended since. Nothing where the file is damaged."""
+        return read_if_whole(self._path, identities) or {}
+
+    def read_strictly(self) -> dict[str, ProcessIdentity]:
+        """Return the same; raise `DamagedError` where nobody can tell what was recorded."""
+        return read_damageable(self._path, identities) or {}
 
     def record(self, name: str, identity: ProcessIdentity) -> None:
         """Remember that `name` was started as `identity`."""
         others = {key: value for key, value in self.read().items() if key != name}
-        self._write(others | {name: identity})
+        self.write(others | {name: identity})
 
     def forget(self, name: str) -> None:
         """Forget `name`: it was stopped."""
         with suppress(OSError):  # on a full disk it stays: who has ended is taken for nobody else
-            self._write({key: value for key, value in self.read().items() if key != name})
+            self.write({key: value for key, value in self.read().items() if key != name})
 
     def end_leftovers(self) -> list[str]:
         """End what an owner that was killed left running, last started first; return the names of those.
@@ -52,12 +56,18 @@ class Ledger:
         alive = {name: identity for name, identity in self.read().items() if identity.alive}
         for identity in reversed(alive.values()):
             identity.end(signal.SIGTERM, _LEFTOVER_SECONDS)
-        self._write({})
+        self.write({})
         return list(alive)
 
-    def _write(self, identities: dict[str, ProcessIdentity]) -> None:
-        content = {name: {"pid": each.pid, "started": each.started} for name, each in identities.items()}
+    def write(self, known: Mapping[str, ProcessIdentity]) -> None:
+        """Remember these, and no others."""
+        content = {name: {"pid": each.pid, "started": each.started} for name, each in known.items()}
         write_private(self._path, json.dumps(content, indent=2) + "\n")
+
+
+def identities(content: Any) -> dict[str, ProcessIdentity]:
+    """Return what such a file tells; raise for what is none as `identity_of` does."""
+    return {name: identity_of(fields) for name, fields in content.items()}
 
 
 class FileLock:
@@ -79,11 +89,20 @@ class FileLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             os.close(descriptor)
-            raise DataDirInUseError(f"{self._path.parent} is in use by another process.") from error
+            raise DataDirInUseError(self._who_has_it()) from error
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
+
+    def _who_has_it(self) -> str:
+        place = self._path.parent
+        pid = lock_holder(self._path)
+        if pid is None:
+            return f"{place} is in use by another process."
+        return (
+            f"{place} is in use by process {pid}. `distildire down` stops a stack; end anything else with `kill {pid}`."
+        )
 
     def release(self) -> None:
         """Let go; harmless when it is not held."""

@@ -13,8 +13,11 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import sql
 
-from deploy.local.credentials import Credentials, write_private
+from deploy.local.credentials import Credentials
 from deploy.local.processes import Program, StackError
+from deploy.local.state_files import sync_folder, write_private
+from shared.environment import plain
+from shared.procfs import start_ticks, working_in
 from shared.wall import API_ROLE, WORKER_ROLE
 
 USER = "app"
@@ -35,8 +38,9 @@ class PostgresServer:
 
     def prepare(self, credentials: Credentials) -> None:
         """Make the cluster if there is none yet, and see to it that it belongs to who will run it."""
-        if not self._cluster.exists():
+        if not self._cluster.exists() or not any(self._cluster.iterdir()):
             self._initialise(credentials.postgres_password)
+        self._overrule_pid_file()
         if os.geteuid() == 0:
             _give(self._cluster, self._owner)
 
@@ -70,6 +74,31 @@ class PostgresServer:
             connection.close()
         return True
 
+    def mend(self, obituary: str) -> str:  # noqa: ARG002  # Server's signature
+        """There is nothing of it that could be done without."""
+        return ""
+
+    def _overrule_pid_file(self) -> None:
+        """Remove a lock file that names a process of somebody else, or none: whoever owns the data directory is alone.
+
+        After a power cut another process may have the id in it by now, and PostgreSQL would not start beside that.
+        Where the process has ended, PostgreSQL removes the file by itself and looks for what it may have left.
+
+        Raises:
+            StackError: a server that this stack did not start runs on the cluster.
+        """
+        file = self._cluster / "postmaster.pid"
+        if not file.exists():
+            return
+        if running := working_in(self._cluster):
+            raise StackError(
+                f"PostgreSQL already runs in {self._cluster}, as process {min(running)}, which this stack did not "
+                f"start. End it with `kill -INT {min(running)}`."
+            )
+        pid = _first_number(file)
+        if pid is None or start_ticks(pid) is not None:
+            file.unlink()
+
     def _initialise(self, password: str) -> None:
         """Make the cluster beside its place and move it there whole: a kill meanwhile leaves nothing half made."""
         draft = self._cluster.with_name("postgres.new")
@@ -81,14 +110,22 @@ class PostgresServer:
             _give(draft, self._owner)
             _give(password_file, self._owner)
         command = [_binary("initdb"), "-D", str(draft), "-U", USER, "-A", "scram-sha-256"]
-        command += ["--pwfile", str(password_file), "-E", "UTF8", "--locale=C.UTF-8"]
+        command += ["--pwfile", str(password_file), "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions"]
         try:
-            done = subprocess.run([*self._prefix, *command], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*self._prefix, *command],
+                env=plain(os.environ),
+                capture_output=True,
+                text=True,
+                errors="backslashreplace",
+                check=False,
+            )
         finally:
             password_file.unlink()
         if done.returncode != 0:
             raise StackError(f"initdb could not make the database cluster:\n{done.stdout}{done.stderr}")
         draft.rename(self._cluster)
+        sync_folder(self._cluster.parent)
 
     @property
     def _owner(self) -> int:
@@ -134,6 +171,12 @@ def rootless_prefix() -> Sequence[str]:
         except FileNotFoundError:
             continue
     raise StackError("PostgreSQL does not run as root, and neither unshare nor setpriv works. Run as a normal user.")
+
+
+def _first_number(file: Path) -> int | None:
+    """The process id that a lock file begins with; None where it holds something else."""
+    line = file.read_bytes().partition(b"\n")[0]
+    return int(line) if line.isdigit() and len(line) < 10 else None
 
 
 def _give(path: Path, owner: int) -> None:

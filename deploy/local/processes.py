@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.identity import ProcessIdentity
+from shared.environment import plain
 from shared.errors import DistildireError
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -35,7 +36,7 @@ class Program:
     name: str
     command: Sequence[str]
     log: Path
-    environment: Mapping[str, str] = field(default_factory=dict)  # added to this process's own
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside the variables that any program may see
     prefix: Sequence[str] = ()  # what drops privileges; it must end by becoming the command (no fork)
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGTERM  # what the kernel sends if the parent is killed
@@ -59,7 +60,8 @@ class ChildProcess:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
                 [*program.prefix, *launch, *program.command],
-                env={**os.environ, **program.environment},
+                env={**plain(os.environ), **program.environment},
+                cwd="/",  # where nobody keeps modules, and no folder is held that its owner may want to remove
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

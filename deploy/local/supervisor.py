@@ -20,11 +20,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
-from deploy.local.credentials import write_private
-from deploy.local.identity import ProcessIdentity
+from deploy.local.identity import ProcessIdentity, identity_of
+from deploy.local.ledger import DataDirInUseError
 from deploy.local.stack import Report, Stack
+from deploy.local.state_files import read_if_whole, write_private
+from shared.environment import hide_from_libraries
 from shared.errors import DistildireError
 
 _STATE, _REQUEST = "supervisor.json", "request"
@@ -48,9 +50,16 @@ class SupervisorState:
 
 
 def read_state(data_dir: Path) -> SupervisorState | None:
-    """Return what the supervisor of `data_dir`, living or not, said last; None where there never was one."""
-    path = data_dir / _STATE
-    return SupervisorState(**json.loads(path.read_text())) if path.exists() else None
+    """Return what the supervisor of `data_dir`, living or not, said last; None where there is nothing to be read."""
+    return read_if_whole(data_dir / _STATE, _state)
+
+
+def _state(content: Any) -> SupervisorState:
+    identity_of(content)
+    state = SupervisorState(**content)
+    if not isinstance(state.steps, dict):
+        raise TypeError
+    return state
 
 
 def write_request(data_dir: Path, request: str) -> None:
@@ -83,9 +92,10 @@ class Supervisor:
             DataDirInUseError: the stack has another owner; it was left alone.
             DistildireError: the stack did not come up; all of it was stopped.
         """
-        self._stack.claim()
+        self._state.request = request
         self._listen()
         try:
+            self._stack.claim()
             self._serve(request)
             ready("stack", "ready")
             while True:
@@ -98,8 +108,13 @@ class Supervisor:
         except StopRequested:
             self._enter("stopping")
             self._report("stack", "stopping")
+        except DataDirInUseError:
+            raise  # what its owner has written stays
         except DistildireError as error:
             self._enter("failed", error.message)
+            raise
+        except Exception as error:
+            self._enter("failed", f"{type(error).__name__}: {error}\n{self._data_dir}/logs/supervisor.log has more.")
             raise
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
@@ -107,14 +122,15 @@ class Supervisor:
             self._stack.stop()
 
     def _serve(self, request: str) -> None:
-        self._state.request, self._state.steps = request, {}
+        self._state.request = request
         self._enter("starting")
         self._stack.ensure()
         self._enter("ready")
 
     def _serve_again(self) -> None:
+        self._state.steps = {}
         try:
-            self._serve((self._data_dir / _REQUEST).read_text())
+            self._serve((self._data_dir / _REQUEST).read_text(errors="replace"))
         except DistildireError as error:  # what runs goes on running
             self._enter("failed", error.message)
             self._report("stack", error.message)
@@ -157,6 +173,7 @@ def main(data_dir: str, port: str, request: str) -> int:
             sys.stderr.write(f"{part}: {status}\n")
             sys.stderr.flush()
 
+    hide_from_libraries()
     try:
         Supervisor(Path(data_dir), int(port) or None, log).run(request, log)
     except DistildireError as error:

@@ -21,19 +21,24 @@ def test_the_model_that_ships_judges_by_the_policy_that_ships(tmp_path: Path):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISTILDIRE_")}
     command = [sys.executable, "-m", "deploy.cli", "demo", "--samples", str(samples)]
 
-    done = subprocess.run(
+    told, up = [], []
+    with subprocess.Popen(
         [*command, "--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "pictures")],
-        env={**inherited, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        env={**inherited, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=240,
-        check=False,
-    )
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            told.append(line)
+            up.append((tmp_path / "data/stack.json").exists())
+    stdout = "".join(told)
 
-    assert done.returncode == 0, done.stderr
-    assert "rocket.jpg: " in done.stdout
+    assert demo.returncode == 0
+    assert any(line.startswith("rocket.jpg: ") for line in told)
+    assert all(up), "all was said before the stack began to stop"
     (policy,) = map(read_policy, list_policies(find_card("DISTILDIRE-DEMO", None)))
     measured = f"{policy.evidence.measured_fpr:.2%} of {policy.evidence.real_groups} photographs FAKE"
-    assert f"When the policy {policy.name} was made, it called {measured}" in done.stdout
-    assert "No policy was chosen" not in done.stdout
+    assert f"When the policy {policy.name} was made, it called {measured}" in stdout
+    assert "No policy was chosen" not in stdout
     assert running_stack(tmp_path / "data") is None

@@ -11,6 +11,8 @@ from redis.exceptions import ResponseError
 from tests.bad_images import photograph, saved
 from tests.processes.worker_processes import Workplace, wait_until
 
+pytestmark = pytest.mark.slow
+
 PHOTOGRAPH = saved(photograph(), "JPEG")
 
 

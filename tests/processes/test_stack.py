@@ -252,6 +252,37 @@ def test_a_full_disk_ends_nothing_that_runs(stack: Stack):
     assert {name for name in _NAMES if after["pids"][name] != before["pids"][name]} == {"beat"}
 
 
+def test_a_stack_comes_up_again_whatever_a_power_cut_left(stack: Stack):
+    document, owner = stack.document(), read_state(stack.data_dir)
+    assert owner is not None
+    processes = [owner.identity, *stack.processes()]
+    for identity in processes:
+        os.kill(identity.pid, signal.SIGKILL)
+    _await(lambda: not any(identity.alive for identity in processes))
+    for name, content in (
+        ("processes.json", b""),
+        ("supervisor.json", b"\0" * 300),
+        ("stack.json", b'{"api_url": "http://127.0'),
+        ("credentials.json", b""),
+        ("api.port", b"nonsense"),
+        ("postgres/postmaster.pid", f"{os.getpid()}\n".encode()),  # a living stranger's
+    ):
+        (stack.data_dir / name).write_bytes(content)
+    (log,) = stack.data_dir.glob("valkey/appendonlydir/*.incr.aof")
+    log.write_bytes(log.read_bytes() + b"\0" * 64)
+
+    for command in ("doctor", "submit", "down"):
+        done = stack.run(command, *([str(stack.image)] if command == "submit" else []))
+        assert "Traceback" not in done.stderr, done.stderr
+    done = stack.run("up", "--detach", "--port", str(stack.port))
+
+    assert done.returncode == 0, done.stderr
+    for told in ("supervisor.json was", "api.port was", "credentials.json was", "Valkey could not read its data"):
+        assert told in done.stderr
+    assert {**stack.document(), "pids": None} == {**document, "pids": None}
+    assert stack.run("submit", "--wait", str(stack.image)).returncode == 0
+
+
 def test_up_on_another_port_is_refused_while_the_stack_runs(stack: Stack):
     done = stack.run("up", "--detach", "--port", "1")
     assert done.returncode == 1

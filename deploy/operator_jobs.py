@@ -1,0 +1,78 @@
+"""What the operator does with all tenants' jobs: lists those that are open or dead, and runs dead ones again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import click
+
+from deploy.connection import server_settings
+from deploy.records import open_database, show_rows
+from deploy.terminal import notes
+from shared.admission import FullError
+from shared.database import Database
+from shared.errors import ObjectMissingError
+from shared.intake import Intake, UnknownPolicyError
+from shared.jobs import JobState
+from shared.listing import TenantsJob, find_jobs, list_dead, list_open
+from shared.object_store import ObjectStore
+from shared.presenter import timestamp
+from shared.settings import Settings
+
+#: The most jobs that one command shows, or runs again.
+MOST = 1_000
+
+
+def show(data_dir: Path, limit: int, *, dead: bool, as_json: bool) -> None:
+    """Print open jobs, or dead ones."""
+    with open_database(server_settings(data_dir)) as database, database.begin() as session:
+        found = (list_dead if dead else list_open)(session, limit)
+    rows = [
+        {
+            "id": str(job.id),
+            "tenant": tenant,
+            "status": job.state,
+            "error": job.error_code,
+            "attempt": job.attempt,
+            "created": timestamp(job.created_at),
+            "finished": timestamp(job.finished_at),
+        }
+        for job, tenant in found
+    ]
+    show_rows(("id", "tenant", "status", "error", "attempt", "created", "finished"), rows, as_json=as_json)
+
+
+def replay(data_dir: Path, job_ids: Sequence[UUID], *, all_dead: bool) -> bool:
+    """Run jobs again, and print the id of each new one; return whether all could be."""
+    settings = server_settings(data_dir)
+    with open_database(settings) as database:
+        with database.begin() as session:
+            found = list_dead(session, MOST) if all_dead else find_jobs(session, job_ids)
+        replayed = _replay_each(found, settings, database)
+    missing = {*job_ids} - {job.id for job, _ in found}
+    for job_id in missing:
+        notes().print(f"{job_id}: there is no such job.")
+    return replayed == len(found) and not missing
+
+
+def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Database) -> int:
+    """Replay what can be; say why what cannot be is not. Return how many were."""
+    intake, replayed = Intake(database, ObjectStore(settings), settings), 0
+    for job, _ in found:
+        if not JobState(job.state).replayable:
+            notes().print(f"{job.id}: it is {job.state}; only what failed or expired is replayed.")
+        elif job.model not in (None, settings.model):
+            notes().print(f"{job.id}: it asks for the model {job.model}, which is not served here.")
+        else:
+            try:
+                click.echo(intake.replay(job, priority=job.priority).id)
+                replayed += 1
+            except ObjectMissingError:
+                notes().print(f"{job.id}: its image is no longer in the store.")
+            except UnknownPolicyError:
+                notes().print(f"{job.id}: it asks for the policy {job.policy}, which the workers do not have.")
+            except FullError as full:
+                notes().print(f"{job.id}: {full.message} A part should have ended in {full.retry_after} s.")
+    return replayed

@@ -1,0 +1,254 @@
+"""What `distildire doctor` asks the servers, and what is to be done where they answer otherwise than they should.
+
+What cannot be looked at because PostgreSQL is away says so, in the place of a remedy that would lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from deploy.findings import Finding
+from deploy.local.document import StackDocument
+from migrations.upgrade import is_current
+from shared.crypto import SecretKeyChangedError, Vault
+from shared.database import Database, reason
+from shared.errors import DatabaseUnavailableError, DistildireError
+from shared.keys import authenticate
+from shared.object_store import ObjectStore, job_prefix
+from shared.overview import newest_jobs, oldest_snapshot
+from shared.settings import Settings, unknown_settings
+from shared.tables import WebhookEndpoint, Worker
+from shared.tally import oldest_waiting_seconds, totals
+from shared.wall import API_ROLE, WORKER_ROLE
+from shared.workers import Role, WorkerState
+
+_STUCK_SECONDS = 10  # an idle worker looks for jobs every 2 seconds
+#: A worker beats every second; one that was not heard of for so long does nothing.
+_LIVING_SECONDS = 10
+_OLD_SNAPSHOT_SECONDS = 300
+#: Which of the roles somebody is connected as, or as a login of theirs.
+_CONNECTED = text("""
+    SELECT DISTINCT role.rolname
+    FROM pg_roles role JOIN pg_stat_activity client ON pg_has_role(client.usesysid, role.oid, 'member')
+    WHERE role.rolname = ANY(:roles) AND client.datname = current_database()
+      AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = client.usesysid) ORDER BY 1
+""")
+#: So many of the newest are looked at, of each kind.
+_SAMPLE = 10
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The servers that are asked, and whose they are."""
+
+    settings: Settings
+    stack: StackDocument | None
+    """The stack of this machine where they are its own."""
+    data_dir: Path
+
+    @property
+    def up(self) -> str:
+        """What starts what is missing of the stack of this machine."""
+        return f"`distildire up --data-dir {shlex.quote(str(self.data_dir))}`"
+
+    def remedy(self, server: str, log: str, setting: str) -> str:
+        """What to do where a server does not answer."""
+        if self.stack is not None:
+            return f"{self.up} starts it again; {self.data_dir}/logs/{log} says why it ended"
+        return f"start {server}, or correct {setting}"
+
+
+def ask(servers: Servers) -> Iterator[Finding]:
+    """Ask each server; what is in the database only where that answers."""
+    for name, meant in unknown_settings().items():
+        said = f"there is no such setting{f'; {meant} is one' if meant else ''}"
+        yield Finding(name, said, "correct the name, or leave it out", optional=True)
+    with closing(Database(servers.settings.database_url.get_secret_value(), pool_size=1)) as database:
+        reached = _postgres(servers, database)
+        yield reached
+        if reached.faulty:
+            away = "cannot be looked at while PostgreSQL does not answer"
+            yield Finding("schema, queue, workers, secret key, images", away, "start PostgreSQL first", optional=True)
+        else:
+            yield from _database(servers, database)
+    yield _redis(servers)
+    yield _store(servers)
+
+
+def _postgres(servers: Servers, database: Database) -> Finding:
+    try:
+        database.ping()
+    except DatabaseUnavailableError as error:
+        found = reason(error.__cause__) if isinstance(error.__cause__, DBAPIError) else error.message
+        remedy = servers.remedy("PostgreSQL", "postgres.log", "DISTILDIRE_DATABASE_URL")
+        return Finding("PostgreSQL", found, remedy)
+    return Finding("PostgreSQL", "answers")
+
+
+def _database(servers: Servers, database: Database) -> Iterator[Finding]:
+    schema = _schema(servers)
+    yield schema
+    if schema.faulty:
+        yield Finding("queue, workers, secret key, images", "cannot be looked at", "upgrade it first", optional=True)
+        return
+    for check in (_isolation, _workers, _queue, _snapshots, _secret_key, _images):
+        try:
+            yield check(servers, database)
+        except (DistildireError, SQLAlchemyError) as error:
+            subject = check.__name__.strip("_").replace("_", " ")
+            yield Finding(subject, f"cannot be looked at ({type(error).__name__})", "run `distildire doctor` again")
+
+
+def _schema(servers: Servers) -> Finding:
+    try:
+        current = is_current(servers.settings.database_url.get_secret_value())
+    except DistildireError as error:
+        return Finding("database schema", error.message, "run `distildire doctor` again")
+    if current:
+        return Finding("database schema", "is at the newest revision")
+    return Finding("database schema", "is not at the newest revision", "run `distildire db upgrade`")
+
+
+def _isolation(_servers: Servers, database: Database) -> Finding:
+    """Whether PostgreSQL itself keeps tenants apart: what connects as owner sees all of them."""
+    subject = "wall between tenants"
+    with database.begin() as session:
+        guarded = session.scalar(text("SELECT row_security_active('jobs')"))
+        found = session.scalars(_CONNECTED, {"roles": [API_ROLE, WORKER_ROLE]}).all()
+    if guarded or found:
+        return Finding(subject, "PostgreSQL keeps it for " + ", ".join(found or ["this login"]))
+    return Finding(subject, "no process uses it", "`distildire db roles`, as docs/security.md says", optional=True)
+
+
+def _workers(servers: Servers, database: Database) -> Finding:
+    """Tell of roles that nobody fills; only a job that waits makes that a fault."""
+    with database.begin() as session:
+        living = session.execute(
+            select(Worker.role, func.count())
+            .where(Worker.state != WorkerState.STARTING)
+            .where(Worker.heartbeat_at > func.now() - text(f"interval '{_LIVING_SECONDS} seconds'"))
+            .group_by(Worker.role)
+        )
+        counts = {str(role): int(count) for role, count in living}
+        waiting = totals(session).jobs_waiting
+    told = ", ".join(f"{counts.get(role, 0)} {role}" for role in (Role.ANALYSIS, Role.WEBHOOKS, Role.BEAT))
+    missing = [role for role in (Role.ANALYSIS, Role.WEBHOOKS) if not counts.get(role)]
+    if not missing:
+        return Finding("workers", told)
+    nobody = f"no {' and no '.join(missing)} worker runs ({told}); {waiting} jobs wait"
+    return Finding("workers", nobody, _start_workers(servers), optional=not waiting)
+
+
+def _start_workers(servers: Servers) -> str:
+    if servers.stack is not None:
+        return f"{servers.up} starts what is missing; the logs are in {servers.data_dir}/logs/"
+    return "start them, or look into their logs: docs/operations.md"
+
+
+def _queue(_servers: Servers, database: Database) -> Finding:
+    """Tell of a job that nobody takes although workers may seem to run, as one that hangs does."""
+    with database.begin() as session:
+        now, seconds = totals(session), oldest_waiting_seconds(session) or 0
+    if now.jobs_waiting and not now.jobs_running and seconds > _STUCK_SECONDS:
+        found = f"no job runs, and of {now.jobs_waiting} that wait the oldest has done so for {seconds:.0f} s"
+        return Finding("queue", found, "look into the analysis worker's log: docs/operations.md")
+    return Finding("queue", f"{now.jobs_waiting} jobs wait, {now.jobs_running} run")
+
+
+def _snapshots(_servers: Servers, database: Database) -> Finding:
+    """Whether a transaction keeps PostgreSQL from removing what has gone: every table and index grows meanwhile."""
+    with database.begin() as session:
+        held = oldest_snapshot(session)
+    if held is None or held.seconds < _OLD_SNAPSHOT_SECONDS:
+        return Finding("old snapshots", "none is held")
+    holder = f"{held.application or 'a client without a name'} (process {held.pid})" if held.pid else held.application
+    end = f"`SELECT pg_terminate_backend({held.pid})`" if held.pid else "`COMMIT PREPARED` or `ROLLBACK PREPARED`"
+    found = f"{holder} has held one for {held.seconds / 60:.0f} min, and tables grow until it ends"
+    return Finding("old snapshots", found, f"wait for it if it is a dump, else end it: {end}", optional=True)
+
+
+def _secret_key(servers: Servers, database: Database) -> Finding:
+    """Whether the secret key is the one that this database was written with, as after it was restored."""
+    vault = Vault(servers.settings.secret_key.get_secret_value())
+    key = servers.stack.api_key if servers.stack else os.environ.get("DISTILDIRE_API_KEY")
+    with database.begin() as session:
+        newest = select(WebhookEndpoint.secret_encrypted).order_by(WebhookEndpoint.created_at.desc()).limit(_SAMPLE)
+        secrets = session.scalars(newest).all()
+        known = authenticate(session, vault, key) is not None if key else None
+    unread = sum(not _reads(vault, secret) for secret in secrets)
+    remedy = (
+        "put back the DISTILDIRE_SECRET_KEY that the database was written with; with another one every API key and "
+        "webhook endpoint must be made anew"
+    )
+    if unread:
+        return Finding("secret key", f"reads none of {unread} webhook secrets, of {len(secrets)} looked at", remedy)
+    if known is False:
+        return Finding("secret key", "does not open the API key that is known here", remedy)
+    if secrets or known:
+        return Finding("secret key", "is the one that the database was written with")
+    told = "cannot be told from another: there is no webhook endpoint, and no API key is known here"
+    return Finding(
+        "secret key", told, "set DISTILDIRE_API_KEY to a key of this installation, and ask again", optional=True
+    )
+
+
+def _reads(vault: Vault, secret: bytes) -> bool:
+    try:
+        vault.decrypt(secret)
+    except SecretKeyChangedError:
+        return False
+    return True
+
+
+def _images(servers: Servers, database: Database) -> Finding:
+    """Whether the store has the images of the jobs that the database has, as after one of both was restored."""
+    with database.begin() as session:
+        newest = newest_jobs(session, _SAMPLE)
+    store = ObjectStore(servers.settings)
+    try:
+        missing = sum(not store.keys(job_prefix(tenant, job)) for tenant, job in newest)
+    except DistildireError:
+        return Finding(
+            "images",
+            "cannot be looked at while the store does not answer",
+            "start the store first",
+            optional=True,
+        )
+    if missing:
+        found = f"{missing} of {len(newest)} recent jobs have nothing in the bucket {servers.settings.s3_bucket}"
+        return Finding(
+            "images", found, "restore the bucket that belongs to this database, or correct DISTILDIRE_S3_BUCKET"
+        )
+    return Finding(
+        "images", f"of {len(newest)} recent jobs, all have theirs in the store" if newest else "there are none yet"
+    )
+
+
+def _redis(servers: Servers) -> Finding:
+    url = servers.settings.redis_url.get_secret_value()
+    try:
+        with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
+            client.ping()
+    except redis.RedisError as error:
+        remedy = servers.remedy("Redis", "valkey.log", "DISTILDIRE_REDIS_URL")
+        return Finding("Redis", f"does not answer ({type(error).__name__})", remedy)
+    return Finding("Redis", "answers")
+
+
+def _store(servers: Servers) -> Finding:
+    try:
+        ObjectStore(servers.settings).ping()
+    except DistildireError as error:
+        return Finding(
+            "S3 store", error.message, servers.remedy("the store and make its bucket", "s3.log", "DISTILDIRE_S3_*")
+        )
+    return Finding("S3 store", f"answers, with bucket {servers.settings.s3_bucket}")
