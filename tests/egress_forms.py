@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.addresses import IPAddress
 
@@ -64,6 +64,14 @@ class Names:
         return [ip_address(text) for text in (found.pop(0) if len(found) > 1 else found[0])]
 
 
+class _Ends(NamedTuple):
+    """What tells a connection from all others: one port of a caller may serve several at once."""
+
+    address: str
+    port: int
+    callers_port: int
+
+
 class Everybody:
     """Listens on every address of this machine, and notes which of them was connected to."""
 
@@ -75,7 +83,7 @@ class Everybody:
         for family, host, port in ((socket.AF_INET6, "::", self.port), *_WELL_KNOWN):
             with contextlib.suppress(OSError):  # no IPv6 here, or another's port
                 self._listeners.append(socket.create_server((host, port), family=family, backlog=64))
-        self._accepted: list[tuple[str, int]] = []
+        self._accepted: list[_Ends] = []
         self._threads = [
             threading.Thread(target=self._accept, args=(listener,), daemon=True) for listener in self._listeners
         ]
@@ -89,11 +97,11 @@ class Everybody:
         """
         own = {self._knock(listener) for listener in self._listeners}
         deadline = time.monotonic() + 10
-        while not own <= {port for _, port in self._accepted}:
+        while not own <= {*self._accepted}:
             assert time.monotonic() < deadline, "a listener does not listen"
             time.sleep(0.005)
         accepted, self._accepted = self._accepted, []
-        return [address for address, port in accepted if port not in own]
+        return [each.address for each in accepted if each not in own]
 
     def close(self) -> None:
         for listener in self._listeners:
@@ -107,15 +115,14 @@ class Everybody:
         with contextlib.suppress(OSError):
             while True:
                 connection, caller = listener.accept()
-                self._accepted.append((connection.getsockname()[0], caller[1]))
-                connection.close()
+                with connection:
+                    self._accepted.append(_Ends(*connection.getsockname()[:2], caller[1]))
 
     @staticmethod
-    def _knock(listener: socket.socket) -> int:
+    def _knock(listener: socket.socket) -> _Ends:
         host = "127.0.0.1" if listener.family == socket.AF_INET else "::1"
         with socket.create_connection((host, listener.getsockname()[1]), timeout=10) as connection:
-            port: int = connection.getsockname()[1]
-            return port
+            return _Ends(*connection.getpeername()[:2], connection.getsockname()[1])
 
 
 _WELL_KNOWN = tuple(

@@ -38,7 +38,9 @@ def profile_is_srgb(profile: bytes) -> bool:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        transform = ImageCms.buildTransform(source, _SRGB, swatches.mode, "RGB", intent)
+        # Optimising a transform takes longer than converting these few colours.
+        flags = ImageCms.Flags.NOOPTIMIZE
+        transform = ImageCms.buildTransform(source, _SRGB, swatches.mode, "RGB", intent, flags)
         shown = ImageCms.applyTransform(swatches, transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return False
