@@ -20,7 +20,7 @@ from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, SessionTransaction
 
 from shared.errors import DatabaseUnavailableError
 from shared.wall import SHOW_TENANT
@@ -79,7 +79,6 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=_CONNECT_SECONDS,
-            pool_pre_ping=True,  # a restarted server then costs a reconnect, not a failed request
             connect_args={
                 "connect_timeout": _CONNECT_SECONDS,
                 "keepalives_idle": 10,
@@ -107,7 +106,7 @@ class Database:
 
         """
         try:
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            with self._begun() as session, _transaction(session):
                 yield session
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError from error
@@ -115,6 +114,19 @@ class Database:
             if _is_outage(error):
                 raise DatabaseUnavailableError from error
             raise
+
+    def _begun(self) -> Session:
+        """Return a session whose transaction has begun: the server has answered.
+
+        A connection that has been closed meanwhile, as by a server that was restarted, takes those that wait in the
+        pool with it, and a new one is made: that costs a reconnect, not a failed request.
+        """
+        try:
+            return _begun(self.engine)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return _begun(self.engine)
 
     def ping(self) -> None:
         """Ask the server for anything; raise `DatabaseUnavailableError` where it does not answer."""
@@ -124,6 +136,23 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def _begun(engine: Engine) -> Session:
+    session = Session(engine, expire_on_commit=False)
+    try:
+        session.connection()
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _transaction(session: Session) -> SessionTransaction:
+    """Return the transaction that has begun: as a context, it commits at its end, or takes back what failed."""
+    begun = session.get_transaction()
+    assert begun is not None
+    return begun
 
 
 def _wait(connection: Psycopg2Connection) -> None:

@@ -45,7 +45,7 @@ OUT_OF_MEMORY = 80  # beyond those of <sysexits.h>
 
 _COULD_NOT_FORK = os.EX_OSERR << 8  # as a wait status
 _NO_CHILD = 0
-_OOM_SCORE, _FIRST_VICTIM = Path("/proc/self/oom_score_adj"), "1000"
+_OOM_SCORE, _FIRST_VICTIM = "/proc/self/oom_score_adj", b"1000"
 _JOB_FD = 3  # the first after the standard streams
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -158,7 +158,7 @@ class ForkServer:
         if os.getppid() != self._pid:  # the server died before the line above
             os._exit(os.EX_SOFTWARE)
         with suppress(OSError):  # a kernel that is out of memory should end this process, not the worker
-            _OOM_SCORE.write_text(_FIRST_VICTIM)
+            os.write(os.open(_OOM_SCORE, os.O_WRONLY), _FIRST_VICTIM)  # closed below, with all others
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(job_fd, _JOB_FD)

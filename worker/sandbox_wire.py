@@ -36,10 +36,12 @@ class Allowance:
     """
 
     def __init__(self, seconds: float, busy: Callable[[], float] = lambda: 0.0) -> None:
-        """`busy` returns for how many seconds the other side has computed, or wanted to, since it was asked last."""
+        """`busy` returns for how many seconds the other side has computed, or wanted to, since it was asked last.
+
+        What it did before this exchange makes no difference: no more is given back than was counted.
+        """
         self._seconds = self._left = seconds
         self._busy = busy
-        self._busy()
         self._counted_until = time.monotonic()
 
     def wait(self, sock: socket.socket, call: Callable[[], _T]) -> _T:
