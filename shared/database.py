@@ -20,7 +20,7 @@ from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session
 
 from shared.errors import DatabaseUnavailableError
 from shared.wall import SHOW_TENANT
@@ -106,8 +106,9 @@ class Database:
 
         """
         try:
-            with self._begun() as session, _transaction(session):
+            with self._begun() as session:  # which takes back what is not committed
                 yield session
+                session.commit()
         except PoolTimeoutError as error:
             raise DatabaseUnavailableError from error
         except DBAPIError as error:
@@ -122,11 +123,11 @@ class Database:
         pool with it, and a new one is made: that costs a reconnect, not a failed request.
         """
         try:
-            return _begun(self.engine)
+            return _open(self.engine)
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            return _begun(self.engine)
+            return _open(self.engine)
 
     def ping(self) -> None:
         """Ask the server for anything; raise `DatabaseUnavailableError` where it does not answer."""
@@ -138,7 +139,7 @@ class Database:
         self.engine.dispose()
 
 
-def _begun(engine: Engine) -> Session:
+def _open(engine: Engine) -> Session:
     session = Session(engine, expire_on_commit=False)
     try:
         session.connection()
@@ -146,13 +147,6 @@ def _begun(engine: Engine) -> Session:
         session.close()
         raise
     return session
-
-
-def _transaction(session: Session) -> SessionTransaction:
-    """Return the transaction that has begun: as a context, it commits at its end, or takes back what failed."""
-    begun = session.get_transaction()
-    assert begun is not None
-    return begun
 
 
 def _wait(connection: Psycopg2Connection) -> None:

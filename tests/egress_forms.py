@@ -116,13 +116,15 @@ class Everybody:
             while True:
                 connection, caller = listener.accept()
                 with connection:
-                    self._accepted.append(_Ends(*connection.getsockname()[:2], caller[1]))
+                    address, port = connection.getsockname()[:2]
+                    self._accepted.append(_Ends(address, port, caller[1]))
 
     @staticmethod
     def _knock(listener: socket.socket) -> _Ends:
         host = "127.0.0.1" if listener.family == socket.AF_INET else "::1"
         with socket.create_connection((host, listener.getsockname()[1]), timeout=10) as connection:
-            return _Ends(*connection.getpeername()[:2], connection.getsockname()[1])
+            address, port = connection.getpeername()[:2]
+            return _Ends(address, port, connection.getsockname()[1])
 
 
 _WELL_KNOWN = tuple(

@@ -34,7 +34,7 @@ class Reading:
     rows: int
     """Rows that were read from tables and indexes, those included that a condition then left out."""
     blocks: int
-    """Blocks of tables and indexes that were asked for, those of dead rows included; those within functions once for each level."""
+    """Blocks of tables and indexes that were asked for, those of dead rows included; within functions once a level."""
     whole_tables: frozenset[str]
     """Tables that were read from one end to the other."""
     statements: tuple[str, ...]

@@ -34,7 +34,7 @@ class Housekeeper:
         self._store = store
         self._retention_days = retention_days
         self._stopping = threading.Event()
-        self._chores: list[Chore] = [self._delete, self._close, *[self._erase] * _ERASERS, self._collect]
+        self._chores: list[Chore] = [self._delete, self._close, self._erase, self._collect]
 
     def stop(self) -> None:
         """Begin nothing more. Safe in a signal handler."""
@@ -42,33 +42,31 @@ class Housekeeper:
 
     def tidy(self) -> None:
         """Do what is due, round after round, until one finds nothing or it is told to stop."""
-        while not self._stopping.is_set() and self._round():
-            pass
+        # Mostly there is nothing, and one look at each chore costs less than a round's threads.
+        done = sum((self._repeat(chore, until=0.0) for chore in self._chores), Counter[str]())
+        while done:
+            _tell(done)
+            done = self._round()
 
-    def _round(self) -> bool:
-        """Do all chores beside each other, for some seconds at most; return whether one found something.
+    def _round(self) -> Counter[str]:
+        """Do all chores beside each other, for some seconds at most; return what was done.
 
-        Then there may be more: what one chore does is another's work.
+        Where something was there may be more: what one chore does is another's work.
         """
         until = time.monotonic() + _ROUND_SECONDS
-        with ThreadPoolExecutor(len(self._chores), thread_name_prefix="housekeeper") as pool:
-            working = [pool.submit(self._repeat, chore, until) for chore in self._chores]
-        done = sum((each.result() for each in working), Counter[str]())
-        found = bool(done)
-        del done["pages"]
-        if done:
-            #: Housekeeping worked: old jobs `deleted`, deleted jobs whose bytes were `erased`, webhooks `given_up` that
-            #: were too old or whose endpoint is disabled, those `purged` with a deleted endpoint, objects of no job
-            #: that were removed (`orphans_removed`) or that the store kept (`orphans_kept`).
-            _log.info("tidied", **done)
-        return found
+        chores = [*self._chores, *[self._erase] * (_ERASERS - 1)]
+        with ThreadPoolExecutor(len(chores), thread_name_prefix="housekeeper") as pool:
+            working = [pool.submit(self._repeat, chore, until) for chore in chores]
+        return sum((each.result() for each in working), Counter[str]())
 
     def _repeat(self, chore: Chore, until: float) -> Counter[str]:
-        """Do a chore until nothing is left or the time is over; return what was done."""
+        """Do a chore until nothing is left or the time is over, once at least; return what was done."""
         done: Counter[str] = Counter()
         try:
-            while not self._stopping.is_set() and time.monotonic() < until and (did := +chore()):
+            while not self._stopping.is_set() and (did := +chore()):
                 done += did
+                if time.monotonic() >= until:
+                    break
         except StoreUnavailableError as error:
             #: The object store does not answer, so no bytes are deleted until it does.
             _log.warning("housekeeping_waits", reason=error.message)
@@ -89,3 +87,11 @@ class Housekeeper:
             return Counter()
         # A page is work, whatever was on it: some servers list folders that are empty, and fill pages with them.
         return Counter(pages=1, orphans_removed=walked.removed, orphans_kept=walked.kept)
+
+
+def _tell(done: Counter[str]) -> None:
+    if told := {name: count for name, count in done.items() if name != "pages"}:
+        #: Housekeeping worked: old jobs `deleted`, deleted jobs whose bytes were `erased`, webhooks `given_up` that
+        #: were too old or whose endpoint is disabled, those `purged` with a deleted endpoint, objects of no job that
+        #: were removed (`orphans_removed`) or that the store kept (`orphans_kept`).
+        _log.info("tidied", **told)

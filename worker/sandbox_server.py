@@ -43,9 +43,8 @@ _DECODER_CODES = frozenset(
 )
 #: What the server needs of the worker's environment; the rest holds passwords.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
-#: A process with threads must not fork. And of glibc's memory all is kept until a child ends: to give arrays back to the
-#: kernel and have new pages filled with zeros for the next ones takes a third of a child's time there. Other C libraries
-#: ignore it.
+#: One thread, since a process with several must not fork. The MALLOC settings, which only glibc reads, let a child keep
+#: freed memory until it ends: to return each array to the kernel and get zeroed pages again took a third of its time.
 _SET_VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
