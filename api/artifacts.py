@@ -22,12 +22,12 @@ from api.problems import (
 )
 from api.resources import resources
 from api.schemas import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
-from shared.jobs import PICTURES, SOURCE, Artifact, JobState
-from shared.listing import JobRow
-from shared.object_store import LINK_LIFETIME
-from shared.pictures import Region, heatmap_png
+from shared.database.pagination import JobRow
+from shared.database.tables import Result
+from shared.domain import PICTURES, SOURCE, Artifact, JobState
+from shared.images.visualizations import Region, heatmap_png
 from shared.presenter import timestamp
-from shared.tables import Result
+from shared.storage.object_store import LINK_LIFETIME
 
 artifacts_blueprint = APIBlueprint("artifacts", __name__, url_prefix="/v1/jobs")
 

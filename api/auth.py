@@ -9,7 +9,7 @@ from flask import g, request
 
 from api.problems import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, ApiError
 from api.resources import resources
-from shared.keys import KEY_PREFIX, Caller, authenticate
+from shared.tenants.api_keys import KEY_PREFIX, Caller, authenticate
 
 #: Endpoints that show nothing of any tenant.
 PUBLIC = frozenset(

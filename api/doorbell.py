@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from shared.wakeups import Bell
+from shared.broker.wakeups import Bell
 
 #: While Redis is away each try takes seconds; what does not fit is dropped, since sweeps and idle workers look anyway.
 _CAPACITY = 256

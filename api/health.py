@@ -14,8 +14,8 @@ from sqlalchemy import text
 from api.openapi import answer
 from api.resources import Resources, resources
 from api.schemas import Alive, Readiness
-from shared.broker import ANALYSIS_QUEUE
-from shared.tables import Base
+from shared.broker.celery_app import ANALYSIS_QUEUE
+from shared.database.tables import Base
 
 health_blueprint = APIBlueprint("health", __name__)
 

@@ -12,8 +12,8 @@ import numpy as np
 from flask import Response
 from numpy.typing import NDArray
 
-from shared.pictures import DRAWN_FLAT, Region, heatmap_rows
-from shared.tables import Result
+from shared.database.tables import Result
+from shared.images.visualizations import DRAWN_FLAT, Region, heatmap_rows
 
 _DECIMALS = 4
 _STEPS = 10**_DECIMALS

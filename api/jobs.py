@@ -44,13 +44,13 @@ from api.problems import (
 from api.resources import resources
 from api.schemas import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
 from api.uploads import Upload, check_model, read_upload
-from shared import housekeeping, lifecycle
+from shared.database.pagination import JobRow, find_job, list_jobs
+from shared.database.tables import Job as JobTable
+from shared.domain import JobState, NewJob
 from shared.errors import DatabaseUnavailableError, StoreUnavailableError
-from shared.jobs import JobState, NewJob
-from shared.listing import JobRow, find_job, list_jobs
-from shared.object_store import source_key
+from shared.jobs import lifecycle, retention
 from shared.presenter import present_job
-from shared.tables import Job as JobTable
+from shared.storage.object_store import source_key
 
 jobs_blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs")
 
@@ -154,13 +154,13 @@ def delete(job_id: UUID) -> tuple[str, int]:
     """
     around = resources()
     with around.database.begin() as session:
-        job = housekeeping.delete_job(session, caller().tenant_id, job_id)
+        job = retention.delete_job(session, caller().tenant_id, job_id)
         if job is None:
             raise ApiError(NOT_FOUND)
         if not JobState(job.state).terminal:
             raise ApiError(JOB_NOT_ENDED, f"The job is {job.state}.")
     with suppress(StoreUnavailableError, DatabaseUnavailableError):  # the erasure is written down
-        housekeeping.erase(around.database, around.store, caller().tenant_id, job_id)
+        retention.erase(around.database, around.store, caller().tenant_id, job_id)
     return "", 204
 
 

@@ -14,13 +14,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from api.resources import resources
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.tables import Worker
+from shared.domain import JobState
 from shared.errors import DatabaseUnavailableError
-from shared.housekeeping import backlog
-from shared.jobs import JobState
-from shared.overview import oldest_snapshot, overview
-from shared.tables import Worker
-from shared.workers import Role, WorkerState, list_workers
+from shared.jobs.retention import backlog
+from shared.jobs.stats import oldest_snapshot, overview
+from shared.workers.registry import Role, WorkerState, list_workers
 
 #: The folder where the API's processes leave their numbers for each other; api/gunicorn_conf.py sets it.
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"

@@ -31,7 +31,7 @@ from api.schemas import (
     WebhookBody,
 )
 from api.uploads import IMAGE, METADATA_BYTES
-from shared.jobs import PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
+from shared.domain import PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
 
 _IDEMPOTENCY_PARAMETER = {
     "in": "header",

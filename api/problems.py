@@ -14,10 +14,10 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from api.metrics import count_refusal
-from shared.admission import FullError, ServiceFullError, TenantFullError
 from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissingError, StoreUnavailableError
-from shared.idempotency import KeyReusedError
-from shared.intake import UnknownPolicyError
+from shared.jobs.admission import FullError, ServiceFullError, TenantFullError
+from shared.jobs.idempotency import KeyReusedError
+from shared.jobs.submission import UnknownPolicyError
 
 MEDIA_TYPE = "application/problem+json"
 #: Seconds after which it makes sense to try again what a server that is away has refused.

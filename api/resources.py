@@ -9,15 +9,15 @@ from uuid import UUID
 from flask import current_app, g, has_app_context
 
 from api.doorbell import Doorbell
-from shared.broker import Broker, make_celery
+from shared.broker.celery_app import Broker, make_celery
+from shared.broker.wakeups import Bell
 from shared.crypto import Vault
-from shared.database import REQUEST, Database
-from shared.destinations import AllowList
-from shared.intake import Intake
-from shared.object_store import BRIEF_SECONDS, ObjectStore
+from shared.database.engine import REQUEST, Database
+from shared.egress.url_policy import AllowList
+from shared.jobs.submission import Intake
 from shared.settings import Settings
-from shared.wakeups import Bell
-from shared.workers import Role
+from shared.storage.object_store import BRIEF_SECONDS, ObjectStore
+from shared.workers.registry import Role
 
 EXTENSION = "distildire"
 

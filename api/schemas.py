@@ -11,10 +11,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from shared.database.pagination import Cursor, CursorError
+from shared.domain import JobState, Stage
 from shared.errors import ErrorCode
-from shared.jobs import JobState, Stage
-from shared.listing import Cursor, CursorError
-from shared.workers import Role, WorkerState
+from shared.workers.registry import Role, WorkerState
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 #: What the header may hold, as a regular expression: it is compared as it is, quotes included.

@@ -39,9 +39,9 @@ from api.problems import (
     FieldError,
     field_error,
 )
+from shared.domain import PICTURES, POLICY_NAME
 from shared.errors import ErrorCode, JobError
-from shared.jobs import PICTURES, POLICY_NAME
-from shared.media import HEAD_BYTES, ImageLimits, check_header
+from shared.images.header import HEAD_BYTES, ImageLimits, check_header
 from shared.settings import Settings
 
 IMAGE = "image"

@@ -30,9 +30,12 @@ from api.schemas import (
     EndpointList,
     NewEndpoint,
 )
-from shared.deliveries import DeliveryPendingError, EndpointDisabledError, resend
-from shared.destinations import AllowList, EgressRefused, admit, parse, require_https
-from shared.endpoints import (
+from shared.database.pagination import DeliveryRow, find_delivery, list_deliveries
+from shared.database.tables import WebhookAttempt, WebhookEndpoint
+from shared.egress.url_policy import AllowList, EgressRefused, admit, parse, require_https
+from shared.presenter import timestamp
+from shared.webhooks.deliveries import DeliveryPendingError, EndpointDisabledError, resend
+from shared.webhooks.endpoints import (
     count_endpoints,
     create_endpoint,
     delete_endpoint,
@@ -40,9 +43,6 @@ from shared.endpoints import (
     find_endpoint,
     list_endpoints,
 )
-from shared.listing import DeliveryRow, find_delivery, list_deliveries
-from shared.presenter import timestamp
-from shared.tables import WebhookAttempt, WebhookEndpoint
 
 endpoints_blueprint = APIBlueprint("endpoints", __name__, url_prefix="/v1/webhook-endpoints")
 deliveries_blueprint = APIBlueprint("deliveries", __name__, url_prefix="/v1/webhook-deliveries")

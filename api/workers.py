@@ -12,7 +12,7 @@ from api.problems import OPERATOR_ONLY
 from api.resources import resources
 from api.schemas import WorkerList
 from shared.presenter import present_worker
-from shared.workers import list_workers
+from shared.workers.registry import list_workers
 
 workers_blueprint = APIBlueprint("workers", __name__, url_prefix="/v1/workers")
 

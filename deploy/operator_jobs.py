@@ -11,15 +11,15 @@ import click
 from deploy.connection import server_settings
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
-from shared.admission import FullError
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.pagination import TenantsJob, find_jobs, list_dead, list_open
+from shared.domain import JobState
 from shared.errors import ObjectMissingError
-from shared.intake import Intake, UnknownPolicyError
-from shared.jobs import JobState
-from shared.listing import TenantsJob, find_jobs, list_dead, list_open
-from shared.object_store import ObjectStore
+from shared.jobs.admission import FullError
+from shared.jobs.submission import Intake, UnknownPolicyError
 from shared.presenter import timestamp
 from shared.settings import Settings
+from shared.storage.object_store import ObjectStore
 
 #: The most jobs that one command shows, or runs again.
 MOST = 1_000

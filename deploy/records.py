@@ -13,7 +13,7 @@ from rich.text import Text
 
 from deploy.streams import print_json, readable
 from deploy.terminal import output
-from shared.database import Database
+from shared.database.engine import Database
 from shared.settings import Settings
 
 _ANY_WIDTH = 10_000

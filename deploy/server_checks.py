@@ -20,16 +20,16 @@ from deploy.findings import Finding
 from deploy.local.document import StackDocument
 from migrations.upgrade import is_current
 from shared.crypto import SecretKeyChangedError, Vault
-from shared.database import Database, reason
+from shared.database.engine import Database, reason
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
+from shared.database.tables import WebhookEndpoint, Worker
 from shared.errors import DatabaseUnavailableError, DistildireError
-from shared.keys import authenticate
-from shared.object_store import ObjectStore, job_prefix
-from shared.overview import newest_jobs, oldest_snapshot
+from shared.jobs.stats import newest_jobs, oldest_snapshot
+from shared.jobs.tally import oldest_waiting_seconds, totals
 from shared.settings import Settings, unknown_settings
-from shared.tables import WebhookEndpoint, Worker
-from shared.tally import oldest_waiting_seconds, totals
-from shared.wall import API_ROLE, WORKER_ROLE
-from shared.workers import Role, WorkerState
+from shared.storage.object_store import ObjectStore, job_prefix
+from shared.tenants.api_keys import authenticate
+from shared.workers.registry import Role, WorkerState
 
 _STUCK_SECONDS = 10  # an idle worker looks for jobs every 2 seconds
 #: A worker beats every second; one that was not heard of for so long does nothing.

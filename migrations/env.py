@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, text
 
-from shared.tables import Base
+from shared.database.tables import Base
 
 #: Two hosts that upgrade at the same moment take turns.
 _UPGRADE_LOCK = 0x44697266

@@ -13,7 +13,7 @@ from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  
 from psycopg2.extensions import encrypt_password
 from sqlalchemy import Connection, text
 
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 
 #: Written by triggers and by `fold_tally`, which act as their owner; of the tables each role sees the rows it may.
 _READ_TALLY = dict.fromkeys(

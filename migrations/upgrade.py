@@ -16,7 +16,7 @@ from sqlalchemy import Connection, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from migrations.roles import grant_rights, make_roles
-from shared.database import reason
+from shared.database.engine import reason
 from shared.errors import DatabaseUnavailableError, DistildireError
 
 _FOLDER = Path(__file__).parent

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.jobs import SOURCE, JobState
-from shared.tables import Job, Result, Worker
+from shared.database.tables import Job, Result, Worker
+from shared.domain import SOURCE, JobState
 
 #: Said in every result.
 NOTICE = "A verdict is statistical evidence, not proof. Have a person look before you act on it."

@@ -12,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from shared.destinations import AllowList
+from shared.egress.url_policy import AllowList
 from shared.environment import OF_THE_COMMAND, PREFIX
 from shared.errors import DistildireError
 from shared.server_urls import check_bucket, check_database, check_endpoint, check_redis, check_secret

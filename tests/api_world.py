@@ -18,13 +18,14 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import Client, TestResponse, encode_multipart
 
 from api.resources import EXTENSION, Resources
-from shared import lifecycle, workers
-from shared.database import Database
+from shared.database.engine import Database
+from shared.domain import PICTURES, JobResult, ModelIdentity
 from shared.errors import ErrorCode, JobError
-from shared.jobs import PICTURES, JobResult, ModelIdentity
-from shared.keys import create_key
-from shared.object_store import artifact_key
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.jobs import lifecycle
+from shared.storage.object_store import artifact_key
+from shared.tenants.api_keys import create_key
+from shared.workers import registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 
 _NONE: Mapping[str, Any] = {}
 FEATURE_MEAN = np.array([[0.0, 1.0], [2.0, 3.0]], dtype="<f4")
@@ -162,9 +163,9 @@ class ApiWorld:
         """Have a worker be ready that has these policies."""
         worker = replace(WorkerIdentity.of_this_process(Role.ANALYSIS), id=str(uuid4()))
         condition = Condition(WorkerState.READY, model=self.around.settings.model, policies=policies)
-        workers.beat(self.around.database, worker, condition, age=timedelta(0))
+        registry.beat(self.around.database, worker, condition, age=timedelta(0))
         yield
-        workers.leave(self.around.database, worker)
+        registry.leave(self.around.database, worker)
 
     def fail_next(self, code: ErrorCode = ErrorCode.CORRUPT_IMAGE) -> str:
         """End the next job with an error; return its id."""

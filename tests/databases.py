@@ -8,9 +8,9 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.orm import Session
 
 from migrations.upgrade import prepare_roles, upgrade
-from shared.database import Database
-from shared.tables import Tenant
-from shared.wall import API_ROLE, SHOW_TENANT, WORKER_ROLE
+from shared.database.engine import Database
+from shared.database.row_level_security import API_ROLE, SHOW_TENANT, WORKER_ROLE
+from shared.database.tables import Tenant
 
 #: Of the roles on servers that live as long as a test session.
 ROLE_PASSWORD = "password-of-a-throwaway-role"

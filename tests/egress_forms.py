@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.addresses import IPAddress
+from shared.egress.ip_ranges import IPAddress
 
 _FILE = Path(__file__).parent / "data/egress_forms.toml"
 

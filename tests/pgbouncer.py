@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 from deploy.local.credentials import free_ports
 from deploy.local.postgres import rootless_prefix
 from deploy.local.processes import ChildProcess, Program
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from tests.databases import ROLE_PASSWORD
 
 #: The program; None where it is not installed.

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import NullPool, create_engine, event, make_url, text
 
-from shared.database import Database
+from shared.database.engine import Database
 
 #: The settings of those who tell.
 _TOLD = {

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from shared.destinations import EgressError
+from shared.egress.url_policy import EgressError
 from tests.egress_forms import Everybody
 from tests.name_server import NameServer, answering
 from worker.egress import Egress

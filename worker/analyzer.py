@@ -15,9 +15,10 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
-from shared import lifecycle
-from shared.broker import Broker
-from shared.database import Database
+from shared.broker.celery_app import Broker
+from shared.broker.wakeups import Bell
+from shared.database.engine import Database
+from shared.domain import Artifact, ClaimedJob, JobResult, ModelIdentity, Stage
 from shared.errors import (
     DatabaseUnavailableError,
     ErrorCode,
@@ -25,11 +26,10 @@ from shared.errors import (
     LeaseLostError,
     StoreUnavailableError,
 )
-from shared.jobs import Artifact, ClaimedJob, JobResult, ModelIdentity, Stage
-from shared.object_store import ObjectStore, artifact_key
-from shared.pictures import analyzed_region
-from shared.wakeups import Bell
-from shared.workers import Role
+from shared.images.visualizations import analyzed_region
+from shared.jobs import lifecycle
+from shared.storage.object_store import ObjectStore, artifact_key
+from shared.workers.registry import Role
 from worker.attempt import Attempt
 from worker.batcher import Batcher, Finding
 from worker.caveats import caveats_of

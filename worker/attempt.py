@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
 
+from shared.domain import ClaimedJob, Stage
 from shared.errors import DistildireError, LeaseLostError
-from shared.jobs import ClaimedJob, Stage
 
 _T = TypeVar("_T")
 

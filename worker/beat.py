@@ -7,7 +7,7 @@ from typing import Any
 
 from celery.beat import ScheduleEntry, Scheduler
 
-from shared.broker import SWEEP_QUEUE, Broker
+from shared.broker.celery_app import SWEEP_QUEUE, Broker
 
 #: So many ticks may wait: one that is being fetched, and the next. More would pile up while no webhook worker lives.
 _MOST_WAITING = 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shared.pictures import DRAWN_FLAT, Floats, analyzed_region, has_contrast
+from shared.images.visualizations import DRAWN_FLAT, Floats, analyzed_region, has_contrast
 from worker.content import lacks_content
 from worker.imaging import ImageFacts
 from worker.model.policy import Policy

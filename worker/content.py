@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.pictures import Floats, analyzed_region
+from shared.images.visualizations import Floats, analyzed_region
 
 #: What an image needs, as the module's docstring tells.
 MIN_SIDE = 32

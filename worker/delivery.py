@@ -21,12 +21,12 @@ import structlog
 from sqlalchemy import func, select
 
 from shared.crypto import SecretKeyChangedError, Vault
-from shared.database import Database
-from shared.deliveries import ClaimedDelivery, Try, claim_due, record_try
-from shared.destinations import EgressError
+from shared.database.engine import Database
+from shared.egress.url_policy import EgressError
 from shared.errors import DatabaseUnavailableError, LeaseLostError
-from shared.signing import SigningError, signed_headers
-from shared.webhook_schedule import Disable, decide
+from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, record_try
+from shared.webhooks.retry_schedule import Disable, decide
+from shared.webhooks.signatures import SigningError, signed_headers
 from worker.egress import Egress
 
 _TRY_SECONDS = 15.0

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shared.workers import Condition
+    from shared.workers.registry import Condition
 
 #: What a server that does not answer may cost when the time is up.
 _HAND_BACK_SECONDS, _LEAVE_SECONDS = 3.0, 1.0

@@ -1,9 +1,9 @@
 """The egress guard: the only way by which this service calls a URL that a tenant chose.
 
-`shared/destinations.py` judges URLs and addresses. This module looks names up, once, and connects to the very addresses
-that were judged, so that a name which changes its mind between the two (DNS rebinding) gains nothing. TLS is verified
-against the original name. Redirects are not followed, proxies of the environment are not used, content encodings are
-not unpacked, and one deadline covers look-up, connection, request and answer, however slowly these drip.
+`shared/egress/url_policy.py` judges URLs and addresses. This module looks names up, once, and connects to the very
+addresses that were judged, so that a name which changes its mind between the two (DNS rebinding) gains nothing. TLS is
+verified against the original name. Redirects are not followed, proxies of the environment are not used, content
+encodings are not unpacked, and one deadline covers look-up, connection, request and answer, however slowly these drip.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ipaddress import ip_address
 import httpcore
 import httpx
 
-from shared.addresses import IPAddress
-from shared.destinations import AllowList, Destination, EgressCode, EgressError, admit, parse
+from shared.egress.ip_ranges import IPAddress
+from shared.egress.url_policy import AllowList, Destination, EgressCode, EgressError, admit, parse
 from worker.pinned import PinnedBackend
 
 #: So much of an answer is read and kept; then the connection is closed.

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import structlog
 
-from shared import lifecycle
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
+from shared.jobs import lifecycle
 from worker.attempt import ON_DEVICE, Attempt, Attempts
 
 #: No stage takes so long but the device's, whose passes have a limit of their own: a thread that does hangs.

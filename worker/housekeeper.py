@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from shared import endpoints, housekeeping
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import StoreUnavailableError
-from shared.object_store import ObjectStore
+from shared.jobs import retention
+from shared.storage.object_store import ObjectStore
+from shared.webhooks import endpoints
 
 #: A round takes so long at most; then it is told what was done.
 _ROUND_SECONDS = 5.0
@@ -73,16 +74,16 @@ class Housekeeper:
         return done
 
     def _delete(self) -> Counter[str]:
-        return Counter(deleted=housekeeping.delete_old(self._database, days=self._retention_days))
+        return Counter(deleted=retention.delete_old(self._database, days=self._retention_days))
 
     def _close(self) -> Counter[str]:
         return Counter(given_up=endpoints.give_up(self._database), purged=endpoints.purge(self._database))
 
     def _erase(self) -> Counter[str]:
-        return Counter(erased=housekeeping.erase_some(self._database, self._store))
+        return Counter(erased=retention.erase_some(self._database, self._store))
 
     def _collect(self) -> Counter[str]:
-        walked = housekeeping.collect_orphans(self._database, self._store)
+        walked = retention.collect_orphans(self._database, self._store)
         if walked is None:
             return Counter()
         # A page is work, whatever was on it: some servers list folders that are empty, and fill pages with them.

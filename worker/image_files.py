@@ -24,7 +24,7 @@ from PIL import (
 )
 
 from shared.errors import ErrorCode, JobError
-from shared.media import ImageLimits, check_size
+from shared.images.header import ImageLimits, check_size
 from worker.avif_boxes import read_avif
 from worker.colours import avif_is_srgb, bmp_is_srgb, png_is_srgb, profile_is_srgb
 from worker.jpeg_stream import Completeness, completeness, read_stream, with_end

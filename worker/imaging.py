@@ -15,8 +15,8 @@ from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
 from shared.errors import ErrorCode, JobError
-from shared.media import HEAD_BYTES, ImageLimits, check_header
-from shared.pictures import crop_offset, resized
+from shared.images.header import HEAD_BYTES, ImageLimits, check_header
+from shared.images.visualizations import crop_offset, resized
 from worker.content import Content, measure
 from worker.image_files import FORMATS, Caveat, ImageFile, open_image
 from worker.jpeg_quality import estimate_quality

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.domain import JobResult
 from shared.errors import (
     DatabaseUnavailableError,
     DistildireError,
@@ -13,7 +14,6 @@ from shared.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
-from shared.jobs import JobResult
 from worker.attempt import WorkerStopsError
 from worker.batcher import PassFailedError
 

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, ip_address
 
 import httpcore
 
-from shared.addresses import IPAddress
+from shared.egress.ip_ranges import IPAddress
 
 _CONNECT_SECONDS = 5.0
 #: Of an answer, interim answers and head included, so much is read at most. What is kept of a body is far less.

@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import structlog
 
-from shared import workers
-from shared.database import Database
+from shared.database.engine import Database
 from shared.settings import CommonSettings
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers import registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from worker.lookout import Lookout
 
 _BEAT_SECONDS = 1.0
@@ -46,11 +46,11 @@ class Presence:
     def beat(self) -> None:
         """Say once how this worker fares."""
         age = timedelta(seconds=time.monotonic() - self._began)
-        workers.beat(self._database, self.identity, self._report(), age=age)
+        registry.beat(self._database, self.identity, self._report(), age=age)
 
     def bury_dead(self) -> None:
         """Have the jobs of dead neighbours run elsewhere now, not when their leases end."""
-        for worker in workers.bury_dead(self._database, self.identity):
+        for worker in registry.bury_dead(self._database, self.identity):
             #: Another worker of this host died. Its jobs run again at once.
             _log.warning("worker_found_dead", worker=worker)
 
@@ -59,5 +59,5 @@ class Presence:
         self._lookout.close(within)
 
     def _leave(self) -> None:
-        workers.leave(self._database, self.identity)
+        registry.leave(self._database, self.identity)
         self._database.close()

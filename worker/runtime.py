@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from shared import lifecycle
-from shared.broker import Broker
-from shared.database import Database
-from shared.jobs import ClaimedJob, ModelIdentity
-from shared.media import ImageLimits
-from shared.object_store import ObjectStore
+from shared.broker.celery_app import Broker
+from shared.database.engine import Database
+from shared.domain import ClaimedJob, ModelIdentity
+from shared.images.header import ImageLimits
+from shared.jobs import lifecycle
 from shared.settings import AnalysisSettings
-from shared.workers import Condition, WorkerState
+from shared.storage.object_store import ObjectStore
+from shared.workers.registry import Condition, WorkerState
 from worker.analyzer import Analyzer, ServedModel
 from worker.attempt import Attempts
 from worker.batcher import Batcher, Fence

@@ -19,7 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from shared.errors import ErrorCode, JobError
-from shared.media import HEAD_BYTES, check_header, check_size
+from shared.images.header import HEAD_BYTES, check_header, check_size
 from worker import sandbox_wall
 from worker.content import Content
 from worker.imaging import FORMATS, Caveat, ImageFacts, ImageLimits

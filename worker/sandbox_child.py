@@ -26,7 +26,7 @@ from typing import Never
 import numpy as np
 
 from shared.errors import JobError
-from shared.pictures import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
+from shared.images.visualizations import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
 from worker.content import drawn_mean
 from worker.imaging import DecodedImage, ImageLimits, decode, preprocess
 from worker.perturbations import PERTURBATIONS

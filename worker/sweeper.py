@@ -9,11 +9,12 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from shared import lifecycle, tally, workers
-from shared.broker import Broker
-from shared.database import Database
-from shared.wakeups import Bell
-from shared.workers import Role
+from shared.broker.celery_app import Broker
+from shared.broker.wakeups import Bell
+from shared.database.engine import Database
+from shared.jobs import lifecycle, tally
+from shared.workers import registry
+from shared.workers.registry import Role
 
 #: However many processes sweep, the tally is folded once in so long; sooner where much moves.
 _FOLD_AFTER = timedelta(seconds=1)
@@ -62,7 +63,7 @@ class Sweeper:
         self._fail_unserved()
         report = lifecycle.sweep(self._database, max_attempts=self._max_attempts)
         if report:
-            workers.forget_silent(self._database)
+            registry.forget_silent(self._database)
         if report and (report.released or report.exhausted or report.expired):
             #: A sweep moved jobs: `released` went back to the queue from workers that died, `exhausted` failed as
             #: `attempts_exhausted`, `expired` passed their deadline.
@@ -77,7 +78,7 @@ class Sweeper:
 
     def _fail_unserved(self) -> None:
         """End what waits for a policy that nobody has had for minutes, although others are ready."""
-        for model, policy in self._unserved.look(workers.unserved_policies(self._database), time.monotonic()):
+        for model, policy in self._unserved.look(registry.unserved_policies(self._database), time.monotonic()):
             failed = lifecycle.fail_unserved(self._database, model, policy, waited=self._unserved_for)
             if failed:
                 #: Jobs waited for minutes for a worker with this policy, while workers without it were ready, and fail

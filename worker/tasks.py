@@ -19,11 +19,20 @@ from typing import Any
 import structlog
 from celery import signals
 
-from shared.broker import ANALYSIS_QUEUE, ANALYZE, DELIVER, SWEEP, SWEEP_QUEUE, WEBHOOK_QUEUE, Broker, make_celery
+from shared.broker.celery_app import (
+    ANALYSIS_QUEUE,
+    ANALYZE,
+    DELIVER,
+    SWEEP,
+    SWEEP_QUEUE,
+    WEBHOOK_QUEUE,
+    Broker,
+    make_celery,
+)
 from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
 from shared.settings import AnalysisSettings, CommonSettings, Settings, SettingsError
-from shared.workers import Condition, Role, WorkerState
+from shared.workers.registry import Condition, Role, WorkerState
 from worker.presence import Presence
 
 SWEEP_SECONDS = 2.0

@@ -6,13 +6,13 @@ from functools import partial
 
 import structlog
 
-from shared.broker import Broker
+from shared.broker.celery_app import Broker
 from shared.crypto import Vault
-from shared.database import Database
-from shared.deliveries import is_due
-from shared.object_store import ObjectStore
+from shared.database.engine import Database
 from shared.settings import Settings
-from shared.workers import Condition, WorkerState
+from shared.storage.object_store import ObjectStore
+from shared.webhooks.deliveries import is_due
+from shared.workers.registry import Condition, WorkerState
 from worker.delivery import Courier
 from worker.egress import Egress
 from worker.housekeeper import Housekeeper

@@ -22,7 +22,7 @@ from shared.errors import JobError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from shared.pictures import Floats
+    from shared.images.visualizations import Floats
     from worker.model import Detector
     from worker.model.loading import Precision
     from worker.model.policy import Policy
@@ -121,7 +121,7 @@ def _document(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[
 def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str, Any]:
     import torch
 
-    from shared.pictures import heatmap_scores
+    from shared.images.visualizations import heatmap_scores
     from worker.caveats import caveats_of
     from worker.content import drawn_mean
     from worker.imaging import ImageLimits, decode
@@ -174,7 +174,7 @@ def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str
 
 def _write_pictures(folder: Path, stem: str, image: Image, eps: Floats, mean: Floats) -> dict[str, str]:
     """Write the three pictures; `eps` (3, S, S), `mean` (h, w). Return their paths by name."""
-    from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
+    from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png
 
     region = analyzed_region(image.width, image.height, eps.shape[-1])
     pictures = {

@@ -21,7 +21,7 @@ from deploy.exits import resumable
 from deploy.image_progress import ImageProgress
 from deploy.streams import readable
 from deploy.terminal import notes, output
-from shared.jobs import DEFAULT
+from shared.domain import DEFAULT
 from shared.percentages import confidence_level, decimal, percent
 
 if TYPE_CHECKING:

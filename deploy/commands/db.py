@@ -14,7 +14,7 @@ from deploy.groups import SuggestingGroup
 from deploy.terminal import notes
 from migrations.upgrade import prepare_roles
 from migrations.upgrade import upgrade as upgrade_schema
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 
 
 @click.group(cls=SuggestingGroup)

@@ -23,9 +23,9 @@ from deploy.submission import Submission
 from deploy.terminal import StackProgress, notes
 from deploy.verdicts import Row, VerdictView
 from shared.client import Client, Job
-from shared.database import Database
-from shared.jobs import PICTURES
-from shared.workers import Role, WorkerState, list_workers
+from shared.database.engine import Database
+from shared.domain import PICTURES
+from shared.workers.registry import Role, WorkerState, list_workers
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 _MANIFEST = "manifest.csv"  # its columns `file` and `kind`, `real` or `fake`, are used here

@@ -11,7 +11,7 @@ from rich.markup import escape
 from deploy.groups import SuggestingGroup
 from deploy.streams import print_json
 from deploy.terminal import output
-from shared.destinations import AllowList, EgressError, Ruling, admit, judge
+from shared.egress.url_policy import AllowList, EgressError, Ruling, admit, judge
 from worker.egress import Egress, Target
 
 _TIMEOUT_SECONDS = 15.0

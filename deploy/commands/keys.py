@@ -14,8 +14,8 @@ from deploy.groups import SuggestingGroup
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
 from shared.crypto import Vault
-from shared.keys import create_key, list_keys, revoke_key
 from shared.presenter import timestamp
+from shared.tenants.api_keys import create_key, list_keys, revoke_key
 
 
 @click.group(cls=SuggestingGroup)

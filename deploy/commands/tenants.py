@@ -14,10 +14,10 @@ from deploy.connection import server_settings
 from deploy.groups import SuggestingGroup
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
-from shared.jobs import DEFAULT, POLICY_NAME
+from shared.domain import DEFAULT, POLICY_NAME
 from shared.presenter import timestamp
-from shared.tenants import change_tenant, list_tenants
-from shared.workers import policy_is_served
+from shared.tenants.tenants import change_tenant, list_tenants
+from shared.workers.registry import policy_is_served
 
 
 class _Limit(click.ParamType[int | str]):

@@ -17,11 +17,11 @@ from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
 from deploy.streams import print_json
 from deploy.terminal import output
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
-from shared.overview import overview
+from shared.jobs.stats import overview
 from shared.presenter import present_worker
-from shared.workers import Role, list_workers
+from shared.workers.registry import Role, list_workers
 
 _EVERY_SECONDS = 1.0
 #: A worker says every second that it lives.

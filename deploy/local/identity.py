@@ -11,7 +11,7 @@ import signal
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shared.procfs import boot_id, start_ticks
+from shared.workers.procfs import boot_id, start_ticks
 
 
 @dataclass(frozen=True)

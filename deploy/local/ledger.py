@@ -14,7 +14,7 @@ from typing import Any, Self
 from deploy.local.identity import ProcessIdentity, identity_of
 from deploy.local.processes import StackError
 from deploy.local.state_files import read_damageable, read_if_whole, write_private
-from shared.procfs import lock_holder
+from shared.workers.procfs import lock_holder
 
 _LEDGER = "processes.json"
 _LEFTOVER_SECONDS = 15  # processes whose parent was killed are ending by themselves; this is how long they may take

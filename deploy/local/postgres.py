@@ -16,9 +16,9 @@ from psycopg2 import sql
 from deploy.local.credentials import Credentials
 from deploy.local.processes import Program, StackError
 from deploy.local.state_files import sync_folder, write_private
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.environment import plain
-from shared.procfs import start_ticks, working_in
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.workers.procfs import start_ticks, working_in
 
 USER = "app"
 DATABASE = "distildire"

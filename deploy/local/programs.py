@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 
 from deploy.local.processes import Program
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.settings import AnalysisSettings, CommonSettings, Settings, secrets_of
-from shared.wall import API_ROLE, WORKER_ROLE
 
 HOST = "127.0.0.1"
 _DATABASE_URL = "DISTILDIRE_DATABASE_URL"

@@ -20,10 +20,10 @@ from deploy.local.services import LocalServices, ServiceUrls
 from deploy.local.state_files import write_private
 from migrations.upgrade import prepare_roles, upgrade
 from shared.crypto import Vault
-from shared.database import Database
+from shared.database.engine import Database
 from shared.environment import PREFIX, with_settings
-from shared.keys import authenticate, create_key
 from shared.settings import Settings
+from shared.tenants.api_keys import authenticate, create_key
 
 DEFAULT_PORT = 8000
 SERVICES = ("postgres", "valkey", "s3")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
 
 from shared.errors import ObjectMissingError
-from shared.object_store import ObjectStore
+from shared.storage.object_store import ObjectStore
 from tests.chaos.deployment import Deployment
 from tests.chaos.evidence import DeliveryRow, Evidence, JobRow, ResultRow, StoredObject
 from tests.chaos.history import History

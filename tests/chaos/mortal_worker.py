@@ -9,9 +9,9 @@ import sys
 from typing import Any
 from uuid import UUID
 
-from shared import lifecycle
-from shared.database import Database
-from shared.jobs import ClaimedJob, JobResult, Stage
+from shared.database.engine import Database
+from shared.domain import ClaimedJob, JobResult, Stage
+from shared.jobs import lifecycle
 from tests.chaos.deaths import DECIDED, die_if_told
 from worker.__main__ import main
 from worker.attempt import Attempt

@@ -27,9 +27,9 @@ import httpx
 
 from deploy.local.programs import Part
 from shared.crypto import Vault
-from shared.database import Database
-from shared.keys import create_key
+from shared.database.engine import Database
 from shared.settings import Settings
+from shared.tenants.api_keys import create_key
 from tests.bad_images import photograph, saved
 from tests.chaos import members
 from tests.chaos.checker import Broken, check

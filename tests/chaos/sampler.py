@@ -16,7 +16,7 @@ import psycopg2
 import redis
 
 from deploy.bench.processes import resident_bytes, tree
-from shared.broker import ANALYSIS_QUEUE, SWEEP_QUEUE, WEBHOOK_QUEUE
+from shared.broker.celery_app import ANALYSIS_QUEUE, SWEEP_QUEUE, WEBHOOK_QUEUE
 from tests.chaos.deployment import Deployment
 
 _PERIOD = 10.0

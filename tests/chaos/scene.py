@@ -14,9 +14,9 @@ import httpx
 import psycopg2
 
 from shared.crypto import Vault
-from shared.database import Database
-from shared.keys import create_key
-from shared.tenants import change_tenant
+from shared.database.engine import Database
+from shared.tenants.api_keys import create_key
+from shared.tenants.tenants import change_tenant
 from tests.chaos.deployment import QUICK, Clocks, Deployment, running
 from tests.chaos.history import History
 from tests.chaos.load import JUDGED_BY_POLICY, TENANTS, Load

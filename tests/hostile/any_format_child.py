@@ -12,7 +12,7 @@ import sys
 from PIL import Image
 
 from shared.errors import ErrorCode, JobError
-from shared.media import check_size
+from shared.images.header import check_size
 from worker import sandbox_child
 from worker.content import measure
 from worker.imaging import DecodedImage, ImageFacts, ImageLimits

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.errors import JobError
-from shared.media import ImageLimits
+from shared.images.header import ImageLimits
 from shared.settings import Settings
 from tests.bad_images import OddImage
 from tests.hostile.generated import BOMBS

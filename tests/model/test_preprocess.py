@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.functional import to_tensor
 
-from shared.pictures import analyzed_region
+from shared.images.visualizations import analyzed_region
 from tests.bad_images import photograph
 from worker.imaging import preprocess
 

@@ -20,15 +20,15 @@ _FORMS = "tests/services/test_egress_forms.py"
 
 #: By the names that `make mutants MODULE=…` takes.
 MODULES: Mapping[str, Module] = {
-    "signing": Module(["shared/signing.py"], ["tests/unit/test_signing.py"]),
-    "schedule": Module(["shared/webhook_schedule.py"], ["tests/unit/test_webhook_schedule.py"]),
+    "signing": Module(["shared/webhooks/signatures.py"], ["tests/unit/test_signing.py"]),
+    "schedule": Module(["shared/webhooks/retry_schedule.py"], ["tests/unit/test_webhook_schedule.py"]),
     "verdicts": Module(
         ["worker/model/decision.py", "worker/model/policy.py", "worker/model/ruling.py"],
         ["tests/unit/test_verdict.py", "tests/unit/test_policy.py", "tests/unit/test_ruling.py"],
     ),
     "thresholds": Module(["worker/training/thresholds.py"], ["tests/unit/test_thresholds.py"]),
     "decode": Module(
-        ["shared/media.py", "worker/imaging.py"],
+        ["shared/images/header.py", "worker/imaging.py"],
         [
             "tests/unit/test_media.py",
             "tests/unit/test_imaging.py",
@@ -37,7 +37,7 @@ MODULES: Mapping[str, Module] = {
         ],
     ),
     "egress": Module(
-        ["shared/destinations.py", "worker/egress.py"],
+        ["shared/egress/url_policy.py", "worker/egress.py"],
         [
             "tests/unit/test_egress.py",
             "tests/unit/test_egress_command.py",
@@ -51,7 +51,7 @@ MODULES: Mapping[str, Module] = {
         ],
     ),
     "lifecycle": Module(
-        ["shared/lifecycle.py"],
+        ["shared/jobs/lifecycle.py"],
         ["tests/services/test_lifecycle.py", "tests/services/test_workers_table.py", "tests/services/test_sweeper.py"],
         starting_seconds=30,
     ),

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.bench.processes import tree
 from deploy.local.services import LocalServices
-from shared import workers
+from shared.workers import registry
 from tests.bad_images import photograph, saved
 from tests.databases import migrate
 from tests.processes.conftest import OpenWorkplace
@@ -32,7 +32,7 @@ GRACE_SECONDS = 10
 def listed(place: Workplace) -> list[str]:
     """The states of the workers on the list."""
     with place.database.begin() as session:
-        return [worker.state for worker, _ in workers.list_workers(session)]
+        return [worker.state for worker, _ in registry.list_workers(session)]
 
 
 def catches_sigterm(process: WorkerProcess) -> bool:

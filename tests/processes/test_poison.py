@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from shared import workers
-from shared.tables import Job
+from shared.database.tables import Job
+from shared.workers import registry
 from tests.bad_images import photograph, saved
 from tests.poison import BY_NAME, POISONS, Poison
 from tests.processes.conftest import OpenWorkplace
@@ -133,7 +133,7 @@ def test_three_deaths_end_a_killer(open_place: OpenWorkplace, poison: Poison):
 
 def ready_workers(place: Workplace) -> int:
     with place.database.begin() as session:
-        return [worker.state for worker, _ in workers.list_workers(session)].count("ready")
+        return [worker.state for worker, _ in registry.list_workers(session)].count("ready")
 
 
 def submit_first(place: Workplace, poison: Poison, others: int) -> list[UUID]:

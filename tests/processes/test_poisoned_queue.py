@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from shared.broker import ANALYZE, WEBHOOK_QUEUE, Broker
+from shared.broker.celery_app import ANALYZE, WEBHOOK_QUEUE, Broker
 from tests.bad_images import photograph, saved
 from tests.processes.worker_processes import Workplace, wait_until
 

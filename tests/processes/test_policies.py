@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import select, update
 
-from shared.tables import Job, Tenant, Worker
+from shared.database.tables import Job, Tenant, Worker
 from tests.bad_images import photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from shared import workers
-from shared.tables import Worker
+from shared.database.tables import Worker
+from shared.workers import registry
 from tests.bad_images import photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, wait_until
@@ -24,7 +24,7 @@ PHOTOGRAPH = saved(photograph(), "JPEG")
 def listed(place: Workplace) -> dict[int, Worker]:
     """The workers on the list, by process id."""
     with place.database.begin() as session:
-        return {worker.pid: worker for worker, _ in workers.list_workers(session)}
+        return {worker.pid: worker for worker, _ in registry.list_workers(session)}
 
 
 def test_every_process_is_on_the_list_until_it_ends(open_place: OpenWorkplace):

@@ -14,8 +14,8 @@ from sqlalchemy import func, update
 
 from deploy.local.credentials import free_ports
 from deploy.local.services import LocalServices
-from shared.broker import ANALYSIS_QUEUE, Broker
-from shared.tables import Job
+from shared.broker.celery_app import ANALYSIS_QUEUE, Broker
+from shared.database.tables import Job
 from tests.bad_images import photograph, saved
 from tests.databases import migrate
 from tests.processes.conftest import OpenWorkplace

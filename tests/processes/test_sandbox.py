@@ -25,7 +25,7 @@ import pytest
 import structlog
 
 from shared.errors import ErrorCode, JobError
-from shared.pictures import analyzed_region, dire_map_png, heatmap_png, overlay_png
+from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 from tests.quota import Quota
 from worker import sandbox_server, sandbox_wire

@@ -24,7 +24,7 @@ from sqlalchemy import make_url, text
 
 from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
-from shared.wall import WORKER_ROLE
+from shared.database.row_level_security import WORKER_ROLE
 from tests.databases import ROLE_PASSWORD
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until

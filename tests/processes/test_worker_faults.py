@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from shared import lifecycle
-from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker
+from shared.broker.celery_app import ANALYSIS_QUEUE, ANALYZE, Broker
 from shared.errors import ObjectMissingError
-from shared.object_store import artifact_key, source_key
+from shared.jobs import lifecycle
+from shared.storage.object_store import artifact_key, source_key
 from tests.bad_images import ACCEPTED, REFUSED, photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import READY_SECONDS, Workplace, wait_until

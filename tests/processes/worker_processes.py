@@ -24,16 +24,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
 from deploy.local.credentials import free_ports
-from shared import lifecycle
-from shared.broker import ANALYSIS_QUEUE, ANALYZE, Broker, make_celery
+from shared.broker.celery_app import ANALYSIS_QUEUE, ANALYZE, Broker, make_celery
 from shared.crypto import Vault
-from shared.database import Database
-from shared.jobs import PICTURES, JobState, NewJob
-from shared.keys import create_key
-from shared.object_store import ObjectStore, source_key
+from shared.database.engine import Database
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
+from shared.database.tables import Job, Tenant
+from shared.domain import PICTURES, JobState, NewJob
+from shared.jobs import lifecycle
 from shared.settings import Settings
-from shared.tables import Job, Tenant
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.storage.object_store import ObjectStore, source_key
+from shared.tenants.api_keys import create_key
 from tests.databases import as_role
 
 #: Some seconds on an idle machine; importing torch takes a minute on a crowded one.

@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from api.app import create_app
 from api.resources import EXTENSION
 from deploy.local.services import ServiceUrls
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.row_level_security import API_ROLE
 from shared.settings import Settings
-from shared.wall import API_ROLE
 from tests.api_world import ApiWorld
 from tests.databases import add_tenant, as_role, fresh_database
 from tests.service_settings import settings_for

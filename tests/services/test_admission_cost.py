@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import create_engine, insert, make_url, text
 
-from shared.admission import Admission, OpenLimits, TenantFullError
-from shared.database import REQUEST, Database
-from shared.tables import Tenant
+from shared.database.engine import REQUEST, Database
+from shared.database.tables import Tenant
+from shared.jobs.admission import Admission, OpenLimits, TenantFullError
 
 ENDED, OPEN, OF_ONE_TENANT = 1_000_000, 99_000, 9_900
 

@@ -10,13 +10,13 @@ from pydantic import SecretStr
 
 from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
-from shared import lifecycle
-from shared.broker import Broker, make_celery
-from shared.database import Database
+from shared.broker.celery_app import Broker, make_celery
+from shared.database.engine import Database
+from shared.database.tables import Job, Tenant
+from shared.domain import ModelIdentity, NewJob
 from shared.errors import StoreUnavailableError
-from shared.jobs import ModelIdentity, NewJob
-from shared.object_store import ObjectStore
-from shared.tables import Job, Tenant
+from shared.jobs import lifecycle
+from shared.storage.object_store import ObjectStore
 from tests.service_settings import settings_for
 from worker.analyzer import Analyzer, ServedModel
 from worker.attempt import Attempts

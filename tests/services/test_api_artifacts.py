@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
-from shared.colormap import ramp
-from shared.pictures import DRAWN_FLAT, heatmap_scores
+from shared.images.colormap import ramp
+from shared.images.visualizations import DRAWN_FLAT, heatmap_scores
 from tests.api_world import FEATURE_MEAN, ApiWorld, png
 
 

@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from shared.database import Database
+from shared.database.engine import Database
 from tests.api_world import ApiWorld, Tenant
 
 OPERATIONS = 21

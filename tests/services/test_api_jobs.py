@@ -15,8 +15,8 @@ from redis import Redis
 from sqlalchemy import text
 
 from shared.errors import ErrorCode
-from shared.object_store import source_key
 from shared.settings import Settings
+from shared.storage.object_store import source_key
 from tests.api_world import ApiWorld, png
 
 

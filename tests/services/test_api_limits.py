@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared import lifecycle
 from shared.errors import ErrorCode, JobError
+from shared.jobs import lifecycle
 from tests.api_world import Answer, ApiWorld, png
 
 SOON = 10.0

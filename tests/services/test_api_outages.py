@@ -17,8 +17,8 @@ from sqlalchemy import make_url, text
 from api.app import create_app
 from migrations.upgrade import downgrade, upgrade
 from shared.errors import ObjectMissingError
-from shared.object_store import source_key
 from shared.settings import Settings
+from shared.storage.object_store import source_key
 from tests.api_world import ApiWorld, Tenant, png
 
 NOBODY = "127.0.0.1:1"

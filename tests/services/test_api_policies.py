@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import text
 
 from api.schemas import Job
+from shared.domain import AppliedPolicy, Interval, Stability
 from shared.errors import ErrorCode
-from shared.jobs import AppliedPolicy, Interval, Stability
 from tests.api_world import ApiWorld, png
 
 STRICT = AppliedPolicy(

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select, text
 
+from shared.database.tables import Job
 from shared.errors import ErrorCode
-from shared.object_store import ObjectStore, source_key
-from shared.tables import Job
+from shared.storage.object_store import ObjectStore, source_key
 from tests.api_world import ApiWorld, png
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 import api as api_package
 from api.problems import PROBLEMS
-from shared import housekeeping, tally
+from shared.jobs import retention, tally
 from tests.api_world import ApiWorld, png
 
 STATIC = Path(api_package.__file__).parent / "static"
@@ -156,7 +156,7 @@ def test_metrics_tell_what_housekeeping_has_before_it(api_with: Callable[..., Ap
     with world.around.database.begin() as session:
         session.execute(text("UPDATE jobs SET finished_at = now() - interval '8 days'"))
         session.execute(text("DELETE FROM erasures"))
-    assert housekeeping.delete_old(world.around.database, days=7, most=1) == 1
+    assert retention.delete_old(world.around.database, days=7, most=1) == 1
     told = world.anonymous.get("/metrics").text
     assert 'distildire_housekeeping_backlog{what="jobs"} 2.0' in told
     assert 'distildire_housekeeping_backlog{what="erasures"} 1.0' in told

@@ -17,9 +17,9 @@ from sqlalchemy import text
 
 from api.auth import PUBLIC
 from api.webhooks import MOST_ENDPOINTS
-from shared.database import Database
-from shared.jobs import PICTURES, SOURCE
-from shared.tables import Base
+from shared.database.engine import Database
+from shared.database.tables import Base
+from shared.domain import PICTURES, SOURCE
 from tests.api_world import ApiWorld, Tenant, png
 
 #: Routes that name nothing: each has a test below that they show only the caller's own.

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 
 from api import uploads
-from shared.tables import Job
+from shared.database.tables import Job
 from tests.api_world import ApiWorld, png
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=b"}

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from api.webhooks import MOST_ENDPOINTS
-from shared.deliveries import ClaimedDelivery, Try, claim_due, record_try
-from shared.jobs import EVENT_TYPES
-from shared.webhook_schedule import Decision, Delivered, Disable, Failed, Retry
+from shared.domain import EVENT_TYPES
+from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, record_try
+from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Failed, Retry
 from tests.api_world import ApiWorld
 
 

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import func, update
 
 from api.schemas import WorkerList
-from shared import workers
-from shared.tables import Worker
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.database.tables import Worker
+from shared.workers import registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.api_world import ApiWorld
 
 
@@ -21,9 +21,9 @@ def worker(api: ApiWorld) -> Iterator[WorkerIdentity]:
     """A worker that is at work."""
     identity = WorkerIdentity.of_this_process(Role.ANALYSIS)
     condition = Condition(WorkerState.READY, slots=4, busy=2, model="M", device="cuda", precision="bf16")
-    workers.beat(api.around.database, identity, condition, age=timedelta(seconds=60))
+    registry.beat(api.around.database, identity, condition, age=timedelta(seconds=60))
     yield identity
-    workers.leave(api.around.database, identity)
+    registry.leave(api.around.database, identity)
 
 
 def test_the_operator_sees_who_works(api: ApiWorld, worker: WorkerIdentity) -> None:

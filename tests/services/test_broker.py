@@ -24,8 +24,8 @@ from deploy.local.credentials import free_ports, load_credentials
 from deploy.local.processes import ChildProcess
 from deploy.local.servers import ValkeyServer, valkey_url
 from deploy.local.services import ServiceUrls
-from shared.broker import ANALYZE, Broker, make_celery
-from shared.redis_transport import is_wake_up
+from shared.broker.celery_app import ANALYZE, Broker, make_celery
+from shared.broker.redis_transport import is_wake_up
 from tests.receivers import Authority
 from tests.service_settings import settings_for
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
 
 

@@ -21,11 +21,16 @@ import structlog
 from sqlalchemy import func, select, text, update
 from standardwebhooks import Webhook
 
-from shared import deliveries, lifecycle, tally
 from shared.crypto import Vault
-from shared.database import Database
-from shared.deliveries import ClaimedDelivery, Try, claim_due, record_try, resend
-from shared.endpoints import (
+from shared.database.engine import Database
+from shared.database.row_level_security import WORKER_ROLE
+from shared.database.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.domain import NewJob
+from shared.errors import LeaseLostError
+from shared.jobs import lifecycle, tally
+from shared.webhooks import deliveries
+from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, record_try, resend
+from shared.webhooks.endpoints import (
     create_endpoint,
     delete_endpoint,
     disable_endpoint,
@@ -34,11 +39,7 @@ from shared.endpoints import (
     give_up,
     purge,
 )
-from shared.errors import LeaseLostError
-from shared.jobs import NewJob
-from shared.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
-from shared.wall import WORKER_ROLE
-from shared.webhook_schedule import DELAYS, MOST_AGE, Delivered, Disable, Retry
+from shared.webhooks.retry_schedule import DELAYS, MOST_AGE, Delivered, Disable, Retry
 from tests.databases import as_role
 from tests.receivers import Receiver, running_receiver
 from worker.delivery import Courier, Prompt

@@ -19,15 +19,18 @@ import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from deploy.local.services import ServiceUrls
-from shared import endpoints, housekeeping, lifecycle, listing, tally, workers
-from shared.admission import Admission, FullError, OpenLimits
-from shared.database import Database
-from shared.deliveries import ClaimedDelivery, Try, claim_due, is_due, record_try
+from shared.database import pagination
+from shared.database.engine import Database
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
+from shared.domain import ClaimedJob, NewJob, Stage
 from shared.errors import ErrorCode, JobError
-from shared.jobs import ClaimedJob, NewJob, Stage
-from shared.overview import newest_jobs, overview
-from shared.wall import API_ROLE, WORKER_ROLE
-from shared.webhook_schedule import Decision, Delivered, Retry
+from shared.jobs import lifecycle, retention, tally
+from shared.jobs.admission import Admission, FullError, OpenLimits
+from shared.jobs.stats import newest_jobs, overview
+from shared.webhooks import endpoints
+from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, is_due, record_try
+from shared.webhooks.retry_schedule import Decision, Delivered, Retry
+from shared.workers import registry
 from tests.databases import as_role, fresh_database
 from tests.plans import Watched, have_told
 
@@ -166,20 +169,20 @@ class World:
 
     def poll(self, job_id: UUID) -> None:
         with self.api.begin() as session:
-            listing.find_job(session, self.tenant, job_id)
+            pagination.find_job(session, self.tenant, job_id)
 
-    def page(self, after: listing.Cursor | None = None, **only: str) -> listing.Page[listing.JobRow]:
+    def page(self, after: pagination.Cursor | None = None, **only: str) -> pagination.Page[pagination.JobRow]:
         with self.api.begin() as session:
-            return listing.list_jobs(session, self.tenant, only=only, after=after, limit=50)
+            return pagination.list_jobs(session, self.tenant, only=only, after=after, limit=50)
 
     def page_of_deliveries(self, **only: UUID | str) -> None:
         with self.api.begin() as session:
-            listing.list_deliveries(session, self.tenant, only=only, after=None, limit=50)
+            pagination.list_deliveries(session, self.tenant, only=only, after=None, limit=50)
 
     def metrics(self) -> None:
         with self.api.begin() as session:
             overview(session)
-            workers.list_workers(session)
+            registry.list_workers(session)
 
     def newest(self) -> None:
         with self.worker.begin() as session:
@@ -201,7 +204,7 @@ class World:
 
     def backlog(self) -> None:
         with self.api.begin() as session:
-            assert housekeeping.backlog(session, days=0).jobs == 10_000
+            assert retention.backlog(session, days=0).jobs == 10_000
 
     def record(self, decision: Decision) -> None:
         with self.worker.begin() as session:
@@ -212,7 +215,7 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
     """In this order: what a claim takes, others end."""
     later = datetime.now(UTC) + timedelta(minutes=5)
     database = world.worker
-    half_way = listing.Cursor(datetime.now(UTC) - timedelta(hours=1), uuid4())
+    half_way = pagination.Cursor(datetime.now(UTC) - timedelta(hours=1), uuid4())
     return {
         "submit": (world.submit, FEW),
         "refuse": (world.refuse, FEW),
@@ -257,7 +260,7 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
         "give up": (lambda: _is(endpoints.give_up(database, most=20), 20), BY_TENANT),
         "delete an endpoint": (world.delete, FEW),
         "purge": (lambda: _is(endpoints.purge(database, most=20), 20), BY_TENANT),
-        "delete what is old": (lambda: _is(housekeeping.delete_old(database, days=0, most=20), 20), BY_TENANT),
+        "delete what is old": (lambda: _is(retention.delete_old(database, days=0, most=20), 20), BY_TENANT),
         "backlog of deletions": (world.backlog, COUNTED),
     }
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.addresses import IPAddress
-from shared.destinations import EgressCode, EgressRefused
+from shared.egress.ip_ranges import IPAddress
+from shared.egress.url_policy import EgressCode, EgressRefused
 from tests.receivers import Authority, Receiver, running_receiver
 from worker.egress import EXCERPT_BYTES, Egress, EgressFailed
 

@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from sqlalchemy import select
 
 from deploy.cli import main
-from shared import lifecycle
 from shared.crypto import Vault
-from shared.database import Database
-from shared.destinations import EgressError, parse
-from shared.endpoints import create_endpoint
-from shared.jobs import NewJob
-from shared.tables import WebhookAttempt, WebhookDelivery
+from shared.database.engine import Database
+from shared.database.tables import WebhookAttempt, WebhookDelivery
+from shared.domain import NewJob
+from shared.egress.url_policy import EgressError, parse
+from shared.jobs import lifecycle
+from shared.webhooks.endpoints import create_endpoint
 from tests.api_world import ApiWorld
 from tests.egress_forms import FORMS, REDIRECTS, ConnectLog, Everybody, Form, Names
 from tests.receivers import Receiver

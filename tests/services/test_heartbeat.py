@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import select
 
 from deploy.local.credentials import free_ports
-from shared import lifecycle
-from shared.database import Database
-from shared.jobs import NewJob, Stage
-from shared.tables import Job, Tenant
+from shared.database.engine import Database
+from shared.database.tables import Job, Tenant
+from shared.domain import NewJob, Stage
+from shared.jobs import lifecycle
 from worker.attempt import Attempt, Attempts
 from worker.heartbeat import Heartbeat
 

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import select, text
 
 from shared.crypto import Vault
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.tables import Tenant
 from shared.errors import DatabaseUnavailableError
-from shared.keys import KEY_PREFIX, authenticate, create_key, list_keys, revoke_key
-from shared.tables import Tenant
+from shared.tenants.api_keys import KEY_PREFIX, authenticate, create_key, list_keys, revoke_key
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
 

@@ -18,12 +18,10 @@ from sqlalchemy import Executable, event, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from shared import lifecycle, workers
 from shared.crypto import Vault
-from shared.database import Database
-from shared.endpoints import create_endpoint
-from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
-from shared.jobs import (
+from shared.database.engine import Database
+from shared.database.tables import Job, Result, Tenant, WebhookDelivery, Worker
+from shared.domain import (
     EVENT_TYPES,
     PROBE_PASSES,
     AppliedPolicy,
@@ -37,9 +35,12 @@ from shared.jobs import (
     Stability,
     Stage,
 )
+from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
+from shared.jobs import lifecycle
 from shared.presenter import timestamp
-from shared.tables import Job, Result, Tenant, WebhookDelivery, Worker
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.webhooks.endpoints import create_endpoint
+from shared.workers import registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.databases import add_tenant, fresh_database
 
 LEASE = timedelta(seconds=30)
@@ -547,7 +548,7 @@ def test_a_suspect_counts_as_all_the_slots_that_it_empties(database: Database, t
     claimed(database)
     dies(database, suspect)
     condition = Condition(WorkerState.READY, slots=4, model="M")
-    workers.beat(database, replace(ANOTHER, id="alone"), condition, age=timedelta(0))
+    registry.beat(database, replace(ANOTHER, id="alone"), condition, age=timedelta(0))
     show(database, ANOTHER, WorkerState.READY)
     assert claimed(database, worker="alone").id == suspect
     mine = [add_job(database, tenant) for _ in range(3)]
@@ -636,7 +637,7 @@ ANOTHER = WorkerIdentity("another", Role.ANALYSIS, "host", 1, None, None, "1.0")
 
 def show(database: Database, worker: WorkerIdentity, state: WorkerState, *, model: str | None = "M") -> None:
     """Write that another worker lives."""
-    workers.beat(database, worker, Condition(state, model=model), age=timedelta(0))
+    registry.beat(database, worker, Condition(state, model=model), age=timedelta(0))
 
 
 #: Workers that no job is left to: each is written as it says, and then not heard of for so many seconds.
@@ -650,7 +651,7 @@ OF_NO_HELP: dict[str, tuple[WorkerIdentity, WorkerState, float]] = {
 
 def show_one_of_no_help(database: Database, who: str, policies: Sequence[str] = ()) -> None:
     worker, state, seconds = OF_NO_HELP[who]
-    workers.beat(database, worker, Condition(state, model="M", policies=policies), age=timedelta(0))
+    registry.beat(database, worker, Condition(state, model="M", policies=policies), age=timedelta(0))
     with database.begin() as session:
         session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=seconds)))
 
@@ -731,7 +732,7 @@ def test_only_a_worker_that_has_the_policy_is_another_to_try(database: Database,
         session.execute(named.values(policy="strict"))
     job = claimed(database, policies=["strict"])
     condition = Condition(WorkerState.READY, model="M", policies=("strict",))
-    workers.beat(database, ANOTHER, condition, age=timedelta(0))
+    registry.beat(database, ANOTHER, condition, age=timedelta(0))
     assert fails_on(database, job, "w", "strict") == "queued"
     assert claim(database, policies=["strict"]) is None
     show(database, ANOTHER, WorkerState.READY)  # without it
@@ -752,9 +753,9 @@ def test_a_job_fails_whose_policy_nobody_had_for_minutes_while_others_were_ready
     named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
     with database.begin() as session:
         session.execute(named.values(policy="strict"))
-    assert workers.unserved_policies(database) == set()  # nobody is there who could say
+    assert registry.unserved_policies(database) == set()  # nobody is there who could say
     show(database, ANOTHER, WorkerState.READY)
-    assert workers.unserved_policies(database) == {(None, "strict")}
+    assert registry.unserved_policies(database) == {(None, "strict")}
     waited_for(database, 59)
     assert lifecycle.fail_unserved(database, None, "strict", waited=timedelta(hours=1)) == 0  # not yet
     waited_for(database, 61)
@@ -783,13 +784,13 @@ def test_a_policy_is_served_by_who_may_take_the_job_and_is_ready(database: Datab
     add_job(database, tenant, policy="strict", model="N")
     add_job(database, tenant, policy="strict")
     condition = Condition(WorkerState.READY, model="M", policies=("strict",))
-    workers.beat(database, ANOTHER, condition, age=timedelta(0))
-    assert workers.unserved_policies(database) == set()  # for N nobody is there who could say
+    registry.beat(database, ANOTHER, condition, age=timedelta(0))
+    assert registry.unserved_policies(database) == set()  # for N nobody is there who could say
     show(database, replace(ANOTHER, id="of N"), WorkerState.READY, model="N")
-    assert workers.unserved_policies(database) == {("N", "strict")}
+    assert registry.unserved_policies(database) == {("N", "strict")}
     with database.begin() as session:
         session.execute(text("UPDATE workers SET state = 'starting' WHERE id = 'another'"))
-    assert workers.unserved_policies(database) == {("N", "strict"), (None, "strict")}
+    assert registry.unserved_policies(database) == {("N", "strict"), (None, "strict")}
 
 
 @pytest.mark.parametrize(
@@ -836,7 +837,7 @@ def test_a_policy_is_not_served_by_one_that_is_of_no_help(database: Database, te
     add_job(database, tenant, policy="strict")
     if who == "one that starts":
         starting = Condition(WorkerState.STARTING, model="M", policies=["strict"])
-        workers.beat(database, ANOTHER, starting, age=timedelta(0))
+        registry.beat(database, ANOTHER, starting, age=timedelta(0))
     else:
         show_one_of_no_help(database, who, policies=["strict"])
     if who == "one that was not heard of":
@@ -845,7 +846,7 @@ def test_a_policy_is_not_served_by_one_that_is_of_no_help(database: Database, te
     show(database, replace(ANOTHER, id="without"), WorkerState.READY)
     assert claim(database) is None  # by one without the policy, whoever else lives
     served = who == "the very worker that asks"  # which has the policy, and is ready
-    assert workers.unserved_policies(database) == (set() if served else {(None, "strict")})
+    assert registry.unserved_policies(database) == (set() if served else {(None, "strict")})
 
 
 def expired(database: Database, job_id: UUID) -> None:
@@ -862,7 +863,7 @@ def of_another_model(database: Database, job_id: UUID) -> None:
 def left_to_another(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(policy="strict"))
-    workers.beat(database, ANOTHER, Condition(WorkerState.READY, model="M", policies=["strict"]), age=timedelta(0))
+    registry.beat(database, ANOTHER, Condition(WorkerState.READY, model="M", policies=["strict"]), age=timedelta(0))
 
 
 def a_suspect_that_waits(database: Database, job_id: UUID) -> None:
@@ -950,7 +951,7 @@ def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, ten
     show(database, replace(ANOTHER, id="w"), WorkerState.READY)
     assert lifecycle.surrender(database, "w", [job.fence for job in jobs[:2]], max_attempts=3) == 3
     with database.begin() as session:
-        assert workers.list_workers(session) == []  # nobody is to count on it
+        assert registry.list_workers(session) == []  # nobody is to count on it
     assert read(database, elsewhere).state == "running"
     rows = [read(database, job.id) for job in jobs]
     assert [(row.state, row.deaths, row.suspect) for row in rows] == [

@@ -11,9 +11,9 @@ from sqlalchemy import inspect, text
 
 from deploy.local.services import ServiceUrls
 from migrations.upgrade import downgrade, is_current, upgrade
-from shared.database import Database
-from shared.endpoints import delete_endpoint, give_up
-from shared.tables import Base
+from shared.database.engine import Database
+from shared.database.tables import Base
+from shared.webhooks.endpoints import delete_endpoint, give_up
 from tests.databases import fresh_database
 
 

@@ -18,12 +18,12 @@ from sqlalchemy.exc import DBAPIError
 
 from deploy.server_checks import Servers, ask
 from migrations.upgrade import DirectConnectionNeededError, downgrade, is_current, prepare_roles, upgrade
-from shared import lifecycle
-from shared.database import REQUEST, WORK, Database
+from shared.database.engine import REQUEST, WORK, Database
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
+from shared.domain import NewJob
 from shared.errors import DatabaseUnavailableError
-from shared.jobs import NewJob
+from shared.jobs import lifecycle
 from shared.settings import Settings
-from shared.wall import API_ROLE, WORKER_ROLE
 from tests.api_world import ApiWorld
 from tests.databases import add_tenant, as_role
 from tests.pgbouncer import behind_pgbouncer, needs_pgbouncer

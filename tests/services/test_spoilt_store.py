@@ -16,11 +16,11 @@ import pytest
 
 from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
-from shared.broker import Broker, make_celery
-from shared.database import Database
+from shared.broker.celery_app import Broker, make_celery
+from shared.database.engine import Database
+from shared.domain import ClaimedJob, ModelIdentity
 from shared.errors import ErrorCode, JobError, ObjectMissingError, StoreUnavailableError
-from shared.jobs import ClaimedJob, ModelIdentity
-from shared.object_store import BRIEF_SECONDS, ObjectStore, source_key
+from shared.storage.object_store import BRIEF_SECONDS, ObjectStore, source_key
 from tests.chaos.proxy import StoreProxy, Way
 from tests.service_settings import settings_for
 from worker.analyzer import Analyzer, ServedModel

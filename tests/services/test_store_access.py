@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from deploy.cli import main
 from deploy.local.services import ServiceUrls
 from shared.errors import ObjectMissingError, StoreUnavailableError
-from shared.object_store import ObjectStore, job_prefix, source_key
 from shared.settings import Settings
+from shared.storage.object_store import ObjectStore, job_prefix, source_key
 from tests.juicefs import juicefs_gateway
 from tests.service_settings import settings_for
 

@@ -8,12 +8,13 @@ from uuid import UUID, uuid4
 from sqlalchemy import func, update
 
 from deploy.local.services import ServiceUrls
-from shared import lifecycle, workers
-from shared.broker import Broker, make_celery
-from shared.database import Database
-from shared.jobs import NewJob
-from shared.tables import Job
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.broker.celery_app import Broker, make_celery
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.domain import NewJob
+from shared.jobs import lifecycle
+from shared.workers import registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.service_settings import settings_for
 from worker.sweeper import Sweeper
 
@@ -22,7 +23,7 @@ WITH = WorkerIdentity("with", Role.ANALYSIS, "host", 2, None, None, "1.0")
 
 
 def beat(database: Database, worker: WorkerIdentity, *policies: str) -> None:
-    workers.beat(database, worker, Condition(WorkerState.READY, model="M", policies=policies), age=timedelta(0))
+    registry.beat(database, worker, Condition(WorkerState.READY, model="M", policies=policies), age=timedelta(0))
 
 
 def test_a_fleet_in_which_one_worker_has_the_policy_may_be_silent_for_seconds(
@@ -39,7 +40,7 @@ def test_a_fleet_in_which_one_worker_has_the_policy_may_be_silent_for_seconds(
     beat(database, WITHOUT)
     beat(database, WITH, "strict")
     impatient.sweep()
-    workers.leave(database, WITH)  # it starts anew
+    registry.leave(database, WITH)  # it starts anew
 
     def state() -> str:
         assert lifecycle.claim(database, worker="without", model="M", lease=timedelta(minutes=1)) is None

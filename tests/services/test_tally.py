@@ -14,16 +14,16 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import Session
 
 from migrations.upgrade import upgrade
-from shared import lifecycle, tally
 from shared.crypto import Vault
-from shared.database import Database
-from shared.deliveries import claim_due
-from shared.endpoints import create_endpoint
+from shared.database.engine import Database
+from shared.database.row_level_security import API_ROLE
+from shared.domain import ClaimedJob, JobState, NewJob
 from shared.errors import ErrorCode, JobError, LeaseLostError
-from shared.jobs import ClaimedJob, JobState, NewJob
-from shared.overview import oldest_snapshot, overview
-from shared.tally import Totals
-from shared.wall import API_ROLE
+from shared.jobs import lifecycle, tally
+from shared.jobs.stats import oldest_snapshot, overview
+from shared.jobs.tally import Totals
+from shared.webhooks.deliveries import claim_due
+from shared.webhooks.endpoints import create_endpoint
 from tests.databases import add_tenant, as_role, show_tenant
 from tests.service_settings import SECRET_KEY
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from deploy.cli import main
 from deploy.commands.top import view
 from deploy.local.services import ServiceUrls
-from shared import workers
-from shared.database import Database
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.database.engine import Database
+from shared.workers import registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.processes.worker_processes import as_environment
 from tests.service_settings import settings_for
 
@@ -24,7 +24,7 @@ def environment(services: ServiceUrls, empty_database: str) -> dict[str, str]:
     """The settings of a database with one worker."""
     database = Database(empty_database)
     me = WorkerIdentity.of_this_process(Role.ANALYSIS)
-    workers.beat(
+    registry.beat(
         database,
         me,
         Condition(WorkerState.READY, slots=8, busy=3, model="M", device="cuda", precision="bf16"),

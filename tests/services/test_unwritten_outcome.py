@@ -17,15 +17,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from deploy.local.services import ServiceUrls
-from shared import lifecycle
-from shared.broker import DELIVER, WEBHOOK_QUEUE, Broker, make_celery
+from shared.broker.celery_app import DELIVER, WEBHOOK_QUEUE, Broker, make_celery
 from shared.crypto import Vault
-from shared.database import Database
-from shared.endpoints import create_endpoint
+from shared.database.engine import Database
+from shared.database.tables import Job, Tenant
+from shared.domain import ModelIdentity, NewJob
 from shared.errors import ObjectMissingError
-from shared.jobs import ModelIdentity, NewJob
-from shared.object_store import ObjectStore, artifact_key, source_key
-from shared.tables import Job, Tenant
+from shared.jobs import lifecycle
+from shared.storage.object_store import ObjectStore, artifact_key, source_key
+from shared.webhooks.endpoints import create_endpoint
 from tests.bad_images import photograph, saved
 from tests.service_settings import SECRET_KEY, settings_for
 from worker.analyzer import Analyzer, ServedModel

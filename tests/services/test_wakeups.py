@@ -21,14 +21,15 @@ from pydantic import SecretStr
 from redis import Redis
 
 from deploy.local.services import ServiceUrls
-from shared import lifecycle, workers
-from shared.broker import ANALYSIS_QUEUE, SWEEP, SWEEP_QUEUE, WEBHOOK_QUEUE, Broker, make_celery
-from shared.database import Database
-from shared.jobs import NewJob
-from shared.redis_transport import is_wake_up
-from shared.wakeups import Bell
-from shared.wall import API_ROLE, WORKER_ROLE
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.broker.celery_app import ANALYSIS_QUEUE, SWEEP, SWEEP_QUEUE, WEBHOOK_QUEUE, Broker, make_celery
+from shared.broker.redis_transport import is_wake_up
+from shared.broker.wakeups import Bell
+from shared.database.engine import Database
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
+from shared.domain import NewJob
+from shared.jobs import lifecycle
+from shared.workers import registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.api_world import ApiWorld
 from tests.databases import add_tenant, as_role
 from tests.service_settings import settings_for
@@ -66,7 +67,7 @@ def fetch(redis_url: str, queue: str) -> object:
 
 def appear(database: Database, role: Role, slots: int, state: WorkerState = WorkerState.READY) -> None:
     worker = WorkerIdentity(str(uuid4()), role, "host", 1, None, None, "1.0")
-    workers.beat(database, worker, Condition(state, slots=slots), age=timedelta())
+    registry.beat(database, worker, Condition(state, slots=slots), age=timedelta())
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -16,12 +16,13 @@ from sqlalchemy.orm import Session
 
 from migrations.roles import RIGHTS
 from migrations.upgrade import prepare_roles
-from shared import lifecycle, listing, tally
-from shared.database import Database
-from shared.keys import authenticate
+from shared.database import pagination
+from shared.database.engine import Database
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
+from shared.database.tables import Base, Job, Result, Tenant, WebhookEndpoint
+from shared.jobs import lifecycle, tally
 from shared.settings import Settings
-from shared.tables import Base, Job, Result, Tenant, WebhookEndpoint
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.tenants.api_keys import authenticate
 from tests.api_world import ApiWorld
 from tests.databases import as_role, show_tenant
 
@@ -117,7 +118,7 @@ def test_queries_that_have_lost_their_filter_leak_nothing(
     api: ApiWorld, tenants: tuple[UUID, UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = select(Job, Result).outerjoin(Result, Result.job_id == Job.id)
-    monkeypatch.setattr(listing, "_jobs", lambda _tenant_id: everything)
+    monkeypatch.setattr(pagination, "_jobs", lambda _tenant_id: everything)
     foreign = api.one.get("/v1/jobs").json["items"]
     own = api.other.get("/v1/jobs").json["items"]
     assert (len(foreign), len(own)) == (1, 1)
@@ -234,7 +235,7 @@ def test_the_wall_costs_little(api: ApiWorld, connect: Callable[[str], Database]
         with database.begin() as session:
             if database is as_api:
                 show_tenant(session, tenants[0])
-            assert len(listing.list_jobs(session, tenants[0], only={}, after=None, limit=50).rows) == 50
+            assert len(pagination.list_jobs(session, tenants[0], only={}, after=None, limit=50).rows) == 50
 
     for name, work, role in (("claim", claim, as_worker), ("page of 50 jobs", page, as_api)):
         plain, walled = _medians(lambda work=work: work(owner), lambda work=work, role=role: work(role))  # type: ignore[misc]

@@ -13,11 +13,12 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, select, update
 
-from shared import lifecycle, procfs, workers
-from shared.database import Database
-from shared.jobs import NewJob
-from shared.tables import Job, Tenant, Worker
-from shared.workers import Condition, Role, WorkerIdentity, WorkerState
+from shared.database.engine import Database
+from shared.database.tables import Job, Tenant, Worker
+from shared.domain import NewJob
+from shared.jobs import lifecycle
+from shared.workers import procfs, registry
+from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 
 READY = Condition(WorkerState.READY, slots=4, busy=1, model="M", device="cpu", precision="fp32")
 LEASE = timedelta(minutes=5)
@@ -37,12 +38,12 @@ def identity_of(process: subprocess.Popen[bytes]) -> WorkerIdentity:
 
 
 def appear(database: Database, worker: WorkerIdentity, condition: Condition = READY) -> None:
-    workers.beat(database, worker, condition, age=timedelta(seconds=7))
+    registry.beat(database, worker, condition, age=timedelta(seconds=7))
 
 
 def listed(database: Database) -> list[Worker]:
     with database.begin() as session:
-        return [worker for worker, _ in workers.list_workers(session)]
+        return [worker for worker, _ in registry.list_workers(session)]
 
 
 def carried_by(database: Database, worker: WorkerIdentity) -> UUID:
@@ -73,7 +74,7 @@ def test_a_worker_is_on_the_list_from_its_first_beat_to_its_leave(database: Data
     assert (row.state, row.slots, row.busy) == ("ready", 4, 1)
     assert (row.model, row.device, row.precision) == ("M", "cpu", "fp32")
     assert timedelta(seconds=6.9) < row.heartbeat_at - row.started_at < timedelta(seconds=9)
-    workers.leave(database, me)
+    registry.leave(database, me)
     assert listed(database) == []
 
 
@@ -86,8 +87,8 @@ def test_jobs_of_a_dead_neighbour_are_free_at_once_and_it_is_told_of_once(
     mine, its = carried_by(database, me), carried_by(database, other)
     neighbour.kill()
     neighbour.wait()
-    assert workers.bury_dead(database, me) == [other.id]
-    assert workers.bury_dead(database, me) == []
+    assert registry.bury_dead(database, me) == [other.id]
+    assert registry.bury_dead(database, me) == []
     assert [row.id for row in listed(database)] == [me.id]
     assert lease_has_ended(database, its)
     assert not lease_has_ended(database, mine)
@@ -100,9 +101,9 @@ def test_a_living_or_frozen_neighbour_keeps_its_jobs(database: Database, neighbo
     me, other = WorkerIdentity.of_this_process(Role.ANALYSIS), identity_of(neighbour)
     appear(database, other)
     job_id = carried_by(database, other)
-    assert workers.bury_dead(database, me) == []
+    assert registry.bury_dead(database, me) == []
     neighbour.send_signal(signal.SIGSTOP)
-    assert workers.bury_dead(database, me) == []
+    assert registry.bury_dead(database, me) == []
     assert not lease_has_ended(database, job_id)
     assert len(listed(database)) == 1
 
@@ -117,8 +118,8 @@ def test_who_does_not_see_the_same_processes_judges_none(
     neighbour.kill()
     neighbour.wait()
     me = WorkerIdentity.of_this_process(Role.ANALYSIS)
-    assert workers.bury_dead(database, me) == []
-    assert workers.bury_dead(database, replace(me, pid_space=None)) == []
+    assert registry.bury_dead(database, me) == []
+    assert registry.bury_dead(database, replace(me, pid_space=None)) == []
     assert not lease_has_ended(database, job_id)
 
 
@@ -128,17 +129,17 @@ def test_a_process_that_got_the_id_of_a_dead_one_does_not_keep_its_jobs(
     ticks = procfs.start_ticks(neighbour.pid)
     assert ticks is not None
     appear(database, replace(identity_of(neighbour), pid_ticks=ticks - 100))
-    assert len(workers.bury_dead(database, WorkerIdentity.of_this_process(Role.ANALYSIS))) == 1
+    assert len(registry.bury_dead(database, WorkerIdentity.of_this_process(Role.ANALYSIS))) == 1
 
 
 def test_who_was_silent_for_long_is_forgotten_and_comes_back_with_its_next_beat(database: Database):
     me = WorkerIdentity.of_this_process(Role.ANALYSIS)
     appear(database, me)
-    workers.forget_silent(database)
+    registry.forget_silent(database)
     assert len(listed(database)) == 1
     with database.begin() as session:
         session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(minutes=11)))
-    workers.forget_silent(database)
+    registry.forget_silent(database)
     assert listed(database) == []
     appear(database, me)
     assert len(listed(database)) == 1

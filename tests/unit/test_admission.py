@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.admission import retry_after
+from shared.jobs.admission import retry_after
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
+from shared.domain import ClaimedJob, Stage
 from shared.errors import ErrorCode, JobError, LeaseLostError
-from shared.jobs import ClaimedJob, Stage
 from worker.attempt import Attempt, Attempts, WorkerStopsError
 
 SOON = 5.0

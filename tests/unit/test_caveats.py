@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.pictures import DRAWN_FLAT, Region, analyzed_region
+from shared.images.visualizations import DRAWN_FLAT, Region, analyzed_region
 from tests.policies import STRICT
 from worker.caveats import caveats_of
 from worker.content import Content, measure

@@ -84,7 +84,7 @@ def test_a_missing_extra_is_named_with_the_line_that_adds_it(runner: CliRunner, 
 
 def test_a_package_of_our_own_that_is_missing_is_no_missing_extra(runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delitem(sys.modules, "deploy.commands.keys", raising=False)
-    monkeypatch.setitem(sys.modules, "shared.keys", None)
+    monkeypatch.setitem(sys.modules, "shared.tenants.api_keys", None)
 
     result = runner.invoke(main, ["keys", "list"])
 

@@ -16,7 +16,7 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from deploy.store_access import bucket_policy
-from shared.wall import API_ROLE, WORKER_ROLE
+from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from tests.locks import LOCKS, ROOT, read_lock
 
 SCRIPTS = (".ci/run", ".ci/audit", ".ci/test-lowest", ".ci/test-pythons", "deploy/docker/make-env.sh")

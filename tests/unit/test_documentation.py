@@ -14,7 +14,7 @@ import pytest
 
 from deploy.cli import main
 from docs.reference import pages, source, tables
-from shared.destinations import EgressCode
+from shared.egress.url_policy import EgressCode
 from shared.environment import PREFIX
 from shared.errors import ErrorCode
 from shared.settings import Settings

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.addresses import IPAddress
-from shared.destinations import AllowList, EgressCode, EgressRefused, judge, parse, require_https
+from shared.egress.ip_ranges import IPAddress
+from shared.egress.url_policy import AllowList, EgressCode, EgressRefused, judge, parse, require_https
 from worker.egress import EXCERPT_BYTES, Egress, EgressFailed, _excerpt, system_resolver
 
 PUBLIC = "93.184.215.14"

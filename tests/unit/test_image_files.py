@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from shared.errors import ErrorCode, JobError
-from shared.media import ImageLimits
+from shared.images.header import ImageLimits
 from tests.avif_files import clean_aperture, with_clean_aperture, with_colours
 from tests.bad_images import photograph, png_chunk, saved
 from worker.imaging import Caveat, DecodedImage, decode

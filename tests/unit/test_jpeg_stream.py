@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared.errors import ErrorCode, JobError
-from shared.media import ImageLimits
+from shared.images.header import ImageLimits
 from tests.bad_images import photograph, saved
 from worker.imaging import Caveat, decode
 from worker.jpeg_stream import Completeness, completeness, read_stream

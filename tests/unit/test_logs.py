@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.database import Database
+from shared.database.engine import Database
 from shared.logs import Repetitions
 
 #: In a process of its own: pytest has handlers on the root logger too.

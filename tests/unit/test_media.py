@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared.errors import ErrorCode, JobError
-from shared.media import HEAD_BYTES, ImageLimits, check_header, check_size, claimed_size, sniff
+from shared.images.header import HEAD_BYTES, ImageLimits, check_header, check_size, claimed_size, sniff
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")

@@ -11,9 +11,9 @@ from tests.mutants.survivors import Change, change_of, explained
 
 ROOT = Path(__file__).parents[2]
 DIFF = """\
-# shared.signing.x__seconds__mutmut_2: survived
---- shared/signing.py
-+++ shared/signing.py
+# shared.webhooks.signatures.x__seconds__mutmut_2: survived
+--- shared/webhooks/signatures.py
++++ shared/webhooks/signatures.py
 @@ -1,4 +1,4 @@
  def _seconds(timestamp: datetime) -> int:
 -    if timestamp.utcoffset() is None:
@@ -25,7 +25,7 @@ DIFF = """\
 def test_a_fault_is_read_out_of_its_diff() -> None:
     change = change_of(DIFF)
     assert change == Change(
-        "shared/signing.py", "if timestamp.utcoffset() is None:", "if timestamp.utcoffset() is not None:"
+        "shared/webhooks/signatures.py", "if timestamp.utcoffset() is None:", "if timestamp.utcoffset() is not None:"
     )
     assert not change.of_words_alone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import ObjectMissingError, StoreUnavailableError
-from shared.patience import Patience
+from shared.storage.circuit_breaker import Patience
 
 
 class Clock:

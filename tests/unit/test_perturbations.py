@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.jobs import PROBE_PASSES
+from shared.domain import PROBE_PASSES
 from tests.bad_images import photograph
 from worker.imaging import preprocess
 from worker.perturbations import PERTURBATIONS

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared import pictures
-from shared.colormap import ramp
-from shared.pictures import (
+from shared.images import visualizations
+from shared.images.colormap import ramp
+from shared.images.png import write_png
+from shared.images.visualizations import (
     Region,
     analyzed_region,
     dire_map_png,
@@ -23,7 +24,6 @@ from shared.pictures import (
     heatmap_scores,
     overlay_png,
 )
-from shared.png import write_png
 from tests.bad_images import photograph
 
 _DICE = np.random.default_rng(5)
@@ -187,7 +187,7 @@ def test_an_overlay_blends_inside_and_dims_outside(size: tuple[int, int]):
 def test_pictures_do_not_depend_on_the_bands(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     image, mean, region = photograph(*size), mean_of(4, 4), analyzed_region(*size, 64)
     whole = opened(overlay_png(image, mean, region)), opened(heatmap_png(mean, *size, region))
-    monkeypatch.setattr(pictures, "_BAND_PIXELS", 500)
+    monkeypatch.setattr(visualizations, "_BAND_PIXELS", 500)
     np.testing.assert_array_equal(opened(overlay_png(image, mean, region)), whole[0])
     np.testing.assert_array_equal(opened(heatmap_png(mean, *size, region)), whole[1])
 

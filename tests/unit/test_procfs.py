@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import procfs
+from shared.workers import procfs
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_process_that_proc_hides_counts_as_alive(
 def test_processes_share_their_ids_only_inside_one_namespace():
     here = procfs.pid_space()
     assert here is not None
-    ask = [sys.executable, "-c", "from shared.procfs import pid_space; print(pid_space())"]
+    ask = [sys.executable, "-c", "from shared.workers.procfs import pid_space; print(pid_space())"]
     assert subprocess.check_output(ask, text=True).strip() == here
     unshared = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     apart = subprocess.run([*unshared, *ask], capture_output=True, text=True, check=False)

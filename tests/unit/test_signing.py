@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from shared.signing import SigningError, new_secret, sign, signed_headers
+from shared.webhooks.signatures import SigningError, new_secret, sign, signed_headers
 
 BODY = '{"type": "job.succeeded", "data": {"naïve": "✓"}}'.encode()
 

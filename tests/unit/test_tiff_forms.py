@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from shared.errors import ErrorCode, JobError
-from shared.media import ImageLimits
+from shared.images.header import ImageLimits
 from tests.bad_images import photograph, saved
 from worker.imaging import decode
 

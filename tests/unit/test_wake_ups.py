@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.redis_transport import is_wake_up
+from shared.broker.redis_transport import is_wake_up
 
 #: As Celery and kombu put a wake-up into Redis. That this is so, test_broker.py asks of a real one.
 WAKE_UP: dict[str, Any] = {

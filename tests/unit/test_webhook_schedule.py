@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.webhook_schedule import DELAYS, MOST_AGE, Decision, Delivered, Disable, Failed, Retry, decide
+from shared.webhooks.retry_schedule import DELAYS, MOST_AGE, Decision, Delivered, Disable, Failed, Retry, decide
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 GONE = Disable("The receiver answered 410 Gone.")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from shared.pictures import dire_map_png, heatmap_scores
+from shared.images.visualizations import dire_map_png, heatmap_scores
 from worker.imaging import ImageLimits, decode, preprocess
 from worker.model.config import Format, ModelCard
 from worker.model.decision import verdict

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from shared.jobs import DEFAULT, POLICY_NAME
+from shared.domain import DEFAULT, POLICY_NAME
 from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError
 from worker.model.config import Format
 from worker.model.decision import Verdict, sigmoid

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.jobs import AppliedPolicy, Interval, Stability
+from shared.domain import AppliedPolicy, Interval, Stability
 from worker.content import Content, lacks_content
 from worker.model.decision import Verdict, verdict
 from worker.model.policy import Policy, judge

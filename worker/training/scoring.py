@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import JobError
-from shared.media import HEAD_BYTES, sniff
+from shared.images.header import HEAD_BYTES, sniff
 from worker.imaging import ImageLimits, decode
 from worker.model.detector import Detector
 from worker.training.data_digest import data_sha256

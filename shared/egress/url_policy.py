@@ -16,7 +16,7 @@ from typing import NoReturn, Self
 
 import httpx
 
-from shared.addresses import IPAddress, IPNetwork, Kind, SpecialRange, special_range
+from shared.egress.ip_ranges import IPAddress, IPNetwork, Kind, SpecialRange, special_range
 from shared.errors import DistildireError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -22,8 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from shared.database.row_level_security import SHOW_TENANT
 from shared.errors import DatabaseUnavailableError
-from shared.wall import SHOW_TENANT
 
 _CONNECT_SECONDS = 3
 

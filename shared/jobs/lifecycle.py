@@ -22,12 +22,12 @@ from sqlalchemy import Uuid, delete, func, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from shared import tally
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.tables import Job, Result, WebhookDelivery, WebhookEndpoint, Worker
+from shared.domain import PROBE_PASSES, ClaimedJob, JobResult, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
-from shared.jobs import PROBE_PASSES, ClaimedJob, JobResult, JobState, NewJob, Stage
+from shared.jobs import tally
 from shared.presenter import present_job, timestamp
-from shared.tables import Job, Result, WebhookDelivery, WebhookEndpoint, Worker
 
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -49,12 +49,12 @@ _SPARE = 32
 _LOOKS = 5
 
 # What waits lies in lanes: a tenant's jobs of one priority, model and policy, those that were begun before and suspects
-# apart. The tally says which lanes have some and from where on each begins (shared/tally.py), so no row is read that
-# has left the queue. Lanes go by priority, then by how much runs of their
-# tenant, counted in images that the device judges for it, then by age; of as many as may be needed the first jobs are
-# put in one order, in which each counts for its tenant's next. SKIP LOCKED: workers that look at the same moment get
-# different jobs, and none waits. Only what is taken is locked: a lock on all that was looked at would hide it from
-# others, and they would find nothing to do.
+# apart. The tally says which lanes have some and from where on each begins (shared/jobs/tally.py), so no row is read
+# that has left the queue. Lanes go by priority, then by how much runs of their tenant, counted in images that the
+# device judges for it, then by age; of as many as may be needed the first jobs are put in one order, in which each
+# counts for its tenant's next. SKIP LOCKED: workers that look at the same moment get different jobs, and none waits.
+# Only what is taken is locked: a lock on all that was looked at would hide it from others, and they would find nothing
+# to do.
 #
 # A suspect is taken alone, and may cost one more worker. It is taken at once where another is ready and has no suspect;
 # where others live, but cannot go on yet, or where none does, its last worker must have been silent for so long that

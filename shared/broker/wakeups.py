@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from shared.broker import ANALYSIS_QUEUE, ANALYZE, DELIVER, WEBHOOK_QUEUE, Broker
-from shared.database import Database
+from shared.broker.celery_app import ANALYSIS_QUEUE, ANALYZE, DELIVER, WEBHOOK_QUEUE, Broker
+from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
-from shared.workers import Role, slots_of
+from shared.workers.registry import Role, slots_of
 
 #: The slots are counted so often.
 _COUNTED_SECONDS = 5.0

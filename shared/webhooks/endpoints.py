@@ -13,10 +13,10 @@ from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.orm import Session
 
 from shared.crypto import Vault
-from shared.database import Database
-from shared.signing import new_secret
-from shared.tables import WebhookEndpoint
-from shared.webhook_schedule import MOST_AGE
+from shared.database.engine import Database
+from shared.database.tables import WebhookEndpoint
+from shared.webhooks.retry_schedule import MOST_AGE
+from shared.webhooks.signatures import new_secret
 
 # Of disabled endpoints what waits, from where it begins: what is being tried waits for its result.
 _GIVE_UP_DISABLED = text("""

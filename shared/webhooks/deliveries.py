@@ -13,20 +13,20 @@ from uuid import UUID
 from sqlalchemy import LargeBinary, Uuid, func, select, text
 from sqlalchemy.orm import Session
 
-from shared.database import Database
-from shared.endpoints import disable_endpoint, find_endpoint
+from shared.database.engine import Database
+from shared.database.tables import WebhookAttempt, WebhookDelivery
 from shared.errors import DistildireError, LeaseLostError
-from shared.tables import WebhookAttempt, WebhookDelivery
-from shared.webhook_schedule import Decision, Delivered, Disable, Retry
+from shared.webhooks.endpoints import disable_endpoint, find_endpoint
+from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Retry
 
 #: Of endpoints whose turn it may be, so many are looked at.
 _LOOKED = 64
 
-# The tally says for which endpoints something waits, and from where on (shared/tally.py): none is read that has ended.
-# Those with the fewest tries under way come first, so a receiver that hangs waits for others and not they for it. Of
-# these the first few are looked at, each by its own oldest delivery that is due. The lock is tried, never waited for,
-# and is one endpoint's: a process that is frozen in the middle of a claim stops that endpoint alone, until PostgreSQL
-# ends its transaction.
+# The tally says for which endpoints something waits, and from where on (shared/jobs/tally.py): none is read that has
+# ended. Those with the fewest tries under way come first, so a receiver that hangs waits for others and not they for
+# it. Of these the first few are looked at, each by its own oldest delivery that is due. The lock is tried, never waited
+# for, and is one endpoint's: a process that is frozen in the middle of a claim stops that endpoint alone, until
+# PostgreSQL ends its transaction.
 _TURN = text("""
 WITH busy AS (
     SELECT endpoint_id, count(*) AS tries FROM leased_deliveries WHERE lease_until > now() GROUP BY endpoint_id

@@ -19,10 +19,10 @@ from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
+from shared.domain import Artifact
 from shared.errors import ObjectMissingError, StoreUnavailableError
-from shared.jobs import Artifact
-from shared.patience import Patience
 from shared.settings import AnalysisSettings
+from shared.storage.circuit_breaker import Patience
 
 _CONNECT_SECONDS, _READ_SECONDS, _RETRIES = 2.0, 5.0, 1
 #: How long a request to the API waits for a silent store: its caller is to have a definite answer in three seconds.

@@ -16,9 +16,9 @@ from uuid import UUID
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from shared import tally
-from shared.database import Database
+from shared.database.engine import Database
 from shared.errors import DistildireError
+from shared.jobs import tally
 
 #: So near to its limit, a tenant's acceptances take turns: more than it can have on their way at one moment.
 _CLOSE = 1_000

@@ -16,9 +16,9 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from shared import procfs
-from shared.database import Database
-from shared.tables import Worker
+from shared.database.engine import Database
+from shared.database.tables import Worker
+from shared.workers import procfs
 
 #: A worker that was not heard of for so long is no longer shown; its jobs have gone elsewhere long before.
 _FORGOTTEN_AFTER = timedelta(minutes=10)

@@ -1,4 +1,4 @@
-"""The database's tables. Times are the database's own clock; states move only in `shared/lifecycle.py`."""
+"""The database's tables. Times are the database's own clock; states move only in `shared/jobs/lifecycle.py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from shared.jobs import JobState
+from shared.domain import JobState
 
 _STATES = ", ".join(f"'{state}'" for state in JobState)
 
@@ -334,7 +334,7 @@ class WebhookAttempt(Base):
 
 
 # The tally of both queues, jobs and deliveries: docs/adr/0007. Triggers write the moves, `fold_tally` all else; the
-# service reads them through the views `tally_*` and `queue_*` (`shared/tally.py`).
+# service reads them through the views `tally_*` and `queue_*` (`shared/jobs/tally.py`).
 def _lane() -> list[Column[Any]]:
     """Whose of what kind: a tenant's jobs of one priority, model and so on; an endpoint's deliveries."""
     return [

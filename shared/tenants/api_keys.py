@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from shared.crypto import Vault
-from shared.tables import ApiKey, Tenant
-from shared.wall import show_key
+from shared.database.row_level_security import show_key
+from shared.database.tables import ApiKey, Tenant
 
 #: Lets scanners of source code recognise a leaked key.
 KEY_PREFIX = "dd_"

@@ -17,11 +17,11 @@ from uuid import UUID
 from sqlalchemy import Uuid, delete, select, text
 from sqlalchemy.orm import Session
 
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.tables import Erasure, Job, Result, Tenant
+from shared.domain import PICTURES, JobState
 from shared.errors import StoreUnavailableError
-from shared.jobs import PICTURES, JobState
-from shared.object_store import ObjectStore, artifact_key, job_prefix, source_key
-from shared.tables import Erasure, Job, Result, Tenant
+from shared.storage.object_store import ObjectStore, artifact_key, job_prefix, source_key
 
 #: Longer than any request or attempt takes from its first byte in the store to its commit.
 GRACE = timedelta(hours=24)
@@ -34,7 +34,7 @@ _PAGE = 1_000
 _ERASED_AT_ONCE = 100
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-#: The keys that `shared/object_store.py` makes. Whatever else lies in the bucket is somebody else's.
+#: The keys that `shared/storage/object_store.py` makes. Whatever else lies in the bucket is somebody else's.
 _OURS = re.compile(rf"(?P<tenant>{_UUID})/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.png)")
 
 # Of each tenant the oldest first; a webhook that still waits for its receiver goes with its job.

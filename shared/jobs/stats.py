@@ -10,8 +10,8 @@ from uuid import UUID
 from sqlalchemy import Uuid, text
 from sqlalchemy.orm import Session
 
-from shared import tally
-from shared.jobs import JobState
+from shared.domain import JobState
+from shared.jobs import tally
 
 _DUE = text("SELECT due_deliveries()")
 _SNAPSHOT = text("SELECT seconds, pid, application FROM oldest_snapshot()")

@@ -11,7 +11,7 @@ from kombu.pools import connections, producers
 from redis import Redis
 from redis.exceptions import RedisError
 
-from shared import redis_transport
+from shared.broker import redis_transport
 from shared.environment import hide_from_libraries
 from shared.settings import CommonSettings
 

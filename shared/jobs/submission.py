@@ -10,16 +10,16 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from shared import lifecycle
-from shared.admission import Admission, OpenLimits
-from shared.database import Database
+from shared.database.engine import Database
+from shared.database.tables import Job
+from shared.domain import NewJob
 from shared.errors import DatabaseUnavailableError, DistildireError, KeyTakenError, StoreUnavailableError
-from shared.idempotency import earlier_job, key_is_known
-from shared.jobs import NewJob
-from shared.object_store import ObjectStore, source_key
+from shared.jobs import lifecycle
+from shared.jobs.admission import Admission, OpenLimits
+from shared.jobs.idempotency import earlier_job, key_is_known
 from shared.settings import Settings
-from shared.tables import Job
-from shared.workers import policy_is_served
+from shared.storage.object_store import ObjectStore, source_key
+from shared.workers.registry import policy_is_served
 
 _log = structlog.get_logger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from shared import tally
-from shared.tables import Tenant
+from shared.database.tables import Tenant
+from shared.jobs import tally
 
 
 def list_tenants(session: Session) -> list[tuple[Tenant, int]]:

@@ -7,9 +7,9 @@ from uuid import UUID
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
+from shared.database.tables import Job
+from shared.domain import NewJob
 from shared.errors import DistildireError
-from shared.jobs import NewJob
-from shared.tables import Job
 
 
 class KeyReusedError(DistildireError):

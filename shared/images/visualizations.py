@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.colormap import ramp
-from shared.png import write_png
+from shared.images.colormap import ramp
+from shared.images.png import write_png
 
 #: The caveat of a result whose heatmap and overlay show one colour, whatever its feature mean is.
 DRAWN_FLAT = "Heatmap and overlay are drawn flat: there is nothing that they could show."

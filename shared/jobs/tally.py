@@ -14,8 +14,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from shared.database import Database
-from shared.jobs import JobState
+from shared.database.engine import Database
+from shared.domain import JobState
 
 #: So many folds, or a few more, keep their sums.
 _FOLDS_KEPT = 2_000

@@ -18,9 +18,9 @@ from uuid import UUID
 from sqlalchemy import Select, TextualSelect, Uuid, exists, select, text, tuple_
 from sqlalchemy.orm import Session, aliased, defer
 
+from shared.database.tables import Job, Result, Tenant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.domain import JobState
 from shared.errors import DistildireError, ErrorCode
-from shared.jobs import JobState
-from shared.tables import Job, Result, Tenant, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAYOUT = struct.Struct(">q16s")

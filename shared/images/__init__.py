@@ -1,0 +1,1 @@
+"""Images as files: what their first bytes say, and the pictures that are drawn of a result."""

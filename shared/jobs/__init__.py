@@ -1,0 +1,1 @@
+"""Jobs from submission to deletion: the only statements that change or count them."""

@@ -1,0 +1,1 @@
+"""The object store, and how long a silent one is waited for."""

@@ -1,0 +1,1 @@
+"""Webhooks: endpoints, deliveries, when a try is repeated, and the signature of each."""
