@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from shared.errors import ErrorCode
-from worker.imaging import Caveat
+from worker.imaging.decoding import Caveat
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Stands for a decoder that a crafted image has taken over. With `unwalled` as its first argument it does without the
 seccomp filter, as on a kernel that has none: the other limits must hold by themselves. Production code knows nothing of
-it; tests start it in the place of `worker.sandbox_child`.
+it; tests start it in the place of `worker.sandbox.child`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from resource import RLIMIT_CORE, RLIMIT_FSIZE, getrlimit
 import numpy as np
 
 from shared.errors import ErrorCode, JobError
-from worker import imaging, sandbox_child
-from worker.imaging import Caveat
+from worker.imaging import decoding
+from worker.imaging.decoding import Caveat
+from worker.sandbox import child
 
 _JOB_FD = 3
 
 
-def behave(data: bytes, limits: imaging.ImageLimits) -> imaging.DecodedImage:
+def behave(data: bytes, limits: decoding.ImageLimits) -> decoding.DecodedImage:
     """Do what follows the image, then decode it."""
     BEHAVIOURS[data.rpartition(b"|")[2].decode()]()
-    return imaging.decode(data, limits)
+    return decoding.decode(data, limits)
 
 
 def _read_null() -> None:
@@ -189,7 +190,7 @@ def _pictures(lengths: bytes) -> Callable[[], None]:
 
 def _no_memory() -> None:
     """Leave no memory for the answer, and none for telling of that."""
-    vars(sandbox_child)["send"] = lambda *_: bytearray(1 << 40)
+    vars(child)["send"] = lambda *_: bytearray(1 << 40)
     raise JobError(ErrorCode.CORRUPT_IMAGE)
 
 
@@ -273,7 +274,7 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    vars(sandbox_child)["decode"] = behave
+    vars(child)["decode"] = behave
     if sys.argv[1] == "unwalled":
-        vars(sandbox_child)["raise_wall"] = bool
-    sandbox_child.main(sys.argv[-2:])
+        vars(child)["raise_wall"] = bool
+    child.main(sys.argv[-2:])

@@ -15,7 +15,7 @@ from typing import Any
 from shared.egress.url_policy import EgressError
 from tests.egress_forms import Everybody
 from tests.name_server import NameServer, answering
-from worker.egress import Egress
+from worker.egress.http_client import Egress
 
 PUBLIC, INSIDE = "93.184.215.14", "127.0.0.1"
 NAMES: dict[str, list[Sequence[str]]] = {

@@ -5,7 +5,7 @@ The roles: `analysis` runs the model, `webhooks` delivers webhooks and sweeps, `
 
 from __future__ import annotations
 
-import worker.departure  # noqa: F401  # first: from now on SIGTERM ends this process in order
+import worker.process.shutdown  # noqa: F401  # first: from now on SIGTERM ends this process in order
 
 # isort: split
 import sys
@@ -24,7 +24,7 @@ _ROLES = {
         Settings,
         (*_WORKER, "--queues", "webhooks,sweep", "--concurrency", "4"),
     ),
-    # Its scheduler is worker/beat.py's: worker/tasks.py sets that.
+    # Its scheduler is worker/process/beat.py's: worker/tasks.py sets that.
     "beat": (CommonSettings, ("beat", "--pidfile", "")),
 }
 

@@ -5,7 +5,7 @@ A worker's queues are its role: one that consumes `analysis` runs the model, any
 
 from __future__ import annotations
 
-from worker.departure import Part, departure  # first: from now on SIGTERM ends this process in order
+from worker.process.shutdown import Part, departure  # first: from now on SIGTERM ends this process in order
 
 # isort: split
 import atexit
@@ -33,7 +33,7 @@ from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
 from shared.settings import AnalysisSettings, CommonSettings, Settings, SettingsError
 from shared.workers.registry import Condition, Role, WorkerState
-from worker.presence import Presence
+from worker.process.registration import Presence
 
 SWEEP_SECONDS = 2.0
 _QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "celery.beat")  # a line or two for every wake-up
@@ -51,7 +51,7 @@ app.conf.update(
             "options": {"queue": SWEEP_QUEUE, "expires": 2 * SWEEP_SECONDS},
         }
     },
-    beat_scheduler="worker.beat:QuietScheduler",
+    beat_scheduler="worker.process.beat:QuietScheduler",
 )
 _log = structlog.get_logger(__name__)
 
@@ -150,13 +150,13 @@ def _start_parts(queues: set[str]) -> None:
     broker = Broker(app)
     presence = _appear(Role.ANALYSIS if ANALYSIS_QUEUE in queues else Role.WEBHOOKS)
     if ANALYSIS_QUEUE in queues:
-        from worker.runtime import AnalysisRuntime  # imports numpy and Pillow, and torch when it loads
+        from worker.jobs.service import AnalysisRuntime  # imports numpy and Pillow, and torch when it loads
 
         analysis = AnalysisRuntime.load(AnalysisSettings.read(), broker, worker=presence.identity.id)
         _begin(analysis)
         _bells[ANALYZE] = analysis.wake
     if queues & {WEBHOOK_QUEUE, SWEEP_QUEUE}:
-        from worker.webhooks import WebhookRuntime
+        from worker.webhooks.service import WebhookRuntime
 
         webhooks = WebhookRuntime(Settings.read(), broker)
         _begin(webhooks)

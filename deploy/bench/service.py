@@ -29,7 +29,7 @@ from deploy.local.document import StackDocument
 from deploy.local.stack import Stack
 from shared.client import Client, Job
 from shared.settings import Settings
-from worker.runtime import load_detector
+from worker.jobs.service import load_detector
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 _PHOTOGRAPHS = ("astronaut.*", "chelsea.*", "coffee.*", "rocket.*")

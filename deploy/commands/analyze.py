@@ -122,11 +122,11 @@ def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str
     import torch
 
     from shared.images.visualizations import heatmap_scores
-    from worker.caveats import caveats_of
-    from worker.content import drawn_mean
-    from worker.imaging import ImageLimits, decode
+    from worker.imaging.content import drawn_mean
+    from worker.imaging.decoding import ImageLimits, decode
+    from worker.imaging.perturbations import PERTURBATIONS
+    from worker.jobs.caveats import caveats_of
     from worker.model.ruling import rule
-    from worker.perturbations import PERTURBATIONS
 
     began = time.perf_counter()
     decoded = decode(path, ImageLimits())

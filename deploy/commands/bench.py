@@ -108,7 +108,7 @@ def distillation(  # noqa: PLR0913  # an option each
     """
     from deploy.bench.distillation import BACKBONES, RECIPE, Arm, Experiment, distilled
     from deploy.bench.distillation_report import compare
-    from worker.model.whole_files import write_whole
+    from worker.atomic_files import write_whole
     from worker.training.recipe import changed, read_recipe
 
     recipe = read_recipe(named or str(RECIPE))

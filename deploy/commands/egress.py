@@ -12,7 +12,7 @@ from deploy.groups import SuggestingGroup
 from deploy.streams import print_json
 from deploy.terminal import output
 from shared.egress.url_policy import AllowList, EgressError, Ruling, admit, judge
-from worker.egress import Egress, Target
+from worker.egress.http_client import Egress, Target
 
 _TIMEOUT_SECONDS = 15.0
 

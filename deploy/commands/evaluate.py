@@ -103,11 +103,11 @@ def command(  # noqa: PLR0913  # an option each
     Writes a report as JSON and as one HTML page, and what was said of each image as CSV. Files that cannot be read are
     listed and skipped. The command may be stopped at any moment; the same command goes on from there.
     """
+    from worker.atomic_files import write_whole
     from worker.model import load_model
     from worker.model.card_sections import card_to_write, require_own_folder, write_section
     from worker.model.config import EVALUATION_NAME
     from worker.model.policy import images_of, load_policy
-    from worker.model.whole_files import write_whole
     from worker.training.dataset import read_dataset
     from worker.training.evaluator import PARTS, Evaluation, Plan, Source
     from worker.training.figures import Resampling

@@ -34,7 +34,7 @@ def job_errors() -> str:
 def webhook_errors() -> str:
     """Every reason for which a try of a webhook has no answer."""
     found = source.member_sentences("shared/egress/url_policy.py", "EgressCode")
-    found |= source.member_sentences("worker/delivery.py", "OwnFault")
+    found |= source.member_sentences("worker/webhooks/sender.py", "OwnFault")
     return _table(("error", "what it means"), [(f"`{code}`", sentence) for code, sentence in found.items()])
 
 

@@ -1,8 +1,9 @@
 """Which URLs may be called from here: the pure half of the egress guard, without a look-up or a connection.
 
 A tenant chooses the URLs of webhooks, so each is treated as an attack on what this machine can reach. Every address
-that is not plainly public is refused, unless the operator allows it in `DISTILDIRE_EGRESS_ALLOW`. `worker/egress.py`
-is the other half: it looks names up, passes what it found through `admit`, and connects to exactly these addresses.
+that is not plainly public is refused, unless the operator allows it in `DISTILDIRE_EGRESS_ALLOW`.
+`worker/egress/http_client.py` is the other half: it looks names up, passes what it found through `admit`, and connects
+to exactly these addresses.
 """
 
 from __future__ import annotations

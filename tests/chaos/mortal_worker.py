@@ -14,7 +14,7 @@ from shared.domain import ClaimedJob, JobResult, Stage
 from shared.jobs import lifecycle
 from tests.chaos.deaths import DECIDED, die_if_told
 from worker.__main__ import main
-from worker.attempt import Attempt
+from worker.jobs.attempt import Attempt
 from worker.tasks import app
 
 __all__ = ["app"]

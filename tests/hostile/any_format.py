@@ -11,7 +11,7 @@ from shared.errors import JobError
 from tests.hostile.corpora import HostileFile
 from tests.hostile.refusals import default_sandbox
 from tests.hostile.run import Ending
-from worker.sandbox import Sandbox
+from worker.sandbox.sandbox import Sandbox
 
 
 class AnyFormatSandbox(Sandbox):

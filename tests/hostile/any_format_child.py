@@ -1,7 +1,7 @@
 """The sandbox's fork server with a decoder that reads every format that Pillow knows, not only the seven accepted.
 
 Pillow's rarer readers are those that crash and loop. No file reaches them in production; here they show what the
-sandbox holds. Run in the place of `worker.sandbox_child`.
+sandbox holds. Run in the place of `worker.sandbox.child`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from PIL import Image
 
 from shared.errors import ErrorCode, JobError
 from shared.images.header import check_size
-from worker import sandbox_child
-from worker.content import measure
-from worker.imaging import DecodedImage, ImageFacts, ImageLimits
+from worker.imaging.content import measure
+from worker.imaging.decoding import DecodedImage, ImageFacts, ImageLimits
+from worker.sandbox import child
 
 
 def decode_any(data: bytes, limits: ImageLimits) -> DecodedImage:
@@ -33,5 +33,5 @@ def decode_any(data: bytes, limits: ImageLimits) -> DecodedImage:
 
 if __name__ == "__main__":
     Image.init()  # all readers: nothing can be imported in a child
-    vars(sandbox_child)["decode"] = decode_any
-    sandbox_child.main(sys.argv[1:])
+    vars(child)["decode"] = decode_any
+    child.main(sys.argv[1:])

@@ -11,7 +11,7 @@ from shared.images.header import ImageLimits
 from shared.settings import Settings
 from tests.bad_images import OddImage
 from tests.hostile.generated import BOMBS
-from worker.sandbox import Sandbox
+from worker.sandbox.sandbox import Sandbox
 
 MOST_SECONDS = 0.2
 _TRIES = 5

@@ -13,7 +13,7 @@ from tests.hostile.generated import BOMBS, POLYGLOTS
 from tests.hostile.mutations import examples
 from tests.hostile.refusals import default_sandbox
 from tests.hostile.run import MOST_SECONDS, Ending
-from worker.sandbox import Sandbox
+from worker.sandbox.sandbox import Sandbox
 
 _DECODED = {
     None,

@@ -19,9 +19,9 @@ from deploy.cli import main
 from shared.percentages import percent, probability_percent
 from tests.tiny_model import NAME, write_model
 from tests.tiny_policy import write_tiny_policies, write_tiny_policy
+from worker.imaging.perturbations import PERTURBATIONS
 from worker.model import load_model
 from worker.model.ruling import rule
-from worker.perturbations import PERTURBATIONS
 
 
 @pytest.fixture

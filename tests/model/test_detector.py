@@ -19,7 +19,7 @@ from torchvision import transforms
 import worker.model
 from shared.errors import ErrorCode, JobError
 from tests.reference import Measure, Reference
-from worker.imaging import preprocess
+from worker.imaging.decoding import preprocess
 from worker.model import Detector, ModelError, load_model
 from worker.model.card import read_card
 from worker.model.loading import Precision, choose, choose_dtype

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker import device
-from worker.batcher import DeviceLostError, DeviceMemoryError
-from worker.device import Device, settle_batch
+from worker.inference import device
+from worker.inference.batcher import DeviceLostError, DeviceMemoryError
+from worker.inference.device import Device, settle_batch
 from worker.model import Detector, load_model
 from worker.model.detector import Detection
 from worker.model.loading import choose_device

@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_tensor
 
 from shared.images.visualizations import analyzed_region
 from tests.bad_images import photograph
-from worker.imaging import preprocess
+from worker.imaging.decoding import preprocess
 
 _SIZES = [
     (1, 1), (2, 3), (1, 32), (32, 1), (63, 64), (64, 64), (65, 64), (97, 64), (100, 3200), (255, 256), (257, 256), (333,

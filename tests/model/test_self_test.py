@@ -11,12 +11,12 @@ import torch
 
 from deploy.bench.model import seeded_detector
 from tests.tiny_model import NAME, write_model
-from worker.device import settle_batch
+from worker.atomic_files import DiskFullError
+from worker.inference.device import settle_batch
 from worker.model import Detector, load_model, self_test, verify
 from worker.model.card import BUNDLED, ModelError, read_card
 from worker.model.config import Format
 from worker.model.self_test import SelfTestError
-from worker.model.whole_files import DiskFullError
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,7 @@ def test_a_file_without_a_digest_is_used_with_a_warning(folder: Path, caplog: py
 def test_torchs_compiler_is_not_imported_to_serve_a_model():
     """It would double the time in which a worker starts."""
     program = (
-        "import sys; from worker.model import load_model; from worker.device import settle_batch\n"
+        "import sys; from worker.model import load_model; from worker.inference.device import settle_batch\n"
         "settle_batch(load_model('DISTILDIRE-DEMO', device='cpu'), 2)\n"
         "print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
     )

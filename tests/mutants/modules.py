@@ -28,7 +28,7 @@ MODULES: Mapping[str, Module] = {
     ),
     "thresholds": Module(["worker/training/thresholds.py"], ["tests/unit/test_thresholds.py"]),
     "decode": Module(
-        ["shared/images/header.py", "worker/imaging.py"],
+        ["shared/images/header.py", "worker/imaging/decoding.py"],
         [
             "tests/unit/test_media.py",
             "tests/unit/test_imaging.py",
@@ -37,7 +37,7 @@ MODULES: Mapping[str, Module] = {
         ],
     ),
     "egress": Module(
-        ["shared/egress/url_policy.py", "worker/egress.py"],
+        ["shared/egress/url_policy.py", "worker/egress/http_client.py"],
         [
             "tests/unit/test_egress.py",
             "tests/unit/test_egress_command.py",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from worker.runtime import AnalysisRuntime
+from worker.jobs.service import AnalysisRuntime
 from worker.tasks import app
 
 __all__ = ["app"]

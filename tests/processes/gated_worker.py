@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.batcher import Finding, Floats, Notify
-from worker.device import Device
-from worker.heartbeat import Heartbeat
+from worker.inference.batcher import Finding, Floats, Notify
+from worker.inference.device import Device
+from worker.jobs.heartbeat import Heartbeat
 from worker.tasks import app
 
 __all__ = ["app"]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 
 from tests.poison import Place, do_harm, poison_in
-from worker import imaging, sandbox_child
+from worker.imaging import decoding
+from worker.sandbox import child
 
 
-def decode(data: bytes, limits: imaging.ImageLimits) -> imaging.DecodedImage:
+def decode(data: bytes, limits: decoding.ImageLimits) -> decoding.DecodedImage:
     """Decode as the product does, unless the file is poison for it."""
     poison = poison_in(data)
     if poison is not None and poison.place is Place.DECODER:
         do_harm(poison.harm)
-    return imaging.decode(data, limits)
+    return decoding.decode(data, limits)
 
 
 if __name__ == "__main__":
-    vars(sandbox_child)["decode"] = decode
-    sandbox_child.main(sys.argv[1:])
+    vars(child)["decode"] = decode
+    child.main(sys.argv[1:])

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.poison import POISONS, Place, Poison, do_harm
-from worker import runtime
 from worker.__main__ import main
-from worker.sandbox import Sandbox
+from worker.jobs import service
+from worker.sandbox.sandbox import Sandbox
 from worker.tasks import app
 
 if TYPE_CHECKING:  # torch is imported when the real worker imports it: a start is to look as it does
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch is imported when the real worker imports it: a start 
 
 __all__ = ["app"]
 
-_load_detector = runtime.load_detector
+_load_detector = service.load_detector
 _broken = Path(os.environ.get("TEST_BROKEN", ""))
 
 
@@ -68,7 +68,7 @@ def _poison_in(image: Tensor) -> Poison | None:
     return next((each for each in POISONS if each.place is Place.BATCH and list(each.colour) == colour), None)
 
 
-runtime.load_detector = _load_flawed
+service.load_detector = _load_flawed
 if "TEST_GATE" in os.environ:
     from tests.processes import gated_worker  # noqa: F401  # its import does it
 Sandbox._entry = ("-m", "tests.processes.poisoned_child")

@@ -28,10 +28,10 @@ from shared.errors import ErrorCode, JobError
 from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 from tests.quota import Quota
-from worker import sandbox_server, sandbox_wire
-from worker.imaging import ImageLimits, decode, preprocess
-from worker.perturbations import PERTURBATIONS
-from worker.sandbox import PICTURES, OpenedImage, Sandbox, SandboxError
+from worker.imaging.decoding import ImageLimits, decode, preprocess
+from worker.imaging.perturbations import PERTURBATIONS
+from worker.sandbox import client, protocol
+from worker.sandbox.sandbox import PICTURES, OpenedImage, Sandbox, SandboxError
 
 _PNG = saved(photograph(), "PNG")
 _EPS = np.random.default_rng(1).normal(size=(3, 64, 64)).astype(np.float32)
@@ -203,7 +203,7 @@ def test_a_decoder_that_hangs_is_ended_by_the_clock():
 _COMPUTING = """
     import sys
     from tests.bad_images import photograph, saved
-    from worker.sandbox import Sandbox
+    from worker.sandbox.sandbox import Sandbox
 
     class ComputingSandbox(Sandbox):
         _entry = ("-m", "tests.hostile_child")
@@ -295,7 +295,7 @@ def test_a_fork_server_that_cannot_start_says_why():
 
 
 def test_a_decoder_that_hangs_up_and_lives_on_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox_server, "_STATUS_SECONDS", 0.5)
+    monkeypatch.setattr(client, "_STATUS_SECONDS", 0.5)
     with HostileSandbox() as hostile:
         error = failure(hostile, told_to("hang up"))
         assert (error.code, "hung up" in error.message) == (ErrorCode.DECODE_CRASHED, True)
@@ -308,7 +308,7 @@ def test_a_busy_machine_does_not_end_a_sound_image():
 
 
 def test_children_take_turns_and_no_time_runs_out_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox_server, "_TURNS", 1)
+    monkeypatch.setattr(client, "_TURNS", 1)
     with HostileSandbox(idle_seconds=1) as hostile, ThreadPoolExecutor(3) as crowd:
         began = time.monotonic()
         sleepers = [crowd.submit(failure, hostile, told_to("sleep")) for _ in range(2)]
@@ -322,7 +322,7 @@ def test_a_worker_that_stood_still_does_not_blame_the_file():
     """A machine may be stopped in the middle of a decoding, and go on: nobody waited for the decoder meanwhile."""
     program = textwrap.dedent("""
         from tests.bad_images import photograph, saved
-        from worker.sandbox import Sandbox
+        from worker.sandbox.sandbox import Sandbox
 
         class NappingSandbox(Sandbox):
             _entry = ("-m", "tests.hostile_child")
@@ -354,7 +354,7 @@ def test_an_answer_that_drips_has_an_end():
     with ours, theirs:
         dripping.start()
         with pytest.raises(TimeoutError):
-            sandbox_wire._receive_exactly(ours, 1 << 20, sandbox_wire.Allowance(0.5))
+            protocol._receive_exactly(ours, 1 << 20, protocol.Allowance(0.5))
         over.set()
         dripping.join()
 
@@ -362,7 +362,7 @@ def test_an_answer_that_drips_has_an_end():
 def test_a_request_that_nobody_reads_has_an_end():
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(TimeoutError):
-        sandbox_wire.send(ours, {}, bytes(1 << 24), within=sandbox_wire.Allowance(0.5))
+        protocol.send(ours, {}, bytes(1 << 24), within=protocol.Allowance(0.5))
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_what_is_only_promised_takes_no_memory():
         theirs.shutdown(socket.SHUT_WR)
         tracemalloc.start()
         with pytest.raises(EOFError):
-            sandbox_wire.receive(ours, 480_000_000)
+            protocol.receive(ours, 480_000_000)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 4_000_000
@@ -590,7 +590,7 @@ _WORKER = """
     import threading
     from tests.bad_images import photograph, saved
     from tests.hostile_child import behave
-    from worker.sandbox import Sandbox
+    from worker.sandbox.sandbox import Sandbox
 
     class HostileSandbox(Sandbox):
         _entry = ("-m", "tests.hostile_child")

@@ -23,7 +23,7 @@ from shared.environment import PREFIX
 from shared.settings import Settings
 from tests.processes.worker_processes import wait_until
 from tests.tiny_model import NAME, write_model
-from worker.sandbox import Sandbox
+from worker.sandbox.sandbox import Sandbox
 
 _PROCESSES = ("api", "analysis_worker", "webhook_worker", "beat")
 #: Modules that our processes and the libraries import by name.

@@ -6,9 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from worker.crew import Crew
-from worker.delivery import Courier
+from worker.jobs.executor import Crew
 from worker.tasks import app
+from worker.webhooks.sender import Courier
 
 __all__ = ["app"]
 

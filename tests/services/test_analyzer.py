@@ -18,10 +18,10 @@ from shared.errors import StoreUnavailableError
 from shared.jobs import lifecycle
 from shared.storage.object_store import ObjectStore
 from tests.service_settings import settings_for
-from worker.analyzer import Analyzer, ServedModel
-from worker.attempt import Attempts
-from worker.batcher import Batcher
-from worker.sandbox import Sandbox
+from worker.inference.batcher import Batcher
+from worker.jobs.attempt import Attempts
+from worker.jobs.pipeline import Analyzer, ServedModel
+from worker.sandbox.sandbox import Sandbox
 
 
 @pytest.fixture

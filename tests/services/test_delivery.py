@@ -42,8 +42,8 @@ from shared.webhooks.endpoints import (
 from shared.webhooks.retry_schedule import DELAYS, MOST_AGE, Delivered, Disable, Retry
 from tests.databases import as_role
 from tests.receivers import Receiver, running_receiver
-from worker.delivery import Courier, Prompt
-from worker.egress import Egress
+from worker.egress.http_client import Egress
+from worker.webhooks.sender import Courier, Prompt
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
 LEASE = timedelta(seconds=30)
@@ -347,7 +347,7 @@ def test_a_receiver_without_an_answer_is_logged_with_the_reason(
     path: str,
     code: str,
 ) -> None:
-    monkeypatch.setattr("worker.delivery._TRY_SECONDS", 0.5)
+    monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 0.5)
     add_endpoint(database, tenant, receiver.url(path))
     end_jobs(database, tenant)
     (attempt,) = tried(courier, database)
@@ -379,7 +379,7 @@ HOSTILE = {
 def test_hostile_receivers_cost_a_try_each_and_neither_memory_nor_other_endpoints(
     database: Database, tenant: UUID, receiver: Receiver, courier: Courier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.delivery._TRY_SECONDS", 3.0)
+    monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 3.0)
     with running_receiver() as hostile:
         of = {add_endpoint(database, tenant, hostile.url(path))[0]: path for path in HOSTILE}
         prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
@@ -606,14 +606,14 @@ def record(database: Database, claimed: ClaimedDelivery, decision: Delivered | R
 def test_more_receivers_that_hang_than_there_are_senders_leave_senders_for_the_others(
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.delivery._TRY_SECONDS", 0.5)
+    monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 0.5)
     courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=4, per_endpoint=4)
     with running_receiver() as hanging:
         for _ in range(8):
             add_endpoint(database, tenant, hanging.url("/hang"))
         end_jobs(database, tenant, 10)
         deliver_until(courier, lambda: _failing(database) == 8)
-        monkeypatch.setattr("worker.delivery._TRY_SECONDS", 15.0)
+        monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 15.0)
         deliver_until(courier, lambda: _under_way(database) == 2)
         prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
         end_jobs(database, tenant, 10)

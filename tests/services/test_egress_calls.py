@@ -14,7 +14,7 @@ import pytest
 from shared.egress.ip_ranges import IPAddress
 from shared.egress.url_policy import EgressCode, EgressRefused
 from tests.receivers import Authority, Receiver, running_receiver
-from worker.egress import EXCERPT_BYTES, Egress, EgressFailed
+from worker.egress.http_client import EXCERPT_BYTES, Egress, EgressFailed
 
 HEADERS = {"Content-Type": "application/json", "webhook-id": "msg_1"}
 BODY = '{"type": "job.succeeded", "ü": "\\u0000"}'.encode()

@@ -29,8 +29,8 @@ from shared.webhooks.endpoints import create_endpoint
 from tests.api_world import ApiWorld
 from tests.egress_forms import FORMS, REDIRECTS, ConnectLog, Everybody, Form, Names
 from tests.receivers import Receiver
-from worker.delivery import Courier
-from worker.egress import Egress
+from worker.egress.http_client import Egress
+from worker.webhooks.sender import Courier
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
 SENDERS = "webhook-sender"

@@ -15,8 +15,8 @@ from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
 from shared.domain import NewJob, Stage
 from shared.jobs import lifecycle
-from worker.attempt import Attempt, Attempts
-from worker.heartbeat import Heartbeat
+from worker.jobs.attempt import Attempt, Attempts
+from worker.jobs.heartbeat import Heartbeat
 
 SHORT, LONG = timedelta(seconds=0.01), timedelta(minutes=5)
 

@@ -35,7 +35,7 @@ from shared.webhooks.retry_schedule import Delivered
 from tests.databases import add_tenant, as_role
 from tests.juicefs import juicefs_gateway
 from tests.service_settings import SECRET_KEY, settings_for
-from worker.housekeeper import Housekeeper
+from worker.maintenance.retention import Housekeeper
 
 NOW = timedelta()
 HOUR = timedelta(hours=1)
@@ -326,7 +326,7 @@ _DIE_IN_BETWEEN = """
 from shared.database.engine import Database
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
-from worker.housekeeper import Housekeeper
+from worker.maintenance.retention import Housekeeper
 settings = Settings.read()
 Housekeeper(Database(settings.database_url.get_secret_value()), ObjectStore(settings), retention_days=1).tidy()
 """

@@ -23,10 +23,10 @@ from shared.errors import ErrorCode, JobError, ObjectMissingError, StoreUnavaila
 from shared.storage.object_store import BRIEF_SECONDS, ObjectStore, source_key
 from tests.chaos.proxy import StoreProxy, Way
 from tests.service_settings import settings_for
-from worker.analyzer import Analyzer, ServedModel
-from worker.attempt import Attempt
-from worker.batcher import Batcher
-from worker.sandbox import Sandbox
+from worker.inference.batcher import Batcher
+from worker.jobs.attempt import Attempt
+from worker.jobs.pipeline import Analyzer, ServedModel
+from worker.sandbox.sandbox import Sandbox
 
 
 @pytest.fixture

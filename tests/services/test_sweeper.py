@@ -16,7 +16,7 @@ from shared.jobs import lifecycle
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.service_settings import settings_for
-from worker.sweeper import Sweeper
+from worker.maintenance.sweeper import Sweeper
 
 WITHOUT = WorkerIdentity("without", Role.ANALYSIS, "host", 1, None, None, "1.0")
 WITH = WorkerIdentity("with", Role.ANALYSIS, "host", 2, None, None, "1.0")

@@ -28,10 +28,10 @@ from shared.storage.object_store import ObjectStore, artifact_key, source_key
 from shared.webhooks.endpoints import create_endpoint
 from tests.bad_images import photograph, saved
 from tests.service_settings import SECRET_KEY, settings_for
-from worker.analyzer import Analyzer, ServedModel
-from worker.attempt import Attempt
-from worker.batcher import Batcher, Finding, Floats, Notify
-from worker.sandbox import Sandbox
+from worker.inference.batcher import Batcher, Finding, Floats, Notify
+from worker.jobs.attempt import Attempt
+from worker.jobs.pipeline import Analyzer, ServedModel
+from worker.sandbox.sandbox import Sandbox
 
 PHOTOGRAPH = saved(photograph(), "JPEG")
 _REFUSE = """

@@ -33,8 +33,8 @@ from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.api_world import ApiWorld
 from tests.databases import add_tenant, as_role
 from tests.service_settings import settings_for
-from worker.beat import QuietScheduler
-from worker.sweeper import Sweeper
+from worker.maintenance.sweeper import Sweeper
+from worker.process.beat import QuietScheduler
 
 #: Slots that the bell counts on where no worker is there yet.
 OF_ONE = 16

@@ -14,11 +14,11 @@ from PIL import Image
 
 from tests.tiny_dataset import write_dataset
 from tests.tiny_training import TINY_SIZE, TINY_UNET
-from worker.imaging import preprocess
+from worker.atomic_files import DiskFullError
+from worker.imaging.decoding import preprocess
 from worker.model.config import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion, dire
 from worker.model.unet import AdmUnet
-from worker.model.whole_files import DiskFullError
 from worker.training import pairs as pairs_module
 from worker.training.augmentation import augmented
 from worker.training.dataset import LabelledImage, read_dataset

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
-from worker.model.whole_files import DiskFullError
+from worker.atomic_files import DiskFullError
 from worker.training.adm import AdmTrainer
 from worker.training.photographs import Pixels
 from worker.training.resumable import CheckpointError, CheckpointMismatchError, check_fingerprint, step_rng, train

@@ -12,7 +12,7 @@ import pytest
 
 from shared.domain import ClaimedJob, Stage
 from shared.errors import ErrorCode, JobError, LeaseLostError
-from worker.attempt import Attempt, Attempts, WorkerStopsError
+from worker.jobs.attempt import Attempt, Attempts, WorkerStopsError
 
 SOON = 5.0
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ErrorCode, JobError
-from worker.batcher import (
+from worker.inference.batcher import (
     Batcher,
     DeviceLostError,
     DeviceMemoryError,

@@ -10,9 +10,9 @@ from PIL import Image
 
 from shared.images.visualizations import DRAWN_FLAT, Region, analyzed_region
 from tests.policies import STRICT
-from worker.caveats import caveats_of
-from worker.content import Content, measure
-from worker.imaging import Caveat, ImageFacts
+from worker.imaging.content import Content, measure
+from worker.imaging.decoding import Caveat, ImageFacts
+from worker.jobs.caveats import caveats_of
 
 MUCH = Content(side=256, entropy=6.5, relief=40.0, distinct_share=0.8)
 PLAIN = ImageFacts(256, 256, media_type="image/jpeg", file_format="JPEG", jpeg_quality=85, content=MUCH)

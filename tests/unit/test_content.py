@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from tests.bad_images import photograph, saved
-from worker.content import MIN_SIDE, Content, lacks_content, measure
+from worker.imaging.content import MIN_SIDE, Content, lacks_content, measure
 
 _SAMPLES = sorted(path for path in Path("deploy/samples").iterdir() if path.suffix in {".jpg", ".png"})
 _SIZES = [(32, 32), (64, 64), (96, 128), (256, 256), (1280, 720)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shared.errors import StoreUnavailableError
-from worker.crew import Crew, Errand
+from worker.jobs.executor import Crew, Errand
 
 SOON = 5.0  # seconds: never reached by a test that passes
 

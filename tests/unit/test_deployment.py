@@ -77,11 +77,11 @@ def service_variables() -> dict[str, str]:
         (
             "api",
             (
-                "api.wsgi, gunicorn.app.wsgiapp, worker.tasks, worker.webhooks, migrations.upgrade, "
+                "api.wsgi, gunicorn.app.wsgiapp, worker.tasks, worker.webhooks.service, migrations.upgrade, "
                 "deploy.commands.keys, deploy.commands.store"
             ),
         ),
-        ("worker", "worker.tasks, worker.runtime, worker.model.detector"),
+        ("worker", "worker.tasks, worker.jobs.service, worker.model.detector"),
     ],
     ids=["api", "worker"],
 )

@@ -19,10 +19,10 @@ from shared.environment import PREFIX
 from shared.errors import ErrorCode
 from shared.settings import Settings
 from tests.chaos.measures import MEASURES
-from worker.delivery import OwnFault
 from worker.model.policy import Evidence, Policy
 from worker.training.figures import Figures, Resampling, figures
 from worker.training.report import Controls, Data, ModelIdentity, Report
+from worker.webhooks.sender import OwnFault
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

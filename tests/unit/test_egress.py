@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from shared.egress.ip_ranges import IPAddress
 from shared.egress.url_policy import AllowList, EgressCode, EgressRefused, judge, parse, require_https
-from worker.egress import EXCERPT_BYTES, Egress, EgressFailed, _excerpt, system_resolver
+from worker.egress.http_client import EXCERPT_BYTES, Egress, EgressFailed, _excerpt, system_resolver
 
 PUBLIC = "93.184.215.14"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.event_files import crc_32c, read
-from worker.model.whole_files import DiskFullError
+from worker.atomic_files import DiskFullError
 from worker.training.event_log import EventLog
 
 #: Written by torch.utils.tensorboard.SummaryWriter (torch 2.14.1, tensorboard 2.21.0): loss 0.5 at step 300 and val/ap

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny_dataset import write_dataset
-from worker.imaging import ImageLimits, decode
+from worker.imaging.decoding import ImageLimits, decode
 from worker.training.dataset import LabelledImage, read_dataset
 from worker.training.figures import Resampling, chance_average_precision, figures, labels_leak
 from worker.training.file_statistics import cross_validated, file_features, fold_of, probabilities_by_file

@@ -16,7 +16,7 @@ from shared.errors import ErrorCode, JobError
 from shared.images.header import ImageLimits
 from tests.avif_files import clean_aperture, with_clean_aperture, with_colours
 from tests.bad_images import photograph, png_chunk, saved
-from worker.imaging import Caveat, DecodedImage, decode
+from worker.imaging.decoding import Caveat, DecodedImage, decode
 
 LIMITS = ImageLimits()
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

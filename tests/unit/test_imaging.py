@@ -13,8 +13,8 @@ from PIL import Image
 
 from shared.errors import ErrorCode, JobError
 from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, png, saved
-from worker import imaging
-from worker.imaging import FORMATS, Caveat, ImageLimits, decode, preprocess
+from worker.imaging import decoding
+from worker.imaging.decoding import FORMATS, Caveat, ImageLimits, decode, preprocess
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_preprocess_enlarges_small_images(size: tuple[int, int]):
 def test_preprocess_does_not_depend_on_the_bands(monkeypatch: pytest.MonkeyPatch):
     image = photograph(97, 131)
     whole = preprocess(image, 32)
-    monkeypatch.setattr(imaging, "_BAND_PIXELS", 700)
+    monkeypatch.setattr(decoding, "_BAND_PIXELS", 700)
     np.testing.assert_array_equal(preprocess(image, 32), whole)
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.bad_images import photograph, saved
-from worker.imaging import ImageLimits, decode
-from worker.jpeg_quality import estimate_quality
+from worker.imaging.decoding import ImageLimits, decode
+from worker.imaging.jpeg_quality import estimate_quality
 
 
 def estimated(data: bytes) -> int | None:

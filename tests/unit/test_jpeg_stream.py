@@ -16,8 +16,8 @@ from PIL import Image
 from shared.errors import ErrorCode, JobError
 from shared.images.header import ImageLimits
 from tests.bad_images import photograph, saved
-from worker.imaging import Caveat, decode
-from worker.jpeg_stream import Completeness, completeness, read_stream
+from worker.imaging.decoding import Caveat, decode
+from worker.imaging.jpeg_stream import Completeness, completeness, read_stream
 
 END = b"\xff\xd9"
 

@@ -12,9 +12,9 @@ from shared.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
-from worker.attempt import WorkerStopsError
-from worker.batcher import PassFailedError
-from worker.outcome import Abandoned, Failed, Refused, Released, outcome_of
+from worker.inference.batcher import PassFailedError
+from worker.jobs.attempt import WorkerStopsError
+from worker.jobs.outcome import Abandoned, Failed, Refused, Released, outcome_of
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from uuid import UUID
 
 import pytest
 
-from worker import pass_watch
-from worker.batcher import Fence
-from worker.pass_watch import PassTooSlowError, PassWatch, memory_limit, pass_limit, resident_bytes
+from worker.inference import pass_watchdog
+from worker.inference.batcher import Fence
+from worker.inference.pass_watchdog import PassTooSlowError, PassWatch, memory_limit, pass_limit, resident_bytes
 
 SOON, LONG = 5.0, 20.0  # seconds: never reached by a test that passes
 PASS = [(UUID(int=1), 1), (UUID(int=2), 3)]
@@ -93,7 +93,7 @@ def test_pass_that_ends_in_time_leaves_nothing_behind(given_up: queue.SimpleQueu
 def test_process_that_was_stopped_is_not_stuck():
     """Nobody computes while the process stands still: a pass has lost no time by it."""
     program = (
-        "import os, threading, time, worker.pass_watch as w\n"
+        "import os, threading, time, worker.inference.pass_watchdog as w\n"
         "watch = w.PassWatch(lambda _: os._exit(1), seconds=1.0, ceiling=60, memory_bytes=1 << 60)\n"
         "with watch([]):\n"
         "    print('in', flush=True)\n"
@@ -113,7 +113,7 @@ def test_process_that_was_stopped_is_not_stuck():
 
 def test_pass_that_holds_the_interpreters_lock_is_ended_too():
     program = (
-        "import ctypes, os, worker.pass_watch as w; w._LOCKED_SECONDS = 0.2\n"
+        "import ctypes, os, worker.inference.pass_watchdog as w; w._LOCKED_SECONDS = 0.2\n"
         "with w.PassWatch(lambda _: os._exit(9), seconds=60, ceiling=0.2, memory_bytes=1 << 60)([]):\n"
         "    ctypes.PyDLL(None).sleep(60)\n"  # as a driver would: it keeps the lock
     )
@@ -147,4 +147,4 @@ def test_limit_of_memory_is_most_of_the_machines_where_no_container_has_one(tmp_
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert memory_limit(tmp_path) == int(pass_watch._SHARE_OF_MEMORY * machine)
+    assert memory_limit(tmp_path) == int(pass_watchdog._SHARE_OF_MEMORY * machine)

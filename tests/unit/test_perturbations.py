@@ -6,8 +6,8 @@ import numpy as np
 
 from shared.domain import PROBE_PASSES
 from tests.bad_images import photograph
-from worker.imaging import preprocess
-from worker.perturbations import PERTURBATIONS
+from worker.imaging.decoding import preprocess
+from worker.imaging.perturbations import PERTURBATIONS
 
 
 def test_a_probe_costs_the_passes_that_are_stated():

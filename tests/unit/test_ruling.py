@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import JobError
 from tests.policies import STRICT
-from worker.content import Content
+from worker.imaging.content import Content
 from worker.model.policy import Policy
 from worker.model.ruling import rule
 

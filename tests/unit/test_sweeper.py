@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.sweeper import Lasting
+from worker.maintenance.sweeper import Lasting
 
 
 def test_only_what_was_there_at_every_look_for_long_enough_has_lasted():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.threads import usable_cores
+from worker.process.resources import usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +70,10 @@ def test_the_least_of_several_quotas_counts(tmp_path: Path):
 
 def test_decoders_take_turns_by_the_quota():
     code = """
-        import worker.threads
-        worker.threads.usable_cores = lambda *_: 3
-        from worker import sandbox_server
-        print(sandbox_server._TURNS)
+        import worker.process.resources
+        worker.process.resources.usable_cores = lambda *_: 3
+        from worker.sandbox import client
+        print(client._TURNS)
     """
     told = subprocess.check_output([sys.executable, "-c", textwrap.dedent(code)], text=True)
     assert told.split() == ["6"]
@@ -83,7 +83,7 @@ def test_without_control_groups_the_affinity_counts(tmp_path: Path):
     assert usable_cores(tmp_path) == 8
 
 
-@pytest.mark.parametrize("module", ["worker.model", "worker.training", "worker.runtime"])
+@pytest.mark.parametrize("module", ["worker.model", "worker.training", "worker.jobs.service"])
 def test_it_is_settled_before_torch_can_be_imported(module: str):
     code = f"import sys, os, {module}; print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}

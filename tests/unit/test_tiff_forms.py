@@ -15,7 +15,7 @@ from PIL import Image
 from shared.errors import ErrorCode, JobError
 from shared.images.header import ImageLimits
 from tests.bad_images import photograph, saved
-from worker.imaging import decode
+from worker.imaging.decoding import decode
 
 WIDTH, HEIGHT = 53, 37
 LIMITS = ImageLimits()

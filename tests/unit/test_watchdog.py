@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from shared.errors import DatabaseUnavailableError
-from worker.watchdog import Watchdog
+from worker.process.watchdog import Watchdog
 
 PATIENCE = 5
 

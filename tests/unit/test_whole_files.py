@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.model.whole_files import sweep, write_whole
+from worker.atomic_files import sweep, write_whole
 
 
 def test_processes_of_one_id_write_one_file_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def _write_until_killed(path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from worker.model.whole_files import write_whole
+from worker.atomic_files import write_whole
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 write_whole(Path({str(path)!r}), b"half")
 """

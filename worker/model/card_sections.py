@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from worker.atomic_files import write_whole
 from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, parse_card
-from worker.model.whole_files import write_whole
 
 
 def require_own_folder(installed: InstalledCard) -> None:

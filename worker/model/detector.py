@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.images.visualizations import dire_map_png, heatmap_scores
-from worker.imaging import ImageLimits, decode, preprocess
+from worker.imaging.decoding import ImageLimits, decode, preprocess
 from worker.model.config import Format, ModelCard
 from worker.model.decision import verdict
 from worker.model.diffusion import SpacedDiffusion, dire, dire_unit

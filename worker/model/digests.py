@@ -17,9 +17,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from worker.atomic_files import write_whole
 from worker.model.card import ModelError
 from worker.model.config import WeightsFile
-from worker.model.whole_files import write_whole
 
 Algorithm = Literal["sha256", "md5"]
 OnBytes = Callable[[int], object]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.domain import AppliedPolicy, Interval, Stability
-from worker.content import Content, lacks_content
+from worker.imaging.content import Content, lacks_content
 from worker.model.decision import Verdict, verdict
 from worker.model.policy import Policy, judge
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from worker.imaging import preprocess
+from worker.imaging.decoding import preprocess
 from worker.training.recipe import Augmentation
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)

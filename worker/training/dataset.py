@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from shared.errors import DistildireError, JobError
-from worker.imaging import ImageLimits, decode
+from worker.imaging.decoding import ImageLimits, decode
 from worker.training.layouts import LABELS, Row, Skipped, Split
 from worker.training.sources import read_listing
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from worker.model.whole_files import full_disk_told
+from worker.atomic_files import full_disk_told
 
 _VERSION = b"brain.Event:2"
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), reflected

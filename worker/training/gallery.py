@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from shared.errors import JobError
-from worker.imaging import ImageLimits, decode
+from worker.imaging.decoding import ImageLimits, decode
 from worker.training.dataset import LabelledImage
 from worker.training.judged import JudgedImage, Said, false_alarms, misses
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from worker.model.whole_files import write_whole
+from worker.atomic_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shared.errors import DistildireError
-from worker.imaging import ImageLimits, decode, preprocess
+from worker.atomic_files import write_whole
+from worker.imaging.decoding import ImageLimits, decode, preprocess
 from worker.model.config import DiffusionConfig, Format, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
-from worker.model.whole_files import write_whole
 from worker.training.augmentation import augmented, pixels_digest
 from worker.training.data_digest import data_sha256, files_sha256
 from worker.training.dataset import LabelledImage

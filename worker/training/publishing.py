@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from worker.atomic_files import write_whole
 from worker.model.config import DiffusionConfig, Format, StudentConfig, UnetConfig
 from worker.model.toml_text import assignments
-from worker.model.whole_files import write_whole
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from shared.errors import DistildireError
-from worker.model.whole_files import write_whole
+from worker.atomic_files import write_whole
 
 log = logging.getLogger(__name__)
 REPORT_EVERY = 25

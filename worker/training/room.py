@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.model.whole_files import DiskFullError
+from worker.atomic_files import DiskFullError
 
 
 def require_room(needs: Sequence[tuple[Path, int]]) -> None:

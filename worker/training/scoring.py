@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shared.errors import JobError
 from shared.images.header import HEAD_BYTES, sniff
-from worker.imaging import ImageLimits, decode
+from worker.imaging.decoding import ImageLimits, decode
 from worker.model.detector import Detector
 from worker.training.data_digest import data_sha256
 from worker.training.dataset import LabelledImage

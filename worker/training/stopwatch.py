@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from worker.model.whole_files import write_whole
+from worker.atomic_files import write_whole
 
 
 class Stopwatch:

@@ -10,7 +10,7 @@ import structlog
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
 from shared.jobs import lifecycle
-from worker.attempt import ON_DEVICE, Attempt, Attempts
+from worker.jobs.attempt import ON_DEVICE, Attempt, Attempts
 
 #: No stage takes so long but the device's, whose passes have a limit of their own: a thread that does hangs.
 STAGE_SECONDS = 300.0

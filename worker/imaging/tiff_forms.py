@@ -17,7 +17,7 @@ from typing import Any
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from shared.errors import ErrorCode, JobError
-from worker.jpeg_stream import START, Completeness, completeness, read_stream
+from worker.imaging.jpeg_stream import START, Completeness, completeness, read_stream
 
 
 class _Tag(IntEnum):

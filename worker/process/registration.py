@@ -12,7 +12,7 @@ from shared.database.engine import Database
 from shared.settings import CommonSettings
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
-from worker.lookout import Lookout
+from worker.process.periodic import Lookout
 
 _BEAT_SECONDS = 1.0
 _LEAVE_SECONDS = 3.0

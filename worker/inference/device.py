@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.batcher import DeviceLostError, DeviceMemoryError, Finding, Floats, Notify
+from worker.inference.batcher import DeviceLostError, DeviceMemoryError, Finding, Floats, Notify
 from worker.model import self_test
 from worker.model.detector import Detector
 

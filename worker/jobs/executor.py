@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from worker.outcome import OUTAGES
+from worker.jobs.outcome import OUTAGES
 
 #: Seconds for which nothing is taken after an outage; doubled while it lasts, but a server that is back must not wait
 #: long: a look costs it nothing.

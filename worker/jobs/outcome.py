@@ -1,4 +1,4 @@
-"""What came of an attempt at a job, decided in one pure function; `worker/analyzer.py` acts on it."""
+"""What came of an attempt at a job, decided in one pure function; `worker/jobs/pipeline.py` acts on it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shared.errors import (
     ObjectMissingError,
     StoreUnavailableError,
 )
-from worker.attempt import WorkerStopsError
-from worker.batcher import PassFailedError
+from worker.inference.batcher import PassFailedError
+from worker.jobs.attempt import WorkerStopsError
 
 #: What is nobody's fault and passes by itself.
 OUTAGES = (StoreUnavailableError, DatabaseUnavailableError)

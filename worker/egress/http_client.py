@@ -24,7 +24,7 @@ import httpx
 
 from shared.egress.ip_ranges import IPAddress
 from shared.egress.url_policy import AllowList, Destination, EgressCode, EgressError, admit, parse
-from worker.pinned import PinnedBackend
+from worker.egress.pinned_transport import PinnedBackend
 
 #: So much of an answer is read and kept; then the connection is closed.
 EXCERPT_BYTES = 2_048

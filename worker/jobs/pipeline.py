@@ -30,15 +30,15 @@ from shared.images.visualizations import analyzed_region
 from shared.jobs import lifecycle
 from shared.storage.object_store import ObjectStore, artifact_key
 from shared.workers.registry import Role
-from worker.attempt import Attempt
-from worker.batcher import Batcher, Finding
-from worker.caveats import caveats_of
-from worker.imaging import ImageFacts
+from worker.imaging.decoding import ImageFacts
+from worker.inference.batcher import Batcher, Finding
+from worker.jobs.attempt import Attempt
+from worker.jobs.caveats import caveats_of
+from worker.jobs.outcome import OUTAGES, Abandoned, Failed, Outcome, Refused, Released, Succeeded, outcome_of
 from worker.model.policy import Policy
 from worker.model.ruling import Ruling, rule
-from worker.outcome import OUTAGES, Abandoned, Failed, Outcome, Refused, Released, Succeeded, outcome_of
-from worker.sandbox import OpenedImage, Sandbox
-from worker.threads import usable_cores
+from worker.process.resources import usable_cores
+from worker.sandbox.sandbox import OpenedImage, Sandbox
 
 #: Seconds for which a job waits for the object store before it goes back into the queue.
 STORE_PATIENCE = 10.0

@@ -25,11 +25,11 @@ from PIL import (
 
 from shared.errors import ErrorCode, JobError
 from shared.images.header import ImageLimits, check_size
-from worker.avif_boxes import read_avif
-from worker.colours import avif_is_srgb, bmp_is_srgb, png_is_srgb, profile_is_srgb
-from worker.jpeg_stream import Completeness, completeness, read_stream, with_end
-from worker.png_chunks import chunks, has_all_rows
-from worker.tiff_forms import check_form, check_strips
+from worker.imaging.avif_boxes import read_avif
+from worker.imaging.colours import avif_is_srgb, bmp_is_srgb, png_is_srgb, profile_is_srgb
+from worker.imaging.jpeg_stream import Completeness, completeness, read_stream, with_end
+from worker.imaging.png_chunks import chunks, has_all_rows
+from worker.imaging.tiff_forms import check_form, check_strips
 
 Image.preinit()  # the plugins for the other formats
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from shared.errors import DistildireError, ErrorCode, JobError
-from worker import sandbox_wire as wire
-from worker.sandbox_child import COMMAND, FORK, KILL, OUT_OF_MEMORY, READY, STATUS, ChildLimits
-from worker.threads import usable_cores
+from worker.process.resources import usable_cores
+from worker.sandbox import protocol as wire
+from worker.sandbox.child import COMMAND, FORK, KILL, OUT_OF_MEMORY, READY, STATUS, ChildLimits
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0

@@ -20,21 +20,21 @@ from shared.jobs import lifecycle
 from shared.settings import AnalysisSettings
 from shared.storage.object_store import ObjectStore
 from shared.workers.registry import Condition, WorkerState
-from worker.analyzer import Analyzer, ServedModel
-from worker.attempt import Attempts
-from worker.batcher import Batcher, Fence
-from worker.crew import Crew, Errand
-from worker.heartbeat import Heartbeat
-from worker.lookout import Lookout
+from worker.inference.batcher import Batcher, Fence
+from worker.inference.pass_watchdog import PassWatch, memory_limit, pass_limit
+from worker.jobs.attempt import Attempts
+from worker.jobs.executor import Crew, Errand
+from worker.jobs.heartbeat import Heartbeat
+from worker.jobs.pipeline import Analyzer, ServedModel
+from worker.maintenance.sweeper import Sweeper
 from worker.model.card import find_card
 from worker.model.policy import Policy, load_policies
-from worker.pass_watch import PassWatch, memory_limit, pass_limit
-from worker.sandbox import Sandbox
-from worker.sweeper import Sweeper
-from worker.watchdog import Watchdog
+from worker.process.periodic import Lookout
+from worker.process.watchdog import Watchdog
+from worker.sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:  # torch is imported when the sandbox runs
-    from worker.device import Pace
+    from worker.inference.device import Pace
     from worker.model import Detector
 
 #: How long a process that must end waits for a claim that is under way: a pass may be filling the memory meanwhile.
@@ -57,7 +57,7 @@ class AnalysisRuntime:
         pace: Pace,
         policies: Mapping[str, Policy],
     ) -> None:
-        from worker.device import Device
+        from worker.inference.device import Device
 
         self._settings = settings
         self._lease = timedelta(seconds=settings.lease_seconds)
@@ -132,7 +132,7 @@ class AnalysisRuntime:
         )
         sandbox.start()
         sandbox_at = time.monotonic()
-        from worker.device import settle_batch  # imports torch
+        from worker.inference.device import settle_batch  # imports torch
 
         detector = load_detector(settings)
         installed = find_card(settings.model, settings.models_dir)

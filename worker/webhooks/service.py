@@ -13,12 +13,12 @@ from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 from shared.webhooks.deliveries import is_due
 from shared.workers.registry import Condition, WorkerState
-from worker.delivery import Courier
-from worker.egress import Egress
-from worker.housekeeper import Housekeeper
-from worker.lookout import Lookout
-from worker.sweeper import Sweeper
-from worker.watchdog import Watchdog
+from worker.egress.http_client import Egress
+from worker.maintenance.retention import Housekeeper
+from worker.maintenance.sweeper import Sweeper
+from worker.process.periodic import Lookout
+from worker.process.watchdog import Watchdog
+from worker.webhooks.sender import Courier
 
 #: How often the housekeeper looks whether there is work.
 _HOUSEKEEPING_SECONDS = 2.0

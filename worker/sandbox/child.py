@@ -1,9 +1,9 @@
 """The fork server and the disposable children in which images from strangers are decoded and drawn.
 
-Run as `python -m worker.sandbox_child FD LIMITS` by worker.sandbox. It has one thread and imports numpy and Pillow
-only, so that a child costs a fork of a few milliseconds. A child serves one job: it decodes, waits with the pixels for
-the model's answer, draws the pictures and ends. It can open no file, reach no other process and start none; it dies
-with the server, and the server ends with the worker.
+Run as `python -m worker.sandbox.child FD LIMITS` by worker.sandbox.sandbox. It has one thread and imports numpy and
+Pillow only, so that a child costs a fork of a few milliseconds. A child serves one job: it decodes, waits with the
+pixels for the model's answer, draws the pictures and ends. It can open no file, reach no other process and start none;
+it dies with the server, and the server ends with the worker.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import numpy as np
 
 from shared.errors import JobError
 from shared.images.visualizations import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
-from worker.content import drawn_mean
-from worker.imaging import DecodedImage, ImageLimits, decode, preprocess
-from worker.perturbations import PERTURBATIONS
-from worker.sandbox_wall import raise_wall
-from worker.sandbox_wire import receive, send
+from worker.imaging.content import drawn_mean
+from worker.imaging.decoding import DecodedImage, ImageLimits, decode, preprocess
+from worker.imaging.perturbations import PERTURBATIONS
+from worker.sandbox.protocol import receive, send
+from worker.sandbox.seccomp import raise_wall
 
 #: A command to the server: FORK, with the job's socket and status pipe, or KILL; and the job's number.
 COMMAND = struct.Struct("!cQ")

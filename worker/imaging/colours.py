@@ -8,8 +8,8 @@ import struct
 import numpy as np
 from PIL import Image, ImageCms
 
-from worker.avif_boxes import AvifImage
-from worker.png_chunks import Chunk
+from worker.imaging.avif_boxes import AvifImage
+from worker.imaging.png_chunks import Chunk
 
 #: Code points of ITU-T H.273 (primaries, transfer function) that mean sRGB, or that nothing is said.
 _SRGB_CODES = ({1, 2}, {2, 13})

@@ -1,6 +1,6 @@
 """Decodes and draws in disposable child processes: an image that kills its decoder fails one job and nothing else.
 
-The children come from a small fork server of our own (worker.sandbox_child) over a Unix socket. multiprocessing's
+The children come from a small fork server of our own (worker.sandbox.child) over a Unix socket. multiprocessing's
 forkserver, and pebble on top of it, would import the worker's main module (and with it torch) into every child, hand
 down its environment with the secrets, and unpickle what a child sends. This one is a plain subprocess: it may be
 started at any time, also anew after it died, whatever threads run here.
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from shared.errors import ErrorCode, JobError
 from shared.images.header import HEAD_BYTES, check_header, check_size
-from worker import sandbox_wall
-from worker.content import Content
-from worker.imaging import FORMATS, Caveat, ImageFacts, ImageLimits
-from worker.perturbations import PERTURBATIONS
-from worker.sandbox_child import ChildLimits
-from worker.sandbox_server import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
+from worker.imaging.content import Content
+from worker.imaging.decoding import FORMATS, Caveat, ImageFacts, ImageLimits
+from worker.imaging.perturbations import PERTURBATIONS
+from worker.sandbox import seccomp
+from worker.sandbox.child import ChildLimits
+from worker.sandbox.client import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
 
 __all__ = ["PICTURES", "OpenedImage", "Sandbox", "SandboxError"]
 
@@ -48,7 +48,7 @@ class Sandbox:
     """
 
     #: The arguments to Python that start the fork server.
-    _entry: ClassVar[tuple[str, ...]] = ("-m", "worker.sandbox_child")
+    _entry: ClassVar[tuple[str, ...]] = ("-m", "worker.sandbox.child")
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Sandbox:
         with self._lock:
             if self._server is None:
                 self._server = self._new_server()
-        if not sandbox_wall.can_stand():
+        if not seccomp.can_stand():
             #: This kernel or machine has no seccomp filter for decoders. Their limits of memory and time still hold.
             _log.warning("sandbox_without_wall", reason="no seccomp filter for this machine or in its kernel")
 
@@ -96,8 +96,9 @@ class Sandbox:
 
         With `probe`, also make what the network is to read of the image's perturbations.
 
-        Raises JobError: what `worker.imaging.decode` raises; decode_crashed where the child crashed or passed a limit;
-        out_of_memory; internal where the fork server died twice. Raises SandboxError where it cannot be started again.
+        Raises JobError: what `worker.imaging.decoding.decode` raises; decode_crashed where the child crashed or passed
+        a limit; out_of_memory; internal where the fork server died twice. Raises SandboxError where it cannot be
+        started again.
         """
         media_type = check_header(data[:HEAD_BYTES], len(data), self._limits)
         try:

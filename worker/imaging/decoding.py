@@ -17,9 +17,9 @@ from PIL.ExifTags import Base as ExifTag
 from shared.errors import ErrorCode, JobError
 from shared.images.header import HEAD_BYTES, ImageLimits, check_header
 from shared.images.visualizations import crop_offset, resized
-from worker.content import Content, measure
-from worker.image_files import FORMATS, Caveat, ImageFile, open_image
-from worker.jpeg_quality import estimate_quality
+from worker.imaging.content import Content, measure
+from worker.imaging.image_files import FORMATS, Caveat, ImageFile, open_image
+from worker.imaging.jpeg_quality import estimate_quality
 
 __all__ = ["FORMATS", "Caveat", "DecodedImage", "ImageFacts", "ImageLimits", "decode", "preprocess"]
 

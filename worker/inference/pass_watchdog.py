@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from shared.errors import DistildireError
-from worker.batcher import Fence, GiveUp
+from worker.inference.batcher import Fence, GiveUp
 
 #: So often is looked. An endless allocation fills a gigabyte or two meanwhile, at worst.
 _TICK_SECONDS = 0.1

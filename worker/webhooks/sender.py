@@ -27,7 +27,7 @@ from shared.errors import DatabaseUnavailableError, LeaseLostError
 from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, record_try
 from shared.webhooks.retry_schedule import Disable, decide
 from shared.webhooks.signatures import SigningError, signed_headers
-from worker.egress import Egress
+from worker.egress.http_client import Egress
 
 _TRY_SECONDS = 15.0
 #: Twice what a try takes, so that only a sender that died loses its lease.

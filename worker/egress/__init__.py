@@ -1,0 +1,1 @@
+"""The only way by which URLs that tenants chose are called."""

@@ -1,0 +1,1 @@
+"""Disposable processes in which files from strangers are decoded and their pictures drawn."""

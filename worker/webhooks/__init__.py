@@ -1,0 +1,1 @@
+"""Sending webhooks. Free of torch: the web image runs it."""
