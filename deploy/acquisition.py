@@ -13,11 +13,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from deploy.model_reports import card_files, license_words
 from deploy.terminal import notes
-from worker.model.card import InstalledCard, ModelError
-from worker.model.config import WeightsFile
-from worker.model.digests import identify
-from worker.model.fetching import FetchError, fetch
-from worker.model.placing import place, recognise
+from worker.model.cards.registry import InstalledCard, ModelError
+from worker.model.cards.schema import WeightsFile
+from worker.model.weights.digests import identify
+from worker.model.weights.download import FetchError, fetch
+from worker.model.weights.installation import place, recognise
 
 
 def fetch_files(installed: InstalledCard, folder: Path, *, accept_license: bool) -> list[Path]:

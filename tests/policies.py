@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from worker.model.policy import Evidence, Policy
+from worker.model.verdicts.policy import Evidence, Policy
 
 STRICT = Policy(
     name="strict",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deploy.bench.seeded_weights import seeded_state
-from worker.model.config import UnetConfig
+from worker.model.cards.schema import UnetConfig
 
 FOLDER = Path(__file__).parent / "data" / "reference"
 

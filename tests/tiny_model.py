@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from deploy.bench.seeded_weights import seeded_state
-from worker.model.config import StudentConfig, UnetConfig
-from worker.model.student import Student
-from worker.model.unet import AdmUnet
+from worker.model.cards.schema import StudentConfig, UnetConfig
+from worker.model.networks.student import Student
+from worker.model.networks.unet import AdmUnet
 
 NAME = "TEST-MODEL"
 SIZE = 32

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from worker.model.config import UnetConfig
+from worker.model.cards.schema import UnetConfig
 from worker.training.adm import AdmPlan
 from worker.training.pairs import Batch
 from worker.training.photographs import Pixels

@@ -134,14 +134,14 @@ def _exit_status(error: Exception) -> int:
 
     What is not there may come: a device whose driver starts, weights on a disk that is not mounted yet.
     """
-    from worker.model.card import CardError, ModelError
+    from worker.model.cards.registry import CardError, ModelError
 
     if isinstance(error, SettingsError):
         return 2
     if not isinstance(error, ModelError):
         return 1
-    from worker.model.digests import AlteredError  # these import torch, which was there to raise a ModelError
     from worker.model.self_test import SelfTestError
+    from worker.model.weights.digests import AlteredError  # these import torch, which was there to raise a ModelError
 
     return os.EX_CONFIG if isinstance(error, AlteredError | CardError | SelfTestError) else 1
 

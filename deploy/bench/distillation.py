@@ -22,8 +22,8 @@ from torch import Tensor
 from deploy.bench.model import seconds_taken
 from shared.errors import DistildireError
 from worker.atomic_files import write_whole
-from worker.model.config import StudentConfig
-from worker.model.student import Student
+from worker.model.cards.schema import StudentConfig
+from worker.model.networks.student import Student
 from worker.training.dataset import DatasetError
 from worker.training.metrics import Floats, average_precision, roc_auc
 from worker.training.order import Order

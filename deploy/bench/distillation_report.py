@@ -17,7 +17,7 @@ import numpy as np
 from deploy.bench.distillation import Arm, Experiment, Outcome, Speed, outcomes, student_speeds
 from deploy.bench.model import describe_machine
 from shared.percentages import decimal
-from worker.model.card import find_card
+from worker.model.cards.registry import find_card
 from worker.model.loading import choose_device
 from worker.training.data_digest import data_sha256
 from worker.training.dataset import Dataset, read_dataset

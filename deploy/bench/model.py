@@ -25,13 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deploy.bench.seeded_weights import seeded_state
 from shared.percentages import percent
-from worker.model.card import find_card
-from worker.model.config import ModelCard
+from worker.model.cards.registry import find_card
+from worker.model.cards.schema import ModelCard
 from worker.model.detector import Detector
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import Precision, assemble, choose_device, choose_dtype
-from worker.model.student import Student
-from worker.model.unet import AdmUnet
+from worker.model.networks.student import Student
+from worker.model.networks.unet import AdmUnet
 
 MODEL = "DISTILDIRE-V1"
 

@@ -24,11 +24,11 @@ from deploy.bench.model import (
     seeded_detector,
 )
 from shared.percentages import percent
-from worker.model.card import find_card
-from worker.model.config import ModelCard
+from worker.model.cards.registry import find_card
+from worker.model.cards.schema import ModelCard
 from worker.model.diffusion import SpacedDiffusion, dire, dire_unit
 from worker.model.loading import Precision, choose_device, choose_dtype
-from worker.model.unet import AdmUnet
+from worker.model.networks.unet import AdmUnet
 
 #: What the paper promises, and how much of the counted ratio the clock must show.
 LEAST_SAVED, LEAST_OF_RATIO = 0.97, 0.9

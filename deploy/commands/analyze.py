@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shared.images.visualizations import Floats
     from worker.model import Detector
     from worker.model.loading import Precision
-    from worker.model.policy import Policy
+    from worker.model.verdicts.policy import Policy
 
 
 @click.command()
@@ -66,8 +66,8 @@ def command(  # noqa: PLR0913  # an option each
     The exit code is 0 if every image has a verdict, 1 if one has none, 2 for wrong usage, 130 if it was stopped.
     """
     from worker.model import load_model
-    from worker.model.card import find_card
-    from worker.model.policy import load_policy
+    from worker.model.cards.registry import find_card
+    from worker.model.verdicts.policy import load_policy
 
     files = gather(images, recursive=recursive)
     if visualize is not None:
@@ -126,7 +126,7 @@ def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str
     from worker.imaging.decoding import ImageLimits, decode
     from worker.imaging.perturbations import PERTURBATIONS
     from worker.jobs.caveats import caveats_of
-    from worker.model.ruling import rule
+    from worker.model.verdicts.verdict import rule
 
     began = time.perf_counter()
     decoded = decode(path, ImageLimits())

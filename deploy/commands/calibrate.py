@@ -27,9 +27,9 @@ from shared.percentages import confidence_level, decimal, percent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.model.card import InstalledCard
+    from worker.model.cards.registry import InstalledCard
     from worker.model.loading import Precision
-    from worker.model.policy import Policy
+    from worker.model.verdicts.policy import Policy
     from worker.training.layouts import Split
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913  # an option each
     import numpy as np
 
     from worker.model import load_model
-    from worker.model.policy import policy_place, write_policy
+    from worker.model.verdicts.policy import policy_place, write_policy
     from worker.training.calibration import Origin, check_enough, policy_by_youden, policy_for_target
     from worker.training.data_digest import data_sha256, files_sha256
     from worker.training.dataset import read_dataset
@@ -130,7 +130,7 @@ def command(  # noqa: PLR0913  # an option each
 def _check_name(name: str) -> None:
     from pydantic import TypeAdapter, ValidationError
 
-    from worker.model.policy import PolicyName
+    from worker.model.verdicts.policy import PolicyName
 
     try:
         TypeAdapter(PolicyName).validate_python(name)
@@ -144,7 +144,7 @@ def _check_name(name: str) -> None:
 
 def _check_unseen(card: InstalledCard, files: Sequence[str]) -> None:
     """Refuse images that the model was trained on, by their digests, and say of others what is known."""
-    from worker.model.card_sections import report_place
+    from worker.model.cards.editing import report_place
     from worker.training.seen import seen_images
     from worker.training.thresholds import CalibrationError
 

@@ -105,9 +105,9 @@ def command(  # noqa: PLR0913  # an option each
     """
     from worker.atomic_files import write_whole
     from worker.model import load_model
-    from worker.model.card_sections import card_to_write, require_own_folder, write_section
-    from worker.model.config import EVALUATION_NAME
-    from worker.model.policy import images_of, load_policy
+    from worker.model.cards.editing import card_to_write, require_own_folder, write_section
+    from worker.model.cards.schema import EVALUATION_NAME
+    from worker.model.verdicts.policy import images_of, load_policy
     from worker.training.dataset import read_dataset
     from worker.training.evaluator import PARTS, Evaluation, Plan, Source
     from worker.training.figures import Resampling

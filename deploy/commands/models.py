@@ -133,7 +133,7 @@ def verify_model(
 @models_dir_option
 def convert(name: str, models_dir: Path | None) -> None:
     """Write a model's weights as safetensors beside the published files. They still count as the card's."""
-    from worker.model.converting import convert as convert_file
+    from worker.model.weights.conversion import convert as convert_file
 
     installed = find_card(name, models_dir)
     for part, file in model_reports.card_files(installed).items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from worker.model.card import InstalledCard
+    from worker.model.cards.registry import InstalledCard
 
 data_dir_option = click.option(
     "--data-dir",
@@ -58,7 +58,7 @@ def chosen_card(model: str, models_dir: Path | None) -> tuple[InstalledCard, Pat
     Raises:
         ModelError: there is none, or the folder has several.
     """
-    from worker.model.card import ModelError, find_card, list_cards
+    from worker.model.cards.registry import ModelError, find_card, list_cards
 
     folder = Path(model)
     if not folder.is_dir():

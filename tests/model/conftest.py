@@ -13,9 +13,9 @@ from torch import Tensor
 
 from deploy.bench.seeded_weights import seeded_state
 from tests.reference import Measure, Reference
-from worker.model.config import StudentConfig
-from worker.model.student import Student
-from worker.model.unet import AdmUnet
+from worker.model.cards.schema import StudentConfig
+from worker.model.networks.student import Student
+from worker.model.networks.unet import AdmUnet
 
 
 @pytest.fixture(scope="session")

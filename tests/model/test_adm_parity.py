@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.reference import Measure, Reference
-from worker.model.config import DiffusionConfig, UnetConfig
+from worker.model.cards.schema import DiffusionConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion, dire, linear_alpha_bars
-from worker.model.unet import AdmUnet
+from worker.model.networks.unet import AdmUnet
 
 TOLERANCE = 1e-4
 FULL = UnetConfig(

@@ -21,7 +21,7 @@ from tests.tiny_model import NAME, write_model
 from tests.tiny_policy import write_tiny_policies, write_tiny_policy
 from worker.imaging.perturbations import PERTURBATIONS
 from worker.model import load_model
-from worker.model.ruling import rule
+from worker.model.verdicts.verdict import rule
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from shared.errors import ErrorCode, JobError
 from tests.reference import Measure, Reference
 from worker.imaging.decoding import preprocess
 from worker.model import Detector, ModelError, load_model
-from worker.model.card import read_card
+from worker.model.cards.registry import read_card
 from worker.model.loading import Precision, choose, choose_dtype
 
 

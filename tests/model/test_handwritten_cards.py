@@ -12,9 +12,9 @@ from torch import nn
 
 from deploy.bench.seeded_weights import seeded_state
 from worker.model import load_model, verify
-from worker.model.card import read_card
-from worker.model.student import Student
-from worker.model.unet import AdmUnet
+from worker.model.cards.registry import read_card
+from worker.model.networks.student import Student
+from worker.model.networks.unet import AdmUnet
 
 _HEAD = """
 name = "BY-HAND"

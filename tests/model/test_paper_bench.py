@@ -7,8 +7,8 @@ import torch
 
 from deploy.bench.model import count_gflop, first_step
 from deploy.bench.paper import Comparison, Cost, compare, reconstructed
-from worker.model.card import find_card
-from worker.model.config import ModelCard
+from worker.model.cards.registry import find_card
+from worker.model.cards.schema import ModelCard
 
 
 @pytest.fixture

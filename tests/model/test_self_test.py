@@ -14,8 +14,8 @@ from tests.tiny_model import NAME, write_model
 from worker.atomic_files import DiskFullError
 from worker.inference.device import settle_batch
 from worker.model import Detector, load_model, self_test, verify
-from worker.model.card import BUNDLED, ModelError, read_card
-from worker.model.config import Format
+from worker.model.cards.registry import BUNDLED, ModelError, read_card
+from worker.model.cards.schema import Format
 from worker.model.self_test import SelfTestError
 
 

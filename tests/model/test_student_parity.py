@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.reference import Measure, Reference
-from worker.model.config import StudentConfig
-from worker.model.student import Student
+from worker.model.cards.schema import StudentConfig
+from worker.model.networks.student import Student
 
 
 @torch.inference_mode()

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from tests.tiny_model import NAME, write_model
 from tests.tiny_policy import write_tiny_policies
 from worker.model import ModelError, find_card, load_model, verify
-from worker.model.converting import convert
-from worker.model.digests import digests, published_digests, read_record, record_path
-from worker.model.weights import read_state
+from worker.model.weights.conversion import convert
+from worker.model.weights.digests import digests, published_digests, read_record, record_path
+from worker.model.weights.state_dicts import read_state
 
 ADM, STUDENT = "tiny-adm.safetensors", "tiny-student.pth"
 

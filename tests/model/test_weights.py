@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worker.model import ModelError, find_card, load_model
-from worker.model.digests import Algorithm, digests
-from worker.model.weights import read_state
+from worker.model.weights.digests import Algorithm, digests
+from worker.model.weights.state_dicts import read_state
 
 ADM, STUDENT = "tiny-adm.safetensors", "tiny-student.pth"
 

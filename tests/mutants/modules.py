@@ -23,7 +23,7 @@ MODULES: Mapping[str, Module] = {
     "signing": Module(["shared/webhooks/signatures.py"], ["tests/unit/test_signing.py"]),
     "schedule": Module(["shared/webhooks/retry_schedule.py"], ["tests/unit/test_webhook_schedule.py"]),
     "verdicts": Module(
-        ["worker/model/decision.py", "worker/model/policy.py", "worker/model/ruling.py"],
+        ["worker/model/verdicts/decision.py", "worker/model/verdicts/policy.py", "worker/model/verdicts/verdict.py"],
         ["tests/unit/test_verdict.py", "tests/unit/test_policy.py", "tests/unit/test_ruling.py"],
     ),
     "thresholds": Module(["worker/training/thresholds.py"], ["tests/unit/test_thresholds.py"]),

@@ -17,7 +17,7 @@ from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment
 from tests.tiny_model import NAME, write_model
 from worker.model import verify
-from worker.model.digests import digests
+from worker.model.weights.digests import digests
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 
 from tests.weights_server import Manner, WeightsServer, running_weights_server
 from worker.model import ModelError
-from worker.model.config import WeightsFile
-from worker.model.digests import read_record
-from worker.model.fetching import FetchError, fetch
+from worker.model.cards.schema import WeightsFile
+from worker.model.weights.digests import read_record
+from worker.model.weights.download import FetchError, fetch
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
@@ -252,8 +252,8 @@ def test_a_killed_fetch_is_gone_on_with(server: WeightsServer, target: Path):
     code = f"""
         import os, signal, sys
         from pathlib import Path
-        from worker.model.config import WeightsFile
-        from worker.model.fetching import fetch
+        from worker.model.cards.schema import WeightsFile
+        from worker.model.weights.download import fetch
         stated = WeightsFile(weights="weights.pt", urls=["{server.url()}"], sha256="{SHA256}")
         die = lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done > total // 2 else None
         fetch(stated, Path("{target}"), die)
@@ -278,8 +278,8 @@ def test_a_full_disk_keeps_what_came(server: WeightsServer, target: Path):
         import resource, signal
         from pathlib import Path
         from worker.model import ModelError
-        from worker.model.config import WeightsFile
-        from worker.model.fetching import fetch
+        from worker.model.cards.schema import WeightsFile
+        from worker.model.weights.download import fetch
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
         try:

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from deploy.cli import main
 from tests.tiny_model import NAME, write_model
 from tests.weights_server import WeightsServer, running_weights_server
-from worker.model.digests import record_path
+from worker.model.weights.digests import record_path
 
 ROOT = Path(__file__).parents[2]
 

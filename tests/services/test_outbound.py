@@ -10,8 +10,8 @@ import pytest
 from shared.client import ApiUnreachableError, Client
 from shared.outbound import OutboundError, open_client
 from tests.weights_server import running_weights_server
-from worker.model.config import WeightsFile
-from worker.model.fetching import FetchError, fetch
+from worker.model.cards.schema import WeightsFile
+from worker.model.weights.download import FetchError, fetch
 
 _VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CLOSED = "http://127.0.0.1:1"

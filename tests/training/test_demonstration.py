@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.model import load_model, verify
-from worker.model.card import find_card
-from worker.model.card_sections import report_place
-from worker.model.config import DiffusionConfig, StudentConfig
+from worker.model.cards.editing import report_place
+from worker.model.cards.registry import find_card
+from worker.model.cards.schema import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
-from worker.model.policy import load_policies
+from worker.model.verdicts.policy import load_policies
 from worker.training.dataset import read_dataset
 from worker.training.demonstration import (
     ADM_CARD,

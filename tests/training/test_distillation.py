@@ -20,7 +20,7 @@ from deploy.cli import main
 from tests import tiny_model
 from tests.tiny_dataset import RECIPE, write_dataset
 from worker.model import load_model
-from worker.model.student import feature_layers
+from worker.model.networks.student import feature_layers
 from worker.training.dataset import DatasetError, read_dataset
 from worker.training.figures import Resampling
 from worker.training.intervals import grouped_bootstrap

@@ -23,9 +23,9 @@ from tests.pages import read_page
 from tests.tiny_model import NAME, write_model
 from tests.tiny_training import smooth_picture
 from worker.model import load_model
-from worker.model.card import find_card
-from worker.model.decision import sigmoid
-from worker.model.policy import load_policy
+from worker.model.cards.registry import find_card
+from worker.model.verdicts.decision import sigmoid
+from worker.model.verdicts.policy import load_policy
 from worker.training.journal import Journal, Judgement
 from worker.training.photographs import Pixels
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.reference import Reference
-from worker.model.card import ModelError
+from worker.model.cards.registry import ModelError
 from worker.training import lite0
 from worker.training.lite0 import load_lite0
 from worker.training.pairs import Batch

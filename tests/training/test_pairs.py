@@ -16,9 +16,9 @@ from tests.tiny_dataset import write_dataset
 from tests.tiny_training import TINY_SIZE, TINY_UNET
 from worker.atomic_files import DiskFullError
 from worker.imaging.decoding import preprocess
-from worker.model.config import DiffusionConfig
+from worker.model.cards.schema import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion, dire
-from worker.model.unet import AdmUnet
+from worker.model.networks.unet import AdmUnet
 from worker.training import pairs as pairs_module
 from worker.training.augmentation import augmented
 from worker.training.dataset import LabelledImage, read_dataset

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny_training import TINY_SIZE, TINY_UNET
-from worker.model.card import parse_card
-from worker.model.config import DiffusionConfig, StudentConfig
+from worker.model.cards.registry import parse_card
+from worker.model.cards.schema import DiffusionConfig, StudentConfig
 from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
 
 STATE = {

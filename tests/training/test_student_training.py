@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from tests.tiny_training import PairsInMemory
-from worker.model.card import ModelError
-from worker.model.config import Inputs, StudentConfig
-from worker.model.student import Student, feature_layers
+from worker.model.cards.registry import ModelError
+from worker.model.cards.schema import Inputs, StudentConfig
+from worker.model.networks.student import Student, feature_layers
 from worker.training.pairs import Batch
 from worker.training.pretrained import Teacher, new_student, pretrained_layers
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.tiny_training import PairsInMemory
-from worker.model.student import feature_layers
+from worker.model.networks.student import feature_layers
 from worker.training.pairs import Batch
 from worker.training.pretrained import Teacher, new_student
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions

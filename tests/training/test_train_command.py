@@ -26,10 +26,10 @@ from tests.event_files import read
 from tests.killed_training import MOMENTS
 from tests.tiny_dataset import RECIPE, write_dataset
 from worker.model import load_model, verify
-from worker.model.card import find_card
-from worker.model.converting import convert
+from worker.model.cards.registry import find_card
 from worker.model.diffusion import dire, dire_unit
-from worker.model.student import feature_layers
+from worker.model.networks.student import feature_layers
+from worker.model.weights.conversion import convert
 from worker.training.data_digest import data_sha256
 from worker.training.dataset import read_dataset
 from worker.training.order import Order
@@ -175,7 +175,7 @@ def test_an_adm_on_another_disk_is_copied_whole_or_not_at_all(
     (out / "adm.safetensors").unlink()
     monkeypatch.setattr(os, "link", other_disk)
     with monkeypatch.context() as interrupted:
-        interrupted.setattr("worker.model.placing._copy", cut)
+        interrupted.setattr("worker.model.weights.installation._copy", cut)
         assert desk.run("copied").exit_code == 130
     assert not list(out.glob("adm.safetensors*importing"))
     assert not (out / "adm.safetensors").exists()

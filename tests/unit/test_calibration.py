@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from worker.model.decision import sigmoid
-from worker.model.policy import judge
+from worker.model.verdicts.decision import sigmoid
+from worker.model.verdicts.policy import judge
 from worker.training.calibration import (
     Calibration,
     Origin,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.model.card import BUNDLED, ModelError, read_card
-from worker.model.card_sections import write_section
+from worker.model.cards.editing import write_section
+from worker.model.cards.registry import BUNDLED, ModelError, read_card
 
 SECTION = [
     "# Measured.",

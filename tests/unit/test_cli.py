@@ -577,7 +577,7 @@ def test_each_character_of_our_own_words_has_its_form_in_ascii():
     root = Path(__file__).parents[2]
     files = [
         *(root / "deploy").rglob("*.py"),
-        *(root / "worker/model").glob("*.py"),
+        *(root / "worker/model").rglob("*.py"),
         root / "worker/training/rounding.py",
     ]
     constants = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]

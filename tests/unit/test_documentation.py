@@ -19,7 +19,7 @@ from shared.environment import PREFIX
 from shared.errors import ErrorCode
 from shared.settings import Settings
 from tests.chaos.measures import MEASURES
-from worker.model.policy import Evidence, Policy
+from worker.model.verdicts.policy import Evidence, Policy
 from worker.training.figures import Figures, Resampling, figures
 from worker.training.report import Controls, Data, ModelIdentity, Report
 from worker.webhooks.sender import OwnFault

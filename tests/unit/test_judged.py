@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.model.decision import Verdict, sigmoid
+from worker.model.verdicts.decision import Verdict, sigmoid
 from worker.training.dataset import LabelledImage
 from worker.training.gallery import SHOWN, gallery
 from worker.training.judged import JudgedImage, false_alarms, judged_images, misses, scores_csv

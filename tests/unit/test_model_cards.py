@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.model.card import BUNDLED, ModelError, find_card, list_cards, read_card
+from worker.model.cards.registry import BUNDLED, ModelError, find_card, list_cards, read_card
 
 PUBLISHED = (BUNDLED / "DISTILDIRE-V1.toml").read_text()
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from worker.model import ModelError, find_card
-from worker.model.card import InstalledCard
-from worker.model.digests import identify, read_record
-from worker.model.placing import place, recognise
+from worker.model.cards.registry import InstalledCard
+from worker.model.weights.digests import identify, read_record
+from worker.model.weights.installation import place, recognise
 
 ADM, STUDENT = b"a" * 1_500_000, b"s" * 1000
 _CARD = f"""

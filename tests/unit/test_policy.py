@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.policies import STRICT
-from worker.model.card import BUNDLED, InstalledCard, find_card
-from worker.model.policy import (
+from worker.model.cards.registry import BUNDLED, InstalledCard, find_card
+from worker.model.verdicts.policy import (
     PolicyError,
     calibrated_probability,
     images_of,

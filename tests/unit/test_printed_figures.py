@@ -10,8 +10,8 @@ from deploy.bench.distillation_report import interval_text
 from deploy.commands import calibrate, evaluate
 from deploy.model_reports import describe_lines
 from tests.policies import STRICT
-from worker.model.card import InstalledCard, find_card
-from worker.model.config import CardEvaluation
+from worker.model.cards.registry import InstalledCard, find_card
+from worker.model.cards.schema import CardEvaluation
 from worker.training.figures import Estimate
 from worker.training.intervals import Interval
 

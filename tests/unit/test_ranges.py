@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.model.ranges import Action, Version, decide, range_headers
+from worker.model.weights.http_ranges import Action, Version, decide, range_headers
 
 V1 = Version('"one"', 100)
 ETAG = {"etag": '"one"'}

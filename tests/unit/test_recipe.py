@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from worker.model.config import StudentConfig
+from worker.model.cards.schema import StudentConfig
 from worker.training.recipe import (
     BASES,
     FOLDER,

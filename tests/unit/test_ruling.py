@@ -9,8 +9,8 @@ import pytest
 from shared.errors import JobError
 from tests.policies import STRICT
 from worker.imaging.content import Content
-from worker.model.policy import Policy
-from worker.model.ruling import rule
+from worker.model.verdicts.policy import Policy
+from worker.model.verdicts.verdict import rule
 
 
 def test_without_a_policy_the_cards_threshold_calls_and_says_that_nothing_is_known_of_it():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worker.model.decision import sigmoid
+from worker.model.verdicts.decision import sigmoid
 from worker.training.intervals import upper_bound
 from worker.training.metrics import balanced_accuracy_at, rank
 from worker.training.thresholds import (

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from shared.errors import ErrorCode, JobError
-from worker.model.decision import verdict
+from worker.model.verdicts.decision import verdict
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from shared.images.visualizations import DRAWN_FLAT, Floats, analyzed_region, has_contrast
 from worker.imaging.content import lacks_content
 from worker.imaging.decoding import ImageFacts
-from worker.model.policy import Policy
+from worker.model.verdicts.policy import Policy
 
 #: A JPEG of a lower quality is called strongly compressed: `distildire evaluate` measures down to this one.
 LOWEST_MEASURED_QUALITY = 50

@@ -35,8 +35,8 @@ from worker.inference.batcher import Batcher, Finding
 from worker.jobs.attempt import Attempt
 from worker.jobs.caveats import caveats_of
 from worker.jobs.outcome import OUTAGES, Abandoned, Failed, Outcome, Refused, Released, Succeeded, outcome_of
-from worker.model.policy import Policy
-from worker.model.ruling import Ruling, rule
+from worker.model.verdicts.policy import Policy
+from worker.model.verdicts.verdict import Ruling, rule
 from worker.process.resources import usable_cores
 from worker.sandbox.sandbox import OpenedImage, Sandbox
 

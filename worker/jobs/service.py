@@ -27,8 +27,8 @@ from worker.jobs.executor import Crew, Errand
 from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.pipeline import Analyzer, ServedModel
 from worker.maintenance.sweeper import Sweeper
-from worker.model.card import find_card
-from worker.model.policy import Policy, load_policies
+from worker.model.cards.registry import find_card
+from worker.model.verdicts.policy import Policy, load_policies
 from worker.process.periodic import Lookout
 from worker.process.watchdog import Watchdog
 from worker.sandbox.sandbox import Sandbox

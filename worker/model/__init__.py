@@ -6,20 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from worker.model.card import ModelError, find_card, list_cards
-    from worker.model.decision import verdict
+    from worker.model.cards.registry import ModelError, find_card, list_cards
     from worker.model.detector import Detector
     from worker.model.loading import load_model
+    from worker.model.verdicts.decision import verdict
     from worker.model.verification import verify
 
 __all__ = ["Detector", "ModelError", "find_card", "list_cards", "load_model", "verdict", "verify"]
 
 # No name may be that of a module of this package: importing the module would put it in the name's place.
-_HOMES = {"Detector": "detector", "load_model": "loading", "verify": "verification", "verdict": "decision"}
+_HOMES = {"Detector": "detector", "load_model": "loading", "verify": "verification", "verdict": "verdicts.decision"}
 
 
 def __getattr__(name: str) -> object:
     """Import a public name's module when the name is first asked for (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'card')}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'cards.registry')}"), name)

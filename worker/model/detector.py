@@ -14,11 +14,11 @@ from torch import Tensor
 
 from shared.images.visualizations import dire_map_png, heatmap_scores
 from worker.imaging.decoding import ImageLimits, decode, preprocess
-from worker.model.config import Format, ModelCard
-from worker.model.decision import verdict
+from worker.model.cards.schema import Format, ModelCard
 from worker.model.diffusion import SpacedDiffusion, dire, dire_unit
-from worker.model.student import Student, StudentOutput
-from worker.model.unet import DTYPES, AdmUnet
+from worker.model.networks.student import Student, StudentOutput
+from worker.model.networks.unet import DTYPES, AdmUnet
+from worker.model.verdicts.decision import verdict
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.model.config import DiffusionConfig
+from worker.model.cards.schema import DiffusionConfig
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """The U-Net: (x (B, 3, S, S), original step index (B,)) -> (B, 3 or 6, S, S), of which channels 0 to 2 are eps."""

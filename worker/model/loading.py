@@ -9,14 +9,14 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from worker.model.card import CardError, InstalledCard, ModelError, find_card
-from worker.model.config import Format, ModelCard, WeightsFile
+from worker.model.cards.registry import CardError, InstalledCard, ModelError, find_card
+from worker.model.cards.schema import Format, ModelCard, WeightsFile
 from worker.model.detector import Detector
 from worker.model.diffusion import SpacedDiffusion
-from worker.model.digests import identify, read_record, stated_digests, weights_sha256
-from worker.model.student import Student
-from worker.model.unet import DTYPES, AdmUnet
-from worker.model.weights import assign_strictly, read_state
+from worker.model.networks.student import Student
+from worker.model.networks.unet import DTYPES, AdmUnet
+from worker.model.weights.digests import identify, read_record, stated_digests, weights_sha256
+from worker.model.weights.state_dicts import assign_strictly, read_state
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto"] | Format

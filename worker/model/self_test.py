@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worker.model.card import ModelError
-from worker.model.card_sections import write_section
-from worker.model.config import SELF_TEST_PLACES, Format, SelfTest
+from worker.model.cards.editing import write_section
+from worker.model.cards.registry import ModelError
+from worker.model.cards.schema import SELF_TEST_PLACES, Format, SelfTest
 from worker.model.detector import Detector
 
 _SEED = 256

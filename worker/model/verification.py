@@ -9,13 +9,13 @@ from typing import Literal
 from torch import nn
 
 from worker.model import self_test
-from worker.model.card import InstalledCard, ModelError, find_card
-from worker.model.card_sections import card_to_write, require_own_folder
-from worker.model.config import Format, WeightsFile
+from worker.model.cards.editing import card_to_write, require_own_folder
+from worker.model.cards.registry import InstalledCard, ModelError, find_card
+from worker.model.cards.schema import Format, WeightsFile
 from worker.model.detector import Detector
-from worker.model.digests import Algorithm, stated_digests, weights_sha256
 from worker.model.loading import Precision, assemble, choose, load_weights, unet_on_meta, untrained_student
-from worker.model.policy import load_policies
+from worker.model.verdicts.policy import load_policies
+from worker.model.weights.digests import Algorithm, stated_digests, weights_sha256
 
 Part = Literal["adm", "student"]
 SelfTestOutcome = Literal["passed", "failed", "absent", "not run"]

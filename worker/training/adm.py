@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worker.model.config import UnetConfig
+from worker.model.cards.schema import UnetConfig
 from worker.model.diffusion import linear_alpha_bars, q_sample
-from worker.model.unet import AdmUnet
+from worker.model.networks.unet import AdmUnet
 from worker.training.photographs import Pixels, random_crops, to_unit
 from worker.training.resumable import step_rng, warmed_cosine
 

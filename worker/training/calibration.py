@@ -7,8 +7,8 @@ from datetime import datetime
 
 import numpy as np
 
-from worker.model.config import Format
-from worker.model.policy import Evidence, Policy, calibrated_probability
+from worker.model.cards.schema import Format
+from worker.model.verdicts.policy import Evidence, Policy, calibrated_probability
 from worker.training.logistic import fit_logistic
 from worker.training.metrics import Floats, Labels
 from worker.training.scores import Names, Scores

@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from worker.atomic_files import write_whole
-from worker.model.config import DiffusionConfig, StudentConfig, UnetConfig
+from worker.model.cards.schema import DiffusionConfig, StudentConfig, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion, linear_alpha_bars, q_sample
-from worker.model.digests import digests
-from worker.model.student import Student
-from worker.model.unet import AdmUnet
+from worker.model.networks.student import Student
+from worker.model.networks.unet import AdmUnet
+from worker.model.weights.digests import digests
 from worker.training.adm import AdmPlan, AdmTrainer
 from worker.training.fakes import BATCH, Faker, Kind
 from worker.training.file_history import saved

@@ -13,10 +13,10 @@ from typing import Literal, get_args
 import numpy as np
 
 from shared.errors import DistildireError
-from worker.model.decision import Verdict
 from worker.model.detector import Detector
-from worker.model.policy import Policy, judge
-from worker.model.ruling import rule
+from worker.model.verdicts.decision import Verdict
+from worker.model.verdicts.policy import Policy, judge
+from worker.model.verdicts.verdict import rule
 from worker.training.calibration import Calibration
 from worker.training.curves import curves, roc
 from worker.training.data_digest import data_sha256, files_sha256

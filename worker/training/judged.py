@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.model.decision import Verdict
+from worker.model.verdicts.decision import Verdict
 from worker.training.dataset import LabelledImage
 from worker.training.metrics import Floats
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-from worker.model.weights import assign_strictly, read_state
+from worker.model.weights.state_dicts import assign_strictly, read_state
 
 NAME = "efficientnet_lite0"
 SOURCE = (

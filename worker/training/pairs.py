@@ -29,7 +29,7 @@ from torch import Tensor
 from shared.errors import DistildireError
 from worker.atomic_files import write_whole
 from worker.imaging.decoding import ImageLimits, decode, preprocess
-from worker.model.config import DiffusionConfig, Format, UnetConfig
+from worker.model.cards.schema import DiffusionConfig, Format, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
 from worker.training.augmentation import augmented, pixels_digest
 from worker.training.data_digest import data_sha256, files_sha256

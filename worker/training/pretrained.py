@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
 from shared.errors import DistildireError
-from worker.model.backbones import get_model_weights
-from worker.model.student import Student, feature_channels, feature_layers, first_convolution
-from worker.model.weights import assign_strictly, read_state
+from worker.model.networks.backbones import get_model_weights
+from worker.model.networks.student import Student, feature_channels, feature_layers, first_convolution
+from worker.model.weights.state_dicts import assign_strictly, read_state
 from worker.training import lite0
 from worker.training.pairs import Batch
 from worker.training.recipe import RecipeError, StudentOptions, TeacherOptions

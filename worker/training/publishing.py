@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from worker.atomic_files import write_whole
-from worker.model.config import DiffusionConfig, Format, StudentConfig, UnetConfig
-from worker.model.toml_text import assignments
+from worker.model.cards.schema import DiffusionConfig, Format, StudentConfig, UnetConfig
+from worker.model.cards.toml_writer import assignments
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from shared.errors import DistildireError
-from worker.model.config import Format, StudentConfig
+from worker.model.cards.schema import Format, StudentConfig
 
 FOLDER = Path(__file__).parent / "recipes"
 BASES = ("corrected", "published", "demonstration")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from worker.model.config import CardEvaluation
-from worker.model.toml_text import assignments
+from worker.model.cards.schema import CardEvaluation
+from worker.model.cards.toml_writer import assignments
 from worker.training.figures import Estimate, Figures
 from worker.training.report import Report
 

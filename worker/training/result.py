@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from worker.atomic_files import write_whole
-from worker.model.card import InstalledCard, ModelError, read_card
-from worker.model.card_sections import report_place
-from worker.model.config import ModelCard, StudentConfig, UnetConfig
-from worker.model.digests import digests, published_digests
+from worker.model.cards.editing import report_place
+from worker.model.cards.registry import InstalledCard, ModelError, read_card
+from worker.model.cards.schema import ModelCard, StudentConfig, UnetConfig
 from worker.model.loading import load_model
-from worker.model.placing import Recognised, place
 from worker.model.self_test import record
+from worker.model.weights.digests import digests, published_digests
+from worker.model.weights.installation import Recognised, place
 from worker.training.order import Order
 from worker.training.publishing import CardText, PublishedFile, card_toml
 from worker.training.training_report import provenance

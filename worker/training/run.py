@@ -18,12 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import DistildireError
 from worker.atomic_files import sweep
-from worker.model.card import find_card
-from worker.model.config import Format, ModelName
+from worker.model.cards.registry import find_card
+from worker.model.cards.schema import Format, ModelName
 from worker.model.diffusion import SpacedDiffusion
-from worker.model.digests import digests, identify
 from worker.model.loading import Precision, choose_device, choose_dtype, load_unet, stated_precision
-from worker.model.unet import DTYPES
+from worker.model.networks.unet import DTYPES
+from worker.model.weights.digests import digests, identify
 from worker.training.dataset import Dataset, DatasetError
 from worker.training.layouts import Split
 from worker.training.order import Order

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.model.decision import sigmoid
+from worker.model.verdicts.decision import sigmoid
 from worker.training.metrics import Floats, Labels
 
 Names = NDArray[np.str_]

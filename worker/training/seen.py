@@ -1,6 +1,6 @@
 """Which images a model knows: the report that its training left beside its card names them by their digests.
 
-A policy's images are known alike, by the list that lies beside it (`worker/model/policy.py`).
+A policy's images are known alike, by the list that lies beside it (`worker/model/verdicts/policy.py`).
 An image is recognised by its bytes. One that was saved anew since, or cropped, is not.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from worker.model.card import ModelError
-from worker.model.card_sections import report_place
-from worker.model.config import ModelCard
-from worker.model.policy import Policy
+from worker.model.cards.editing import report_place
+from worker.model.cards.registry import ModelError
+from worker.model.cards.schema import ModelCard
+from worker.model.verdicts.policy import Policy
 from worker.training.data_digest import data_sha256
 from worker.training.dataset import LabelledImage
 

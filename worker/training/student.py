@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
 from shared.errors import DistildireError
-from worker.model.student import Student
-from worker.model.unet import DTYPES
+from worker.model.networks.student import Student
+from worker.model.networks.unet import DTYPES
 from worker.training.cutmix import draw_mix, mixed
 from worker.training.event_log import EventLog
 from worker.training.metrics import average_precision, roc_auc

@@ -18,11 +18,11 @@ from pathlib import Path
 import httpx
 
 from shared.outbound import OutboundError, by_which_proxy, open_client
-from worker.model.card import ModelError
-from worker.model.config import WeightsFile
-from worker.model.digests import PublishedDigests, published_digests, stated_digests
-from worker.model.placing import appear, require_space
-from worker.model.ranges import Action, Version, decide, range_headers
+from worker.model.cards.registry import ModelError
+from worker.model.cards.schema import WeightsFile
+from worker.model.weights.digests import PublishedDigests, published_digests, stated_digests
+from worker.model.weights.http_ranges import Action, Version, decide, range_headers
+from worker.model.weights.installation import appear, require_space
 
 OnProgress = Callable[[int, int | None], object]
 """Told how many bytes are there, and of how many, where that is known."""

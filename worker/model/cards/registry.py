@@ -15,9 +15,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from shared.errors import DistildireError
-from worker.model.config import ModelCard, WeightsFile
+from worker.model.cards.schema import ModelCard, WeightsFile
 
-BUNDLED = Path(__file__).parent / "cards"
+BUNDLED = Path(__file__).parent
 MODELS_DIR_VARIABLE = "DISTILDIRE_MODELS_DIR"
 CONVERTED = ".safetensors"
 """What a converted file has after the name that its card states."""

@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from worker.atomic_files import write_whole
-from worker.model.card import ModelError
-from worker.model.config import WeightsFile
+from worker.model.cards.registry import ModelError
+from worker.model.cards.schema import WeightsFile
 
 Algorithm = Literal["sha256", "md5"]
 OnBytes = Callable[[int], object]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-from worker.model.backbones import get_model, list_models, models
-from worker.model.config import Inputs, StudentConfig
+from worker.model.cards.schema import Inputs, StudentConfig
+from worker.model.networks.backbones import get_model, list_models, models
 
 INPUT_CHANNELS: dict[Inputs, int] = {"image+eps": 6, "eps": 3, "image": 3, "image+grey_eps": 4, "dire": 3}
 HEAD_NAMES = frozenset({"avgpool", "fc", "classifier", "head", "heads"})

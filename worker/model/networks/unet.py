@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
 
-from worker.model.config import NORM_GROUPS, Format, UnetConfig
+from worker.model.cards.schema import NORM_GROUPS, Format, UnetConfig
 
 DTYPES: dict[Format, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Resample = Literal["up", "down"]

@@ -13,8 +13,8 @@ from shared.errors import ErrorCode, JobError
 class Verdict:
     """`probability_fake` in [0, 1], and `confidence`, the probability of the class that was called.
 
-    INCONCLUSIVE is called only by a policy that has a band for it (worker/model/policy.py); its confidence is the
-    probability of the likelier class.
+    INCONCLUSIVE is called only by a policy that has a band for it (worker/model/verdicts/policy.py); its confidence is
+    the probability of the likelier class.
     """
 
     prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"]

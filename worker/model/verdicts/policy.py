@@ -27,10 +27,10 @@ from pydantic import (
 
 from shared.domain import DEFAULT, POLICY_NAME
 from worker.atomic_files import write_whole
-from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError
-from worker.model.config import Format
-from worker.model.decision import Verdict, sigmoid
-from worker.model.toml_text import assignments
+from worker.model.cards.registry import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError
+from worker.model.cards.schema import Format
+from worker.model.cards.toml_writer import assignments
+from worker.model.verdicts.decision import Verdict, sigmoid
 
 Rule = Literal["false_positive_rate", "youden"]
 Name = Annotated[str, Field(pattern=POLICY_NAME)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from shared.domain import AppliedPolicy, Interval, Stability
 from worker.imaging.content import Content, lacks_content
-from worker.model.decision import Verdict, verdict
-from worker.model.policy import Policy, judge
+from worker.model.verdicts.decision import Verdict, verdict
+from worker.model.verdicts.policy import Policy, judge
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from worker.model.card import CONVERTED, InstalledCard, ModelError
-from worker.model.config import WeightsFile
-from worker.model.digests import (
+from worker.model.cards.registry import CONVERTED, InstalledCard, ModelError
+from worker.model.cards.schema import WeightsFile
+from worker.model.weights.digests import (
     PublishedDigests,
     Record,
     digests,
@@ -21,8 +21,8 @@ from worker.model.digests import (
     read_record,
     write_record,
 )
-from worker.model.placing import require_space
-from worker.model.weights import read_state
+from worker.model.weights.installation import require_space
+from worker.model.weights.state_dicts import read_state
 
 
 def convert(installed: InstalledCard, stated: WeightsFile) -> Path | None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.model.card import InstalledCard, ModelError
-from worker.model.config import WeightsFile
-from worker.model.digests import (
+from worker.model.cards.registry import InstalledCard, ModelError
+from worker.model.cards.schema import WeightsFile
+from worker.model.weights.digests import (
     CHUNK_BYTES,
     OnBytes,
     PublishedDigests,

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from worker.atomic_files import write_whole
-from worker.model.card import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, parse_card
+from worker.model.cards.registry import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, parse_card
 
 
 def require_own_folder(installed: InstalledCard) -> None:

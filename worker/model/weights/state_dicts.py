@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from worker.model.card import ModelError
-from worker.model.digests import AGAIN
+from worker.model.cards.registry import ModelError
+from worker.model.weights.digests import AGAIN
 
 _CORRECT_CARD = (
     "Correct the card's sections [adm] and [student], or put the file that the card was written for in its place."

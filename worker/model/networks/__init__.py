@@ -1,0 +1,1 @@
+"""The networks: ADM's U-Net, the student, and the backbones that it is made of."""

@@ -1,0 +1,1 @@
+"""Weights: fetched, recognised by their digests, installed, converted, and given to networks."""
