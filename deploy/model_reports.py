@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from shared.percentages import decimal
+from worker.metrics.rounding import headline, spread
 from worker.model.cards.registry import BUNDLED, InstalledCard
 from worker.model.cards.schema import CardEvaluation, WeightsFile
 from worker.model.verdicts.policy import Policy, load_policies
 from worker.model.weights.digests import weights_sha256
-from worker.training.rounding import headline, spread
 
 if TYPE_CHECKING:  # imports torch
     from worker.model.verification import Verification, VerifiedFile

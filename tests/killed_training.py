@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deploy.cli import main
-from worker.training import pairs
-from worker.training.pairs import PairStore
-from worker.training.student import StudentTrainer
+from worker.training.pairs import store
+from worker.training.pairs.store import PairStore
+from worker.training.student_trainer import StudentTrainer
 
 MOMENTS = ("between shards", "within a step", "while a checkpoint is written")
 
@@ -25,10 +25,10 @@ def _arm(moment: str) -> None:
     computed, advance, replace = PairStore._computed, StudentTrainer.advance, Path.replace
     written: list[Path] = []
 
-    def computed_or_dead(store: PairStore, items: Sequence[pairs._Item], maker: pairs.NoiseMaker) -> bytes:
-        if any(store.folder.parent.rglob("*.safetensors")):
+    def computed_or_dead(of: PairStore, items: Sequence[store._Item], maker: store.NoiseMaker) -> bytes:
+        if any(of.folder.parent.rglob("*.safetensors")):
             _die()
-        return computed(store, items, maker)
+        return computed(of, items, maker)
 
     def advance_or_dead(trainer: StudentTrainer, step: int) -> float:
         loss = advance(trainer, step)

@@ -7,13 +7,13 @@ import itertools
 import numpy as np
 
 from tests.pages import Element, points, read_page
-from worker.training.curves import curves, roc
-from worker.training.figures import Estimate, Figures, Resampling, figures, left_out
-from worker.training.gallery import Gallery
-from worker.training.metrics import Floats, Labels
-from worker.training.report import SCHEMA, Controls, Data, ModelIdentity, Report
-from worker.training.report_page import page
-from worker.training.rounding import headline, spread
+from worker.evaluation.curves import curves, roc
+from worker.evaluation.estimates import Estimate, Figures, Resampling, figures, left_out
+from worker.evaluation.report.page import page
+from worker.evaluation.report.schema import SCHEMA, Controls, Data, ModelIdentity, Report
+from worker.evaluation.report.thumbnails import Gallery
+from worker.metrics.ranking import Floats, Labels
+from worker.metrics.rounding import headline, spread
 
 QUICK = Resampling(resamples=100)
 NO_MISTAKES = Gallery((), (), 0, 0)

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from worker.model.cards.schema import UnetConfig
-from worker.training.adm import AdmPlan
-from worker.training.pairs import Batch
-from worker.training.photographs import Pixels
+from worker.training.demonstration.adm_trainer import AdmPlan
+from worker.training.demonstration.photographs import Pixels
+from worker.training.pairs.store import Batch
 
 TINY_UNET = UnetConfig(
     num_channels=32, num_res_blocks=1, channel_mult=(1, 1), attention_resolutions=(8,), num_heads=1, learn_sigma=False

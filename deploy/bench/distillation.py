@@ -22,16 +22,16 @@ from torch import Tensor
 from deploy.bench.model import seconds_taken
 from shared.errors import DistildireError
 from worker.atomic_files import write_whole
+from worker.datasets.dataset import DatasetError
+from worker.metrics.ranking import Floats, average_precision, roc_auc
 from worker.model.cards.schema import StudentConfig
 from worker.model.networks.student import Student
-from worker.training.dataset import DatasetError
-from worker.training.metrics import Floats, average_precision, roc_auc
-from worker.training.order import Order
-from worker.training.pairs import PairStore
+from worker.training.loop.distributed import Team
+from worker.training.pairs.store import PairStore
+from worker.training.pipeline import Training
 from worker.training.recipe import Recipe, changed
-from worker.training.run import Training
-from worker.training.student import Setting, probabilities
-from worker.training.team import Team
+from worker.training.request import Order
+from worker.training.student_trainer import Setting, probabilities
 
 log = logging.getLogger(__name__)
 

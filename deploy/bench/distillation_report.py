@@ -17,15 +17,15 @@ import numpy as np
 from deploy.bench.distillation import Arm, Experiment, Outcome, Speed, outcomes, student_speeds
 from deploy.bench.model import describe_machine
 from shared.percentages import decimal
+from worker.datasets.dataset import Dataset, read_dataset
+from worker.datasets.digests import data_sha256
+from worker.evaluation.estimates import Resampling
+from worker.metrics.intervals import Interval, grouped_bootstrap, mean_interval
+from worker.metrics.ranking import Floats, Labels, area_under_precision, rank
+from worker.metrics.scores import Names
 from worker.model.cards.registry import find_card
 from worker.model.loading import choose_device
-from worker.training.data_digest import data_sha256
-from worker.training.dataset import Dataset, read_dataset
-from worker.training.figures import Resampling
-from worker.training.intervals import Interval, grouped_bootstrap, mean_interval
-from worker.training.metrics import Floats, Labels, area_under_precision, rank
-from worker.training.scores import Names
-from worker.training.training_report import described
+from worker.training.export.report import described
 
 NOTHING_SHOWN = "no difference can be shown"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deploy.bench.distillation_report import ArmResult, Findings
-    from worker.training.intervals import Interval
+    from worker.metrics.intervals import Interval
 
 
 @click.group(invoke_without_command=True)

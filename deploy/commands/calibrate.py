@@ -27,10 +27,10 @@ from shared.percentages import confidence_level, decimal, percent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker.datasets.formats import Split
     from worker.model.cards.registry import InstalledCard
     from worker.model.loading import Precision
     from worker.model.verdicts.policy import Policy
-    from worker.training.layouts import Split
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -77,14 +77,14 @@ def command(  # noqa: PLR0913  # an option each
     """
     import numpy as np
 
+    from worker.calibration.fitting import Origin, check_enough, policy_by_youden, policy_for_target
+    from worker.datasets.contamination import short_digests
+    from worker.datasets.dataset import read_dataset
+    from worker.datasets.digests import data_sha256, files_sha256
+    from worker.evaluation.batch_cache import Journal
+    from worker.evaluation.scorer import Scoring, identity_of, media_types, scores_of
     from worker.model import load_model
     from worker.model.verdicts.policy import policy_place, write_policy
-    from worker.training.calibration import Origin, check_enough, policy_by_youden, policy_for_target
-    from worker.training.data_digest import data_sha256, files_sha256
-    from worker.training.dataset import read_dataset
-    from worker.training.journal import Journal
-    from worker.training.scoring import Scoring, identity_of, media_types, scores_of
-    from worker.training.seen import short_digests
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")
@@ -144,9 +144,9 @@ def _check_name(name: str) -> None:
 
 def _check_unseen(card: InstalledCard, files: Sequence[str]) -> None:
     """Refuse images that the model was trained on, by their digests, and say of others what is known."""
+    from worker.calibration.thresholds import CalibrationError
+    from worker.datasets.contamination import seen_images
     from worker.model.cards.editing import report_place
-    from worker.training.seen import seen_images
-    from worker.training.thresholds import CalibrationError
 
     seen = seen_images(card.card, card.path, files)
     if seen is None:
@@ -167,8 +167,8 @@ def _check_unseen(card: InstalledCard, files: Sequence[str]) -> None:
 
 
 def _show(policy: Policy, place: Path) -> None:
-    from worker.training.intervals import clopper_pearson
-    from worker.training.rounding import spread
+    from worker.metrics.intervals import clopper_pearson
+    from worker.metrics.rounding import spread
 
     evidence = policy.evidence
     missed = round(evidence.missed_fakes * evidence.fake_groups)

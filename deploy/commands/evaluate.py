@@ -25,11 +25,11 @@ from deploy.terminal import notes, output
 from shared.percentages import confidence_level
 
 if TYPE_CHECKING:
+    from worker.datasets.formats import Split
+    from worker.evaluation.estimates import Estimate
+    from worker.evaluation.evaluator import Part
+    from worker.evaluation.report.schema import Controls, Report
     from worker.model.loading import Precision
-    from worker.training.evaluator import Part
-    from worker.training.figures import Estimate
-    from worker.training.layouts import Split
-    from worker.training.report import Controls, Report
 
 _SHOWN = {
     "average_precision": "average precision",
@@ -104,20 +104,20 @@ def command(  # noqa: PLR0913  # an option each
     listed and skipped. The command may be stopped at any moment; the same command goes on from there.
     """
     from worker.atomic_files import write_whole
+    from worker.datasets.dataset import read_dataset
+    from worker.evaluation.batch_cache import Journal
+    from worker.evaluation.estimates import Resampling
+    from worker.evaluation.evaluator import PARTS, Evaluation, Plan, Source
+    from worker.evaluation.judged import scores_csv
+    from worker.evaluation.report.card_summary import card_lines
+    from worker.evaluation.report.page import page
+    from worker.evaluation.report.schema import report_json
+    from worker.evaluation.report.thumbnails import gallery
+    from worker.evaluation.scorer import identity_of
     from worker.model import load_model
     from worker.model.cards.editing import card_to_write, require_own_folder, write_section
     from worker.model.cards.schema import EVALUATION_NAME
     from worker.model.verdicts.policy import images_of, load_policy
-    from worker.training.dataset import read_dataset
-    from worker.training.evaluator import PARTS, Evaluation, Plan, Source
-    from worker.training.figures import Resampling
-    from worker.training.gallery import gallery
-    from worker.training.journal import Journal
-    from worker.training.judged import scores_csv
-    from worker.training.report import report_json
-    from worker.training.report_card import card_lines
-    from worker.training.report_page import page
-    from worker.training.scoring import identity_of
 
     if others and "controls" in left_out:
         raise click.UsageError("--compare is one of the controls: give it without --without controls.")
@@ -174,7 +174,7 @@ def _show(report: Report, out: Path) -> None:
 
 
 def _alarm(controls: Controls) -> str:
-    from worker.training.rounding import rounded, spread
+    from worker.metrics.rounding import rounded, spread
 
     by_file, chance = (rounded(each.value or 0) for each in (controls.file_statistics, controls.chance))
     interval = spread(*astuple(controls.file_statistics))
@@ -186,7 +186,7 @@ def _alarm(controls: Controls) -> str:
 
 
 def _told(estimate: Estimate) -> tuple[str, str]:
-    from worker.training.rounding import headline, spread
+    from worker.metrics.rounding import headline, spread
 
     if estimate.value is None and estimate.low is None:
         return "–", headline(None, None, None)

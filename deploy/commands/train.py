@@ -54,10 +54,10 @@ def command(  # noqa: PLR0913  # an option each
     processes train together.
     """
     from worker.model.loading import choose_device
-    from worker.training.order import Order
+    from worker.training.loop.distributed import assembled_team
+    from worker.training.pipeline import Training
     from worker.training.recipe import changed, read_recipe
-    from worker.training.run import Training
-    from worker.training.team import assembled_team
+    from worker.training.request import Order
 
     recipe = read_recipe(named)
     if teacher_weights is not None:

@@ -26,7 +26,7 @@ MODULES: Mapping[str, Module] = {
         ["worker/model/verdicts/decision.py", "worker/model/verdicts/policy.py", "worker/model/verdicts/verdict.py"],
         ["tests/unit/test_verdict.py", "tests/unit/test_policy.py", "tests/unit/test_ruling.py"],
     ),
-    "thresholds": Module(["worker/training/thresholds.py"], ["tests/unit/test_thresholds.py"]),
+    "thresholds": Module(["worker/calibration/thresholds.py"], ["tests/unit/test_thresholds.py"]),
     "decode": Module(
         ["shared/images/header.py", "worker/imaging/decoding.py"],
         [

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.tiny_training import smooth_picture
-from worker.training.photographs import Photograph, Pixels, Use
+from worker.training.demonstration.photographs import Photograph, Pixels, Use
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
-from worker.training.adm import LOW_STEPS, AdmTrainer
-from worker.training.photographs import Pixels
+from worker.training.demonstration.adm_trainer import LOW_STEPS, AdmTrainer
+from worker.training.demonstration.photographs import Pixels
 
 
 @pytest.fixture(autouse=True)

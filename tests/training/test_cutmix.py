@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from worker.training.cutmix import Mix, draw_mix, mixed
-from worker.training.pairs import Batch
+from worker.training.pairs.cutmix import Mix, draw_mix, mixed
+from worker.training.pairs.store import Batch
 
 
 def batch_of(values: list[float]) -> Batch:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
+from worker.datasets.dataset import read_dataset
 from worker.model import load_model, verify
 from worker.model.cards.editing import report_place
 from worker.model.cards.registry import find_card
@@ -22,8 +23,7 @@ from worker.model.cards.schema import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
 from worker.model.verdicts.policy import load_policies
-from worker.training.dataset import read_dataset
-from worker.training.demonstration import (
+from worker.training.demonstration.__main__ import (
     ADM_CARD,
     LEARNED,
     NAME,
@@ -35,13 +35,13 @@ from worker.training.demonstration import (
     Recipe,
     eps_loss,
 )
-from worker.training.fakes import Faker
-from worker.training.order import Order
-from worker.training.photographs import Photograph
+from worker.training.demonstration.photographs import Photograph
+from worker.training.demonstration.synthesis import Faker
+from worker.training.loop.checkpointing import CheckpointMismatchError
+from worker.training.loop.distributed import Team
+from worker.training.pipeline import Training
 from worker.training.recipe import changed, read_recipe
-from worker.training.resumable import CheckpointMismatchError
-from worker.training.run import Training
-from worker.training.team import Team
+from worker.training.request import Order
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
 TINY_RECIPE = Recipe(

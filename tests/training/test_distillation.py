@@ -19,18 +19,18 @@ from deploy.bench.distillation_report import NOTHING_SHOWN, Findings, compare, r
 from deploy.cli import main
 from tests import tiny_model
 from tests.tiny_dataset import RECIPE, write_dataset
+from worker.datasets.dataset import DatasetError, read_dataset
+from worker.evaluation.estimates import Resampling
+from worker.evaluation.scorer import Scoring, scores_of
+from worker.metrics.intervals import grouped_bootstrap
+from worker.metrics.ranking import Floats, area_under_precision, rank
 from worker.model import load_model
 from worker.model.networks.student import feature_layers
-from worker.training.dataset import DatasetError, read_dataset
-from worker.training.figures import Resampling
-from worker.training.intervals import grouped_bootstrap
-from worker.training.metrics import Floats, area_under_precision, rank
-from worker.training.order import Order
-from worker.training.pairs import NoiseMaker
+from worker.training.loop.distributed import Team
+from worker.training.pairs.store import NoiseMaker
+from worker.training.pipeline import Training
 from worker.training.recipe import RecipeError, changed, read_recipe
-from worker.training.run import Training
-from worker.training.scoring import Scoring, scores_of
-from worker.training.team import Team
+from worker.training.request import Order
 
 BACKBONE = "mobilenet_v3_small"
 ALONE, TAUGHT = Arm(BACKBONE), Arm(BACKBONE, 0.5, "dire")

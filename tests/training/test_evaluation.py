@@ -22,12 +22,12 @@ from deploy.cli import main
 from tests.pages import read_page
 from tests.tiny_model import NAME, write_model
 from tests.tiny_training import smooth_picture
+from worker.evaluation.batch_cache import Journal, Judgement
 from worker.model import load_model
 from worker.model.cards.registry import find_card
 from worker.model.verdicts.decision import sigmoid
 from worker.model.verdicts.policy import load_policy
-from worker.training.journal import Journal, Judgement
-from worker.training.photographs import Pixels
+from worker.training.demonstration.photographs import Pixels
 
 PICTURES = 24
 

@@ -15,9 +15,9 @@ from tests.tiny_training import TINY_SIZE, TINY_UNET, smooth_picture
 from worker.model.cards.schema import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.networks.unet import AdmUnet
-from worker.training.fakes import Faker
-from worker.training.file_history import saved
-from worker.training.photographs import Pixels, random_crops, to_pixels, to_unit
+from worker.training.demonstration.encoding_history import saved
+from worker.training.demonstration.photographs import Pixels, random_crops, to_pixels, to_unit
+from worker.training.demonstration.synthesis import Faker
 
 
 @pytest.fixture(scope="module")

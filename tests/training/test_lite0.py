@@ -13,13 +13,13 @@ import torch
 
 from tests.reference import Reference
 from worker.model.cards.registry import ModelError
-from worker.training import lite0
-from worker.training.lite0 import load_lite0
-from worker.training.pairs import Batch
+from worker.training import efficientnet_lite0
+from worker.training.efficientnet_lite0 import load_lite0
+from worker.training.pairs.store import Batch
 from worker.training.pretrained import PretrainedError, Teacher, new_student
 from worker.training.recipe import RecipeError, StudentOptions, TeacherOptions
 
-OPTIONS = TeacherOptions(weight=0.5, backbone=lite0.NAME, sees="image", normalised=True)
+OPTIONS = TeacherOptions(weight=0.5, backbone=efficientnet_lite0.NAME, sees="image", normalised=True)
 
 
 @pytest.fixture(autouse=True)
@@ -81,4 +81,4 @@ def test_without_its_file_the_package_is_named() -> None:
 
 def test_it_is_no_student(weights: Path) -> None:
     with pytest.raises(RecipeError, match=r"student\.backbone"):
-        new_student(StudentOptions(backbone=lite0.NAME), seed=0)
+        new_student(StudentOptions(backbone=efficientnet_lite0.NAME), seed=0)

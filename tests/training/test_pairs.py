@@ -15,17 +15,17 @@ from PIL import Image
 from tests.tiny_dataset import write_dataset
 from tests.tiny_training import TINY_SIZE, TINY_UNET
 from worker.atomic_files import DiskFullError
+from worker.datasets.dataset import LabelledImage, read_dataset
 from worker.imaging.decoding import preprocess
 from worker.model.cards.schema import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion, dire
 from worker.model.networks.unet import AdmUnet
-from worker.training import pairs as pairs_module
-from worker.training.augmentation import augmented
-from worker.training.dataset import LabelledImage, read_dataset
-from worker.training.pairs import NoiseMaker, PairError, PairKey, PairStore
+from worker.training.loop.disk_space import require_room
+from worker.training.loop.distributed import Team
+from worker.training.pairs import store as pairs_module
+from worker.training.pairs.augmentation import augmented
+from worker.training.pairs.store import NoiseMaker, PairError, PairKey, PairStore
 from worker.training.recipe import Augmentation
-from worker.training.room import require_room
-from worker.training.team import Team
 
 CUT = Augmentation(crop_probability=1, flip_probability=0.5, jpeg_probability=1, jpeg_qualities=(20, 40))
 KEY = PairKey(
@@ -155,7 +155,9 @@ def test_no_pair_of_other_preprocessing_is_taken(
     store_of: StoreOf, maker: NoiseMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_of().make(maker)
-    monkeypatch.setattr("worker.training.augmentation.preprocess", lambda image, size: preprocess(image, size) * 0.99)
+    monkeypatch.setattr(
+        "worker.training.pairs.augmentation.preprocess", lambda image, size: preprocess(image, size) * 0.99
+    )
     assert store_of().missing() == [0, 1, 2]
 
 
@@ -268,7 +270,7 @@ def test_all_that_a_disk_will_take_is_summed_before_any_work(
     needed = 24 * 2 * 2 * 3 * TINY_SIZE**2 + 12 * 5 * 3 * TINY_SIZE**2
     assert sum(store.missing_bytes() for store in stores) == needed
     room = type("Usage", (), {"free": needed + 99})
-    monkeypatch.setattr("worker.training.room.shutil.disk_usage", lambda _: room)
+    monkeypatch.setattr("worker.training.loop.disk_space.shutil.disk_usage", lambda _: room)
     pairs = [(store.folder, store.missing_bytes()) for store in stores]
     with pytest.raises(DiskFullError, match="fewer variants"):
         require_room([*pairs, (tmp_path / "out", 100)])
@@ -286,7 +288,7 @@ def test_processes_share_the_shards(store_of: StoreOf, maker: NoiseMaker, monkey
 def test_no_picture_is_enlarged_beyond_what_a_jpeg_can_hold(
     size: tuple[int, int], sides: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.training.augmentation._LARGEST_AREA", 24_000 * 400)
+    monkeypatch.setattr("worker.training.pairs.augmentation._LARGEST_AREA", 24_000 * 400)
     options = Augmentation(resize_probability=1, resize_factors=(4, 4), jpeg_probability=1)
     assert max(augmented(Image.new("RGB", size), options, np.random.default_rng(0)).size) == sides
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_training import smooth_picture
-from worker.training.photographs import (
+from worker.training.demonstration.photographs import (
     WORKING_SIDE,
     Photograph,
     PhotographError,

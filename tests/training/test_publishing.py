@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.tiny_training import TINY_SIZE, TINY_UNET
 from worker.model.cards.registry import parse_card
 from worker.model.cards.schema import DiffusionConfig, StudentConfig
-from worker.training.publishing import CardText, PublishedFile, card_toml, publish_weights, read_published
+from worker.training.export.files import CardText, PublishedFile, card_toml, publish_weights, read_published
 
 STATE = {
     "conv.weight": torch.linspace(-1, 1, 18).reshape(2, 1, 3, 3),

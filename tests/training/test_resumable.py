@@ -16,9 +16,15 @@ import torch
 
 from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.atomic_files import DiskFullError
-from worker.training.adm import AdmTrainer
-from worker.training.photographs import Pixels
-from worker.training.resumable import CheckpointError, CheckpointMismatchError, check_fingerprint, step_rng, train
+from worker.training.demonstration.adm_trainer import AdmTrainer
+from worker.training.demonstration.photographs import Pixels
+from worker.training.loop.checkpointing import (
+    CheckpointError,
+    CheckpointMismatchError,
+    check_fingerprint,
+    step_rng,
+    train,
+)
 
 
 class KilledAtStepFive(AdmTrainer):

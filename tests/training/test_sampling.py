@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from worker.training.pairs.batch_sampler import BatchSampler
 from worker.training.recipe import StudentPlan
-from worker.training.sampling import BatchSampler
 
 LABELS = np.arange(62) < 3
 

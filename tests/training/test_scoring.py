@@ -13,11 +13,11 @@ from PIL import Image
 from deploy.bench.model import seeded_detector
 from tests.tiny_model import NAME, write_model
 from tests.tiny_training import smooth_picture
+from worker.datasets.dataset import LabelledImage
+from worker.datasets.digests import data_sha256
+from worker.evaluation.batch_cache import Journal
+from worker.evaluation.scorer import ABLATIONS, Scoring, scores_of
 from worker.model import Detector, load_model
-from worker.training.data_digest import data_sha256
-from worker.training.dataset import LabelledImage
-from worker.training.journal import Journal
-from worker.training.scoring import ABLATIONS, Scoring, scores_of
 
 
 @pytest.fixture(scope="module")

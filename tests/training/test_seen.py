@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 from deploy.cli import main
 from tests import tiny_model
 from tests.tiny_dataset import RECIPE, write_dataset
-from worker.training.dataset import read_dataset
-from worker.training.layouts import Split
+from worker.datasets.dataset import read_dataset
+from worker.datasets.formats import Split
 
 NAME = "MINE"
 WITHOUT = [argument for part in ("robustness", "controls", "formats") for argument in ("--without", part)]

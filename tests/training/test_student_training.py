@@ -14,10 +14,10 @@ from tests.tiny_training import PairsInMemory
 from worker.model.cards.registry import ModelError
 from worker.model.cards.schema import Inputs, StudentConfig
 from worker.model.networks.student import Student, feature_layers
-from worker.training.pairs import Batch
+from worker.training.pairs.store import Batch
 from worker.training.pretrained import Teacher, new_student, pretrained_layers
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
-from worker.training.student import DivergedError, StudentTrainer, _joined, _learning_rate, probabilities
+from worker.training.student_trainer import DivergedError, StudentTrainer, _joined, _learning_rate, probabilities
 
 OPTIONS = StudentOptions(backbone="mobilenet_v3_small", input_size=32)
 PLAN = StudentPlan(epochs=8, batch_size=16, seed=3)
@@ -129,7 +129,7 @@ def test_what_training_gives_is_the_epoch_with_the_best_average_precision(
     examples: PairsInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([0.6, 0.9, 0.9, 0.7])
-    monkeypatch.setattr("worker.training.student.average_precision", lambda *_: next(found))
+    monkeypatch.setattr("worker.training.student_trainer.average_precision", lambda *_: next(found))
     trainer = trainer_of(examples, changed(epochs=4, recalibrate=False))
     after: list[torch.Tensor] = []
     for step in range(trainer.steps):

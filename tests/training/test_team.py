@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from tests.tiny_training import PairsInMemory
 from worker.model.networks.student import feature_layers
-from worker.training.pairs import Batch
+from worker.training.loop.distributed import Team, assembled_team
+from worker.training.pairs.store import Batch
 from worker.training.pretrained import Teacher, new_student
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
-from worker.training.student import Setting, StudentTrainer, probabilities
-from worker.training.team import Team, assembled_team
+from worker.training.student_trainer import Setting, StudentTrainer, probabilities
 
 pytestmark = pytest.mark.slow
 

@@ -25,17 +25,17 @@ from tests import tiny_model
 from tests.event_files import read
 from tests.killed_training import MOMENTS
 from tests.tiny_dataset import RECIPE, write_dataset
+from worker.datasets.dataset import read_dataset
+from worker.datasets.digests import data_sha256
 from worker.model import load_model, verify
 from worker.model.cards.registry import find_card
 from worker.model.diffusion import dire, dire_unit
 from worker.model.networks.student import feature_layers
 from worker.model.weights.conversion import convert
-from worker.training.data_digest import data_sha256
-from worker.training.dataset import read_dataset
-from worker.training.order import Order
+from worker.training.loop.distributed import Team
+from worker.training.pipeline import Training, TrainingError
 from worker.training.recipe import read_recipe
-from worker.training.run import Training, TrainingError
-from worker.training.team import Team
+from worker.training.request import Order
 
 pytestmark = pytest.mark.slow
 

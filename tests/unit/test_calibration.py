@@ -10,9 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from worker.model.verdicts.decision import sigmoid
-from worker.model.verdicts.policy import judge
-from worker.training.calibration import (
+from worker.calibration.fitting import (
     Calibration,
     Origin,
     _policy,
@@ -20,11 +18,13 @@ from worker.training.calibration import (
     policy_by_youden,
     policy_for_target,
 )
-from worker.training.intervals import Interval
-from worker.training.logistic import fit_logistic, predict_logistic
-from worker.training.metrics import calibration_error, rank
-from worker.training.scores import Scores
-from worker.training.thresholds import CalibrationError, Threshold, TooFewPhotographsError
+from worker.calibration.thresholds import CalibrationError, Threshold, TooFewPhotographsError
+from worker.metrics.intervals import Interval
+from worker.metrics.logistic import fit_logistic, predict_logistic
+from worker.metrics.ranking import calibration_error, rank
+from worker.metrics.scores import Scores
+from worker.model.verdicts.decision import sigmoid
+from worker.model.verdicts.policy import judge
 
 ORIGIN = Origin("strict", "TEST-MODEL", "0" * 64, "fp32", datetime(2026, 11, 22, tzinfo=UTC), "1" * 64)
 

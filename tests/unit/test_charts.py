@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from tests.pages import Element, points, read_page
-from worker.training.charts import Line, curve_chart, histogram_chart, interval_strip, reliability_chart
-from worker.training.curves import Bin, Histogram
-from worker.training.figures import Estimate
+from worker.evaluation.curves import Bin, Histogram
+from worker.evaluation.estimates import Estimate
+from worker.evaluation.report.charts import Line, curve_chart, histogram_chart, interval_strip, reliability_chart
 
 AXES = ("what lies to the right", "what goes up")
 CURVE = [(0.0, 0.0), (0.1, 0.7), (0.25, 0.75), (1.0, 1.0)]

@@ -578,7 +578,7 @@ def test_each_character_of_our_own_words_has_its_form_in_ascii():
     files = [
         *(root / "deploy").rglob("*.py"),
         *(root / "worker/model").rglob("*.py"),
-        root / "worker/training/rounding.py",
+        root / "worker/metrics/rounding.py",
     ]
     constants = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
     words = {node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from worker.training.curves import curves
+from worker.evaluation.curves import curves
 
 FAKE = np.array([True, True, False, True, False, False])
 SCORES = np.array([0.98, 0.8, 0.7, 0.6, 0.1, 0.02])

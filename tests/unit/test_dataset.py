@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from worker.training.dataset import Dataset, DatasetError, read_dataset, split_of
-from worker.training.layouts import Skipped
+from worker.datasets.dataset import Dataset, DatasetError, read_dataset, split_of
+from worker.datasets.formats import Skipped
 
 
 def save(path: Path) -> Path:
@@ -108,7 +108,7 @@ def test_a_group_is_where_any_of_its_images_is_said_to_be(manifest: Path) -> Non
 def test_every_mistake_is_listed_at_once_before_an_image_is_opened(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("worker.training.dataset.decode")
+    monkeypatch.delattr("worker.datasets.dataset.decode")
     add(
         manifest,
         "x.png,genuine,,x,train",

@@ -19,9 +19,9 @@ from shared.environment import PREFIX
 from shared.errors import ErrorCode
 from shared.settings import Settings
 from tests.chaos.measures import MEASURES
+from worker.evaluation.estimates import Figures, Resampling, figures
+from worker.evaluation.report.schema import Controls, Data, ModelIdentity, Report
 from worker.model.verdicts.policy import Evidence, Policy
-from worker.training.figures import Figures, Resampling, figures
-from worker.training.report import Controls, Data, ModelIdentity, Report
 from worker.webhooks.sender import OwnFault
 
 ROOT = Path(__file__).parents[2]

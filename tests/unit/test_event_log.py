@@ -13,7 +13,7 @@ import pytest
 
 from tests.event_files import crc_32c, read
 from worker.atomic_files import DiskFullError
-from worker.training.event_log import EventLog
+from worker.training.loop.tensorboard import EventLog
 
 #: Written by torch.utils.tensorboard.SummaryWriter (torch 2.14.1, tensorboard 2.21.0): loss 0.5 at step 300 and val/ap
 #: 0.25 at step 301.
@@ -74,7 +74,7 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_opens_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 2):
-        monkeypatch.setattr("worker.training.event_log.time.time_ns", lambda now=number * 10**9: now)
+        monkeypatch.setattr("worker.training.loop.tensorboard.time.time_ns", lambda now=number * 10**9: now)
         EventLog(tmp_path).close()
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worker.training.curves import curves
-from worker.training.figures import Estimate, Resampling, chance_average_precision, figures, labels_leak, left_out
-from worker.training.metrics import ESTIMABLE_REALS, Floats, Labels, area_under_precision, rank
-from worker.training.scores import Names
+from worker.evaluation.curves import curves
+from worker.evaluation.estimates import Estimate, Resampling, chance_average_precision, figures, labels_leak, left_out
+from worker.metrics.ranking import ESTIMABLE_REALS, Floats, Labels, area_under_precision, rank
+from worker.metrics.scores import Names
 
 QUICK = Resampling(resamples=200)
 

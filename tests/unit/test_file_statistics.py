@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.tiny_dataset import write_dataset
+from worker.datasets.dataset import LabelledImage, read_dataset
+from worker.evaluation.estimates import Resampling, chance_average_precision, figures, labels_leak
+from worker.evaluation.file_baseline import cross_validated, file_features, fold_of, probabilities_by_file
 from worker.imaging.decoding import ImageLimits, decode
-from worker.training.dataset import LabelledImage, read_dataset
-from worker.training.figures import Resampling, chance_average_precision, figures, labels_leak
-from worker.training.file_statistics import cross_validated, file_features, fold_of, probabilities_by_file
-from worker.training.metrics import average_precision
+from worker.metrics.ranking import average_precision
 
 
 def picture(seed: int) -> Image.Image:

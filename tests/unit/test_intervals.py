@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worker.training.intervals import (
+from worker.metrics.intervals import (
     clopper_pearson,
     fewest_trials,
     grouped_bootstrap,
@@ -17,7 +17,7 @@ from worker.training.intervals import (
     student_quantile,
     upper_bound,
 )
-from worker.training.metrics import Floats, area_under_roc, rank
+from worker.metrics.ranking import Floats, area_under_roc, rank
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from worker.datasets.dataset import LabelledImage
+from worker.evaluation.judged import JudgedImage, false_alarms, judged_images, misses, scores_csv
+from worker.evaluation.report.thumbnails import SHOWN, gallery
 from worker.model.verdicts.decision import Verdict, sigmoid
-from worker.training.dataset import LabelledImage
-from worker.training.gallery import SHOWN, gallery
-from worker.training.judged import JudgedImage, false_alarms, judged_images, misses, scores_csv
 
 
 def image(path: str, fake: bool, group: str = "", generator: str = "") -> LabelledImage:

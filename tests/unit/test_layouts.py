@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.training.dataset import DatasetError, read_dataset
-from worker.training.layouts import Row
-from worker.training.sources import read_listing
+from worker.datasets.dataset import DatasetError, read_dataset
+from worker.datasets.formats import Row
+from worker.datasets.sources import read_listing
 
 FORENSICS = ("images/train/l/real/a.png", "images/train/l/adm/b.png")
 OWN = ("images/reals/a.png", "images/fakes/b.png")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from worker.training.metrics import (
+from worker.metrics.ranking import (
     Floats,
     Labels,
     accuracy_at,

@@ -10,10 +10,10 @@ from deploy.bench.distillation_report import interval_text
 from deploy.commands import calibrate, evaluate
 from deploy.model_reports import describe_lines
 from tests.policies import STRICT
+from worker.evaluation.estimates import Estimate
+from worker.metrics.intervals import Interval
 from worker.model.cards.registry import InstalledCard, find_card
 from worker.model.cards.schema import CardEvaluation
-from worker.training.figures import Estimate
-from worker.training.intervals import Interval
 
 
 def test_calibrate_prints_no_share_as_none_or_all_that_is_neither(capsys: pytest.CaptureFixture[str]):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.training.charts import interval_strip
-from worker.training.figures import Resampling, figures
-from worker.training.report_checks import figures_table
+from worker.evaluation.estimates import Resampling, figures
+from worker.evaluation.report.charts import interval_strip
+from worker.evaluation.report.sections import figures_table
 
 
 def test_generators_are_drawn_by_what_does_not_depend_on_how_many_fakes_there_are():

@@ -10,11 +10,19 @@ import pytest
 
 from tests.pages import Element, points, read_page
 from tests.reports import QUICK, dot_of, estimates, heads, mark_of, read, report, rows, section, written
-from worker.training.figures import Estimate, LeftOut, figures
-from worker.training.gallery import Exhibit, Gallery
-from worker.training.judged import Said
-from worker.training.report import Controls, DireError, FormatCell, FormatControl, FormatPair, PolicyUsed, SkippedFile
-from worker.training.report_page import page
+from worker.evaluation.estimates import Estimate, LeftOut, figures
+from worker.evaluation.judged import Said
+from worker.evaluation.report.page import page
+from worker.evaluation.report.schema import (
+    Controls,
+    DireError,
+    FormatCell,
+    FormatControl,
+    FormatPair,
+    PolicyUsed,
+    SkippedFile,
+)
+from worker.evaluation.report.thumbnails import Exhibit, Gallery
 
 
 def test_every_tile_has_its_own_figure() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.training.rounding import headline, rounded, spread
+from worker.metrics.rounding import headline, rounded, spread
 
 
 @pytest.mark.parametrize(

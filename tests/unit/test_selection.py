@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.training.dataset import Dataset, DatasetError, LabelledImage
-from worker.training.layouts import Skipped, Split
-from worker.training.selection import with_permuted_labels, without_generators
+from worker.datasets.dataset import Dataset, DatasetError, LabelledImage
+from worker.datasets.filters import with_permuted_labels, without_generators
+from worker.datasets.formats import Skipped, Split
 
 SOURCE = Path("data.csv")
 SPLITS: tuple[Split, ...] = ("validation", "train", "test", "train")

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worker.model.verdicts.decision import sigmoid
-from worker.training.intervals import upper_bound
-from worker.training.metrics import balanced_accuracy_at, rank
-from worker.training.thresholds import (
+from worker.calibration.thresholds import (
     CalibrationError,
     TooFewPhotographsError,
     allowed_false_positives,
@@ -18,6 +15,9 @@ from worker.training.thresholds import (
     threshold_for_false_positives,
     youden_threshold,
 )
+from worker.metrics.intervals import upper_bound
+from worker.metrics.ranking import balanced_accuracy_at, rank
+from worker.model.verdicts.decision import sigmoid
 
 SIMULATIONS = 2000
 REALS = 400

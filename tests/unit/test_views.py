@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.training.views import QUALITIES, format_views, robustness_views
+from worker.datasets.corruptions import QUALITIES, format_views, robustness_views
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from shared.errors import DistildireError
 from worker.model.networks.backbones import get_model_weights
 from worker.model.networks.student import Student, feature_channels, feature_layers, first_convolution
 from worker.model.weights.state_dicts import assign_strictly, read_state
-from worker.training import lite0
-from worker.training.pairs import Batch
+from worker.training import efficientnet_lite0
+from worker.training.pairs.store import Batch
 from worker.training.recipe import RecipeError, StudentOptions, TeacherOptions
 
 Section = Literal["student", "teacher"]
@@ -49,14 +49,14 @@ class Teacher(nn.Module):
     def __init__(self, options: TeacherOptions, input_size: int | None) -> None:
         super().__init__()
         self.options, self.input_size = options, input_size
-        is_lite0 = options.backbone == lite0.NAME
+        is_lite0 = options.backbone == efficientnet_lite0.NAME
         self.layers: nn.Module = (
-            lite0.load_lite0(_named("teacher", options.backbone, options.weights))
+            efficientnet_lite0.load_lite0(_named("teacher", options.backbone, options.weights))
             if is_lite0
             else pretrained_layers("teacher", options.backbone, options.weights)
         )
         self.channels = feature_channels(options.backbone, self.layers)
-        mean, deviation = (lite0.MEAN, lite0.DEVIATION) if is_lite0 else (_MEAN, _DEVIATION)
+        mean, deviation = (efficientnet_lite0.MEAN, efficientnet_lite0.DEVIATION) if is_lite0 else (_MEAN, _DEVIATION)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("deviation", torch.tensor(deviation)[:, None, None])
         self.eval().requires_grad_(requires_grad=False)
@@ -152,7 +152,11 @@ def _named(section: Section, backbone: str, weights: Path | None) -> Path:
 
 
 def _missing(section: Section, backbone: str, weights: Path | None) -> str:
-    source = lite0.SOURCE if backbone == lite0.NAME else f"download {get_model_weights(backbone)['DEFAULT'].url}"
+    source = (
+        efficientnet_lite0.SOURCE
+        if backbone == efficientnet_lite0.NAME
+        else f"download {get_model_weights(backbone)['DEFAULT'].url}"
+    )
     said = f"names the file {weights}, which is not there" if weights else "names no file of its weights"
     remedy = {
         "teacher": "name the file (`weights` in [teacher], or `--teacher-weights`), or train without a teacher "

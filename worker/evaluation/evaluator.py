@@ -1,0 +1,353 @@
+"""The steps of an evaluation: judge, compare, rob, change, and count."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import compress
+from typing import Literal, get_args
+
+import numpy as np
+
+from shared.errors import DistildireError
+from worker.calibration.fitting import Calibration
+from worker.datasets.contamination import Seen, seen_by_policy, seen_images
+from worker.datasets.corruptions import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
+from worker.datasets.dataset import LabelledImage
+from worker.datasets.digests import data_sha256, files_sha256
+from worker.datasets.formats import Skipped
+from worker.evaluation.batch_cache import Journal
+from worker.evaluation.curves import curves, roc
+from worker.evaluation.estimates import (
+    Estimate,
+    Figures,
+    Resampling,
+    chance_average_precision,
+    figures,
+    labels_leak,
+    left_out,
+)
+from worker.evaluation.file_baseline import probabilities_by_file
+from worker.evaluation.judged import JudgedImage, judged_images
+from worker.evaluation.report.schema import (
+    SCHEMA,
+    Controls,
+    Data,
+    DireError,
+    FormatCell,
+    FormatControl,
+    FormatPair,
+    ModelIdentity,
+    PolicyUsed,
+    Report,
+    SkippedFile,
+)
+from worker.evaluation.scorer import ABLATIONS, Follow, Judged, Scoring, scores_of
+from worker.metrics.intervals import share_interval
+from worker.metrics.ranking import Floats, Labels
+from worker.metrics.scores import Names, Scores
+from worker.model.detector import Detector
+from worker.model.verdicts.decision import Verdict
+from worker.model.verdicts.policy import Policy, judge
+from worker.model.verdicts.verdict import rule
+
+log = logging.getLogger(__name__)
+
+Part = Literal["robustness", "controls", "formats", "dire"]
+PARTS: frozenset[Part] = frozenset(get_args(Part))
+
+_REASONS = 3
+"""Files that are named, with the reason why they were skipped, where nothing is left to evaluate."""
+
+
+class EvaluationError(DistildireError):
+    """These images cannot be evaluated."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which parts are done besides the figures themselves, how many images at once, and how intervals are computed."""
+
+    parts: frozenset[Part]
+    batch_size: int
+    resampling: Resampling
+
+    def passes(self, side: int, others: int) -> int:
+        """Count how many times each image is judged by a whole model."""
+        extra: dict[Part, int] = {
+            "robustness": len(robustness_views(side)),
+            "formats": len(format_views()),
+            "controls": others,
+            "dire": 1,
+        }
+        return 1 + sum(count for part, count in extra.items() if part in self.parts)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data set as it was named, the split, and its images and those that it left out."""
+
+    name: str
+    split: str
+    images: Sequence[LabelledImage]
+    skipped: Sequence[Skipped]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of an evaluation: its report, and what was said of each image."""
+
+    report: Report
+    images: tuple[JudgedImage, ...]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Which images the model knows, and which the policy was made of; None where nobody knows."""
+
+    model: Seen | None
+    policy: Sequence[bool] | None
+
+    def of(self, at: int) -> str:
+        """Return in what an image took part."""
+        told = []
+        if self.model is None:
+            told.append("unknown")
+        elif self.model.trained_on[at] or self.model.chosen_by[at]:
+            told.append("training" if self.model.trained_on[at] else "validation")
+        if self.policy is not None and self.policy[at]:
+            told.append("policy")
+        return " ".join(told)
+
+
+class Evaluation:
+    """One model on one set of images, by its card's threshold or by a policy.
+
+    `calibrated_on`: the images that the policy was made of, where that is known (`images_of`).
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        policy: Policy | None,
+        source: Source,
+        plan: Plan,
+        follow: Follow,
+        journal: Journal | None = None,
+        calibrated_on: frozenset[str] | None = None,
+    ) -> None:
+        self.detector, self.policy, self.source, self.plan = detector, policy, source, plan
+        self.follow, self.journal, self.calibrated_on = follow, journal, calibrated_on
+        self.threshold = detector.card.threshold if policy is None else policy.threshold
+
+    def run(self, others: Mapping[str, Detector]) -> Evaluated:
+        """Do everything.
+
+        Args:
+            others: models to compare on the same images, by name, such as students that were trained on the image or
+                on the noise alone; each at its card's threshold.
+
+        Raises:
+            EvaluationError: a class has no usable image.
+        """
+        began = time.monotonic()
+        _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
+        files = files_sha256(self.source.images)
+        known = self._known(files)
+        pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
+        asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
+        judged = self._over(self.source.images).logits("as they are", ablations=asked)
+        judgeable = np.isfinite(judged.logits)
+        usable = list(compress(self.source.images, judgeable))
+        sha256 = data_sha256(usable, list(compress(files, judgeable)))
+        scores = scores_of(self.source.images, judged.logits)
+        _check_classes(scores.fake, self.source, judged.skipped)
+        probabilities = self._probabilities(scores)
+        ablated = {name: scores_of(self.source.images, logits) for name, logits in judged.ablated.items()}
+        report = Report(
+            schema=SCHEMA,
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            confidence=self.plan.resampling.confidence,
+            resamples=self.plan.resampling.resamples,
+            seed=self.plan.resampling.seed,
+            model=self._identity(),
+            policy=self._policy_used(scores, known),
+            data=self._data(sha256, scores, judged.skipped, known),
+            overall=self._figures(scores),
+            curves=curves(probabilities, scores.fake),
+            generators={name: self._figures(part) for name, part in scores.by_generator().items()},
+            generators_roc={
+                name: roc(self._probabilities(part), part.fake) for name, part in scores.by_generator().items()
+            },
+            left_out=left_out(probabilities, scores.fake, scores.generators, scores.groups, self.plan.resampling),
+            robustness=self._robustness(usable) if "robustness" in self.plan.parts else {},
+            controls=self._controls(usable, scores, ablated, others) if "controls" in self.plan.parts else None,
+            formats=self._formats(usable, scores) if "formats" in self.plan.parts else None,
+            dire=self._dire(usable) if "dire" in self.plan.parts else None,
+            seconds=round(time.monotonic() - began, 1),
+        )
+        return Evaluated(report, self._one_by_one(judged, known))
+
+    def _one_by_one(self, judged: Judged, known: _Known) -> tuple[JudgedImage, ...]:
+        images, reasons = self.source.images, {file.path: file.reason for file in judged.skipped}
+
+        def call(logit: float) -> Verdict:
+            return rule(logit, self.detector.card.threshold, self.policy).called
+
+        seen = [known.of(at) for at in range(len(images))]
+        return judged_images(images, judged.logits, reasons, seen, call)
+
+    def _robustness(self, images: Sequence[LabelledImage]) -> dict[str, Figures]:
+        views = robustness_views(self.detector.card.image_size)
+        return {name: self._figures(self._changed(images, name, change)) for name, change in views.items()}
+
+    def _controls(
+        self,
+        images: Sequence[LabelledImage],
+        scores: Scores,
+        ablated: Mapping[str, Scores],
+        others: Mapping[str, Detector],
+    ) -> Controls:
+        by_file = figures(
+            probabilities_by_file(images, self.plan.resampling.seed),
+            scores.fake,
+            scores.groups,
+            0.5,
+            self.plan.resampling,
+        )
+        compared = {}
+        for name, detector in others.items():
+            judged = self._over(images, detector).logits(name)
+            told = scores_of(images, judged.logits)
+            compared[name] = figures(
+                told.probabilities, told.fake, told.groups, detector.card.threshold, self.plan.resampling
+            )
+        chance = chance_average_precision(self._probabilities(scores), scores.fake, scores.groups, self.plan.resampling)
+        return Controls(
+            chance=chance,
+            file_statistics=by_file.estimates["average_precision"],
+            labels_leak=labels_leak(by_file.estimates["average_precision"], chance),
+            ablations={name: self._figures(robbed) for name, robbed in ablated.items()},
+            others=compared,
+        )
+
+    def _formats(self, images: Sequence[LabelledImage], scores: Scores) -> FormatControl:
+        changed = {(AS_STORED, AS_IT_IS): scores} | {
+            (kind, history): self._changed(images, f"{kind}, {history}", change)
+            for (kind, history), change in format_views().items()
+        }
+        cells = []
+        for (kind, history), judged in changed.items():
+            rates = self._figures(judged).estimates
+            cells.append(FormatCell(kind, history, rates["false_positive_rate"], rates["true_positive_rate"]))
+        pairs = [
+            FormatPair(reals, fakes, history, self._crossed(changed[reals, history], changed[fakes, history]))
+            for history in dict.fromkeys(history for _, history in changed)
+            for reals in dict.fromkeys(kind for kind, _ in changed)
+            for fakes in dict.fromkeys(kind for kind, _ in changed)
+        ]
+        return FormatControl(cells, pairs)
+
+    def _dire(self, images: Sequence[LabelledImage]) -> DireError:
+        """Only the order of the errors says something: no threshold is applied to them."""
+        errors = self._over(images).dire_errors("DIRE, 40 passes each")
+        told = scores_of(images, -errors)
+        found = figures(told.logits, told.fake, told.groups, 0.0, self.plan.resampling).estimates
+        return DireError(found["average_precision"], found["roc_auc"])
+
+    def _crossed(self, reals: Scores, fakes: Scores) -> Estimate:
+        """Average precision of photographs scored in one format against fakes scored in another."""
+        real, fake = reals.only(~reals.fake), fakes.only(fakes.fake)
+        probabilities = np.concatenate([self._probabilities(real), self._probabilities(fake)])
+        truth, groups = np.concatenate([real.fake, fake.fake]), np.concatenate([real.groups, fake.groups])
+        found = figures(probabilities, truth, groups, self.threshold, self.plan.resampling)
+        return found.estimates["average_precision"]
+
+    def _changed(self, images: Sequence[LabelledImage], name: str, change: Change) -> Scores:
+        judged = self._over(images).logits(name, change=change)
+        return scores_of(images, judged.logits)
+
+    def _over(self, images: Sequence[LabelledImage], detector: Detector | None = None) -> Scoring:
+        return Scoring(detector or self.detector, images, self.plan.batch_size, self.follow, self.journal)
+
+    def _figures(self, scores: Scores) -> Figures:
+        return figures(self._probabilities(scores), scores.fake, scores.groups, self.threshold, self.plan.resampling)
+
+    def _probabilities(self, scores: Scores) -> Floats:
+        if self.policy is None:
+            return scores.probabilities
+        return Calibration(self.policy.temperature, self.policy.bias).of(scores)
+
+    def _identity(self) -> ModelIdentity:
+        detector = self.detector
+        return ModelIdentity(
+            name=detector.card.name,
+            weights_sha256=detector.weights_sha256,
+            demonstration=detector.card.demonstration,
+            device=str(detector.device),
+            precision=detector.precision,
+        )
+
+    def _policy_used(self, scores: Scores, known: _Known) -> PolicyUsed | None:
+        policy = self.policy
+        if policy is None:
+            return None
+        left_open = np.array([judge(logit, policy).prediction == "INCONCLUSIVE" for logit in scores.logits.tolist()])
+        return PolicyUsed(
+            name=policy.name,
+            temperature=policy.temperature,
+            bias=policy.bias,
+            inconclusive_from=policy.inconclusive_from,
+            inconclusive_reals=self._share(left_open[~scores.fake], scores.groups[~scores.fake]),
+            inconclusive_fakes=self._share(left_open[scores.fake], scores.groups[scores.fake]),
+            seen_in_calibration=None if known.policy is None else sum(known.policy),
+        )
+
+    def _share(self, counted: Labels, groups: Names) -> Estimate:
+        share = float(counted.mean())
+        exact = share_interval(share, len(np.unique(groups)), self.plan.resampling.confidence)
+        return Estimate(share, exact.low, exact.high)
+
+    def _known(self, files: Sequence[str]) -> _Known:
+        """Find the images that the model and the policy know, and warn of them now, not after hours."""
+        detector, policy, images = self.detector, self.policy, self.source.images
+        seen = seen_images(detector.card, detector.card_path, files) if detector.card_path else None
+        if seen and seen.training:
+            _warn(f"{seen.training} of {len(images)} images were used to train {detector.card.name}")
+        calibrated = seen_by_policy(policy, self.calibrated_on, images, files) if policy else None
+        if policy and calibrated and any(calibrated):
+            _warn(f"The policy {policy.name} was made of {sum(calibrated)} of {len(images)} images")
+        return _Known(seen, calibrated)
+
+    def _data(self, sha256: str, scores: Scores, skipped: Sequence[Skipped], known: _Known) -> Data:
+        seen = known.model
+        names, counts = np.unique(scores.generators[scores.fake], return_counts=True)
+        return Data(
+            source=self.source.name,
+            split=self.source.split,
+            sha256=sha256,
+            seen_in_training=seen.training if seen else None,
+            seen_in_validation=seen.validation if seen else None,
+            generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),
+            skipped=[SkippedFile(str(file.path), file.reason) for file in (*self.source.skipped, *skipped)],
+        )
+
+
+def _warn(known: str) -> None:
+    log.warning("%s: the figures here are better than on others. Name another split or other images.", known)
+
+
+def _check_classes(fake: Labels, source: Source, skipped: Sequence[Skipped] = ()) -> None:
+    """Raise EvaluationError where a class is missing, with the first reasons why files were skipped."""
+    left_out = (*skipped, *source.skipped)
+    told = "".join(f"\nSkipped: {file.path}: {file.reason}" for file in left_out[:_REASONS])
+    more = f"\nSkipped as well: {len(left_out) - _REASONS:,} files." if len(left_out) > _REASONS else ""
+    for name, present in (("real", (~fake).any()), ("fake", fake.any())):
+        if not present:
+            raise EvaluationError(
+                f"{source.name} has no usable {name} image in the split {source.split!r}. Add some, or name another "
+                f"split.{told}{more}"
+            )

@@ -1,0 +1,42 @@
+"""The section of the report's page that shows the worst mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from shared.percentages import probability_percent
+from worker.evaluation.report.thumbnails import Exhibit, Gallery
+
+
+def gallery_section(gallery: Gallery) -> str:
+    """Return the photographs that were called FAKE and the fakes that were missed, the surest mistakes first."""
+    return (
+        "<h2>The worst mistakes</h2>"
+        '<p class="under">One image of each source photograph, the surest first, with its probability of being fake. '
+        "What they have in common may tell why. All others are in scores.csv. This page holds small copies of them: "
+        "mind whose images they are before you pass it on.</p>"
+        + _row("Photographs called FAKE", gallery.false_alarms, gallery.false_alarms_in_all)
+        + _row("Fakes not called FAKE", gallery.misses, gallery.misses_in_all)
+    )
+
+
+def _row(title: str, shown: Sequence[Exhibit], in_all: int) -> str:
+    if not shown:
+        return f'<h3>{title}</h3><p class="soft">There are no such mistakes.</p>'
+    of_all = f"{len(shown)} of {in_all:,}" if in_all > len(shown) else f"{in_all:,}"
+    return f'<h3>{title}: {of_all}</h3><div class="shots">{"".join(map(_shot, shown))}</div>'
+
+
+def _shot(exhibit: Exhibit) -> str:
+    picture = (
+        f"<img src='{exhibit.picture}' alt=''>"
+        if exhibit.picture
+        else '<div class="gone">cannot be read any more</div>'
+    )
+    generator = f" · {escape(exhibit.generator)}" if exhibit.generator else ""
+    inconclusive = " · INCONCLUSIVE" if exhibit.said.verdict == "INCONCLUSIVE" else ""
+    return (
+        f'<figure class="shot">{picture}<figcaption><strong>{escape(probability_percent(exhibit.said.probability, 1))}'
+        f"</strong>{generator}{inconclusive}<br>{escape(exhibit.path)}</figcaption></figure>"
+    )

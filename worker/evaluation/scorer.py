@@ -1,0 +1,188 @@
+"""Running a detector over labelled images: as a service would, changed beforehand, or robbed of a part of its input."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared.errors import JobError
+from shared.images.header import HEAD_BYTES, sniff
+from worker.datasets.corruptions import Change, as_it_is
+from worker.datasets.dataset import LabelledImage
+from worker.datasets.digests import data_sha256
+from worker.datasets.formats import Skipped
+from worker.evaluation.batch_cache import Journal, Judgement
+from worker.imaging.decoding import ImageLimits, decode
+from worker.metrics.ranking import Floats
+from worker.metrics.scores import Scores
+from worker.model.detector import Detector
+
+Ablation = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes images and noise maps (B, 3, S, S); returns what the student gets instead."""
+
+OnImage = Callable[[], object]
+Follow = Callable[[str], OnImage]
+"""Told which pass over the images begins; what it returns is called after each image of it."""
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "eps shuffled": lambda x, eps: (x, eps.roll(1, dims=0)),
+    "eps zeroed": lambda x, eps: (x, torch.zeros_like(eps)),
+    "image zeroed": lambda x, eps: (torch.zeros_like(x), eps),
+}
+"""What the student is asked to do without: if a figure stays, what was taken away was not used."""
+
+_AS_SERVED = "as served"
+_DIRE = "DIRE"
+_Measure = Callable[[Tensor], Mapping[str, Tensor]]
+"""Takes images (B, 3, S, S), returns numbers (B,) by their names."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Logits (N,) as a service would compute them and under each ablation; NaN where an image was skipped."""
+
+    logits: Floats
+    ablated: dict[str, Floats]
+    skipped: tuple[Skipped, ...]
+
+
+class Scoring:
+    """One detector and N images; each call is a pass over them.
+
+    Images that cannot be read, or of which the model says no finite number, are listed and skipped. `batch_size`: at
+    least so many images are judged at once, where there are as many, and fewer than twice so many. With a journal, a
+    pass goes on from where it was broken off.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        images: Sequence[LabelledImage],
+        batch_size: int,
+        follow: Follow,
+        journal: Journal | None = None,
+    ) -> None:
+        self.detector, self.images = detector, images
+        self._follow, self._journal = follow, journal
+        # In random order: a batch's shuffled noise maps are then of any images, not of the same photograph's.
+        order = np.random.default_rng(0).permutation(len(images))
+        self._batches = [batch.tolist() for batch in np.array_split(order, max(len(images) // batch_size, 1))]
+
+    def logits(
+        self, name: str, *, change: Change = as_it_is, ablations: Mapping[str, Ablation] | None = None
+    ) -> Judged:
+        """Judge the images.
+
+        Args:
+            name: of the pass; another change needs another name.
+            change: done to the upright RGB original before the model's preprocessing.
+            ablations: what else the student is asked.
+        """
+        asked: Mapping[str, Ablation] = ablations or {}
+
+        def measure(x: Tensor) -> dict[str, Tensor]:
+            eps = self.detector.noise_map(x).cpu()
+            pairs = {_AS_SERVED: (x, eps), **{name: ablation(x, eps) for name, ablation in asked.items()}}
+            return {name: self.detector.classify(*pair).logit[:, 0] for name, pair in pairs.items()}
+
+        numbers, skipped = self._pass(name, change, measure, [_AS_SERVED, *asked])
+        return Judged(numbers.pop(_AS_SERVED), numbers, skipped)
+
+    def dire_errors(self, name: str) -> Floats:
+        """Return the mean of |x - reconstruction| of each image, (N,), in [0, 2]; NaN where it was skipped.
+
+        It is what DIRE's classifier looks at (Wang et al. 2023), as one number: what a diffusion model made, it
+        rebuilds better. Takes two passes of the U-Net for each kept step of the diffusion.
+        """
+
+        def measure(x: Tensor) -> dict[str, Tensor]:
+            return {_DIRE: (x - self.detector.reconstruct(x).cpu()).abs().mean(dim=(1, 2, 3))}
+
+        return self._pass(name, as_it_is, measure, [_DIRE])[0][_DIRE]
+
+    def _pass(
+        self, name: str, change: Change, measure: _Measure, names: Sequence[str]
+    ) -> tuple[dict[str, Floats], tuple[Skipped, ...]]:
+        numbers = {each: np.full(len(self.images), np.nan) for each in names}
+        skipped: list[Skipped] = []
+        on_image = self._follow(name)
+        model = self.detector
+        computes = model.card.model_dump_json(include={"adm", "diffusion", "student", "image_size"})
+        part = f"{model.weights_sha256} {computes} {model.device} {model.precision} {name} {names}"
+        for place, batch in enumerate(self._batches):
+            found = self._journal.recall(part, place) if self._journal else None
+            if found is None:
+                found = self._judgement(batch, change, measure, names)
+                if self._journal:
+                    self._journal.note(part, place, found)
+            for each, told in found.numbers.items():
+                numbers[each][batch] = [np.nan if number is None else number for number in told]
+            skipped += [Skipped(self.images[int(at)].path, reason) for at, reason in found.skipped.items()]
+            for _ in batch:
+                on_image()
+        return numbers, tuple(skipped)
+
+    def _judgement(self, batch: Sequence[int], change: Change, measure: _Measure, names: Sequence[str]) -> Judgement:
+        skipped: dict[str, str] = {}
+        squares = dict(self._read(batch, change, skipped))
+        told: dict[str, dict[int, float]] = {name: {} for name in names}
+        if squares:
+            for name, values in measure(torch.stack(list(squares.values()))).items():
+                told[name] = dict(zip(squares, values.double().tolist(), strict=True))
+        for at in squares:
+            if not all(np.isfinite(of_name[at]) for of_name in told.values()):
+                skipped[str(at)] = "the model gave no finite number"
+        return Judgement(
+            {name: [None if str(at) in skipped else of_name[at] for at in batch] for name, of_name in told.items()},
+            skipped,
+        )
+
+    def _read(self, batch: Sequence[int], change: Change, skipped: dict[str, str]) -> Iterator[tuple[int, Tensor]]:
+        """Yield index and preprocessed square (3, S, S) of each image that can be read."""
+        for at in batch:
+            try:
+                image = decode(self.images[at].path, ImageLimits()).image
+                yield at, self.detector.preprocess(change(image, _own_generator(image.tobytes())))
+            except JobError as error:
+                skipped[str(at)] = f"{error.code}: {error.message}"
+            except OSError as error:
+                skipped[str(at)] = f"cannot be read: {error.strerror or error}"
+
+
+def identity_of(images: Sequence[LabelledImage], batch_size: int) -> list[str]:
+    """Return what the numbers of a pass depend on besides the model and where it runs, for a journal.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
+    return [data_sha256(images), str(batch_size), *(str(image.path) for image in images)]
+
+
+def scores_of(images: Sequence[LabelledImage], logits: Floats) -> Scores:
+    """Put logits (N,) beside what is known of their images; those without a number are left out."""
+    told = Scores(
+        logits,
+        np.array([image.fake for image in images], dtype=np.bool_),
+        np.array([image.generator for image in images], dtype=np.str_),
+        np.array([image.group for image in images], dtype=np.str_),
+    )
+    return told.only(np.isfinite(logits))
+
+
+def media_types(images: Sequence[LabelledImage]) -> tuple[str, ...]:
+    """Return the media types of the images' files, by their first bytes, sorted."""
+    found = set()
+    for image in images:
+        with image.path.open("rb") as file:
+            found.add(sniff(file.read(HEAD_BYTES)))
+    return tuple(sorted(filter(None, found)))
+
+
+def _own_generator(pixels: bytes) -> np.random.Generator:
+    """The same for the same picture, wherever it lies and whatever its label."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(pixels).digest()))

@@ -1,0 +1,1 @@
+"""What a training leaves: the model, its card and its report."""

@@ -1,0 +1,105 @@
+"""What a training leaves in its folder: a model that `load_model` takes, and its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.atomic_files import write_whole
+from worker.model.cards.editing import report_place
+from worker.model.cards.registry import InstalledCard, ModelError, read_card
+from worker.model.cards.schema import ModelCard, StudentConfig, UnetConfig
+from worker.model.loading import load_model
+from worker.model.self_test import record
+from worker.model.weights.digests import digests, published_digests
+from worker.model.weights.installation import Recognised, place
+from worker.training.export.files import CardText, PublishedFile, card_toml
+from worker.training.export.report import provenance
+from worker.training.request import Order
+
+log = logging.getLogger(__name__)
+
+_THRESHOLD = 0.5
+_MEANINGLESS = "A control: it was trained on labels that were dealt out anew, so its verdicts mean nothing."
+
+
+@dataclass(frozen=True)
+class Result:
+    """The files of one order.
+
+    `installed`: the card whose ADM made the noise maps. `adm_path`: that ADM's weights as they lie there, `adm_sha256`:
+    the digest of the published file that they are, or were converted from.
+    """
+
+    order: Order
+    installed: InstalledCard
+    adm_path: Path
+    adm_sha256: str
+
+    def write(self, student: PublishedFile, report: dict[str, Any]) -> None:
+        """Write report and card beside the student's weights, and see that the card loads; its self-test is recorded.
+
+        A card that is of these weights stays as it is: evaluations and a threshold may have come into it since.
+        """
+        target = self.order.out / f"{self.order.name}.toml"
+        adm = self.place_adm()
+        content = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        write_whole(report_place(target, self.order.name), content.encode())
+        if _is_of(target, student):
+            log.info("%s is of these weights and stays as it is; to have it written anew, remove it", target)
+        else:
+            write_whole(target, self._card(report, adm, student).encode())
+        detector = load_model(self.order.name, "cpu", "fp32", self.order.out)
+        if detector.card.self_test is None:
+            record(detector, target)
+
+    def _card(self, report: dict[str, Any], adm: PublishedFile, student: PublishedFile) -> str:
+        """Return the new card as TOML."""
+        order, card = self.order, self.installed.card
+        text = CardText(
+            name=order.name,
+            license=order.license,
+            threshold=_THRESHOLD,
+            image_size=card.image_size,
+            unet=architecture(card),
+            student=StudentConfig(**{name: getattr(order.recipe.student, name) for name in StudentConfig.model_fields}),
+            provenance=provenance(report),
+            diffusion=card.diffusion,
+            precision="fp32" if order.recipe.reads_dire else card.precision,
+            demonstration=order.recipe.card.demonstration or order.permute_labels,  # which every result tells
+            notice=_MEANINGLESS if order.permute_labels else order.recipe.card.notice,
+        )
+        return card_toml(text, adm, student)
+
+    def place_adm(self) -> PublishedFile:
+        """Give the ADM's weights a second name beside the card, or copy them where the disk is another.
+
+        What was converted has another digest than what the addresses lead to, so these are left out.
+        """
+        target, card = self.order.out / self.adm_path.name, self.installed.card
+        adm, license_ = card.adm, card.adm.license or card.license
+        if not target.exists():  # else it is the same: see `Training`
+            file = Recognised(self.adm_path, adm, published_digests(self.adm_path), target)
+            try:
+                place(file, link=True)
+            except ModelError:
+                place(file)
+        sha256 = digests(target, ["sha256"])["sha256"]
+        return PublishedFile(
+            target,
+            sha256,
+            urls=adm.urls if sha256 == self.adm_sha256 else (),
+            license=None if license_ == self.order.license else license_,
+        )
+
+
+def _is_of(card: Path, student: PublishedFile) -> bool:
+    return card.exists() and read_card(card).student.sha256 == student.sha256
+
+
+def architecture(card: ModelCard) -> UnetConfig:
+    """Return what a card says of its U-Net besides the file."""
+    return UnetConfig(**{name: getattr(card.adm, name) for name in UnetConfig.model_fields})

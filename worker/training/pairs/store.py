@@ -1,0 +1,270 @@
+"""Stage 1: every variant of every image with its noise map, and its DIRE image where asked, in shards on disk.
+
+A shard's name is a digest of the images and variants in it; its folder's name is one of everything else that decides
+the numbers (`PairKey`). So a pair that is out of date is never found, and a run that was broken off computes only the
+shards that it lacks. Classes are not in the shards: a corrected label costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from shared.errors import DistildireError
+from worker.atomic_files import write_whole
+from worker.datasets.dataset import LabelledImage
+from worker.datasets.digests import data_sha256, files_sha256
+from worker.imaging.decoding import ImageLimits, decode, preprocess
+from worker.model.cards.schema import DiffusionConfig, Format, UnetConfig
+from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
+from worker.training.loop.distributed import Team
+from worker.training.pairs.augmentation import augmented, pixels_digest
+from worker.training.recipe import Augmentation
+
+log = logging.getLogger(__name__)
+
+SHARD_PAIRS = 64
+"""So much is lost at most when a run is broken off: a second on a GPU, minutes on a CPU."""
+
+_BATCHES = {"cuda": 16}
+_CPU_BATCH = 4
+_DECODERS = 4  # each may hold two pictures of 240 MB
+_OPEN_SHARDS = 64
+_BYTES = {"x": 2, "eps": 2, "dire": 1}
+
+
+class PairError(DistildireError):
+    """A pair cannot be made."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`x`, `eps` and `dire` (B, 3, S, S) float32, the last in [-1, 1] or None; `fake` (B,) float32, 1 for a fake.
+
+    For a student that reads DIRE images `eps` holds those.
+
+    After CutMix `fake` is a share.
+    """
+
+    x: Tensor
+    eps: Tensor
+    dire: Tensor | None
+    fake: Tensor
+
+
+class PairSource(Protocol):
+    """What the student learns from: numbered pairs. `labels` (N,) tells which are of fakes."""
+
+    @property
+    def labels(self) -> NDArray[np.bool_]:
+        """Whether each pair is of a fake, (N,)."""
+
+    def load(self, index: NDArray[np.int64]) -> Batch:
+        """Return some pairs, in CPU memory."""
+
+
+@dataclass(frozen=True)
+class PairKey:
+    """All that decides the numbers of a pair besides the image itself.
+
+    `adm_sha256`: of the U-Net's weights, which fit more than one architecture: the number of heads is in no tensor.
+    `pixels`: of what augmentation and preprocessing do (`pixels_digest`).
+    """
+
+    adm_sha256: str
+    unet: UnetConfig
+    diffusion: DiffusionConfig
+    image_size: int
+    precision: Format
+    augmentation: Augmentation
+    seed: int
+    with_dire: bool
+
+    def describe(self) -> str:
+        """Return the key as JSON, with what the installed code makes of it."""
+        fields = asdict(self) | {
+            "unet": self.unet.model_dump(),
+            "diffusion": self.diffusion.model_dump(),
+            "augmentation": self.augmentation.model_dump(),
+            "pixels": pixels_digest(self.augmentation, self.image_size),
+        }
+        return json.dumps(fields, indent=1, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class NoiseMaker:
+    """The ADM on its device, in the precision that the key names."""
+
+    unet: Denoiser
+    diffusion: SpacedDiffusion
+    device: torch.device
+
+    @torch.inference_mode()
+    def eps(self, x: Tensor) -> Tensor:
+        """Return the first-step noise of images x (N, 3, S, S), in CPU memory, float32."""
+        parts = [self.diffusion.first_step_eps(self.unet, part.to(self.device)) for part in self._split(x)]
+        return torch.cat([part.cpu() for part in parts])
+
+    @torch.inference_mode()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return DIRE's reconstructions of images x (N, 3, S, S), in CPU memory, float32."""
+        parts = [self.diffusion.reconstruct(self.unet, part.to(self.device)) for part in self._split(x)]
+        return torch.cat([part.cpu() for part in parts])
+
+    def _split(self, x: Tensor) -> Sequence[Tensor]:
+        return torch.split(x, _BATCHES.get(self.device.type, _CPU_BATCH))
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One pair to be: an image of that digest, and the number of its variant."""
+
+    image: LabelledImage
+    sha256: str
+    variant: int
+
+
+class PairStore:
+    """The pairs of some images, `variants` of each, in `folder`. A `PairSource` once they are made.
+
+    `reads_dire`: whether `load` gives the DIRE images in the place of the noise maps.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: PairKey,
+        images: Sequence[LabelledImage],
+        variants: int,
+        *,
+        reads_dire: bool = False,
+    ) -> None:
+        self.reads_dire = reads_dire
+        self.key, self.description = key, key.describe()
+        self.folder = folder / hashlib.sha256(self.description.encode()).hexdigest()[:16]
+        self.files_sha256 = files_sha256(images)
+        items = [
+            _Item(image, sha256, variant)
+            for image, sha256 in zip(images, self.files_sha256, strict=True)
+            for variant in range(variants)
+        ]
+        self.shards = [items[start : start + SHARD_PAIRS] for start in range(0, len(items), SHARD_PAIRS)]
+        self.labels: NDArray[np.bool_] = np.array([item.image.fake for item in items])
+        self.data_sha256 = data_sha256(images, self.files_sha256)
+        self._ordered_digest = _ordered_digest(images, self.files_sha256)
+        self._open = lru_cache(_OPEN_SHARDS)(_open_shard)
+
+    @property
+    def identity(self) -> str:
+        """A name of these pairs that changes with any of them, with their number, order and classes."""
+        return f"{self.folder.name}-{self._ordered_digest[:16]}-{len(self.labels)}"
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the shards that are not on disk."""
+        return [number for number in range(len(self.shards)) if not self._path(number).exists()]
+
+    def missing_bytes(self) -> int:
+        """Return how large the shards that are not on disk will be, but for their heads."""
+        side, parts = self.key.image_size, ("x", "eps", "dire") if self.key.with_dire else ("x", "eps")
+        each = sum(_BYTES[part] for part in parts) * 3 * side * side
+        return each * sum(len(self.shards[number]) for number in self.missing())
+
+    def make(self, maker: NoiseMaker, team: Team = Team()) -> None:  # noqa: B008  # a frozen value
+        """Compute what is missing; several processes share the shards among them.
+
+        Raises:
+            DiskFullError: the disk is full; the next call goes on from there.
+            PairError: what the U-Net makes of an image is no number, or an image changed since its digest was taken.
+        """
+        mine = team.from_leader(self.missing)[team.rank :: team.size]  # what is missing changes while they work
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if mine and team.leads:
+            write_whole(self.folder / "key.json", self.description.encode())
+        started = time.monotonic()
+        for done, number in enumerate(mine, start=1):
+            write_whole(self._path(number), self._computed(self.shards[number], maker))
+            left = (time.monotonic() - started) / done * (len(mine) - done)
+            log.info("pairs: %d of %d shards of this process, %.0f s left", done, len(mine), left)
+        team.wait()
+
+    def load(self, index: NDArray[np.int64]) -> Batch:
+        """Read some pairs from their shards."""
+        rows = [self._row(int(number)) for number in index]
+        x, eps = (torch.stack([row[part] for row in rows]).float() for part in ("x", "eps"))
+        shown = dire_unit(torch.stack([row["dire"] for row in rows])) if self.key.with_dire else None
+        read = shown if shown is not None and self.reads_dire else eps
+        return Batch(x, read, shown, torch.from_numpy(self.labels[index]).float())
+
+    def _row(self, number: int) -> dict[str, Tensor]:
+        shard = self._open(self._path(number // SHARD_PAIRS))
+        return {name: shard.get_slice(name)[number % SHARD_PAIRS] for name in shard.keys()}  # noqa: SIM118  # no dict
+
+    def _path(self, number: int) -> Path:
+        names = "".join(f"{item.sha256} {item.variant}\n" for item in self.shards[number])
+        return self.folder / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.safetensors"
+
+    def _computed(self, items: Sequence[_Item], maker: NoiseMaker) -> bytes:
+        """Return a shard's file. The noise is that of the float16 pixels which the student will see."""
+        with warnings.catch_warnings(), ThreadPoolExecutor(_DECODERS) as pool:
+            squares = list(pool.map(self._squares, items))
+        x = torch.from_numpy(np.stack([seen for seen, _ in squares])).half()
+        asked = torch.from_numpy(np.stack([clean for _, clean in squares])).half().float()
+        tensors = {"x": x, "eps": self._finite(maker.eps(asked).half(), items)}
+        if self.key.with_dire:
+            tensors["dire"] = dire(asked, self._finite(maker.reconstruct(asked), items))
+        return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+    def _finite(self, made: Tensor, items: Sequence[_Item]) -> Tensor:
+        """Return what the U-Net made of some images. Raises PairError where that is no number."""
+        for item, of_image in zip(items, made, strict=True):
+            if not of_image.isfinite().all():
+                raise PairError(
+                    f"What the U-Net makes of {item.image.path} is no number in {self.key.precision}. Name another "
+                    "number format in the recipe (pairs.precision, such as fp32); if it is fp32 already, another ADM."
+                )
+        return made
+
+    def _squares(self, item: _Item) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the student sees of an image and what the ADM is asked about: the same, unless `clean_eps`."""
+        options, size = self.key.augmentation, self.key.image_size
+        image = decode(_unchanged(item), ImageLimits()).image
+        rng = np.random.default_rng([self.key.seed, int(item.sha256[:16], 16), item.variant])
+        seen = preprocess(augmented(image, options, rng), size)
+        return seen, preprocess(image, size) if options.clean_eps else seen
+
+
+def _unchanged(item: _Item) -> bytes:
+    """Return the bytes of an image's file. Raises PairError where they are not those whose digest names the pair."""
+    content = item.image.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != item.sha256:
+        raise PairError(f"{item.image.path} changed while noise maps were made. Run the same command again.")
+    return content
+
+
+def _open_shard(path: Path) -> Any:
+    """Map a shard into memory. Nothing else writes it: `write_whole` replaces files, it never changes one."""
+    return safe_open(path, framework="pt")
+
+
+def _ordered_digest(images: Sequence[LabelledImage], files: Sequence[str]) -> str:
+    """Return a digest that also changes with the images' order: a batch is drawn by the pairs' numbers."""
+    lines = [
+        f"{sha256} {image.fake} {image.generator} {image.group}\n" for image, sha256 in zip(images, files, strict=True)
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

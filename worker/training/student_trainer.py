@@ -1,0 +1,303 @@
+"""Stage 2: training of the student on image and noise, with a teacher's features as a second goal.
+
+The loss is binary cross-entropy + λ · the mean squared error between the student's feature map and the frozen
+teacher's (DistilDIRE, equation 3). After each epoch the student is tried on the validation pairs; the one with the best
+average precision is what training gives.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+
+from shared.errors import DistildireError
+from worker.metrics.ranking import average_precision, roc_auc
+from worker.model.networks.student import Student
+from worker.model.networks.unet import DTYPES
+from worker.training.loop.checkpointing import step_rng, warmed_cosine
+from worker.training.loop.distributed import Team
+from worker.training.loop.tensorboard import EventLog
+from worker.training.pairs.batch_sampler import BatchSampler
+from worker.training.pairs.cutmix import draw_mix, mixed
+from worker.training.pairs.store import Batch, PairSource
+from worker.training.pretrained import Teacher
+from worker.training.recipe import StudentPlan
+
+log = logging.getLogger(__name__)
+
+RECALIBRATION_BATCHES = 20
+PREDICTION_BATCH = 64
+_CUTMIX, _NETWORK = 2, 3  # what is drawn for a step besides its pairs
+_PARTS = ("loss", "classification", "distillation")
+
+
+class DivergedError(DistildireError):
+    """The loss is no number any more. Lower the learning rate, lengthen the warm-up, or train in precision fp32.
+
+    To begin anew with the noise maps that are there, name another --out, and --pairs OLD_OUT/pairs.
+    """
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a student is trained: on which device, by which processes, and where curves are written, if anywhere."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    team: Team = field(default_factory=Team)
+    curves: Path | None = None
+
+
+class Distilled(nn.Module):
+    """The student, and the 1×1 projection of its features to as many channels as the teacher's, where they differ."""
+
+    def __init__(self, student: Student, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.student = student
+        channels = student.channels
+        differ = teacher is not None and teacher.channels != channels
+        self.projection = nn.Conv2d(channels, teacher.channels, 1) if teacher is not None and differ else nn.Identity()
+
+    def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logit (B,) and feature map (B, C of the teacher, h, w) of images and noise maps (B, 3, S, S)."""
+        output = self.student(x, eps)
+        return output.logit[:, 0], self.projection(output.feature)
+
+
+class StudentTrainer:
+    """One student in training. A `resumable.Trainer`.
+
+    `history` holds one row of figures for each epoch, `best` the epoch, average precision and weights of the best.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        plan: StudentPlan,
+        pairs: PairSource,
+        validation: PairSource,
+        *,
+        fingerprint: str,
+        teacher: Teacher | None = None,
+        setting: Setting | None = None,
+    ) -> None:
+        self.fingerprint, self.plan, self.pairs, self.validation = fingerprint, plan, pairs, validation
+        self.setting = setting or Setting()
+        device, team = self.setting.device, self.setting.team
+        self.teacher = None if teacher is None else teacher.to(device)
+        self.network = Distilled(student, teacher).to(device).to(memory_format=torch.channels_last)
+        self._joined = team.wrap(self.network)
+        self.optimizer = _optimizer(plan, self.network)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
+        self._sampler = BatchSampler(pairs.labels, plan)
+        self.steps_per_epoch = self._sampler.steps_per_epoch
+        self.steps = plan.epochs * self.steps_per_epoch
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}
+        self._sums = dict.fromkeys(_PARTS, 0.0)
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: dict[int, Future[Batch]] = {}
+        self._curves: EventLog | None = None
+
+    def advance(self, step: int) -> float:
+        """Do one step of the optimizer, and after the last one of an epoch its validation; return the loss."""
+        rate = _learning_rate(self.plan, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(int(step_rng(self.plan.seed, step, _NETWORK, self.setting.team.rank).integers(1 << 62)))
+        losses = self._losses(self._batch(step))
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(losses[0]).backward()  # type: ignore[no-untyped-call]  # torch publishes it so
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        means = self.setting.team.mean(torch.stack([loss.detach() for loss in losses]))
+        values: dict[str, float] = dict(zip(_PARTS, means.tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            raise DivergedError
+        self._record(step, values | {"learning_rate": rate})
+        if (step + 1) % self.steps_per_epoch == 0:
+            self._end_epoch(step)
+        return values["loss"]
+
+    def state(self) -> dict[str, Any]:
+        """Return weights, running statistics, optimizer, the figures so far and the best student."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "sums": self._sums,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.history, self.best, self._sums = state["history"], state["best"], state["sums"]
+
+    def close(self) -> None:
+        """End the thread that reads ahead, and close the file of curves. What was learned stays."""
+        self._reader.shutdown(cancel_futures=True)
+        if self._curves is not None:
+            self._curves.close()
+
+    def best_student(self) -> Student:
+        """Return the student of the best epoch, ready for use. All epochs must be done."""
+        self.network.student.load_state_dict(self.best["student"])
+        return self.network.student.eval()
+
+    def recalibrate(self) -> None:
+        """Replace the running statistics of batch normalisation by plain means, over pairs without CutMix.
+
+        After few steps the running ones still hold the random start, which alone can put all images in one class.
+        """
+        norms = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        usual = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # torch's way to say: the mean over all batches
+        self.network.train()
+        for number in range(RECALIBRATION_BATCHES):
+            with torch.no_grad(), self._precision():
+                batch = self._share(self._sampler.draw(self.steps + number))
+                self.network.student(batch.x.to(self.setting.device), batch.eps.to(self.setting.device))
+        for layer, momentum in zip(norms, usual, strict=True):
+            layer.momentum = momentum
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss, and its two parts before the second is weighted."""
+        batch = _on(batch, self.setting.device)
+        self._joined.train()
+        with self._precision():
+            logit, feature = self._joined(batch.x, batch.eps)
+            target = None if self.teacher is None else self.teacher(batch)
+        weight = torch.tensor(self.plan.pos_weight, device=logit.device)
+        classification = F.binary_cross_entropy_with_logits(logit.float(), batch.fake, pos_weight=weight)
+        if self.teacher is None or target is None:
+            return classification, classification, torch.zeros_like(classification)
+        distillation = F.mse_loss(_sized(feature.float(), target), target.float())
+        return classification + self.teacher.options.weight * distillation, classification, distillation
+
+    def _end_epoch(self, step: int) -> None:
+        """Look at the validation split, and keep the student if it is the best so far."""
+        if self.plan.recalibrate:
+            self.recalibrate()
+        student, fake = self.network.student, self.validation.labels
+        scores = probabilities(student.eval(), self.validation, self.setting)
+        found = {
+            "validation_average_precision": average_precision(scores, fake),
+            "validation_roc_auc": roc_auc(scores, fake),
+            "validation_accuracy": float(((scores >= 0.5) == fake).mean()),
+        }
+        means = {part: total / self.steps_per_epoch for part, total in self._sums.items()}
+        self._sums = dict.fromkeys(_PARTS, 0.0)
+        epoch = (step + 1) // self.steps_per_epoch
+        self.history.append({"epoch": epoch} | means | found)
+        if self._curves is not None:
+            self._curves.write(step + 1, found)
+        precision = found["validation_average_precision"]
+        if not self.best or precision > self.best["average_precision"]:
+            weights = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
+            self.best = {"epoch": epoch, "average_precision": precision, "student": weights}
+        if self.setting.team.leads:
+            log.info("epoch %d of %d: validation AP %.4f", epoch, self.plan.epochs, precision)
+
+    def _record(self, step: int, values: dict[str, float]) -> None:
+        for part in _PARTS:
+            self._sums[part] += values[part]
+        if self.setting.curves is not None and self.setting.team.leads:
+            self._curves = self._curves or EventLog(self.setting.curves, first_step=step)
+            self._curves.write(step, values)
+
+    def _precision(self) -> torch.autocast:
+        precision = self.plan.precision
+        return torch.autocast(self.setting.device.type, DTYPES[precision], enabled=precision != "fp32")
+
+    def _batch(self, step: int) -> Batch:
+        """Return a step's batch, and have the next one read while this one is computed with."""
+        current = self._ahead.pop(step, None) or self._reader.submit(self._load, step)
+        self._ahead = {step + 1: self._reader.submit(self._load, step + 1)}
+        return current.result()
+
+    def _load(self, step: int) -> Batch:
+        """Read this process's share of a step's batch, after CutMix: what is drawn is the same in all processes."""
+        drawn = self._sampler.draw(step)
+        batch = self._share(drawn)
+        rng = step_rng(self.plan.seed, step, _CUTMIX)
+        if rng.random() >= self.plan.cutmix_probability:
+            return batch
+        mix = draw_mix(len(drawn), self.plan.cutmix, rng)
+        return mixed(batch, self._share(drawn[mix.partner]), mix)
+
+    def _share(self, drawn: NDArray[np.int64]) -> Batch:
+        """Read this process's share of the pairs of these numbers."""
+        return self.pairs.load(drawn[self.setting.team.rank :: self.setting.team.size])
+
+
+@torch.no_grad()
+def probabilities(student: Student, pairs: PairSource, setting: Setting | None = None) -> NDArray[np.float64]:
+    """Return the probability of being fake of every pair, (N,); several processes share the work.
+
+    Raises:
+        DivergedError: a logit is no number.
+    """
+    setting = setting or Setting()
+    count, team = len(pairs.labels), setting.team
+    mine = np.arange(team.rank, count, team.size)
+    known = np.empty(len(mine))
+    for start in range(0, len(mine), PREDICTION_BATCH):
+        index = mine[start : start + PREDICTION_BATCH]
+        batch = _on(pairs.load(index), setting.device)
+        known[start : start + len(index)] = student(batch.x, batch.eps).logit[:, 0].double().cpu().numpy()
+    logits = _joined(team.gather(known))
+    if np.isnan(logits).any():
+        raise DivergedError
+    return _sigmoid(logits)
+
+
+def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Put together what the processes know, of which each had every n-th pair."""
+    found = np.empty(sum(map(len, parts)))
+    for rank, part in enumerate(parts):
+        found[rank :: len(parts)] = part
+    return found
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = torch.sigmoid(torch.from_numpy(logits)).numpy()
+    return found
+
+
+def _learning_rate(plan: StudentPlan, step: int, steps: int) -> float:
+    if plan.schedule == "constant" and step >= plan.warmup_steps:
+        return plan.learning_rate
+    return warmed_cosine(plan.learning_rate, plan.warmup_steps, steps, step)
+
+
+def _optimizer(plan: StudentPlan, network: nn.Module) -> torch.optim.Optimizer:
+    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[plan.optimizer]
+    return kind(network.parameters(), lr=plan.learning_rate, betas=(plan.beta1, 0.999), weight_decay=plan.weight_decay)
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    dire = None if batch.dire is None else batch.dire.to(device)
+    return Batch(batch.x.to(device), batch.eps.to(device), dire, batch.fake.to(device))
+
+
+def _sized(feature: Tensor, target: Tensor) -> Tensor:
+    """Return features (B, C, h, w) at the height and width of the teacher's."""
+    if feature.shape[-2:] == target.shape[-2:]:
+        return feature
+    return F.interpolate(feature, size=target.shape[-2:], mode="bilinear", align_corners=False)
