@@ -6,15 +6,16 @@ from importlib.metadata import version
 
 from apiflask import APIFlask
 
-from api import envelope, openapi, problems
-from api.artifacts import artifacts_blueprint
-from api.docs import docs_blueprint
-from api.health import health_blueprint
-from api.jobs import jobs_blueprint
-from api.metrics import metrics_blueprint
-from api.resources import EXTENSION, make_resources
-from api.webhooks import deliveries_blueprint, endpoints_blueprint
-from api.workers import workers_blueprint
+from api import problems, request_hooks
+from api.dependencies import EXTENSION, make_resources
+from api.docs import openapi
+from api.docs.page import docs_blueprint
+from api.operations.health import health_blueprint
+from api.operations.metrics import metrics_blueprint
+from api.v1.artifacts import artifacts_blueprint
+from api.v1.jobs import jobs_blueprint
+from api.v1.webhooks import deliveries_blueprint, endpoints_blueprint
+from api.v1.workers import workers_blueprint
 from shared.settings import Settings
 
 _BLUEPRINTS = (
@@ -36,6 +37,7 @@ def create_app(settings: Settings) -> APIFlask:
         title="distildire",
         version=version("distildire"),
         docs_path=None,  # its pages load from a CDN
+        static_folder="docs/static",
         static_url_path="/docs/static",
         json_errors=False,  # api/problems.py answers
     )
@@ -43,7 +45,7 @@ def create_app(settings: Settings) -> APIFlask:
     app.url_map.merge_slashes = False  # an address is right or unknown, never redirected
     app.extensions[EXTENSION] = make_resources(settings)
     problems.register(app)
-    envelope.register(app)
+    request_hooks.register(app)
     openapi.register(app)
     for blueprint in _BLUEPRINTS:
         app.register_blueprint(blueprint)

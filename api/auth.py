@@ -7,8 +7,8 @@ from typing import cast
 import structlog
 from flask import g, request
 
+from api.dependencies import resources
 from api.problems import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, ApiError
-from api.resources import resources
 from shared.tenants.api_keys import KEY_PREFIX, Caller, authenticate
 
 #: Endpoints that show nothing of any tenant.

@@ -15,7 +15,7 @@ hide_from_libraries()
 _settings = load_settings()
 
 bind = _settings.bind
-worker_class = "api.connections.Worker"  # threads: requests wait for PostgreSQL and the store
+worker_class = "api.gunicorn_worker.Worker"  # threads: requests wait for PostgreSQL and the store
 workers = _settings.api_processes
 # Most wait for their clients, and cost little; how many work at the same moment is for the worker class to say.
 threads = 256
@@ -33,7 +33,7 @@ limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 
-accesslog = None  # api/envelope.py writes one line a request, without query values
+accesslog = None  # api/request_hooks.py writes one line a request, without query values
 errorlog = "-"
 control_socket_disable = True  # processes are managed from outside
 if Path("/dev/shm").is_dir():  # noqa: S108  # heartbeats on a disk can block a worker until it is taken for dead

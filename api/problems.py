@@ -13,7 +13,7 @@ from flask import Response, g, json
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
-from api.metrics import count_refusal
+from api.operations.metrics import count_refusal
 from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissingError, StoreUnavailableError
 from shared.jobs.admission import FullError, ServiceFullError, TenantFullError
 from shared.jobs.idempotency import KeyReusedError
@@ -260,7 +260,7 @@ _PYDANTICS_OWN = "Value error, "
 
 
 def _invalid_parameters(error: HTTPError) -> Response:
-    """What the models of `api/schemas.py` refused; the location (query or json) is plain from the field."""
+    """What the models of `api/v1/schemas/base.py` refused; the location (query or json) is plain from the field."""
     found = [
         FieldError(field, "; ".join(message.removeprefix(_PYDANTICS_OWN) for message in messages))
         for fields in error.detail.values()

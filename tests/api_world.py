@@ -17,7 +17,7 @@ from sqlalchemy import text
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import Client, TestResponse, encode_multipart
 
-from api.resources import EXTENSION, Resources
+from api.dependencies import EXTENSION, Resources
 from shared.database.engine import Database
 from shared.domain import PICTURES, JobResult, ModelIdentity
 from shared.errors import ErrorCode, JobError

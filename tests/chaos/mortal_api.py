@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from api.doorbell import Doorbell
+from api.wakeups import Doorbell
 from api.wsgi import app
 from tests.chaos.deaths import ACCEPTED, die_if_told
 

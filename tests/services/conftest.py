@@ -10,7 +10,7 @@ from apiflask import APIFlask
 from pydantic import SecretStr
 
 from api.app import create_app
-from api.resources import EXTENSION
+from api.dependencies import EXTENSION
 from deploy.local.services import ServiceUrls
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE

@@ -176,7 +176,7 @@ def test_while_the_jobs_are_locked_the_answer_is_definite_and_nothing_is_stored(
 
 def test_an_image_whose_job_cannot_be_committed_is_removed(api: ApiWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = uuid4()
-    monkeypatch.setattr("api.jobs.uuid4", lambda: job_id)
+    monkeypatch.setattr("api.v1.jobs.uuid4", lambda: job_id)
     with api.around.database.begin() as session:
         session.execute(text("ALTER TABLE jobs ADD CONSTRAINT no_jobs CHECK (false) NOT VALID"))
     try:

@@ -18,7 +18,7 @@ from api.problems import PROBLEMS
 from shared.jobs import retention, tally
 from tests.api_world import ApiWorld, png
 
-STATIC = Path(api_package.__file__).parent / "static"
+STATIC = Path(api_package.__file__).parent / "docs/static"
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/healthz", "/docs", "/docs/static/docs.js", "/nothing", "/v1/nothing"])
@@ -48,7 +48,7 @@ def test_an_unexpected_error_tells_nothing_of_the_inside(api: ApiWorld, monkeypa
     def broken(*_: object, **__: object) -> None:
         raise ValueError("password=hunter2")
 
-    monkeypatch.setattr("api.jobs.list_jobs", broken)
+    monkeypatch.setattr("api.v1.jobs.list_jobs", broken)
     response = api.one.get("/v1/jobs")
     assert (response.status_code, response.json["code"]) == (500, "internal")
     assert "hunter2" not in response.text

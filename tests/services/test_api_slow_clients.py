@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 from werkzeug.exceptions import RequestTimeout
 
-from api import connections
-from api.headers import SAFE_HEADERS
+from api import gunicorn_worker
+from api.security_headers import SAFE_HEADERS
 from shared.settings import Settings
 from tests.api_server import Server, serving
 from tests.api_world import ApiWorld, png
@@ -153,7 +153,7 @@ def test_clients_that_take_nothing_hold_nobody_up(api: ApiWorld, server: Server)
     """They ask for more files than a connection can hold, without a key, and read no answer."""
     asking = b"GET /docs/static/docs.js HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000
     with ExitStack() as stack:
-        for _ in range(4 * connections.TURNS):
+        for _ in range(4 * gunicorn_worker.TURNS):
             client = stack.enter_context(server.connect())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sendall(asking)
@@ -163,7 +163,7 @@ def test_clients_that_take_nothing_hold_nobody_up(api: ApiWorld, server: Server)
 def test_a_client_is_not_blamed_for_the_time_that_it_waits_for_its_turn() -> None:
     turns = threading.BoundedSemaphore(1)
     ours, theirs = socket.socketpair()
-    with theirs, connections.ClientSocket(ours, turns) as client:
+    with theirs, gunicorn_worker.ClientSocket(ours, turns) as client:
         turns.acquire()
         client.working = True
         client.expect(0.2)
@@ -180,9 +180,9 @@ def test_a_client_is_not_blamed_for_the_time_that_it_waits_for_its_turn() -> Non
 def test_a_client_that_neither_sends_nor_takes_is_let_go_whatever_its_pace_would_allow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(gunicorn_worker, "STALL_SECONDS", 0.2)
     ours, theirs = socket.socketpair()
-    with theirs, connections.ClientSocket(ours, threading.BoundedSemaphore(1)) as client:
+    with theirs, gunicorn_worker.ClientSocket(ours, threading.BoundedSemaphore(1)) as client:
         client.expect(3600)
         with pytest.raises(RequestTimeout):
             client.recv(1)

@@ -16,7 +16,7 @@ from apiflask import APIFlask
 from sqlalchemy import text
 
 from api.auth import PUBLIC
-from api.webhooks import MOST_ENDPOINTS
+from api.v1.webhooks import MOST_ENDPOINTS
 from shared.database.engine import Database
 from shared.database.tables import Base
 from shared.domain import PICTURES, SOURCE

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from api import uploads
+from api.v1 import submission_form
 from shared.database.tables import Job
 from tests.api_world import ApiWorld, png
 
@@ -57,7 +57,7 @@ def test_an_upload_for_which_the_disk_has_no_room_is_refused_for_now(
     api: ApiWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = Path("/dev/full")
-    monkeypatch.setattr(uploads, "SpooledTemporaryFile", lambda _: full.open("r+b"))  # the API closes it
+    monkeypatch.setattr(submission_form, "SpooledTemporaryFile", lambda _: full.open("r+b"))  # the API closes it
     response = api.one.post_form(png() + bytes(2_000_000))
     assert (response.status_code, response.json["code"]) == (503, "no_room")
     assert int(response.headers["Retry-After"]) >= 1

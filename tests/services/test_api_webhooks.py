@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.webhooks import MOST_ENDPOINTS
+from api.v1.webhooks import MOST_ENDPOINTS
 from shared.domain import EVENT_TYPES
 from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, record_try
 from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Failed, Retry

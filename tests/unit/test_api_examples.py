@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from api.examples import EXAMPLES
-from api.schemas import Document
+from api.docs.examples import EXAMPLES
+from api.v1.schemas.base import Document
 
 
 @pytest.mark.parametrize("model", EXAMPLES, ids=lambda model: model.__name__)

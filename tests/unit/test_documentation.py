@@ -86,7 +86,7 @@ def test_every_event_of_the_log_is_listed() -> None:
 def test_every_refusal_is_listed_with_its_status() -> None:
     made = {
         (str(call.args[0].value), str(call.args[1].value))
-        for path in (ROOT / "api").glob("*.py")
+        for path in (ROOT / "api").rglob("*.py")
         for call in calls(path)
         if isinstance(call.func, ast.Name) and call.func.id == "Problem"
         if isinstance(call.args[0], ast.Constant) and isinstance(call.args[1], ast.Constant)
@@ -209,7 +209,7 @@ def routes(path: Path) -> Iterator[str]:
 
 
 def test_routes_that_are_named_are_there() -> None:
-    known = {route for path in (ROOT / "api").glob("*.py") for route in routes(path)}
+    known = {route for path in (ROOT / "api").rglob("*.py") for route in routes(path)}
     assert "/v1/jobs/X" in known
     wrong = []
     for page, route in mentions(r"(?<![\w:.])(?:\$API|\b)?(/v1/[\w/{}$-]*[\w}])"):
@@ -220,7 +220,7 @@ def test_routes_that_are_named_are_there() -> None:
 
 
 def test_metrics_that_are_named_are_there() -> None:
-    made = set(re.findall(r"\"(distildire_\w+)\"", (ROOT / "api/metrics.py").read_text()))
+    made = set(re.findall(r"\"(distildire_\w+)\"", (ROOT / "api/operations/metrics.py").read_text()))
     named = {(name(page), metric) for page, metric in mentions(r"`(distildire_\w+?)(?:_total)?(?:\{[^}]*\})?`")}
     roles = {"distildire_api", "distildire_worker"}
     assert not {

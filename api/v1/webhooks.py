@@ -9,8 +9,8 @@ from uuid import UUID
 from apiflask import APIBlueprint
 
 from api.auth import caller
-from api.jobs import page_links
-from api.openapi import NO_CONTENT, answer, refusals
+from api.dependencies import resources
+from api.docs.openapi import NO_CONTENT, answer, refusals
 from api.problems import (
     DELIVERY_PENDING,
     ENDPOINT_DISABLED,
@@ -20,8 +20,8 @@ from api.problems import (
     ApiError,
     field_error,
 )
-from api.resources import resources
-from api.schemas import (
+from api.v1.jobs import page_links
+from api.v1.schemas.base import (
     CreatedEndpoint,
     DeliveriesQuery,
     Delivery,

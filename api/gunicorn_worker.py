@@ -19,7 +19,6 @@ from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import TConn, ThreadWorker
 from werkzeug.exceptions import RequestTimeout
 
-from api.headers import SAFE_HEADERS
 from api.problems import (
     HEADERS_TOO_LARGE,
     INTERNAL,
@@ -31,6 +30,7 @@ from api.problems import (
     Problem,
     document,
 )
+from api.security_headers import SAFE_HEADERS
 
 #: Requests of one process that are worked on at the same moment.
 TURNS = 16

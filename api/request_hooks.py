@@ -11,10 +11,10 @@ from apiflask import APIFlask
 from flask import Response, g, request
 
 from api.auth import require_key
-from api.connections import close_after
-from api.headers import SAFE_HEADERS
-from api.metrics import observe
+from api.gunicorn_worker import close_after
+from api.operations.metrics import observe
 from api.problems import NOT_FOUND, ApiError, field_error
+from api.security_headers import SAFE_HEADERS
 
 #: Bodies other than uploads: a few short fields.
 _SMALL_BODY = 64 * 1024

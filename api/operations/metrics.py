@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from api.resources import resources
+from api.dependencies import resources
 from shared.database.engine import Database
 from shared.database.tables import Worker
 from shared.domain import JobState

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from flask import current_app, g, has_app_context
 
-from api.doorbell import Doorbell
+from api.wakeups import Doorbell
 from shared.broker.celery_app import Broker, make_celery
 from shared.broker.wakeups import Bell
 from shared.crypto import Vault

@@ -11,8 +11,8 @@ from apiflask import APIBlueprint
 from flask import Response, request, url_for
 
 from api.auth import caller
-from api.heatmaps import stream_with_scores
-from api.openapi import NO_CONTENT, answer, refusals
+from api.dependencies import resources
+from api.docs.openapi import NO_CONTENT, answer, refusals
 from api.problems import (
     ARTIFACT_NOT_FOUND,
     BODY_TOO_LARGE,
@@ -41,9 +41,9 @@ from api.problems import (
     ApiError,
     field_error,
 )
-from api.resources import resources
-from api.schemas import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
-from api.uploads import Upload, check_model, read_upload
+from api.v1.heatmap_stream import stream_with_scores
+from api.v1.schemas.base import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
+from api.v1.submission_form import Upload, check_model, read_upload
 from shared.database.pagination import JobRow, find_job, list_jobs
 from shared.database.tables import Job as JobTable
 from shared.domain import JobState, NewJob

@@ -9,7 +9,7 @@ from apiflask import APIFlask
 from pydantic.json_schema import models_json_schema
 
 from api.auth import PUBLIC
-from api.examples import EXAMPLES
+from api.docs.examples import EXAMPLES
 from api.problems import (
     BODY_TOO_LARGE,
     DATABASE_UNAVAILABLE,
@@ -21,7 +21,7 @@ from api.problems import (
     PROBLEMS,
     Problem,
 )
-from api.schemas import (
+from api.v1.schemas.base import (
     DOCUMENTS,
     EVENT_TYPES,
     IDEMPOTENCY_HEADER,
@@ -30,7 +30,7 @@ from api.schemas import (
     ProblemDocument,
     WebhookBody,
 )
-from api.uploads import IMAGE, METADATA_BYTES
+from api.v1.submission_form import IMAGE, METADATA_BYTES
 from shared.domain import PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
 
 _IDEMPOTENCY_PARAMETER = {

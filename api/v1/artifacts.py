@@ -9,9 +9,8 @@ from uuid import UUID
 from apiflask import APIBlueprint
 from flask import Response, jsonify, request
 
-from api.heatmaps import drawn_mean, stream_heatmap
-from api.jobs import own_job
-from api.openapi import answer, file_answer, refusals
+from api.dependencies import resources
+from api.docs.openapi import answer, file_answer, refusals
 from api.problems import (
     ARTIFACT_NOT_FOUND,
     JOB_NOT_FINISHED,
@@ -20,8 +19,9 @@ from api.problems import (
     ApiError,
     field_error,
 )
-from api.resources import resources
-from api.schemas import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
+from api.v1.heatmap_stream import drawn_mean, stream_heatmap
+from api.v1.jobs import own_job
+from api.v1.schemas.base import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
 from shared.database.pagination import JobRow
 from shared.database.tables import Result
 from shared.domain import PICTURES, SOURCE, Artifact, JobState

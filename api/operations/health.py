@@ -11,9 +11,9 @@ import structlog
 from apiflask import APIBlueprint
 from sqlalchemy import text
 
-from api.openapi import answer
-from api.resources import Resources, resources
-from api.schemas import Alive, Readiness
+from api.dependencies import Resources, resources
+from api.docs.openapi import answer
+from api.v1.schemas.base import Alive, Readiness
 from shared.broker.celery_app import ANALYSIS_QUEUE
 from shared.database.tables import Base
 

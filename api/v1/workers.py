@@ -7,10 +7,10 @@ from typing import Any
 from apiflask import APIBlueprint
 
 from api.auth import require_operator
-from api.openapi import answer, refusals
+from api.dependencies import resources
+from api.docs.openapi import answer, refusals
 from api.problems import OPERATOR_ONLY
-from api.resources import resources
-from api.schemas import WorkerList
+from api.v1.schemas.base import WorkerList
 from shared.presenter import present_worker
 from shared.workers.registry import list_workers
 
