@@ -13,7 +13,7 @@ from flask import Response, g, json
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
-from api.operations.metrics import count_refusal
+from api.instruments import count_refusal
 from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissingError, StoreUnavailableError
 from shared.jobs.admission import FullError, ServiceFullError, TenantFullError
 from shared.jobs.idempotency import KeyReusedError

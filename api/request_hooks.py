@@ -12,7 +12,7 @@ from flask import Response, g, request
 
 from api.auth import require_key
 from api.gunicorn_worker import close_after
-from api.operations.metrics import observe
+from api.instruments import observe
 from api.problems import NOT_FOUND, ApiError, field_error
 from api.security_headers import SAFE_HEADERS
 

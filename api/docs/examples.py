@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.problems import IMAGE_TOO_LARGE
-from api.v1.schemas.base import Accepted, CreatedEndpoint, Document, Job, ProblemDocument
+from api.v1.schemas.base import Document, ProblemDocument
+from api.v1.schemas.jobs import Accepted, Job
+from api.v1.schemas.webhooks import CreatedEndpoint
 
 _JOB = "0198c2f4-7d1e-7c3a-9a55-3f0e6c1b2d44"
 _CREATED = "2026-01-31T09:30:00.120000Z"

@@ -17,21 +17,42 @@ from api.problems import (
     KEY_INVALID,
     KEY_MISSING,
     MALFORMED_REQUEST,
-    MEDIA_TYPE,
     PROBLEMS,
-    Problem,
 )
-from api.v1.schemas.base import (
-    DOCUMENTS,
+from api.v1.responses import json_content, refusals
+from api.v1.schemas.base import Document, ProblemDocument
+from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Heatmap, Job, JobPage, Link
+from api.v1.schemas.operations import Alive, Readiness, WorkerList
+from api.v1.schemas.webhooks import (
     EVENT_TYPES,
-    IDEMPOTENCY_HEADER,
-    IDEMPOTENCY_KEY,
-    Document,
-    ProblemDocument,
+    CreatedEndpoint,
+    Delivery,
+    DeliveryPage,
+    Endpoint,
+    EndpointList,
     WebhookBody,
 )
 from api.v1.submission_form import IMAGE, METADATA_BYTES
 from shared.domain import PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
+
+#: Every document that the OpenAPI document names.
+DOCUMENTS: tuple[type[Document], ...] = (
+    Accepted,
+    Alive,
+    CreatedEndpoint,
+    Delivery,
+    DeliveryPage,
+    Endpoint,
+    EndpointList,
+    Heatmap,
+    Job,
+    JobPage,
+    Link,
+    ProblemDocument,
+    WebhookBody,
+    Readiness,
+    WorkerList,
+)
 
 _IDEMPOTENCY_PARAMETER = {
     "in": "header",
@@ -40,9 +61,6 @@ _IDEMPOTENCY_PARAMETER = {
     "with the same options is the same job; another image or other options are refused. Kept as long as the job.",
     "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY}$"},
 }
-
-Responses = dict[int | str, Any]
-NO_CONTENT: Responses = {204: {"description": "It is gone."}}
 
 DESCRIPTION = """\
 Tells whether an image was made by a diffusion model. Submit an image, then poll its job or receive a signed webhook.
@@ -58,27 +76,6 @@ TAGS = [
 ]
 _SECURITY = "ApiKey"
 _ID = {"type": "string", "format": "uuid"}
-
-
-def answer(model: type[Document], description: str, status: int = 200, *headers: str) -> Responses:
-    """Return the description of a JSON answer."""
-    return {status: {"description": description, "content": _json(model), "headers": _headers(*headers)}}
-
-
-def file_answer(description: str, *media_types: str) -> Responses:
-    """Return the description of an answer that is a file of one of these types."""
-    content = {name: {"schema": {"type": "string", "format": "binary"}} for name in media_types}
-    return {200: {"description": description, "content": content}}
-
-
-def refusals(*problems: Problem) -> Responses:
-    """Return the descriptions of these problems, by status; those that every route has are added by themselves."""
-    found: Responses = {}
-    for problem in problems:
-        text = f"`{problem.code}`: {problem.title}."
-        known = found.get(problem.status)
-        found[problem.status] = _problem(f"{known['description']} {text}" if known else text)
-    return found
 
 
 def register(app: APIFlask) -> None:
@@ -202,22 +199,6 @@ def _webhook(event_type: str) -> dict[str, Any]:
             {"in": "header", "name": name, "required": True, "description": text, "schema": {"type": "string"}}
             for name, text in texts.items()
         ],
-        "requestBody": {"required": True, "content": _json(WebhookBody)},
+        "requestBody": {"required": True, "content": json_content(WebhookBody)},
         "responses": {"2XX": {"description": "It was received. Any other answer is tried again."}},
     }
-
-
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": _reference(ProblemDocument)}}}
-
-
-def _json(model: type[Document]) -> dict[str, Any]:
-    return {"application/json": {"schema": _reference(model)}}
-
-
-def _headers(*names: str) -> dict[str, Any]:
-    return {name: {"schema": {"type": "string"}} for name in names}
-
-
-def _reference(model: type[Document]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{model.__name__}"}

@@ -12,8 +12,8 @@ from apiflask import APIBlueprint
 from sqlalchemy import text
 
 from api.dependencies import Resources, resources
-from api.docs.openapi import answer
-from api.v1.schemas.base import Alive, Readiness
+from api.v1.responses import answer
+from api.v1.schemas.operations import Alive, Readiness
 from shared.broker.celery_app import ANALYSIS_QUEUE
 from shared.database.tables import Base
 

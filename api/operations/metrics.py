@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from apiflask import APIBlueprint
 from flask import Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -26,29 +26,7 @@ from shared.workers.registry import Role, WorkerState, list_workers
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 metrics_blueprint = APIBlueprint("metrics", __name__, enable_openapi=False)
-
-_REQUESTS = Histogram(
-    "distildire_http_request_seconds",
-    "Time to answer a request, without the streaming of its body.",
-    ["method", "route", "status"],
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)
-_REFUSED = Counter(
-    "distildire_submissions_refused", "Submissions refused because too many jobs are open, by code.", ["code"]
-)
 _HEARD_SECONDS = 10  # a worker says every second that it lives
-_METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
-
-
-def observe(method: str, route: str, status: int, seconds: float) -> None:
-    """Count one answered request."""
-    known = method if method in _METHODS else "other"  # a client must not be able to invent series
-    _REQUESTS.labels(known, route, str(status)).observe(seconds)
-
-
-def count_refusal(code: str) -> None:
-    """Count one submission that was refused for want of room."""
-    _REFUSED.labels(code).inc()
 
 
 @metrics_blueprint.get("/metrics")

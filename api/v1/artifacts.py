@@ -10,7 +10,6 @@ from apiflask import APIBlueprint
 from flask import Response, jsonify, request
 
 from api.dependencies import resources
-from api.docs.openapi import answer, file_answer, refusals
 from api.problems import (
     ARTIFACT_NOT_FOUND,
     JOB_NOT_FINISHED,
@@ -21,7 +20,8 @@ from api.problems import (
 )
 from api.v1.heatmap_stream import drawn_mean, stream_heatmap
 from api.v1.jobs import own_job
-from api.v1.schemas.base import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
+from api.v1.responses import answer, file_answer, refusals
+from api.v1.schemas.jobs import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
 from shared.database.pagination import JobRow
 from shared.database.tables import Result
 from shared.domain import PICTURES, SOURCE, Artifact, JobState

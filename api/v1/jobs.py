@@ -12,7 +12,6 @@ from flask import Response, request, url_for
 
 from api.auth import caller
 from api.dependencies import resources
-from api.docs.openapi import NO_CONTENT, answer, refusals
 from api.problems import (
     ARTIFACT_NOT_FOUND,
     BODY_TOO_LARGE,
@@ -42,7 +41,8 @@ from api.problems import (
     field_error,
 )
 from api.v1.heatmap_stream import stream_with_scores
-from api.v1.schemas.base import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
+from api.v1.responses import NO_CONTENT, answer, refusals
+from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
 from api.v1.submission_form import Upload, check_model, read_upload
 from shared.database.pagination import JobRow, find_job, list_jobs
 from shared.database.tables import Job as JobTable

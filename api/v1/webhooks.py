@@ -10,7 +10,6 @@ from apiflask import APIBlueprint
 
 from api.auth import caller
 from api.dependencies import resources
-from api.docs.openapi import NO_CONTENT, answer, refusals
 from api.problems import (
     DELIVERY_PENDING,
     ENDPOINT_DISABLED,
@@ -21,7 +20,8 @@ from api.problems import (
     field_error,
 )
 from api.v1.jobs import page_links
-from api.v1.schemas.base import (
+from api.v1.responses import NO_CONTENT, answer, refusals
+from api.v1.schemas.webhooks import (
     CreatedEndpoint,
     DeliveriesQuery,
     Delivery,

@@ -8,9 +8,9 @@ from apiflask import APIBlueprint
 
 from api.auth import require_operator
 from api.dependencies import resources
-from api.docs.openapi import answer, refusals
 from api.problems import OPERATOR_ONLY
-from api.v1.schemas.base import WorkerList
+from api.v1.responses import answer, refusals
+from api.v1.schemas.operations import WorkerList
 from shared.presenter import present_worker
 from shared.workers.registry import list_workers
 

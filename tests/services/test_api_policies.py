@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from api.v1.schemas.base import Job
+from api.v1.schemas.jobs import Job
 from shared.domain import AppliedPolicy, Interval, Stability
 from shared.errors import ErrorCode
 from tests.api_world import ApiWorld, png

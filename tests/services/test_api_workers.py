@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, update
 
-from api.v1.schemas.base import WorkerList
+from api.v1.schemas.operations import WorkerList
 from shared.database.tables import Worker
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState

@@ -1,0 +1,257 @@
+"""Jobs, their results and their files."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from api.v1.schemas.base import Document, PageLinks, Paging, Query
+from shared.domain import JobState, Stage
+from shared.errors import ErrorCode
+
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+#: What the header may hold, as a regular expression: it is compared as it is, quotes included.
+IDEMPOTENCY_KEY = "[!-~]{1,255}"
+#: As long a side as a heatmap is made for.
+LONGEST_SIDE = 65_535
+
+
+class JobsQuery(Paging):
+    """Query of `GET /v1/jobs`."""
+
+    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"] | None = Field(
+        default=None, description="Only jobs in this state."
+    )
+    error_code: ErrorCode | None = Field(default=None, description="Only jobs that ended with this error.")
+
+    def filters(self) -> dict[str, str]:
+        """Return the columns that are asked for, with their values."""
+        wanted = {"state": self.status, "error_code": self.error_code}
+        return {column: str(value) for column, value in wanted.items() if value is not None}
+
+
+class JobQuery(Query):
+    """Query of `GET /v1/jobs/{job_id}`."""
+
+    include: Literal["heatmap_scores"] | None = Field(
+        default=None,
+        description="`heatmap_scores` adds a number for each pixel of the original to the result; it can be large.",
+    )
+
+
+#: pydantic's own way of saying so warns the service itself.
+_DEPRECATED: dict[str, Any] = {"deprecated": True}
+
+
+class ArtifactQuery(Query):
+    """Query of an artifact."""
+
+    link: Literal["1"] | None = Field(
+        default=None,
+        json_schema_extra=_DEPRECATED,
+        description="`1` answers as the address with `/link` behind it does. It goes with the next release.",
+    )
+
+
+_SIDE = "Pixels. Left out, it follows from the other by the region's proportions; without both, they are the region's."
+
+
+class HeatmapPictureQuery(Query):
+    """Query of `GET /v1/jobs/{job_id}/heatmap.png`."""
+
+    width: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description=_SIDE)
+    height: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description=_SIDE)
+    region: Literal["image", "analyzed"] = Field(
+        default="image", description="What is covered: the whole image, or the region that the detector saw."
+    )
+
+
+class HeatmapQuery(HeatmapPictureQuery):
+    """Query of `GET /v1/jobs/{job_id}/heatmap`."""
+
+    format: Literal["json", "png"] = Field(
+        default="json",
+        json_schema_extra=_DEPRECATED,
+        description="`png` answers as heatmap.png does. It goes with the next release.",
+    )
+
+
+#: Where to go on from a job; `heatmap` is there once it has succeeded.
+JobLinks = dict[Literal["self", "cancel", "heatmap"], str]
+
+
+class Accepted(Document):
+    """A job that was accepted, just now or when the same submission came before."""
+
+    id: UUID
+    status: JobState
+    created_at: datetime
+    links: JobLinks
+
+
+class Artifact(Document):
+    """A stored file of a job."""
+
+    href: str
+    media_type: str
+    bytes: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+#: The upload, and those pictures that were asked for and made.
+Artifacts = dict[Literal["source", "dire_map", "heatmap", "overlay"], Artifact]
+
+
+class Dimensions(Document):
+    """Pixels, after the orientation in the file's own data was applied."""
+
+    width: int
+    height: int
+
+
+class Region(Document):
+    """A rectangle in pixels of the original."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Input(Document):
+    """What the file turned out to be."""
+
+    media_type: str = Field(description="By its first bytes.")
+    format: str | None = Field(
+        description="What was decoded: JPEG, MPO, PNG, WEBP, GIF, BMP, TIFF or AVIF; null in results of old versions."
+    )
+    jpeg_quality_estimate: int | None = Field(
+        ge=1, le=100, description="Of the last save, where its quantisation tables are libjpeg's; else null."
+    )
+
+
+class Model(Document):
+    """Which weights gave the verdict, and on what: number formats move a probability a little.
+
+    `device` and `precision` are null in results from before they were recorded.
+    """
+
+    name: str
+    weights_sha256: str
+    demonstration: bool
+    device: str | None
+    precision: str | None
+
+
+class Interval(Document):
+    """Between which values a rate lies, with that confidence."""
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    confidence: float = Field(ge=0, le=1)
+
+
+class Policy(Document):
+    """How the verdict was called, and what was measured of that when the policy was made."""
+
+    name: str
+    threshold: float = Field(ge=0, le=1)
+    inconclusive_from: float | None = Field(
+        ge=0, le=1, description="From this `probability_fake` up to the threshold: INCONCLUSIVE; null: never."
+    )
+    temperature: float = Field(gt=0)
+    bias: float = Field(description="probability_fake = sigmoid(logit / temperature + bias).")
+    measured_fpr: float = Field(ge=0, le=1, description="The share of photographs that were called FAKE.")
+    fpr_interval: Interval
+    photographs: int = Field(ge=1, description="So many it was measured on.")
+
+
+class Stability(Document):
+    """What small changes did: JPEG of quality 90 and 60, three quarters of the size, mirrored."""
+
+    flip_rate: float = Field(ge=0, le=1, description="The share that moved the image across the threshold.")
+    probability_min: float = Field(ge=0, le=1, description="Of `probability_fake`, the unchanged image's included.")
+    probability_max: float = Field(ge=0, le=1)
+    passes: int = Field(ge=2, description="So many images the networks judged.")
+
+
+class Result(Document):
+    """A verdict: evidence, not proof."""
+
+    prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"] = Field(
+        description="INCONCLUSIVE only by a policy that has a band for it: the probability lies in the band, small "
+        "changes of the image move it across the threshold, or the image has no content to judge by. It is no evidence "
+        "of FAKE."
+    )
+    confidence: float = Field(
+        ge=0, le=1, description="Probability of the prediction; where it is INCONCLUSIVE, of the likelier class."
+    )
+    probability_fake: float = Field(ge=0, le=1, description="Calibrated, where there is a policy.")
+    raw_probability_fake: float = Field(ge=0, le=1, description="As the model states it, without a policy.")
+    threshold: float = Field(description="From this `probability_fake` on the prediction is FAKE.")
+    policy: Policy | None = Field(description="Null: the threshold is the model's own.")
+    stability: Stability | None = Field(description="Null unless it was asked for. Instability is no evidence of FAKE.")
+    processing_time: float = Field(description="Seconds from claim to the last byte stored.")
+    dimensions: Dimensions
+    analyzed_region: Region = Field(description="The part of the image that the network saw.")
+    input: Input
+    model: Model
+    timings: dict[str, float] = Field(description="Seconds in each stage.")
+    caveats: list[str] = Field(description="Sentences for people about what bears on the verdict.")
+    notice: str
+    heatmap_scores: list[list[float]] = Field(
+        default=[], description="Height x width numbers in [0, 1]; only with `include=heatmap_scores`."
+    )
+
+
+class JobError(Document):
+    """Why a job failed."""
+
+    code: ErrorCode
+    message: str
+    retryable: bool = Field(description="Whether the same image may succeed when it is submitted again.")
+
+
+class Job(Document):
+    """A job and, where it has ended, how."""
+
+    id: UUID
+    status: JobState
+    stage: Stage | None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime
+    replay_of: UUID | None = Field(description="The job that failed or expired, and is run again as this one.")
+    metadata: dict[str, Any]
+    links: JobLinks
+    artifacts: Artifacts
+    result: Result | None
+    error: JobError | None
+
+
+class JobPage(Document):
+    """Some jobs, newest first."""
+
+    items: list[Job]
+    links: PageLinks
+
+
+class Heatmap(Document):
+    """A number for each pixel, row by row from the top."""
+
+    width: int
+    height: int
+    region: Region = Field(description="The rectangle of the image that the numbers cover.")
+    heatmap_scores: list[list[float]]
+
+
+class Link(Document):
+    """An address that needs no key, for a while."""
+
+    url: str
+    expires_at: datetime
