@@ -12,10 +12,10 @@ from deploy.connection import server_settings
 from deploy.records import open_database, show_rows
 from deploy.terminal import notes
 from shared.database.engine import Database
-from shared.database.pagination import TenantsJob, find_jobs, list_dead, list_open
 from shared.domain import JobState
 from shared.errors import ObjectMissingError
 from shared.jobs.admission import FullError
+from shared.jobs.queries import TenantsJob, find_jobs, list_dead, list_open
 from shared.jobs.submission import Intake, UnknownPolicyError
 from shared.presenter import timestamp
 from shared.settings import Settings

@@ -21,7 +21,7 @@ from api.dependencies import EXTENSION, Resources
 from shared.database.engine import Database
 from shared.domain import PICTURES, JobResult, ModelIdentity
 from shared.errors import ErrorCode, JobError
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import artifact_key
 from shared.tenants.api_keys import create_key
 from shared.workers import registry
@@ -119,7 +119,7 @@ class ApiWorld:
     def claim(self) -> tuple[UUID, UUID, int]:
         """Take the next job as a worker does that has the policy `strict`; return (tenant, job, attempt)."""
         model, lease = self.around.settings.model, timedelta(seconds=30)
-        claimed = lifecycle.claim(self.around.database, worker="test", model=model, lease=lease, policies=["strict"])
+        claimed = claiming.claim(self.around.database, worker="test", model=model, lease=lease, policies=["strict"])
         assert claimed is not None
         return claimed.tenant_id, claimed.id, claimed.attempt
 

@@ -22,10 +22,10 @@ from api.v1.heatmap_stream import drawn_mean, stream_heatmap
 from api.v1.jobs import own_job
 from api.v1.responses import answer, file_answer, refusals
 from api.v1.schemas.jobs import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
-from shared.database.pagination import JobRow
 from shared.database.tables import Result
 from shared.domain import PICTURES, SOURCE, Artifact, JobState
 from shared.images.visualizations import Region, heatmap_png
+from shared.jobs.queries import JobRow
 from shared.presenter import timestamp
 from shared.storage.object_store import LINK_LIFETIME
 

@@ -44,11 +44,11 @@ from api.v1.heatmap_stream import stream_with_scores
 from api.v1.responses import NO_CONTENT, answer, refusals
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
 from api.v1.submission_form import Upload, check_model, read_upload
-from shared.database.pagination import JobRow, find_job, list_jobs
 from shared.database.tables import Job as JobTable
 from shared.domain import JobState, NewJob
 from shared.errors import DatabaseUnavailableError, StoreUnavailableError
 from shared.jobs import lifecycle, retention
+from shared.jobs.queries import JobRow, find_job, list_jobs
 from shared.presenter import present_job
 from shared.storage.object_store import source_key
 

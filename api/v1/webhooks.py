@@ -30,7 +30,6 @@ from api.v1.schemas.webhooks import (
     EndpointList,
     NewEndpoint,
 )
-from shared.database.pagination import DeliveryRow, find_delivery, list_deliveries
 from shared.database.tables import WebhookAttempt, WebhookEndpoint
 from shared.egress.url_policy import AllowList, EgressRefused, admit, parse, require_https
 from shared.presenter import timestamp
@@ -43,6 +42,7 @@ from shared.webhooks.endpoints import (
     find_endpoint,
     list_endpoints,
 )
+from shared.webhooks.queries import DeliveryRow, find_delivery, list_deliveries
 
 endpoints_blueprint = APIBlueprint("endpoints", __name__, url_prefix="/v1/webhook-endpoints")
 deliveries_blueprint = APIBlueprint("deliveries", __name__, url_prefix="/v1/webhook-deliveries")

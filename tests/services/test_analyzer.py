@@ -15,7 +15,7 @@ from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
 from shared.domain import ModelIdentity, NewJob
 from shared.errors import StoreUnavailableError
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import ObjectStore
 from tests.service_settings import settings_for
 from worker.inference.batcher import Batcher
@@ -49,7 +49,7 @@ def test_job_goes_back_into_the_queue_and_nothing_counts(database: Database, ana
         session.flush()
         new = NewJob(uuid4(), tenant.id, "source", "00" * 32, 5, "image/png")
         lifecycle.create(session, new, deadline=timedelta(hours=1))
-    claimed = lifecycle.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
+    claimed = claiming.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
     assert claimed is not None
     with Attempts().carrying(claimed) as attempt, pytest.raises(StoreUnavailableError):
         analyzer.carry(attempt)  # raises, so that the crew pauses and does not spin

@@ -24,11 +24,12 @@ from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.domain import ClaimedJob, NewJob, Stage
 from shared.errors import ErrorCode, JobError
-from shared.jobs import lifecycle, retention, tally
+from shared.jobs import claiming, lifecycle, queries, retention, tally
 from shared.jobs.admission import Admission, FullError, OpenLimits
 from shared.jobs.stats import newest_jobs, overview
 from shared.webhooks import endpoints
 from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, is_due, record_try
+from shared.webhooks.queries import list_deliveries
 from shared.webhooks.retry_schedule import Decision, Delivered, Retry
 from shared.workers import registry
 from tests.databases import as_role, fresh_database
@@ -159,7 +160,7 @@ class World:
             full.check_service()
 
     def claim(self, most: int) -> None:
-        taken = lifecycle.claim_several(self.worker, worker="w", model="M", lease=LEASE, most=most)
+        taken = claiming.claim_several(self.worker, worker="w", model="M", lease=LEASE, most=most)
         assert len(taken) == most
         self.jobs += taken
 
@@ -169,15 +170,15 @@ class World:
 
     def poll(self, job_id: UUID) -> None:
         with self.api.begin() as session:
-            pagination.find_job(session, self.tenant, job_id)
+            queries.find_job(session, self.tenant, job_id)
 
-    def page(self, after: pagination.Cursor | None = None, **only: str) -> pagination.Page[pagination.JobRow]:
+    def page(self, after: pagination.Cursor | None = None, **only: str) -> pagination.Page[queries.JobRow]:
         with self.api.begin() as session:
-            return pagination.list_jobs(session, self.tenant, only=only, after=after, limit=50)
+            return queries.list_jobs(session, self.tenant, only=only, after=after, limit=50)
 
     def page_of_deliveries(self, **only: UUID | str) -> None:
         with self.api.begin() as session:
-            pagination.list_deliveries(session, self.tenant, only=only, after=None, limit=50)
+            list_deliveries(session, self.tenant, only=only, after=None, limit=50)
 
     def metrics(self) -> None:
         with self.api.begin() as session:
@@ -222,7 +223,7 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
         "claim of 1": (lambda: world.claim(1), BY_TENANT),
         "claim of 16": (lambda: world.claim(16), BY_TENANT),
         "look for work": (
-            lambda: lifecycle.anything_waits(database, worker="w", model="M", lease=LEASE),
+            lambda: claiming.anything_waits(database, worker="w", model="M", lease=LEASE),
             BY_TENANT,
         ),
         "heartbeat": (
@@ -299,7 +300,7 @@ def _pass(world: World, owner: Database, count: int) -> None:
                 """),
                 {"tenant": world.tenant},
             )
-        jobs = lifecycle.claim_several(world.worker, worker="w", model="M", lease=LEASE, most=200)
+        jobs = claiming.claim_several(world.worker, worker="w", model="M", lease=LEASE, most=200)
         assert {job.tenant_id for job in jobs} == {world.tenant}
         ids = {"ids": [job.id for job in jobs], "endpoint": world.endpoint}
         with owner.begin() as session:

@@ -14,7 +14,7 @@ from deploy.local.credentials import free_ports
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
 from shared.domain import NewJob, Stage
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from worker.jobs.attempt import Attempt, Attempts
 from worker.jobs.heartbeat import Heartbeat
 
@@ -35,7 +35,7 @@ def attempt(database: Database, attempts: Attempts) -> Iterator[Attempt]:
         session.flush()
         new = NewJob(uuid4(), tenant.id, "source", "00" * 32, 5, "image/png")
         lifecycle.create(session, new, deadline=timedelta(hours=1))
-    job = lifecycle.claim(database, worker="w", model="M", lease=timedelta(seconds=30))
+    job = claiming.claim(database, worker="w", model="M", lease=timedelta(seconds=30))
     assert job is not None
     with ExitStack() as carried:
         yield carried.enter_context(attempts.carrying(job))

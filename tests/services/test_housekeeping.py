@@ -26,7 +26,7 @@ from shared.database.row_level_security import WORKER_ROLE
 from shared.database.tables import Erasure, Job, Result, WebhookDelivery
 from shared.domain import EVENT_TYPES, ClaimedJob, JobResult, ModelIdentity, NewJob
 from shared.errors import ErrorCode, JobError, LeaseLostError, StoreUnavailableError
-from shared.jobs import lifecycle, retention
+from shared.jobs import claiming, lifecycle, retention
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, artifact_key, job_prefix, source_key
 from shared.webhooks.deliveries import Try, claim_due, record_try
@@ -71,7 +71,7 @@ def submit(database: Database, store: ObjectStore, tenant: UUID) -> UUID:
 
 
 def claim(database: Database) -> ClaimedJob:
-    job = lifecycle.claim(database, worker="w", model="M", lease=HOUR)
+    job = claiming.claim(database, worker="w", model="M", lease=HOUR)
     assert job is not None
     return job
 

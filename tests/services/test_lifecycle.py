@@ -36,7 +36,7 @@ from shared.domain import (
     Stage,
 )
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.presenter import timestamp
 from shared.webhooks.endpoints import create_endpoint
 from shared.workers import registry
@@ -104,7 +104,7 @@ def add_job(
 def claim(
     database: Database, model: str = "M", *, worker: str = "w", policies: Sequence[str] = ()
 ) -> ClaimedJob | None:
-    return lifecycle.claim(database, worker=worker, model=model, lease=LEASE, policies=policies)
+    return claiming.claim(database, worker=worker, model=model, lease=LEASE, policies=policies)
 
 
 def claimed(database: Database, *, worker: str = "w", policies: Sequence[str] = ()) -> ClaimedJob:
@@ -296,7 +296,7 @@ def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database:
 def test_a_claim_that_is_not_committed_yet_hides_no_other_tenants_job(database: Database, tenant: UUID) -> None:
     jobs = {add_job(database, tenant), add_job(database, add_tenant(database, "b"))}
     with database.begin() as session:
-        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w", "M", LEASE, [], 1)).one()
+        first = session.execute(claiming._CLAIM, claiming._claim_names("w", "M", LEASE, [], 1)).one()
         assert {first.id, claimed(database).id} == jobs
 
 
@@ -304,7 +304,7 @@ def test_a_claim_looks_again_where_others_held_all_that_it_saw(database: Databas
     job_id = add_job(database, tenant)
     with database.begin() as session:
         lock(session, job_id)
-        once_after(database, lifecycle._CLAIM, session.rollback)
+        once_after(database, claiming._CLAIM, session.rollback)
         assert claimed(database).id == job_id
 
 
@@ -532,9 +532,9 @@ def test_a_claim_leaves_its_suspect_where_another_of_the_tenant_was_taken_a_mome
     for name in ("w0", "w1"):
         show(database, replace(ANOTHER, id=name), WorkerState.READY)
     with ThreadPoolExecutor(1) as pool, database.begin() as session:
-        first = session.execute(lifecycle._CLAIM, lifecycle._claim_names("w0", "M", LEASE, ["strict"], 1)).one()
+        first = session.execute(claiming._CLAIM, claiming._claim_names("w0", "M", LEASE, ["strict"], 1)).one()
         assert first.id == strict
-        session.execute(lifecycle._SUSPECTS_TURN, {"tenant": tenant})
+        session.execute(claiming._SUSPECTS_TURN, {"tenant": tenant})
         second = pool.submit(claimed, database, worker="w1")  # has no policy, so it sees the other suspect alone
         until_it_waits(session, second)
         session.commit()
@@ -586,7 +586,7 @@ def fresh_copy(database: Database) -> Database:
 
 
 def several(database: Database, most: int) -> list[ClaimedJob]:
-    return lifecycle.claim_several(database, worker="w", model="M", lease=LEASE, most=most)
+    return claiming.claim_several(database, worker="w", model="M", lease=LEASE, most=most)
 
 
 def test_a_suspect_is_taken_alone_whatever_waits_beside_it(database: Database, tenant: UUID) -> None:
@@ -670,7 +670,7 @@ def test_a_job_is_left_to_workers_that_have_its_policy(database: Database, tenan
         session.execute(named.values(policy="strict"))
     assert claimed(database).id == other
     assert claim(database, policies=["another"]) is None  # whoever else lives
-    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=LEASE)
+    assert not claiming.anything_waits(database, worker="w", model="M", lease=LEASE)
     mine = claimed(database, policies=["another", "strict"])
     assert (mine.id, mine.policy) == (job_id, "strict")
 
@@ -698,7 +698,7 @@ def test_what_a_device_cannot_judge_is_left_to_another_and_fails_there(database:
     )
     assert claimed(database).id == second
     assert claim(database) is None  # the first is not for this worker
-    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=LEASE)
+    assert not claiming.anything_waits(database, worker="w", model="M", lease=LEASE)
     again = claimed(database, worker=ANOTHER.id)
     assert (again.id, again.attempt) == (first, 2)
     assert fails_on(database, again, ANOTHER.id) == "failed"
@@ -895,7 +895,7 @@ def test_a_worker_whose_suspect_has_ended_is_free_of_suspects_again(database: Da
     first, second = claimed_job(database, tenant).id, claimed_job(database, tenant).id
     dies(database, first, second)
     show(database, ANOTHER, WorkerState.READY)
-    taken = lifecycle.claim(database, worker=ANOTHER.id, model="M", lease=timedelta(seconds=1))
+    taken = claiming.claim(database, worker=ANOTHER.id, model="M", lease=timedelta(seconds=1))
     assert taken is not None
     lifecycle.fail(database, *taken.fence, JobError(ErrorCode.CORRUPT_IMAGE))
     silent_for(database, second, 0)
@@ -909,7 +909,7 @@ def test_one_worker_is_kept_free_of_suspects(database: Database, tenant: UUID) -
     dies(database, first, second)
     show(database, ANOTHER, WorkerState.READY)
     silent_for(database, second, 8)
-    lifecycle.claim(database, worker=ANOTHER.id, model="M", lease=LEASE)  # one that does not see us takes the first
+    claiming.claim(database, worker=ANOTHER.id, model="M", lease=LEASE)  # one that does not see us takes the first
     assert claim(database) is None
     lifecycle.give_back(database, [(first, 2)])
     assert claim(database) is not None
@@ -922,7 +922,7 @@ def test_nobody_waits_for_longer_than_a_lease(database: Database, tenant: UUID) 
     show(database, ANOTHER, WorkerState.STARTING)
     silent_for(database, suspect, 4)
     assert claim(database) is None
-    assert lifecycle.claim(database, worker="w", model="M", lease=timedelta(seconds=3)) is not None
+    assert claiming.claim(database, worker="w", model="M", lease=timedelta(seconds=3)) is not None
 
 
 def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Database, tenant: UUID) -> None:
@@ -947,7 +947,7 @@ def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Da
 def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, tenant: UUID) -> None:
     jobs = [claimed_job(database, tenant) for _ in range(3)]
     elsewhere = add_job(database, tenant)
-    lifecycle.claim(database, worker="another", model="M", lease=LEASE)
+    claiming.claim(database, worker="another", model="M", lease=LEASE)
     show(database, replace(ANOTHER, id="w"), WorkerState.READY)
     assert lifecycle.surrender(database, "w", [job.fence for job in jobs[:2]], max_attempts=3) == 3
     with database.begin() as session:

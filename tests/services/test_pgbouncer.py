@@ -22,7 +22,7 @@ from shared.database.engine import REQUEST, WORK, Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.domain import NewJob
 from shared.errors import DatabaseUnavailableError
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.settings import Settings
 from tests.api_world import ApiWorld
 from tests.databases import add_tenant, as_role
@@ -113,7 +113,7 @@ def test_claims_at_the_same_moment_take_each_job_once(connect: Connect) -> None:
 
     def claim_all(number: int) -> list[UUID]:
         found = []
-        while (job := lifecycle.claim(workers[number], worker="w", model="M", lease=timedelta(seconds=30))) is not None:
+        while (job := claiming.claim(workers[number], worker="w", model="M", lease=timedelta(seconds=30))) is not None:
             found.append(job.id)
         return found
 

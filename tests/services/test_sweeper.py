@@ -12,7 +12,7 @@ from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.domain import NewJob
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.service_settings import settings_for
@@ -43,7 +43,7 @@ def test_a_fleet_in_which_one_worker_has_the_policy_may_be_silent_for_seconds(
     registry.leave(database, WITH)  # it starts anew
 
     def state() -> str:
-        assert lifecycle.claim(database, worker="without", model="M", lease=timedelta(minutes=1)) is None
+        assert claiming.claim(database, worker="without", model="M", lease=timedelta(minutes=1)) is None
         for sweeper in sweepers:
             sweeper.sweep()
         with database.begin() as session:

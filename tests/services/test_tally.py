@@ -19,7 +19,7 @@ from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE
 from shared.domain import ClaimedJob, JobState, NewJob
 from shared.errors import ErrorCode, JobError, LeaseLostError
-from shared.jobs import lifecycle, tally
+from shared.jobs import claiming, lifecycle, tally
 from shared.jobs.stats import oldest_snapshot, overview
 from shared.jobs.tally import Totals
 from shared.webhooks.deliveries import claim_due
@@ -57,7 +57,7 @@ def add_job(database: Database, tenant: UUID, *, priority: int = 0) -> UUID:
 
 
 def claim(database: Database) -> ClaimedJob | None:
-    return lifecycle.claim(database, worker="w", model="M", lease=LEASE)
+    return claiming.claim(database, worker="w", model="M", lease=LEASE)
 
 
 def fail(database: Database, job: ClaimedJob) -> None:
@@ -104,7 +104,7 @@ class Chance:
         add_job(self._database, self._random.choice(self._tenants), priority=self._random.choice([0, 0, 5]))
 
     def _take(self) -> None:
-        self._carried += lifecycle.claim_several(
+        self._carried += claiming.claim_several(
             self._database, worker="w", model="M", lease=LEASE, most=self._random.randint(1, 4)
         )
 
@@ -211,15 +211,15 @@ def test_who_claims_and_is_rolled_back_hides_nothing(
     database: Database, tenant: UUID, elsewhere: Callable[[], Session]
 ) -> None:
     first = add_job(database, tenant)
-    claiming = elsewhere()
-    row = claiming.execute(lifecycle._CLAIM, lifecycle._claim_names("w", "M", LEASE, [], 1)).one()
+    slow = elsewhere()
+    row = slow.execute(claiming._CLAIM, claiming._claim_names("w", "M", LEASE, [], 1)).one()
     assert row.id == first
     second = add_job(database, tenant)
     other = claim(database)
     assert other is not None
     assert other.id == second
     tally.fold(database)
-    claiming.rollback()
+    slow.rollback()
     assert is_right(database)
     again = claim(database)
     assert again is not None

@@ -23,7 +23,7 @@ from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
 from shared.domain import ModelIdentity, NewJob
 from shared.errors import ObjectMissingError
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import ObjectStore, artifact_key, source_key
 from shared.webhooks.endpoints import create_endpoint
 from tests.bad_images import photograph, saved
@@ -85,7 +85,7 @@ def attempt(database: Database, store: ObjectStore) -> Attempt:
         digest = hashlib.sha256(PHOTOGRAPH).hexdigest()
         new = NewJob(job_id, tenant.id, key, digest, len(PHOTOGRAPH), "image/jpeg", pictures=("heatmap",))
         lifecycle.create(session, new, deadline=timedelta(hours=1))
-    job = lifecycle.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
+    job = claiming.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
     assert job is not None
     return Attempt(job)
 

@@ -16,11 +16,10 @@ from sqlalchemy.orm import Session
 
 from migrations.roles import RIGHTS
 from migrations.upgrade import prepare_roles
-from shared.database import pagination
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.database.tables import Base, Job, Result, Tenant, WebhookEndpoint
-from shared.jobs import lifecycle, tally
+from shared.jobs import claiming, lifecycle, queries, tally
 from shared.settings import Settings
 from shared.tenants.api_keys import authenticate
 from tests.api_world import ApiWorld
@@ -118,7 +117,7 @@ def test_queries_that_have_lost_their_filter_leak_nothing(
     api: ApiWorld, tenants: tuple[UUID, UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = select(Job, Result).outerjoin(Result, Result.job_id == Job.id)
-    monkeypatch.setattr(pagination, "_jobs", lambda _tenant_id: everything)
+    monkeypatch.setattr(queries, "_jobs", lambda _tenant_id: everything)
     foreign = api.one.get("/v1/jobs").json["items"]
     own = api.other.get("/v1/jobs").json["items"]
     assert (len(foreign), len(own)) == (1, 1)
@@ -229,13 +228,13 @@ def test_the_wall_costs_little(api: ApiWorld, connect: Callable[[str], Database]
     model = api.around.settings.model
 
     def claim(database: Database) -> None:
-        lifecycle.claim(database, worker="w", model=model, lease=timedelta(seconds=30))
+        claiming.claim(database, worker="w", model=model, lease=timedelta(seconds=30))
 
     def page(database: Database) -> None:
         with database.begin() as session:
             if database is as_api:
                 show_tenant(session, tenants[0])
-            assert len(pagination.list_jobs(session, tenants[0], only={}, after=None, limit=50).rows) == 50
+            assert len(queries.list_jobs(session, tenants[0], only={}, after=None, limit=50).rows) == 50
 
     for name, work, role in (("claim", claim, as_worker), ("page of 50 jobs", page, as_api)):
         plain, walled = _medians(lambda work=work: work(owner), lambda work=work, role=role: work(role))  # type: ignore[misc]

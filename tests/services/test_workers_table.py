@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant, Worker
 from shared.domain import NewJob
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.workers import procfs, registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 
@@ -55,7 +55,7 @@ def carried_by(database: Database, worker: WorkerIdentity) -> UUID:
         lifecycle.create(
             session, NewJob(uuid4(), tenant.id, "source", "00" * 32, 5, "image/png"), deadline=timedelta(hours=1)
         )
-    job = lifecycle.claim(database, worker=worker.id, model="M", lease=LEASE)
+    job = claiming.claim(database, worker=worker.id, model="M", lease=LEASE)
     assert job is not None
     return job.id
 
@@ -147,16 +147,16 @@ def test_who_was_silent_for_long_is_forgotten_and_comes_back_with_its_next_beat(
 
 def test_what_a_claim_would_find_is_asked_without_claiming(database: Database):
     me = WorkerIdentity.of_this_process(Role.ANALYSIS)
-    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
+    assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     job_id = carried_by(database, me)
-    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
+    assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     lifecycle.give_back(database, [(job_id, 1)])
-    assert lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
+    assert claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     with database.begin() as session:
         job = session.get_one(Job, job_id)
         assert (job.state, job.attempt) == ("queued", 1)
         job.model = "M"
-    assert lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
+    assert claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     with database.begin() as session:
         session.get_one(Job, job_id).model = "ANOTHER"
-    assert not lifecycle.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
+    assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))

@@ -16,7 +16,7 @@ from shared.broker.celery_app import Broker
 from shared.database.engine import Database
 from shared.domain import ClaimedJob, ModelIdentity
 from shared.images.header import ImageLimits
-from shared.jobs import lifecycle
+from shared.jobs import claiming, lifecycle
 from shared.settings import AnalysisSettings
 from shared.storage.object_store import ObjectStore
 from shared.workers.registry import Condition, WorkerState
@@ -222,7 +222,7 @@ class AnalysisRuntime:
     def _take(self, most: int) -> Sequence[Errand]:
         if self._passes.late:
             return ()  # it may hang: whoever waits is better off elsewhere
-        jobs = lifecycle.claim_several(
+        jobs = claiming.claim_several(
             self._database,
             worker=self._worker,
             model=self._model,
@@ -254,7 +254,7 @@ class AnalysisRuntime:
         os._exit(1)
 
     def _anything_waits(self) -> bool:
-        return lifecycle.anything_waits(
+        return claiming.anything_waits(
             self._heart_database, worker=self._worker, model=self._model, lease=self._lease, policies=self._policies
         )
 

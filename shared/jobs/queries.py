@@ -1,0 +1,91 @@
+"""Jobs as they are shown: one, a page of a tenant's, or those that an operator asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Select, TextualSelect, Uuid, exists, select, text
+from sqlalchemy.orm import Session, aliased, defer
+
+from shared.database.pagination import Cursor, Page, cut_page, newest_first, open_places, page_query
+from shared.database.tables import Job, Result, Tenant
+from shared.domain import JobState
+from shared.errors import ErrorCode
+
+# Of what is open, by the tally: an index of all rows would lead through those that are open no more.
+_QUEUED = text("SELECT * FROM queued_jobs(:tenant, :before, :before_id, :most)").columns(id=Uuid)
+_RUNNING = text("""
+SELECT id, created_at FROM running_jobs WHERE tenant_id = :tenant AND (created_at, id) < (:before, :before_id)
+ORDER BY created_at DESC, id DESC LIMIT :most
+""").columns(id=Uuid)
+_OPEN_JOBS: Mapping[str, TextualSelect] = {JobState.QUEUED: _QUEUED, JobState.RUNNING: _RUNNING}
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A job, with its result where it succeeded."""
+
+    job: Job
+    result: Result | None
+
+
+#: A job with its tenant's name, as the operator sees it.
+TenantsJob = tuple[Job, str]
+#: The errors that are the service's own fault: the same image may do well the next time.
+DEAD = (ErrorCode.ATTEMPTS_EXHAUSTED, ErrorCode.INTERNAL)
+
+
+def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None:
+    """Return a tenant's job; None where the tenant has none of this id."""
+    found = session.execute(_jobs(tenant_id).where(Job.id == job_id)).one_or_none()
+    return JobRow(found[0], found[1]) if found else None
+
+
+def list_jobs(
+    session: Session, tenant_id: UUID, *, only: Mapping[str, str], after: Cursor | None, limit: int
+) -> Page[JobRow]:
+    """Return a tenant's jobs, newest first; `only` maps columns to the value wanted.
+
+    The numbers behind heatmaps stay in the database.
+    """
+    query = _jobs(tenant_id).options(defer(Result.feature_mean))
+    if set(only) == {"state"} and only["state"] in _OPEN_JOBS:
+        places = open_places(session, _OPEN_JOBS[only["state"]], tenant_id, after, limit)
+        found = session.execute(newest_first(query.where(Job.id.in_([place.id for place in places.rows])), Job))
+        # What has moved since the places were read is left out.
+        return Page([JobRow(row[0], row[1]) for row in found if row[0].state == only["state"]], places.next)
+    query = query.where(*(getattr(Job, column) == value for column, value in only.items()))
+    rows = [JobRow(row[0], row[1]) for row in session.execute(page_query(query, Job, after, limit))]
+    return cut_page(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))
+
+
+def list_dead(session: Session, limit: int) -> list[TenantsJob]:
+    """Return all tenants' jobs that failed for no fault of their image and were not replayed, newest first."""
+    replays = aliased(Job)
+    query = _tenants_jobs().where(Job.error_code.in_(DEAD), ~exists().where(replays.replay_of == Job.id).correlate(Job))
+    return _all(session, query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit))
+
+
+def list_open(session: Session, limit: int) -> list[TenantsJob]:
+    """Return all tenants' jobs that wait or run, the next to expire first."""
+    query = _tenants_jobs().where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
+    return _all(session, query.order_by(Job.deadline_at).limit(limit))
+
+
+def find_jobs(session: Session, ids: Collection[UUID]) -> list[TenantsJob]:
+    """Return these jobs, whoever's they are."""
+    return _all(session, _tenants_jobs().where(Job.id.in_(ids)))
+
+
+def _jobs(tenant_id: UUID) -> Select[Job, Result | None]:
+    return select(Job, Result).outerjoin(Result, Result.job_id == Job.id).where(Job.tenant_id == tenant_id)
+
+
+def _tenants_jobs() -> Select[Job, str]:
+    return select(Job, Tenant.name).join(Tenant, Tenant.id == Job.tenant_id)
+
+
+def _all(session: Session, query: Select[Job, str]) -> list[TenantsJob]:
+    return [(job, tenant) for job, tenant in session.execute(query)]

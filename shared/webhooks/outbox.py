@@ -1,0 +1,43 @@
+"""What webhooks tell of a job that has ended: written in the transaction that ends it."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from shared.database.tables import Job, Result, WebhookDelivery, WebhookEndpoint
+from shared.presenter import present_job, timestamp
+
+
+def write_events(session: Session, job: Job, result: Result | None) -> bool:
+    """Write a delivery to each endpoint that wants to know how the job ended; return whether there is one."""
+    event_type = f"job.{job.state}"
+    endpoints = session.scalars(
+        select(WebhookEndpoint.id).where(
+            WebhookEndpoint.tenant_id == job.tenant_id,
+            WebhookEndpoint.disabled_at.is_(None),
+            WebhookEndpoint.event_types.any_() == event_type,
+        )
+    ).all()  # no lock: what is written for one that is disabled meanwhile is given up like all that waits for it
+    if not endpoints:
+        return False
+    body = _event(event_type, job, result)
+    session.add_all(
+        WebhookDelivery(
+            tenant_id=job.tenant_id, endpoint_id=endpoint_id, job_id=job.id, event_type=event_type, body=body
+        )
+        for endpoint_id in endpoints
+    )
+    return True
+
+
+def _event(event_type: str, job: Job, result: Result | None) -> str:
+    """Return a message's body: these very characters are signed and sent, at each try the same."""
+    event = {
+        "type": event_type,
+        "timestamp": timestamp(job.finished_at),
+        "data": present_job(job, result),
+    }
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,73 @@
+"""Webhook deliveries as they are shown to their tenant, with their tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Uuid, select, text
+from sqlalchemy.orm import Session
+
+from shared.database.pagination import Cursor, Page, cut_page, newest_first, open_places, page_query
+from shared.database.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+
+_PENDING = "pending"
+_PENDING_DELIVERIES = text(
+    "SELECT * FROM pending_deliveries(:tenant, CAST(:endpoint AS uuid), :before, :before_id, :most)"
+).columns(id=Uuid)
+_OF_ENDPOINT = text("SELECT * FROM deliveries_of(:tenant, :endpoint, :before, :before_id, :most)").columns(id=Uuid)
+
+
+@dataclass(frozen=True)
+class DeliveryRow:
+    """A webhook delivery with its tries, oldest first."""
+
+    delivery: WebhookDelivery
+    attempts: Sequence[WebhookAttempt]
+
+
+def find_delivery(session: Session, tenant_id: UUID, delivery_id: UUID) -> DeliveryRow | None:
+    """Return a tenant's webhook delivery; None where the tenant has none of this id."""
+    query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.id == delivery_id)
+    shown = [each for each in session.scalars(query) if each.endpoint_id not in _deleted(session, tenant_id)]
+    found = _with_attempts(session, shown)
+    return found[0] if found else None
+
+
+def list_deliveries(
+    session: Session,
+    tenant_id: UUID,
+    *,
+    only: Mapping[str, UUID | str],
+    after: Cursor | None,
+    limit: int,
+) -> Page[DeliveryRow]:
+    """Return a tenant's webhook deliveries, newest first; `only` maps columns to the value wanted."""
+    state, endpoint_id = only.get("state"), only.get("endpoint_id")
+    by_places = _PENDING_DELIVERIES if state == _PENDING else _OF_ENDPOINT if endpoint_id and not state else None
+    deleted = _deleted(session, tenant_id)
+    if by_places is None or "job_id" in only:
+        query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id).filter_by(**only)
+        query = query.where(WebhookDelivery.endpoint_id.not_in(deleted)) if deleted else query
+        rows = _with_attempts(session, session.scalars(page_query(query, WebhookDelivery, after, limit)).all())
+        return cut_page(rows, limit, lambda row: Cursor(row.delivery.created_at, row.delivery.id))
+    places = open_places(session, by_places, tenant_id, after, limit, endpoint_id)
+    mine = select(WebhookDelivery).where(WebhookDelivery.id.in_([place.id for place in places.rows]))
+    found = session.scalars(newest_first(mine, WebhookDelivery)).all()
+    shown = [each for each in found if state in (None, each.state) and each.endpoint_id not in deleted]
+    return Page(_with_attempts(session, shown), places.next)
+
+
+def _deleted(session: Session, tenant_id: UUID) -> Sequence[UUID]:
+    """Return the endpoints of a tenant that are deleted, and whose deliveries are on their way out."""
+    gone = WebhookEndpoint.deleted_at.is_not(None)
+    return session.scalars(select(WebhookEndpoint.id).where(WebhookEndpoint.tenant_id == tenant_id, gone)).all()
+
+
+def _with_attempts(session: Session, deliveries: Sequence[WebhookDelivery]) -> list[DeliveryRow]:
+    attempts: dict[UUID, list[WebhookAttempt]] = {delivery.id: [] for delivery in deliveries}
+    query = select(WebhookAttempt).where(WebhookAttempt.delivery_id.in_(attempts)).order_by(WebhookAttempt.attempt)
+    for attempt in session.scalars(query):
+        attempts[attempt.delivery_id].append(attempt)
+    return [DeliveryRow(delivery, attempts[delivery.id]) for delivery in deliveries]
