@@ -12,7 +12,8 @@ from shared.percentages import decimal
 from worker.metrics.rounding import headline, spread
 from worker.model.cards.registry import BUNDLED, InstalledCard
 from worker.model.cards.schema import CardEvaluation, WeightsFile
-from worker.model.verdicts.policy import Policy, load_policies
+from worker.model.verdicts.policy import Policy
+from worker.model.verdicts.policy_files import load_policies
 from worker.model.weights.digests import weights_sha256
 
 if TYPE_CHECKING:  # imports torch

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.policies import STRICT
 from tests.tiny_model import NAME
 from worker.model import find_card, load_model
-from worker.model.verdicts.policy import policy_place, write_policy
+from worker.model.verdicts.policy_files import policy_place, write_policy
 
 
 def write_tiny_policies(folder: Path, *, weights_sha256: str | None = None) -> None:

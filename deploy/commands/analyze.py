@@ -67,7 +67,7 @@ def command(  # noqa: PLR0913  # an option each
     """
     from worker.model import load_model
     from worker.model.cards.registry import find_card
-    from worker.model.verdicts.policy import load_policy
+    from worker.model.verdicts.policy_files import load_policy
 
     files = gather(images, recursive=recursive)
     if visualize is not None:

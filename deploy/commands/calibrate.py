@@ -84,7 +84,7 @@ def command(  # noqa: PLR0913  # an option each
     from worker.evaluation.batch_cache import Journal
     from worker.evaluation.scorer import Scoring, identity_of, media_types, scores_of
     from worker.model import load_model
-    from worker.model.verdicts.policy import policy_place, write_policy
+    from worker.model.verdicts.policy_files import policy_place, write_policy
 
     if youden == (target_fpr is not None):
         raise click.UsageError("Give exactly one of --target-fpr and --youden.")

@@ -117,7 +117,7 @@ def command(  # noqa: PLR0913  # an option each
     from worker.model import load_model
     from worker.model.cards.editing import card_to_write, require_own_folder, write_section
     from worker.model.cards.schema import EVALUATION_NAME
-    from worker.model.verdicts.policy import images_of, load_policy
+    from worker.model.verdicts.policy_files import images_of, load_policy
 
     if others and "controls" in left_out:
         raise click.UsageError("--compare is one of the controls: give it without --without controls.")

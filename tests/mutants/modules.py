@@ -23,7 +23,7 @@ MODULES: Mapping[str, Module] = {
     "signing": Module(["shared/webhooks/signatures.py"], ["tests/unit/test_signing.py"]),
     "schedule": Module(["shared/webhooks/retry_schedule.py"], ["tests/unit/test_webhook_schedule.py"]),
     "verdicts": Module(
-        ["worker/model/verdicts/decision.py", "worker/model/verdicts/policy.py", "worker/model/verdicts/verdict.py"],
+        [f"worker/model/verdicts/{name}.py" for name in ("decision", "policy", "policy_files", "verdict")],
         ["tests/unit/test_verdict.py", "tests/unit/test_policy.py", "tests/unit/test_ruling.py"],
     ),
     "thresholds": Module(["worker/calibration/thresholds.py"], ["tests/unit/test_thresholds.py"]),

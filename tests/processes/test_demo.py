@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.commands.demo import SAMPLES
 from deploy.local.document import running_stack
 from worker.model import find_card
-from worker.model.verdicts.policy import list_policies, read_policy
+from worker.model.verdicts.policy_files import list_policies, read_policy
 
 
 def test_the_model_that_ships_judges_by_the_policy_that_ships(tmp_path: Path):

@@ -22,7 +22,7 @@ from worker.model.cards.registry import find_card
 from worker.model.cards.schema import DiffusionConfig, StudentConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import load_unet
-from worker.model.verdicts.policy import load_policies
+from worker.model.verdicts.policy_files import load_policies
 from worker.training.demonstration.__main__ import (
     ADM_CARD,
     LEARNED,

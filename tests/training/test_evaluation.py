@@ -26,7 +26,7 @@ from worker.evaluation.batch_cache import Journal, Judgement
 from worker.model import load_model
 from worker.model.cards.registry import find_card
 from worker.model.verdicts.decision import sigmoid
-from worker.model.verdicts.policy import load_policy
+from worker.model.verdicts.policy_files import load_policy
 from worker.training.demonstration.photographs import Pixels
 
 PICTURES = 24

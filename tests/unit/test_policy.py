@@ -10,11 +10,9 @@ import pytest
 
 from tests.policies import STRICT
 from worker.model.cards.registry import BUNDLED, InstalledCard, find_card
-from worker.model.verdicts.policy import (
-    PolicyError,
-    calibrated_probability,
+from worker.model.verdicts.policy import PolicyError, calibrated_probability, judge
+from worker.model.verdicts.policy_files import (
     images_of,
-    judge,
     list_policies,
     load_policies,
     load_policy,

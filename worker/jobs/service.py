@@ -28,7 +28,8 @@ from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.pipeline import Analyzer, ServedModel
 from worker.maintenance.sweeper import Sweeper
 from worker.model.cards.registry import find_card
-from worker.model.verdicts.policy import Policy, load_policies
+from worker.model.verdicts.policy import Policy
+from worker.model.verdicts.policy_files import load_policies
 from worker.process.periodic import Lookout
 from worker.process.watchdog import Watchdog
 from worker.sandbox.sandbox import Sandbox

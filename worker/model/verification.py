@@ -14,7 +14,7 @@ from worker.model.cards.registry import InstalledCard, ModelError, find_card
 from worker.model.cards.schema import Format, WeightsFile
 from worker.model.detector import Detector
 from worker.model.loading import Precision, assemble, choose, load_weights, unet_on_meta, untrained_student
-from worker.model.verdicts.policy import load_policies
+from worker.model.verdicts.policy_files import load_policies
 from worker.model.weights.digests import Algorithm, stated_digests, weights_sha256
 
 Part = Literal["adm", "student"]
