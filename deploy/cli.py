@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from deploy import exits
-from deploy.groups import SuggestingGroup
-from deploy.streams import make_safe
+from deploy.terminal import exits
+from deploy.terminal.groups import SuggestingGroup
+from deploy.terminal.streams import make_safe
 from shared.environment import hide_from_libraries
 from shared.errors import DistildireError
 

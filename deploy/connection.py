@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import httpx
 
-from deploy.local.document import StackDocument, running_stack
+from deploy.local.stack_file import StackDocument, running_stack
 from shared.client import Client
 
 if TYPE_CHECKING:  # the base install has no pydantic

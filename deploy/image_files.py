@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from deploy.streams import readable
+from deploy.terminal.streams import readable
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".mpo"})
 #: The most bytes that most file systems take for a name.

@@ -9,8 +9,8 @@ from uuid import UUID
 import click
 
 from deploy.connection import server_settings
-from deploy.records import open_database, show_rows
-from deploy.terminal import notes
+from deploy.terminal.console import notes
+from deploy.terminal.tables import open_database, show_rows
 from shared.database.engine import Database
 from shared.domain import JobState
 from shared.errors import ObjectMissingError

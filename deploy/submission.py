@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from deploy.verdicts import Row
+from deploy.terminal.verdicts import Row
 from shared.client import ApiRefusedError, Client, Job, StillRunningError
 
 _LOOK_SECONDS = 5.0  # how often a command that waits also looks at what else can go wrong

@@ -25,8 +25,8 @@ import torch
 
 from deploy.bench.model import describe_machine
 from deploy.bench.processes import cpu_seconds, resident_bytes
-from deploy.local.document import StackDocument
 from deploy.local.stack import Stack
+from deploy.local.stack_file import StackDocument
 from shared.client import Client, Job
 from shared.settings import Settings
 from worker.jobs.service import load_detector

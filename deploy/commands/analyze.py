@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.commands.options import device_option, models_dir_option, precision_option
-from deploy.exits import INTERRUPTED
 from deploy.image_files import gather, stems
-from deploy.streams import print_json, readable
-from deploy.terminal import notes
-from deploy.verdicts import Row, VerdictView
+from deploy.terminal.console import notes
+from deploy.terminal.exits import INTERRUPTED
+from deploy.terminal.streams import print_json, readable
+from deploy.terminal.verdicts import Row, VerdictView
 from shared.errors import JobError
 
 if TYPE_CHECKING:

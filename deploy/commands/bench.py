@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.commands.options import device_option, models_dir_option
-from deploy.terminal import notes, output
+from deploy.terminal.console import notes, output
 from shared.percentages import confidence_level, decimal
 
 if TYPE_CHECKING:

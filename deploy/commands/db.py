@@ -10,8 +10,8 @@ from sqlalchemy.exc import ProgrammingError
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
-from deploy.groups import SuggestingGroup
-from deploy.terminal import notes
+from deploy.terminal.console import notes
+from deploy.terminal.groups import SuggestingGroup
 from migrations.upgrade import prepare_roles
 from migrations.upgrade import upgrade as upgrade_schema
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE

@@ -15,13 +15,13 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.image_files import stems
-from deploy.local.document import StackDocument, running_stack
 from deploy.local.processes import StackError
 from deploy.local.stack import Stack
-from deploy.streams import print_json, readable
+from deploy.local.stack_file import StackDocument, running_stack
 from deploy.submission import Submission
-from deploy.terminal import StackProgress, notes
-from deploy.verdicts import Row, VerdictView
+from deploy.terminal.console import StackProgress, notes
+from deploy.terminal.streams import print_json, readable
+from deploy.terminal.verdicts import Row, VerdictView
 from shared.client import Client, Job
 from shared.database.engine import Database
 from shared.domain import PICTURES

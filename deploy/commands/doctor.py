@@ -16,11 +16,11 @@ from rich.markup import escape
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
-from deploy.findings import Finding
-from deploy.local.document import StackDocument, running_stack
-from deploy.local.ledger import Ledger
-from deploy.streams import print_json
-from deploy.terminal import notes, output
+from deploy.doctor.findings import Finding
+from deploy.local.process_registry import Ledger
+from deploy.local.stack_file import StackDocument, running_stack
+from deploy.terminal.console import notes, output
+from deploy.terminal.streams import print_json
 from shared.errors import DistildireError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _servers(data_dir: Path, *, with_model: bool) -> Iterator[Finding]:
             remedy = "`distildire up` runs all on this machine; for servers of your own see docs/settings.md"
             yield Finding("settings", "no servers are set, and no stack runs here", remedy, optional=True)
         return
-    from deploy.server_checks import Servers, ask
+    from deploy.doctor.server_checks import Servers, ask
 
     stack = StackDocument.read(data_dir)
     ours = stack is not None and stack.database_url == settings.database_url.get_secret_value()

@@ -8,7 +8,7 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.local.control import down
-from deploy.terminal import notes
+from deploy.terminal.console import notes
 
 
 @click.command()

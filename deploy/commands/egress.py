@@ -8,9 +8,9 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from deploy.groups import SuggestingGroup
-from deploy.streams import print_json
-from deploy.terminal import output
+from deploy.terminal.console import output
+from deploy.terminal.groups import SuggestingGroup
+from deploy.terminal.streams import print_json
 from shared.egress.url_policy import AllowList, EgressError, Ruling, admit, judge
 from worker.egress.http_client import Egress, Target
 

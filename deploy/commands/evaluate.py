@@ -19,9 +19,9 @@ from deploy.commands.options import (
     models_dir_option,
     precision_option,
 )
-from deploy.exits import resumable
-from deploy.image_progress import ImageProgress
-from deploy.terminal import notes, output
+from deploy.terminal.console import notes, output
+from deploy.terminal.exits import resumable
+from deploy.terminal.progress import ImageProgress
 from shared.percentages import confidence_level
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import connect
-from deploy.exits import INTERRUPTED
-from deploy.groups import SuggestingGroup
-from deploy.streams import print_json
-from deploy.terminal import notes
-from deploy.unfinished import tell_unfinished
-from deploy.verdicts import Row, VerdictView
+from deploy.terminal.console import notes
+from deploy.terminal.exits import INTERRUPTED
+from deploy.terminal.groups import SuggestingGroup
+from deploy.terminal.streams import print_json
+from deploy.terminal.unfinished import tell_unfinished
+from deploy.terminal.verdicts import Row, VerdictView
 from shared.client import ApiRefusedError, Job, StillRunningError
 from shared.percentages import probability_percent
 

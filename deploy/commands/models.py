@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from deploy import model_reports
-from deploy.acquisition import fetch_files, import_files
 from deploy.commands.options import device_option, models_dir_option, precision_option
-from deploy.groups import SuggestingGroup
-from deploy.records import show_rows
-from deploy.streams import print_json
-from deploy.terminal import notes, output
+from deploy.model_files import fetch_files, import_files
+from deploy.terminal import models
+from deploy.terminal.console import notes, output
+from deploy.terminal.groups import SuggestingGroup
+from deploy.terminal.streams import print_json
+from deploy.terminal.tables import show_rows
 from worker.model import find_card, list_cards
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def command() -> None:
 @_json_lines
 def list_models(models_dir: Path | None, as_json: bool) -> None:
     """List the models whose cards are installed, and whether their weights are there."""
-    summaries = [model_reports.summary(installed) for installed in list_cards(models_dir)]
-    rows = summaries if as_json else list(map(model_reports.list_row, summaries))
+    summaries = [models.summary(installed) for installed in list_cards(models_dir)]
+    rows = summaries if as_json else list(map(models.list_row, summaries))
     show_rows(("model", "weights", "license", "card"), rows, as_json=as_json)
 
 
@@ -60,9 +60,9 @@ def show(name: str, models_dir: Path | None, as_json: bool) -> None:
     """Tell what a model's card says: licence, sources, digests, and whether the files are there."""
     installed = find_card(name, models_dir)
     if as_json:
-        print_json(model_reports.description(installed))
+        print_json(models.description(installed))
         return
-    for line in model_reports.describe_lines(installed):
+    for line in models.describe_lines(installed):
         output().print(line)
 
 
@@ -121,9 +121,9 @@ def verify_model(
     with notes().status(f"Verifying {name} …"):
         verification = verify(name, models_dir, device=device, precision=precision, record=record)
     if as_json:
-        print_json(model_reports.verification_document(verification))
+        print_json(models.verification_document(verification))
     else:
-        for line in model_reports.verification_lines(verification):
+        for line in models.verification_lines(verification):
             output().print(line)
     sys.exit(1 if verification.problems else 0)
 
@@ -136,7 +136,7 @@ def convert(name: str, models_dir: Path | None) -> None:
     from worker.model.weights.conversion import convert as convert_file
 
     installed = find_card(name, models_dir)
-    for part, file in model_reports.card_files(installed).items():
+    for part, file in models.card_files(installed).items():
         with notes().status(f"Converting {file.weights} …"):
             target = convert_file(installed, file)
         if target is None:

@@ -7,7 +7,7 @@ import os
 import click
 
 from deploy.store_access import RootKeys, make_bucket, make_user
-from deploy.terminal import notes
+from deploy.terminal.console import notes
 from shared.settings import StoreSettings
 
 

@@ -12,13 +12,13 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import connect
-from deploy.exits import INTERRUPTED
 from deploy.image_files import gather
-from deploy.streams import print_json, readable
 from deploy.submission import Submission
-from deploy.terminal import notes
-from deploy.unfinished import print_ids, tell_unfinished
-from deploy.verdicts import Row, VerdictView
+from deploy.terminal.console import notes
+from deploy.terminal.exits import INTERRUPTED
+from deploy.terminal.streams import print_json, readable
+from deploy.terminal.unfinished import print_ids, tell_unfinished
+from deploy.terminal.verdicts import Row, VerdictView
 from shared.client import Client, StillRunningError
 
 _UNTOLD_SECONDS = 60.0  # after which it is said that the API does not tell who works

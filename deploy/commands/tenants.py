@@ -11,9 +11,9 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
-from deploy.groups import SuggestingGroup
-from deploy.records import open_database, show_rows
-from deploy.terminal import notes
+from deploy.terminal.console import notes
+from deploy.terminal.groups import SuggestingGroup
+from deploy.terminal.tables import open_database, show_rows
 from shared.domain import DEFAULT, POLICY_NAME
 from shared.presenter import timestamp
 from shared.tenants.tenants import change_tenant, list_tenants

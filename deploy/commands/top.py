@@ -15,8 +15,8 @@ from rich.table import Table
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
-from deploy.streams import print_json
-from deploy.terminal import output
+from deploy.terminal.console import output
+from deploy.terminal.streams import print_json
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
 from shared.jobs.stats import overview

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from deploy.commands.options import models_dir_option
-from deploy.terminal import notes
+from deploy.terminal.console import notes
 
 
 @click.command()

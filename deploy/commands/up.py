@@ -8,9 +8,9 @@ import click
 
 from deploy.commands.options import data_dir_option
 from deploy.local.control import up
-from deploy.local.document import StackDocument
 from deploy.local.stack import DEFAULT_PORT
-from deploy.terminal import StackProgress, notes, show_stack
+from deploy.local.stack_file import StackDocument
+from deploy.terminal.console import StackProgress, notes, show_stack
 
 
 @click.command()

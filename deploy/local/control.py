@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.local.document import STACK_FILE, StackDocument
-from deploy.local.ledger import DataDirInUseError, FileLock, Ledger
+from deploy.local.process_registry import DataDirInUseError, FileLock, Ledger
 from deploy.local.processes import StackError
 from deploy.local.stack import Report
+from deploy.local.stack_file import STACK_FILE, StackDocument
 from deploy.local.supervisor import Supervisor, SupervisorState, read_state, write_request
 from shared.environment import with_settings
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.local.identity import ProcessIdentity
+from deploy.local.process_identity import ProcessIdentity
 from shared.environment import plain
 from shared.errors import DistildireError
 

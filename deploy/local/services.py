@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.local.credentials import Credentials, Notice, is_free, load_credentials, move_port
-from deploy.local.identity import identity_of
-from deploy.local.ledger import FileLock, Ledger, identities
 from deploy.local.postgres import PostgresServer, postgres_url
+from deploy.local.process_identity import identity_of
+from deploy.local.process_registry import FileLock, Ledger, identities
 from deploy.local.processes import ChildProcess, ProcessEndedError, StackError
 from deploy.local.servers import BUCKET, S3Server, Server, ValkeyServer, valkey_url
 from deploy.local.state_files import DamagedError, read_damageable, remove_drafts

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from deploy.local.credentials import free_ports, is_free
-from deploy.local.document import STACK_FILE, StackDocument
-from deploy.local.identity import ProcessIdentity
-from deploy.local.ledger import Ledger
 from deploy.local.postgres import role_passwords, role_urls
+from deploy.local.process_identity import ProcessIdentity
+from deploy.local.process_registry import Ledger
 from deploy.local.processes import ChildProcess, StackError
 from deploy.local.programs import HOST, Part, product_parts
 from deploy.local.services import LocalServices, ServiceUrls
+from deploy.local.stack_file import STACK_FILE, StackDocument
 from deploy.local.state_files import write_private
 from migrations.upgrade import prepare_roles, upgrade
 from shared.crypto import Vault

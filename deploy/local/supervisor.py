@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from deploy.local.identity import ProcessIdentity, identity_of
-from deploy.local.ledger import DataDirInUseError
+from deploy.local.process_identity import ProcessIdentity, identity_of
+from deploy.local.process_registry import DataDirInUseError
 from deploy.local.stack import Report, Stack
 from deploy.local.state_files import read_if_whole, write_private
 from shared.environment import hide_from_libraries

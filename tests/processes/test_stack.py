@@ -22,8 +22,8 @@ import pytest
 from PIL import Image
 
 from deploy.local.credentials import free_ports
-from deploy.local.identity import ProcessIdentity
-from deploy.local.ledger import Ledger
+from deploy.local.process_identity import ProcessIdentity
+from deploy.local.process_registry import Ledger
 from deploy.local.supervisor import read_state
 from shared.client import Client
 from tests.tiny_model import NAME, write_model

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.credentials import free_ports
-from deploy.local.document import running_stack
+from deploy.local.stack_file import running_stack
 from worker.model import load_model
 
 _REPOSITORY = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ import pytest
 from deploy.commands.submit import Lookout
 from deploy.local.credentials import free_ports
 from deploy.submission import Submission
-from deploy.verdicts import Row
+from deploy.terminal.verdicts import Row
 from shared.client import ApiRefusedError, ApiUnreachableError, Client, Job, StillRunningError
 
 _PROBLEM = {"code": "key_invalid", "detail": "Not a valid API key.", "remedy": "Check the key.", "title": "No"}

@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from deploy.local.credentials import load_credentials
-from deploy.local.document import StackDocument, running_stack
-from deploy.local.identity import ProcessIdentity
-from deploy.local.ledger import DataDirInUseError, FileLock, Ledger
+from deploy.local.process_identity import ProcessIdentity
+from deploy.local.process_registry import DataDirInUseError, FileLock, Ledger
 from deploy.local.processes import StackError
 from deploy.local.services import LocalServices
+from deploy.local.stack_file import StackDocument, running_stack
 from deploy.local.state_files import DamagedError, write_private
 from deploy.local.supervisor import read_state
 

@@ -11,13 +11,13 @@ from pydantic import SecretStr
 from rich.console import Console
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from deploy import server_checks
 from deploy.cli import main
 from deploy.commands.top import view
-from deploy.findings import Finding
+from deploy.doctor import server_checks
+from deploy.doctor.findings import Finding
+from deploy.doctor.server_checks import Servers, ask
 from deploy.local.credentials import free_ports
-from deploy.local.document import StackDocument
-from deploy.server_checks import Servers, ask
+from deploy.local.stack_file import StackDocument
 from shared.settings import Settings
 from tests.api_world import ApiWorld
 from tests.databases import fresh_database

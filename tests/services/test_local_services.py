@@ -25,9 +25,9 @@ from minio import Minio
 from minio.error import S3Error
 
 from deploy.local.credentials import load_credentials
-from deploy.local.identity import ProcessIdentity
-from deploy.local.ledger import DataDirInUseError, Ledger
 from deploy.local.postgres import NOBODY, USER_NAMESPACE
+from deploy.local.process_identity import ProcessIdentity
+from deploy.local.process_registry import DataDirInUseError, Ledger
 from deploy.local.processes import ProcessEndedError
 from deploy.local.services import LocalServices, ServiceUrls
 

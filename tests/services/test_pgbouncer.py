@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from deploy.server_checks import Servers, ask
+from deploy.doctor.server_checks import Servers, ask
 from migrations.upgrade import DirectConnectionNeededError, downgrade, is_current, prepare_roles, upgrade
 from shared.database.engine import REQUEST, WORK, Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE

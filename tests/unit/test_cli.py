@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.spinner import Spinner
 
 from deploy.cli import COMMANDS, main
-from deploy.exits import resumable
 from deploy.image_files import gather, stems
-from deploy.records import show_rows
-from deploy.streams import _plain, readable
-from deploy.terminal import output, program
-from deploy.verdicts import Row, VerdictView, caveat_lines, closing_words, confidence_bar, verdict_table
+from deploy.terminal.console import output, program
+from deploy.terminal.exits import resumable
+from deploy.terminal.streams import _plain, readable
+from deploy.terminal.tables import show_rows
+from deploy.terminal.verdicts import Row, VerdictView, caveat_lines, closing_words, confidence_bar, verdict_table
 
 
 @pytest.fixture(autouse=True)
@@ -532,7 +532,7 @@ def test_a_table_never_breaks_an_id_or_a_time_which_names_its_zone(
     monkeypatch: pytest.MonkeyPatch, width: int, lines: int
 ):
     console = Console(width=width, record=True, force_terminal=True, color_system=None)
-    monkeypatch.setattr("deploy.records.output", lambda: console)
+    monkeypatch.setattr("deploy.terminal.tables.output", lambda: console)
     show_rows(("id", "tenant", "name", "created"), ROWS, as_json=False)
     told = console.export_text()
     for whole in (ID, "2026-11-30 18:00 UTC", "t" * 60):
@@ -555,8 +555,8 @@ def test_rows_that_are_piped_are_a_line_each(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_output_that_knows_few_signs_stops_nothing(encoding: str, tmp_path: Path):
     code = r"""
-        from deploy.streams import make_safe, print_json
-        from deploy.terminal import output
+        from deploy.terminal.streams import make_safe, print_json
+        from deploy.terminal.console import output
         make_safe()
         output().print("\N{CHECK MARK} caf\u00e9 \u65e5 \udcff \N{RIGHTWARDS ARROW}", markup=False)
         print_json({"file": "caf\u00e9 \udcff"})

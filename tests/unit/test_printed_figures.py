@@ -8,7 +8,7 @@ import pytest
 
 from deploy.bench.distillation_report import interval_text
 from deploy.commands import calibrate, evaluate
-from deploy.model_reports import describe_lines
+from deploy.terminal.models import describe_lines
 from tests.policies import STRICT
 from worker.evaluation.estimates import Estimate
 from worker.metrics.intervals import Interval

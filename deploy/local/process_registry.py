@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from deploy.local.identity import ProcessIdentity, identity_of
+from deploy.local.process_identity import ProcessIdentity, identity_of
 from deploy.local.processes import StackError
 from deploy.local.state_files import read_damageable, read_if_whole, write_private
 from shared.workers.procfs import lock_holder

@@ -8,7 +8,7 @@ from typing import Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deploy.terminal import notes
+from deploy.terminal.console import notes
 
 
 class ImageProgress:

@@ -16,7 +16,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
-from deploy.local.document import StackDocument
+from deploy.local.stack_file import StackDocument
 
 _NAME = "distildire"
 #: Columns of output that is no terminal: no cell of a table is broken.

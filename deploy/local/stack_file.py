@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.local.ledger import Ledger
+from deploy.local.process_registry import Ledger
 from deploy.local.state_files import read_damageable, read_if_whole
 
 STACK_FILE = "stack.json"

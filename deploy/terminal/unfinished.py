@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from deploy.streams import readable
-from deploy.terminal import notes, program
+from deploy.terminal.console import notes, program
+from deploy.terminal.streams import readable
 
 
 def tell_unfinished(jobs: Sequence[tuple[str, object]], data_dir: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from deploy.streams import one_line
+from deploy.terminal.streams import one_line
 
 #: The exit codes beside 0, 1 (something was refused or failed) and 2 (wrong usage).
 INTERRUPTED, UNEXPECTED = 130, 70

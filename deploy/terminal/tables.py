@@ -11,8 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from deploy.streams import print_json, readable
-from deploy.terminal import output
+from deploy.terminal.console import output
+from deploy.terminal.streams import print_json, readable
 from shared.database.engine import Database
 from shared.settings import Settings
 

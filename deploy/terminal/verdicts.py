@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from deploy.terminal import notes, output
+from deploy.terminal.console import notes, output
 from shared.client import Job
 from shared.percentages import confidence_level, percent, probability_percent
 

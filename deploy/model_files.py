@@ -11,8 +11,8 @@ import click
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from deploy.model_reports import card_files, license_words
-from deploy.terminal import notes
+from deploy.terminal.console import notes
+from deploy.terminal.models import card_files, license_words
 from worker.model.cards.registry import InstalledCard, ModelError
 from worker.model.cards.schema import WeightsFile
 from worker.model.weights.digests import identify

@@ -16,8 +16,8 @@ import redis
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from deploy.findings import Finding
-from deploy.local.document import StackDocument
+from deploy.doctor.findings import Finding
+from deploy.local.stack_file import StackDocument
 from migrations.upgrade import is_current
 from shared.crypto import SecretKeyChangedError, Vault
 from shared.database.engine import Database, reason

@@ -1,0 +1,1 @@
+"""What `distildire doctor` asks, and what it finds."""

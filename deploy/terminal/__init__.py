@@ -1,0 +1,1 @@
+"""How the command speaks: results, progress, tables, errors and exit codes."""
