@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deploy.local.services import LocalServices, ServiceUrls
-from tests.databases import fresh_database, migrated_template
-from tests.receivers import Receiver, running_receiver
+from tests.support.databases import fresh_database, migrated_template
+from tests.support.receivers import Receiver, running_receiver
 
 
 @pytest.fixture(scope="session")

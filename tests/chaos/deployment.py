@@ -35,9 +35,9 @@ from tests.chaos.disks import Disk, mounted
 from tests.chaos.members import Ended, Member
 from tests.chaos.proxy import StoreProxy
 from tests.chaos.receiver import Receiver
-from tests.pgbouncer import PROGRAM, running_pgbouncer
 from tests.processes.worker_processes import as_environment
-from tests.service_settings import SECRET_KEY
+from tests.support.pgbouncer import PROGRAM, running_pgbouncer
+from tests.support.service_settings import SECRET_KEY
 
 ANALYSIS_WORKERS = ("analysis_worker", "analysis_worker_2")
 SERVERS_WITH_DISKS = ("postgres", "valkey", "s3")
@@ -229,8 +229,8 @@ class Deployment:
         return psycopg2.connect(url, connect_timeout=2, application_name="chaos", options="-c statement_timeout=10000")
 
     def _settings(self, models_dir: Path, proxy_port: int, clocks: Clocks) -> Settings:
-        from tests.tiny_model import NAME, write_model  # imports torch
-        from tests.tiny_policy import write_tiny_policies
+        from tests.support.tiny_model import NAME, write_model  # imports torch
+        from tests.support.tiny_policy import write_tiny_policies
 
         models_dir.mkdir()
         written = write_model(models_dir)
@@ -254,7 +254,7 @@ class Deployment:
 
     def _without_policies(self, models_dir: Path) -> dict[str, str]:
         """Return what a worker's environment needs so that it has the model and none of its policies."""
-        from tests.tiny_model import write_model  # imports torch
+        from tests.support.tiny_model import write_model  # imports torch
 
         models_dir.mkdir()
         return {"DISTILDIRE_MODELS_DIR": str(write_model(models_dir))}

@@ -16,7 +16,7 @@ from deploy.bench.processes import tree
 from tests.chaos.deaths import ACCEPTED, DECIDED, STAGES, have_one_die
 from tests.chaos.deployment import ANALYSIS_WORKERS, SERVERS_WITH_DISKS, Deployment
 from tests.chaos.proxy import Way
-from tests.quota import Quota
+from tests.support.quota import Quota
 
 _AT_ONCE = (0.0, 0.0)
 #: How long a look for a process that passes a point takes; a plan looks again.
@@ -289,7 +289,7 @@ class BadStore(Fault):
 
 @dataclass(frozen=True)
 class BadReceivers(Fault):
-    """Every receiver of webhooks behaves as a path of `tests/receivers.py` says."""
+    """Every receiver of webhooks behaves as a path of `tests/support/receivers.py` says."""
 
     behaviour: str = ""
 

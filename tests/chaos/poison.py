@@ -1,8 +1,8 @@
 """`python -m tests.chaos.poison --jobs 1000 --kind batch-segfault …`: what one image in a hundred does to the others.
 
-Two analysis workers with flaws that the kinds of `tests/poison.py` find; a load below what they can do, in bursts of
-four; first without poison, then for each kind with one image in a hundred. It prints what became of the poison and of
-its neighbours, and exits with 1 where a promise was broken.
+Two analysis workers with flaws that the kinds of `tests/support/poison.py` find; a load below what they can do, in
+bursts of four; first without poison, then for each kind with one image in a hundred. It prints what became of the
+poison and of its neighbours, and exits with 1 where a promise was broken.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.settings import Settings
 from shared.tenants.api_keys import create_key
-from tests.bad_images import photograph, saved
 from tests.chaos import members
 from tests.chaos.checker import Broken, check
 from tests.chaos.deployment import ANALYSIS_WORKERS, DEFAULT, Clocks, Deployment
@@ -38,7 +37,8 @@ from tests.chaos.evidence import TERMINAL, Accepted
 from tests.chaos.gather import gather
 from tests.chaos.history import History
 from tests.chaos.witness import Witness
-from tests.poison import BY_NAME, POISONS, Poison
+from tests.support.bad_images import photograph, saved
+from tests.support.poison import BY_NAME, POISONS, Poison
 
 _ONE_IN = 100
 _BURST = 4

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from tests.chaos.evidence import Observed, Receipt
-from tests.receivers import Received, running_receiver
+from tests.support.receivers import Received, running_receiver
 
 _GOOD = "200"
 #: Behaviours that begin with a head that says 200: the webhook is received, whatever happens to the rest.
@@ -17,7 +17,7 @@ _ACCEPTING = {_GOOD, "gigabyte", "drip-body"}
 
 
 class Receiver:
-    """One server of `tests/receivers.py`; endpoints differ by their query."""
+    """One server of `tests/support/receivers.py`; endpoints differ by their query."""
 
     def __init__(self) -> None:
         self._running = ExitStack()

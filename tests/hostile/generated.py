@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from PIL import Image
 
 from shared.errors import ErrorCode
-from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, png, png_chunk, saved
 from tests.hostile.corpora import HostileFile
+from tests.support.bad_images import ACCEPTED, REFUSED, OddImage, photograph, png, png_chunk, saved
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _CUTS = 24  # of each format

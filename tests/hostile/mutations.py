@@ -9,8 +9,8 @@ from functools import cache
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.bad_images import ACCEPTED
 from tests.hostile.corpora import HostileFile
+from tests.support.bad_images import ACCEPTED
 
 _SEEDS = {odd.name: odd for odd in ACCEPTED}
 #: What lengths, sizes and offsets do not expect.

@@ -9,8 +9,8 @@ from typing import TypeVar
 from shared.errors import JobError
 from shared.images.header import ImageLimits
 from shared.settings import Settings
-from tests.bad_images import OddImage
 from tests.hostile.generated import BOMBS
+from tests.support.bad_images import OddImage
 from worker.sandbox.sandbox import Sandbox
 
 MOST_SECONDS = 0.2

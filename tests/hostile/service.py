@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from deploy.bench.processes import resident_bytes, tree
 from deploy.local.services import LocalServices
-from tests.databases import fresh_database, migrated_template
 from tests.processes.worker_processes import Workplace, open_workplace
-from tests.service_settings import settings_for
+from tests.support.databases import fresh_database, migrated_template
+from tests.support.service_settings import settings_for
 
 TENANTS = ("one", "two")
 _SAMPLE_SECONDS = 0.05

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from shared.errors import ErrorCode, JobError
-from tests.bad_images import OddImage
 from tests.hostile.corpora import HostileFile
 from tests.hostile.generated import BOMBS, POLYGLOTS
 from tests.hostile.mutations import examples
 from tests.hostile.refusals import default_sandbox
 from tests.hostile.run import MOST_SECONDS, Ending
+from tests.support.bad_images import OddImage
 from worker.sandbox.sandbox import Sandbox
 
 _DECODED = {

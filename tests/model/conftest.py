@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deploy.bench.seeded_weights import seeded_state
-from tests.reference import Measure, Reference
+from tests.support.reference import Measure, Reference
 from worker.model.cards.schema import StudentConfig
 from worker.model.networks.student import Student
 from worker.model.networks.unet import AdmUnet

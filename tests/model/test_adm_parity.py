@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.reference import Measure, Reference
+from tests.support.reference import Measure, Reference
 from worker.model.cards.schema import DiffusionConfig, UnetConfig
 from worker.model.diffusion import SpacedDiffusion, dire, linear_alpha_bars
 from worker.model.networks.unet import AdmUnet

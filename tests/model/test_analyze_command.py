@@ -17,8 +17,8 @@ from PIL import Image
 
 from deploy.cli import main
 from shared.percentages import percent, probability_percent
-from tests.tiny_model import NAME, write_model
-from tests.tiny_policy import write_tiny_policies, write_tiny_policy
+from tests.support.tiny_model import NAME, write_model
+from tests.support.tiny_policy import write_tiny_policies, write_tiny_policy
 from worker.imaging.perturbations import PERTURBATIONS
 from worker.model import load_model
 from worker.model.verdicts.verdict import rule

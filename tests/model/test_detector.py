@@ -18,7 +18,7 @@ from torchvision import transforms
 
 import worker.model
 from shared.errors import ErrorCode, JobError
-from tests.reference import Measure, Reference
+from tests.support.reference import Measure, Reference
 from worker.imaging.decoding import preprocess
 from worker.model import Detector, ModelError, load_model
 from worker.model.cards.registry import read_card

@@ -10,7 +10,7 @@ from torchvision.transforms import CenterCrop, Resize
 from torchvision.transforms.functional import to_tensor
 
 from shared.images.visualizations import analyzed_region
-from tests.bad_images import photograph
+from tests.support.bad_images import photograph
 from worker.imaging.decoding import preprocess
 
 _SIZES = [

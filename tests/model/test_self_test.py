@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deploy.bench.model import seeded_detector
-from tests.tiny_model import NAME, write_model
+from tests.support.tiny_model import NAME, write_model
 from worker.atomic_files import DiskFullError
 from worker.inference.device import settle_batch
 from worker.model import Detector, load_model, self_test, verify

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.reference import Measure, Reference
+from tests.support.reference import Measure, Reference
 from worker.model.cards.schema import StudentConfig
 from worker.model.networks.student import Student
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.tiny_model import NAME, write_model
-from tests.tiny_policy import write_tiny_policies
+from tests.support.tiny_model import NAME, write_model
+from tests.support.tiny_policy import write_tiny_policies
 from worker.model import ModelError, find_card, load_model, verify
 from worker.model.weights.conversion import convert
 from worker.model.weights.digests import digests, published_digests, read_record, record_path

@@ -20,8 +20,8 @@ _FORMS = "tests/services/test_egress_forms.py"
 
 #: By the names that `make mutants MODULE=…` takes.
 MODULES: Mapping[str, Module] = {
-    "signing": Module(["shared/webhooks/signatures.py"], ["tests/unit/test_signing.py"]),
-    "schedule": Module(["shared/webhooks/retry_schedule.py"], ["tests/unit/test_webhook_schedule.py"]),
+    "signing": Module(["shared/webhooks/signatures.py"], ["tests/unit/test_signatures.py"]),
+    "schedule": Module(["shared/webhooks/retry_schedule.py"], ["tests/unit/test_retry_schedule.py"]),
     "verdicts": Module(
         [f"worker/model/verdicts/{name}.py" for name in ("decision", "policy", "policy_files", "verdict")],
         ["tests/unit/test_verdict.py", "tests/unit/test_policy.py", "tests/unit/test_ruling.py"],
@@ -30,7 +30,7 @@ MODULES: Mapping[str, Module] = {
     "decode": Module(
         ["shared/images/header.py", "worker/imaging/decoding.py"],
         [
-            "tests/unit/test_media.py",
+            "tests/unit/test_image_header.py",
             "tests/unit/test_imaging.py",
             "tests/unit/test_image_files.py",
             "tests/model/test_preprocess.py",
@@ -52,7 +52,11 @@ MODULES: Mapping[str, Module] = {
     ),
     "lifecycle": Module(
         ["shared/jobs/lifecycle.py", "shared/jobs/claiming.py", "shared/webhooks/outbox.py"],
-        ["tests/services/test_lifecycle.py", "tests/services/test_workers_table.py", "tests/services/test_sweeper.py"],
+        [
+            "tests/services/test_lifecycle.py",
+            "tests/services/test_workers_registry.py",
+            "tests/services/test_sweeper.py",
+        ],
         starting_seconds=30,
     ),
 }

@@ -10,13 +10,13 @@ from pydantic import SecretStr
 
 from deploy.local.services import LocalServices, ServiceUrls
 from tests.processes.worker_processes import Workplace, open_workplace
-from tests.service_settings import settings_for
+from tests.support.service_settings import settings_for
 
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small model of random weights."""
-    from tests.tiny_model import write_model  # imports torch
+    from tests.support.tiny_model import write_model  # imports torch
 
     return write_model(tmp_path_factory.mktemp("models"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.poison import Place, do_harm, poison_in
+from tests.support.poison import Place, do_harm, poison_in
 from worker.imaging import decoding
 from worker.sandbox import child
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.poison import POISONS, Place, Poison, do_harm
+from tests.support.poison import POISONS, Place, Poison, do_harm
 from worker.__main__ import main
 from worker.jobs import service
 from worker.sandbox.sandbox import Sandbox

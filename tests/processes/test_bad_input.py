@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from shared.errors import ErrorCode
-from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 from tests.processes.worker_processes import WorkerProcess, Workplace
+from tests.support.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 
 PHOTOGRAPH = saved(photograph(), "JPEG")
 #: Refused with a status of its own; every other code of an image is a 422.

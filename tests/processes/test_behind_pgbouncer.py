@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 from pydantic import SecretStr
 
-from tests.bad_images import photograph, saved
-from tests.pgbouncer import behind_pgbouncer, needs_pgbouncer
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import wait_until
-from tests.receivers import Receiver
+from tests.support.bad_images import photograph, saved
+from tests.support.pgbouncer import behind_pgbouncer, needs_pgbouncer
+from tests.support.receivers import Receiver
 
 pytestmark = needs_pgbouncer
 

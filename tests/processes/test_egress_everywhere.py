@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import every_address
-from tests.rebinding import INSIDE, NAMES, PUBLIC
+from tests.support import every_address
+from tests.support.rebinding import INSIDE, NAMES, PUBLIC
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def test_there_every_address_answers() -> None:
     """Public, private, link-local and metadata: all are this machine, so all could be reached."""
     code = """
 import sys
-from tests.egress_forms import Everybody
+from tests.support.egress_forms import Everybody
 import socket
 everybody = Everybody()
 for address in sys.argv[1:]:
@@ -72,7 +72,7 @@ def test_no_form_reaches_anybody_there(tmp_path: Path) -> None:
 
 def test_a_name_that_changes_its_mind_is_connected_to_at_its_first_answer_or_not_at_all() -> None:
     """With the system's own resolver, and a name server whose answers live for no time."""
-    done = inside("-m", "tests.rebinding")
+    done = inside("-m", "tests.support.rebinding")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found.pop("naive") == [INSIDE]  # who looks up again is led inside

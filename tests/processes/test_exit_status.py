@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_model import NAME, write_model
+from tests.support.tiny_model import NAME, write_model
 
 
 @pytest.mark.parametrize(

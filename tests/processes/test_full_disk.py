@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis.exceptions import ResponseError
 
-from tests.bad_images import photograph, saved
 from tests.processes.worker_processes import Workplace, wait_until
+from tests.support.bad_images import photograph, saved
 
 pytestmark = pytest.mark.slow
 

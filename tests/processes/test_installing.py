@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.dockerfiles import run_stage
-from tests.package_index import PackageIndex, Release, served
+from tests.support.dockerfiles import run_stage
+from tests.support.package_index import PackageIndex, Release, served
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,10 @@ import pytest
 
 from shared.database.tables import Job
 from shared.workers import registry
-from tests.bad_images import photograph, saved
-from tests.poison import BY_NAME, POISONS, Poison
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, wait_until
+from tests.support.bad_images import photograph, saved
+from tests.support.poison import BY_NAME, POISONS, Poison
 
 PHOTOGRAPH = saved(photograph(), "JPEG")
 #: What ends one job where it is, and nothing else.

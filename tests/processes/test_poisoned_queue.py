@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.broker.celery_app import ANALYZE, WEBHOOK_QUEUE, Broker
-from tests.bad_images import photograph, saved
 from tests.processes.worker_processes import Workplace, wait_until
+from tests.support.bad_images import photograph, saved
 
 
 class Exploit:

@@ -16,11 +16,11 @@ from PIL import Image
 from sqlalchemy import select, update
 
 from shared.database.tables import Job, Tenant, Worker
-from tests.bad_images import photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until
-from tests.tiny_model import NAME, write_model
-from tests.tiny_policy import write_tiny_policies, write_tiny_policy
+from tests.support.bad_images import photograph, saved
+from tests.support.tiny_model import NAME, write_model
+from tests.support.tiny_policy import write_tiny_policies, write_tiny_policy
 
 IMAGE = saved(photograph(), "PNG")
 

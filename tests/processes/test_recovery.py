@@ -16,11 +16,11 @@ from deploy.local.credentials import free_ports
 from deploy.local.services import LocalServices
 from shared.broker.celery_app import ANALYSIS_QUEUE, Broker
 from shared.database.tables import Job
-from tests.bad_images import photograph, saved
-from tests.databases import migrate
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, open_workplace, wait_until
-from tests.service_settings import settings_for
+from tests.support.bad_images import photograph, saved
+from tests.support.databases import migrate
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.slow
 

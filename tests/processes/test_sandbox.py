@@ -26,8 +26,8 @@ import structlog
 
 from shared.errors import ErrorCode, JobError
 from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png
-from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
-from tests.quota import Quota
+from tests.support.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
+from tests.support.quota import Quota
 from worker.imaging.decoding import ImageLimits, decode, preprocess
 from worker.imaging.perturbations import PERTURBATIONS
 from worker.sandbox import client, protocol
@@ -41,13 +41,13 @@ _MEAN = np.random.default_rng(2).normal(size=(2, 2)).astype(np.float32)
 class HostileSandbox(Sandbox):
     """A sandbox whose decoder obeys the file."""
 
-    _entry = ("-m", "tests.hostile_child")
+    _entry = ("-m", "tests.support.hostile_child")
 
 
 class UnwalledSandbox(Sandbox):
     """The same on a kernel without seccomp."""
 
-    _entry = ("-m", "tests.hostile_child", "unwalled")
+    _entry = ("-m", "tests.support.hostile_child", "unwalled")
 
 
 def _worker(program: str) -> subprocess.Popen[str]:
@@ -202,11 +202,11 @@ def test_a_decoder_that_hangs_is_ended_by_the_clock():
 #: A worker in whose decoder a sound image takes 0.3 s of a processor, and that may be idle for as long as it says.
 _COMPUTING = """
     import sys
-    from tests.bad_images import photograph, saved
+    from tests.support.bad_images import photograph, saved
     from worker.sandbox.sandbox import Sandbox
 
     class ComputingSandbox(Sandbox):
-        _entry = ("-m", "tests.hostile_child")
+        _entry = ("-m", "tests.support.hostile_child")
 
     with ComputingSandbox(cpu_seconds=2, idle_seconds=0.3) as sandbox:
         print(sandbox._server._process.pid, flush=True)
@@ -321,11 +321,11 @@ def test_children_take_turns_and_no_time_runs_out_while_they_wait(monkeypatch: p
 def test_a_worker_that_stood_still_does_not_blame_the_file():
     """A machine may be stopped in the middle of a decoding, and go on: nobody waited for the decoder meanwhile."""
     program = textwrap.dedent("""
-        from tests.bad_images import photograph, saved
+        from tests.support.bad_images import photograph, saved
         from worker.sandbox.sandbox import Sandbox
 
         class NappingSandbox(Sandbox):
-            _entry = ("-m", "tests.hostile_child")
+            _entry = ("-m", "tests.support.hostile_child")
 
         with NappingSandbox(idle_seconds=1.5) as sandbox:
             print(sandbox._server._process.pid, flush=True)
@@ -588,12 +588,12 @@ def test_closing_ends_every_child():
 
 _WORKER = """
     import threading
-    from tests.bad_images import photograph, saved
-    from tests.hostile_child import behave
+    from tests.support.bad_images import photograph, saved
+    from tests.support.hostile_child import behave
     from worker.sandbox.sandbox import Sandbox
 
     class HostileSandbox(Sandbox):
-        _entry = ("-m", "tests.hostile_child")
+        _entry = ("-m", "tests.support.hostile_child")
 
     sandbox = HostileSandbox()
     sandbox.start()

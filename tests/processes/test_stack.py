@@ -26,7 +26,7 @@ from deploy.local.process_identity import ProcessIdentity
 from deploy.local.process_registry import Ledger
 from deploy.local.supervisor import read_state
 from shared.client import Client
-from tests.tiny_model import NAME, write_model
+from tests.support.tiny_model import NAME, write_model
 
 _NAMES = {"api", "analysis_worker", "webhook_worker", "beat", "postgres", "valkey", "s3"}
 _UP_SECONDS = 240  # on two busy cores

@@ -22,7 +22,7 @@ from deploy.local.services import ServiceUrls
 from shared.environment import PREFIX
 from shared.settings import Settings
 from tests.processes.worker_processes import wait_until
-from tests.tiny_model import NAME, write_model
+from tests.support.tiny_model import NAME, write_model
 from worker.sandbox.sandbox import Sandbox
 
 _PROCESSES = ("api", "analysis_worker", "webhook_worker", "beat")

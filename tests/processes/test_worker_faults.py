@@ -15,10 +15,10 @@ from shared.broker.celery_app import ANALYSIS_QUEUE, ANALYZE, Broker
 from shared.errors import ObjectMissingError
 from shared.jobs import lifecycle
 from shared.storage.object_store import artifact_key, source_key
-from tests.bad_images import ACCEPTED, REFUSED, photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import READY_SECONDS, Workplace, wait_until
-from tests.tiny_model import NAME, write_model
+from tests.support.bad_images import ACCEPTED, REFUSED, photograph, saved
+from tests.support.tiny_model import NAME, write_model
 
 PHOTOGRAPH = saved(photograph(), "JPEG")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.bad_images import photograph, saved
 from tests.processes.worker_processes import Workplace
+from tests.support.bad_images import photograph, saved
 
 
 def test_job_ends_with_a_verdict_and_three_pictures(place: Workplace):

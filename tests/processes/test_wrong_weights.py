@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.bad_images import photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment
-from tests.tiny_model import NAME, write_model
+from tests.support.bad_images import photograph, saved
+from tests.support.tiny_model import NAME, write_model
 from worker.model import verify
 from worker.model.weights.digests import digests
 

@@ -34,7 +34,7 @@ from shared.jobs import lifecycle
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, source_key
 from shared.tenants.api_keys import create_key
-from tests.databases import as_role
+from tests.support.databases import as_role
 
 #: Some seconds on an idle machine; importing torch takes a minute on a crowded one.
 READY_SECONDS = 180.0

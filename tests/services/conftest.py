@@ -15,9 +15,9 @@ from deploy.local.services import ServiceUrls
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE
 from shared.settings import Settings
-from tests.api_world import ApiWorld
-from tests.databases import add_tenant, as_role, fresh_database
-from tests.service_settings import settings_for
+from tests.support.api_world import ApiWorld
+from tests.support.databases import add_tenant, as_role, fresh_database
+from tests.support.service_settings import settings_for
 
 
 @pytest.fixture(scope="session")

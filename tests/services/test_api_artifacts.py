@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from shared.images.colormap import ramp
 from shared.images.visualizations import DRAWN_FLAT, heatmap_scores
-from tests.api_world import FEATURE_MEAN, ApiWorld, png
+from tests.support.api_world import FEATURE_MEAN, ApiWorld, png
 
 
 @pytest.fixture

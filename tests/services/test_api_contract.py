@@ -30,7 +30,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from shared.database.engine import Database
-from tests.api_world import ApiWorld, Tenant
+from tests.support.api_world import ApiWorld, Tenant
 
 OPERATIONS = 21
 CASES = int(os.environ.get("CONTRACT_CASES", "1000"))

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from api.problems import IDEMPOTENCY_KEY_REUSED
 from shared.storage.object_store import source_key
-from tests.api_world import Answer, ApiWorld, Tenant, png
+from tests.support.api_world import Answer, ApiWorld, Tenant, png
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 SOON = 10.0

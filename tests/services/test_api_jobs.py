@@ -17,7 +17,7 @@ from sqlalchemy import text
 from shared.errors import ErrorCode
 from shared.settings import Settings
 from shared.storage.object_store import source_key
-from tests.api_world import ApiWorld, png
+from tests.support.api_world import ApiWorld, png
 
 
 def test_an_accepted_job_is_committed_with_its_image_in_the_store(api: ApiWorld) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from shared.errors import ErrorCode, JobError
 from shared.jobs import lifecycle
-from tests.api_world import Answer, ApiWorld, png
+from tests.support.api_world import Answer, ApiWorld, png
 
 SOON = 10.0
 

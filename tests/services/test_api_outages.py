@@ -19,7 +19,7 @@ from migrations.upgrade import downgrade, upgrade
 from shared.errors import ObjectMissingError
 from shared.settings import Settings
 from shared.storage.object_store import source_key
-from tests.api_world import ApiWorld, Tenant, png
+from tests.support.api_world import ApiWorld, Tenant, png
 
 NOBODY = "127.0.0.1:1"
 #: Seconds to a definite answer: three, and some for a machine that is busy.

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from api.v1.schemas.jobs import Job
 from shared.domain import AppliedPolicy, Interval, Stability
 from shared.errors import ErrorCode
-from tests.api_world import ApiWorld, png
+from tests.support.api_world import ApiWorld, png
 
 STRICT = AppliedPolicy(
     name="strict",

@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 from shared.database.tables import Job
 from shared.errors import ErrorCode
 from shared.storage.object_store import ObjectStore, source_key
-from tests.api_world import ApiWorld, png
+from tests.support.api_world import ApiWorld, png
 
 
 def dead(api: ApiWorld, **fields: Any) -> str:

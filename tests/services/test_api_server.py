@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from shared.settings import Settings
-from tests.api_server import LIMIT, Server, serving
-from tests.api_world import ApiWorld, png
+from tests.support.api_server import LIMIT, Server, serving
+from tests.support.api_world import ApiWorld, png
 
 #: What may be on its way when the answer is written: socket buffers of both sides.
 IN_FLIGHT = 8_000_000

@@ -16,7 +16,7 @@ from sqlalchemy import text
 import api as api_package
 from api.problems import PROBLEMS
 from shared.jobs import retention, tally
-from tests.api_world import ApiWorld, png
+from tests.support.api_world import ApiWorld, png
 
 STATIC = Path(api_package.__file__).parent / "docs/static"
 

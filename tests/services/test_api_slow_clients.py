@@ -23,8 +23,8 @@ from werkzeug.exceptions import RequestTimeout
 from api import gunicorn_worker
 from api.security_headers import SAFE_HEADERS
 from shared.settings import Settings
-from tests.api_server import Server, serving
-from tests.api_world import ApiWorld, png
+from tests.support.api_server import Server, serving
+from tests.support.api_world import ApiWorld, png
 
 TRICKLING = 200
 #: What docs/security.md promises: seconds for a head and for a body, and the pace at which a body may take longer.

@@ -20,7 +20,7 @@ from api.v1.webhooks import MOST_ENDPOINTS
 from shared.database.engine import Database
 from shared.database.tables import Base
 from shared.domain import PICTURES, SOURCE
-from tests.api_world import ApiWorld, Tenant, png
+from tests.support.api_world import ApiWorld, Tenant, png
 
 #: Routes that name nothing: each has a test below that they show only the caller's own.
 LISTS = {"jobs.index", "deliveries.log", "endpoints.index"}

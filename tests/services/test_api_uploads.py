@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from api.v1 import submission_form
 from shared.database.tables import Job
-from tests.api_world import ApiWorld, png
+from tests.support.api_world import ApiWorld, png
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=b"}
 

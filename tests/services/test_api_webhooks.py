@@ -16,7 +16,7 @@ from api.v1.webhooks import MOST_ENDPOINTS
 from shared.domain import EVENT_TYPES
 from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, record_try
 from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Failed, Retry
-from tests.api_world import ApiWorld
+from tests.support.api_world import ApiWorld
 
 
 def test_an_endpoint_shows_its_secret_once(api: ApiWorld) -> None:

@@ -13,7 +13,7 @@ from api.v1.schemas.operations import WorkerList
 from shared.database.tables import Worker
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
-from tests.api_world import ApiWorld
+from tests.support.api_world import ApiWorld
 
 
 @pytest.fixture

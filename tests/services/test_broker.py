@@ -26,8 +26,8 @@ from deploy.local.servers import ValkeyServer, valkey_url
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import ANALYZE, Broker, make_celery
 from shared.broker.redis_transport import is_wake_up
-from tests.receivers import Authority
-from tests.service_settings import settings_for
+from tests.support.receivers import Authority
+from tests.support.service_settings import settings_for
 
 
 def broker(services: ServiceUrls, redis_url: str) -> Broker:

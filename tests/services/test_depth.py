@@ -32,8 +32,8 @@ from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, is_due, 
 from shared.webhooks.queries import list_deliveries
 from shared.webhooks.retry_schedule import Decision, Delivered, Retry
 from shared.workers import registry
-from tests.databases import as_role, fresh_database
-from tests.plans import Watched, have_told
+from tests.support.databases import as_role, fresh_database
+from tests.support.plans import Watched, have_told
 
 LEASE = timedelta(hours=1)
 

@@ -19,9 +19,9 @@ from deploy.doctor.server_checks import Servers, ask
 from deploy.local.credentials import free_ports
 from deploy.local.stack_file import StackDocument
 from shared.settings import Settings
-from tests.api_world import ApiWorld
-from tests.databases import fresh_database
 from tests.processes.worker_processes import as_environment
+from tests.support.api_world import ApiWorld
+from tests.support.databases import fresh_database
 
 
 def found(settings: Settings, stack: StackDocument | None = None) -> dict[str, Finding]:

@@ -13,7 +13,7 @@ import pytest
 
 from shared.egress.ip_ranges import IPAddress
 from shared.egress.url_policy import EgressCode, EgressRefused
-from tests.receivers import Authority, Receiver, running_receiver
+from tests.support.receivers import Authority, Receiver, running_receiver
 from worker.egress.http_client import EXCERPT_BYTES, Egress, EgressFailed
 
 HEADERS = {"Content-Type": "application/json", "webhook-id": "msg_1"}

@@ -1,7 +1,7 @@
 """Forms of forbidden URLs, from registration to delivery: each is refused for its reason, and nobody is reached.
 
 The listener is on every address of the machine. In a world where every address is the machine's own
-(tests/every_address.py) the same tests show that no address at all is connected to.
+(tests/support/every_address.py) the same tests show that no address at all is connected to.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from shared.domain import NewJob
 from shared.egress.url_policy import EgressError, parse
 from shared.jobs import lifecycle
 from shared.webhooks.endpoints import create_endpoint
-from tests.api_world import ApiWorld
-from tests.egress_forms import FORMS, REDIRECTS, ConnectLog, Everybody, Form, Names
-from tests.receivers import Receiver
+from tests.support.api_world import ApiWorld
+from tests.support.egress_forms import FORMS, REDIRECTS, ConnectLog, Everybody, Form, Names
+from tests.support.receivers import Receiver
 from worker.egress.http_client import Egress
 from worker.webhooks.sender import Courier
 

@@ -41,7 +41,7 @@ from shared.presenter import timestamp
 from shared.webhooks.endpoints import create_endpoint
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
-from tests.databases import add_tenant, fresh_database
+from tests.support.databases import add_tenant, fresh_database
 
 LEASE = timedelta(seconds=30)
 DEADLINE = timedelta(hours=1)

@@ -14,7 +14,7 @@ from migrations.upgrade import downgrade, is_current, upgrade
 from shared.database.engine import Database
 from shared.database.tables import Base
 from shared.webhooks.endpoints import delete_endpoint, give_up
-from tests.databases import fresh_database
+from tests.support.databases import fresh_database
 
 
 def test_models_and_migrations_agree(services: ServiceUrls) -> None:

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deploy.cli import main
-from tests.tiny_model import NAME, write_model
-from tests.weights_server import WeightsServer, running_weights_server
+from tests.support.tiny_model import NAME, write_model
+from tests.support.weights_server import WeightsServer, running_weights_server
 from worker.model.weights.digests import record_path
 
 ROOT = Path(__file__).parents[2]

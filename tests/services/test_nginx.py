@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from shared.settings import Settings
-from tests import nginx
-from tests.api_server import Server, serving
-from tests.api_world import ApiWorld, png
+from tests.support import nginx
+from tests.support.api_server import Server, serving
+from tests.support.api_world import ApiWorld, png
 
 pytestmark = pytest.mark.skipif(nginx.PROGRAM is None, reason="nginx is not installed (Debian: nginx-light)")
 

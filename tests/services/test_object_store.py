@@ -18,8 +18,8 @@ from deploy.local.services import ServiceUrls
 from shared.errors import ObjectMissingError, StoreUnavailableError
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, artifact_key, source_key
-from tests.juicefs import juicefs_gateway
-from tests.service_settings import settings_for
+from tests.support.juicefs import juicefs_gateway
+from tests.support.service_settings import settings_for
 
 
 @pytest.fixture(scope="module", params=["nanio", "juicefs"])

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from deploy.cli import main
 from shared.errors import ErrorCode
-from tests.api_world import ApiWorld
+from tests.support.api_world import ApiWorld
 
 Distildire = Callable[..., Result]
 

@@ -9,7 +9,7 @@ import pytest
 
 from shared.client import ApiUnreachableError, Client
 from shared.outbound import OutboundError, open_client
-from tests.weights_server import running_weights_server
+from tests.support.weights_server import running_weights_server
 from worker.model.cards.schema import WeightsFile
 from worker.model.weights.download import FetchError, fetch
 

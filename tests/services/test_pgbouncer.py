@@ -24,9 +24,9 @@ from shared.domain import NewJob
 from shared.errors import DatabaseUnavailableError
 from shared.jobs import claiming, lifecycle
 from shared.settings import Settings
-from tests.api_world import ApiWorld
-from tests.databases import add_tenant, as_role
-from tests.pgbouncer import behind_pgbouncer, needs_pgbouncer
+from tests.support.api_world import ApiWorld
+from tests.support.databases import add_tenant, as_role
+from tests.support.pgbouncer import behind_pgbouncer, needs_pgbouncer
 
 pytestmark = needs_pgbouncer
 

@@ -22,7 +22,7 @@ from shared.domain import ClaimedJob, ModelIdentity
 from shared.errors import ErrorCode, JobError, ObjectMissingError, StoreUnavailableError
 from shared.storage.object_store import BRIEF_SECONDS, ObjectStore, source_key
 from tests.chaos.proxy import StoreProxy, Way
-from tests.service_settings import settings_for
+from tests.support.service_settings import settings_for
 from worker.inference.batcher import Batcher
 from worker.jobs.attempt import Attempt
 from worker.jobs.pipeline import Analyzer, ServedModel

@@ -18,8 +18,8 @@ from deploy.local.services import ServiceUrls
 from shared.errors import ObjectMissingError, StoreUnavailableError
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, job_prefix, source_key
-from tests.juicefs import juicefs_gateway
-from tests.service_settings import settings_for
+from tests.support.juicefs import juicefs_gateway
+from tests.support.service_settings import settings_for
 
 #: As long as those that deploy/docker/make-env.sh makes up.
 ACCESS_KEY, SECRET_KEY, NEW_SECRET_KEY = "a" * 20, "b" * 48, "c" * 48

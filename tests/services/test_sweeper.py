@@ -15,7 +15,7 @@ from shared.domain import NewJob
 from shared.jobs import claiming, lifecycle
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
-from tests.service_settings import settings_for
+from tests.support.service_settings import settings_for
 from worker.maintenance.sweeper import Sweeper
 
 WITHOUT = WorkerIdentity("without", Role.ANALYSIS, "host", 1, None, None, "1.0")

@@ -24,8 +24,8 @@ from shared.jobs.stats import oldest_snapshot, overview
 from shared.jobs.tally import Totals
 from shared.webhooks.deliveries import claim_due
 from shared.webhooks.endpoints import create_endpoint
-from tests.databases import add_tenant, as_role, show_tenant
-from tests.service_settings import SECRET_KEY
+from tests.support.databases import add_tenant, as_role, show_tenant
+from tests.support.service_settings import SECRET_KEY
 
 LEASE = timedelta(seconds=30)
 #: By counting rows.

@@ -16,7 +16,7 @@ from shared.database.engine import Database
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
 from tests.processes.worker_processes import as_environment
-from tests.service_settings import settings_for
+from tests.support.service_settings import settings_for
 
 
 @pytest.fixture

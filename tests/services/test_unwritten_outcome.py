@@ -26,8 +26,8 @@ from shared.errors import ObjectMissingError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import ObjectStore, artifact_key, source_key
 from shared.webhooks.endpoints import create_endpoint
-from tests.bad_images import photograph, saved
-from tests.service_settings import SECRET_KEY, settings_for
+from tests.support.bad_images import photograph, saved
+from tests.support.service_settings import SECRET_KEY, settings_for
 from worker.inference.batcher import Batcher, Finding, Floats, Notify
 from worker.jobs.attempt import Attempt
 from worker.jobs.pipeline import Analyzer, ServedModel

@@ -30,9 +30,9 @@ from shared.domain import NewJob
 from shared.jobs import lifecycle
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
-from tests.api_world import ApiWorld
-from tests.databases import add_tenant, as_role
-from tests.service_settings import settings_for
+from tests.support.api_world import ApiWorld
+from tests.support.databases import add_tenant, as_role
+from tests.support.service_settings import settings_for
 from worker.maintenance.sweeper import Sweeper
 from worker.process.beat import QuietScheduler
 

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from PIL import Image
 
-from tests.tiny_training import smooth_picture
+from tests.support.tiny_training import smooth_picture
 from worker.training.demonstration.photographs import Photograph, Pixels, Use
 
 

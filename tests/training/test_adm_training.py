@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
+from tests.support.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.training.demonstration.adm_trainer import LOW_STEPS, AdmTrainer
 from worker.training.demonstration.photographs import Pixels
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
+from tests.support.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.datasets.dataset import read_dataset
 from worker.model import load_model, verify
 from worker.model.cards.editing import report_place

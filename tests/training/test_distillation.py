@@ -17,8 +17,8 @@ from torch import Tensor
 from deploy.bench.distillation import Arm, Experiment, ExperimentError, Outcome, Run, distilled, outcomes
 from deploy.bench.distillation_report import NOTHING_SHOWN, Findings, compare, results, sentence
 from deploy.cli import main
-from tests import tiny_model
-from tests.tiny_dataset import RECIPE, write_dataset
+from tests.support import tiny_model
+from tests.support.tiny_dataset import RECIPE, write_dataset
 from worker.datasets.dataset import DatasetError, read_dataset
 from worker.evaluation.estimates import Resampling
 from worker.evaluation.scorer import Scoring, scores_of

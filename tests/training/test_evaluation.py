@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from deploy.cli import main
-from tests.pages import read_page
-from tests.tiny_model import NAME, write_model
-from tests.tiny_training import smooth_picture
+from tests.support.pages import read_page
+from tests.support.tiny_model import NAME, write_model
+from tests.support.tiny_training import smooth_picture
 from worker.evaluation.batch_cache import Journal, Judgement
 from worker.model import load_model
 from worker.model.cards.registry import find_card

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny_dataset import write_dataset
-from tests.tiny_training import TINY_SIZE, TINY_UNET
+from tests.support.tiny_dataset import write_dataset
+from tests.support.tiny_training import TINY_SIZE, TINY_UNET
 from worker.atomic_files import DiskFullError
 from worker.datasets.dataset import LabelledImage, read_dataset
 from worker.imaging.decoding import preprocess

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tests.tiny_training import smooth_picture
+from tests.support.tiny_training import smooth_picture
 from worker.training.demonstration.photographs import (
     WORKING_SIDE,
     Photograph,

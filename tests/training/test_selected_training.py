@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from deploy.cli import main
-from tests import tiny_model
-from tests.tiny_dataset import RECIPE, write_dataset
+from tests.support import tiny_model
+from tests.support.tiny_dataset import RECIPE, write_dataset
 from worker.model import load_model
 
 NAME = "CONTROL"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny_training import PairsInMemory
+from tests.support.tiny_training import PairsInMemory
 from worker.model.cards.registry import ModelError
 from worker.model.cards.schema import Inputs, StudentConfig
 from worker.model.networks.student import Student, feature_layers

@@ -21,10 +21,10 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from deploy.cli import main
-from tests import tiny_model
-from tests.event_files import read
-from tests.killed_training import MOMENTS
-from tests.tiny_dataset import RECIPE, write_dataset
+from tests.support import tiny_model
+from tests.support.event_files import read
+from tests.support.killed_training import MOMENTS
+from tests.support.tiny_dataset import RECIPE, write_dataset
 from worker.datasets.dataset import read_dataset
 from worker.datasets.digests import data_sha256
 from worker.model import load_model, verify
@@ -221,7 +221,7 @@ def test_a_training_that_was_killed_goes_on_to_the_weights_of_an_unbroken_one(
     moment: str, trained: Path, desk: Desk
 ) -> None:
     out = moment.replace(" ", "-")
-    command = [sys.executable, "-m", "tests.killed_training", moment, *desk.arguments(out)]
+    command = [sys.executable, "-m", "tests.support.killed_training", moment, *desk.arguments(out)]
     killed = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False
     )
@@ -355,7 +355,7 @@ def test_two_processes_under_torchrun_train_together(trained: Path, desk: Desk) 
     """The first step's loss agrees, and one card comes of it.
 
     Later losses do not agree to many digits: rounding differs, a ReLU that is at its bend flips, and the next step
-    takes another way. tests/training/test_team.py compares gradients in float64.
+    takes another way. tests/training/test_distributed.py compares gradients in float64.
     """
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "deploy.cli", *desk.arguments("together")]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from shared.images.visualizations import DRAWN_FLAT, Region, analyzed_region
-from tests.policies import STRICT
+from tests.support.policies import STRICT
 from worker.imaging.content import Content, measure
 from worker.imaging.decoding import Caveat, ImageFacts
 from worker.jobs.caveats import caveats_of

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.pages import Element, points, read_page
+from tests.support.pages import Element, points, read_page
 from worker.evaluation.curves import Bin, Histogram
 from worker.evaluation.estimates import Estimate
 from worker.evaluation.report.charts import Line, curve_chart, histogram_chart, interval_strip, reliability_chart

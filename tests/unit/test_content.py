@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from tests.bad_images import photograph, saved
+from tests.support.bad_images import photograph, saved
 from worker.imaging.content import MIN_SIDE, Content, lacks_content, measure
 
 _SAMPLES = sorted(path for path in Path("deploy/samples").iterdir() if path.suffix in {".jpg", ".png"})

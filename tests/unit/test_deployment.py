@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.store_access import bucket_policy
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
-from tests.locks import LOCKS, ROOT, read_lock
+from tests.support.locks import LOCKS, ROOT, read_lock
 
 SCRIPTS = (".ci/run", ".ci/audit", ".ci/test-lowest", ".ci/test-pythons", "deploy/docker/make-env.sh")
 ONE_SHOT = {"store-volume", "bucket", "migrate"}

@@ -14,8 +14,8 @@ from PIL import Image, ImageCms
 
 from shared.errors import ErrorCode, JobError
 from shared.images.header import ImageLimits
-from tests.avif_files import clean_aperture, with_clean_aperture, with_colours
-from tests.bad_images import photograph, png_chunk, saved
+from tests.support.avif_files import clean_aperture, with_clean_aperture, with_colours
+from tests.support.bad_images import photograph, png_chunk, saved
 from worker.imaging.decoding import Caveat, DecodedImage, decode
 
 LIMITS = ImageLimits()

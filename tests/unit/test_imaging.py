@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from shared.errors import ErrorCode, JobError
-from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, png, saved
+from tests.support.bad_images import ACCEPTED, REFUSED, OddImage, photograph, png, saved
 from worker.imaging import decoding
 from worker.imaging.decoding import FORMATS, Caveat, ImageLimits, decode, preprocess
 

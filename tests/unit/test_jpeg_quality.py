@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from tests.bad_images import photograph, saved
+from tests.support.bad_images import photograph, saved
 from worker.imaging.decoding import ImageLimits, decode
 from worker.imaging.jpeg_quality import estimate_quality
 

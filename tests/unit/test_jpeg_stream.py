@@ -15,7 +15,7 @@ from PIL import Image
 
 from shared.errors import ErrorCode, JobError
 from shared.images.header import ImageLimits
-from tests.bad_images import photograph, saved
+from tests.support.bad_images import photograph, saved
 from worker.imaging.decoding import Caveat, decode
 from worker.imaging.jpeg_stream import Completeness, completeness, read_stream
 

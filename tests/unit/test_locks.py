@@ -9,7 +9,17 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.locks import LOCKS, ROOT, LockError, environments, metadata_of, needed, project, read_lock, requirements
+from tests.support.locks import (
+    LOCKS,
+    ROOT,
+    LockError,
+    environments,
+    metadata_of,
+    needed,
+    project,
+    read_lock,
+    requirements,
+)
 
 HASH = "--hash=sha256:" + "0" * 64
 #: In the locks for an early 3.11 alone: whoever tests with a later one does not have it. It requires nothing.

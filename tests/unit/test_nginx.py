@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.settings import Settings
-from tests.nginx import directives, documented
+from tests.support.nginx import directives, documented
 
 #: Where nginx allows each directive that the page uses (from nginx's own reference); "" is a file in `conf.d`.
 ALLOWED = {

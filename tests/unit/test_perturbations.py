@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from shared.domain import PROBE_PASSES
-from tests.bad_images import photograph
+from tests.support.bad_images import photograph
 from worker.imaging.decoding import preprocess
 from worker.imaging.perturbations import PERTURBATIONS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.policies import STRICT
+from tests.support.policies import STRICT
 from worker.model.cards.registry import BUNDLED, InstalledCard, find_card
 from worker.model.verdicts.policy import PolicyError, calibrated_probability, judge
 from worker.model.verdicts.policy_files import (

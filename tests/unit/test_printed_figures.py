@@ -9,7 +9,7 @@ import pytest
 from deploy.bench.distillation_report import interval_text
 from deploy.commands import calibrate, evaluate
 from deploy.terminal.models import describe_lines
-from tests.policies import STRICT
+from tests.support.policies import STRICT
 from worker.evaluation.estimates import Estimate
 from worker.metrics.intervals import Interval
 from worker.model.cards.registry import InstalledCard, find_card

@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions
 import pytest
 from packaging.utils import canonicalize_name
 
-from tests.locks import ROOT
+from tests.support.locks import ROOT
 
 PACKAGES = ("api", "deploy", "migrations", "shared", "worker")
 SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.pages import Element, points, read_page
-from tests.reports import QUICK, dot_of, estimates, heads, mark_of, read, report, rows, section, written
+from tests.support.pages import Element, points, read_page
+from tests.support.reports import QUICK, dot_of, estimates, heads, mark_of, read, report, rows, section, written
 from worker.evaluation.estimates import Estimate, LeftOut, figures
 from worker.evaluation.judged import Said
 from worker.evaluation.report.page import page

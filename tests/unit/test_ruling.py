@@ -7,7 +7,7 @@ import math
 import pytest
 
 from shared.errors import JobError
-from tests.policies import STRICT
+from tests.support.policies import STRICT
 from worker.imaging.content import Content
 from worker.model.verdicts.policy import Policy
 from worker.model.verdicts.verdict import rule

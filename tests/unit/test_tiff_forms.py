@@ -14,7 +14,7 @@ from PIL import Image
 
 from shared.errors import ErrorCode, JobError
 from shared.images.header import ImageLimits
-from tests.bad_images import photograph, saved
+from tests.support.bad_images import photograph, saved
 from worker.imaging.decoding import decode
 
 WIDTH, HEIGHT = 53, 37

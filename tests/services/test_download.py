@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.weights_server import Manner, WeightsServer, running_weights_server
+from tests.support.weights_server import Manner, WeightsServer, running_weights_server
 from worker.model import ModelError
 from worker.model.cards.schema import WeightsFile
 from worker.model.weights.digests import read_record

@@ -2,7 +2,7 @@
 
 Their files are not compressed: stripes compress worse, so that the sizes of files would tell what is fake.
 
-`python -m tests.tiny_dataset FOLDER` writes a larger one and a recipe, to try the commands of docs/training.md.
+`python -m tests.support.tiny_dataset FOLDER` writes a larger one and a recipe, to try the commands of docs/training.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.tiny_training import smooth_picture
+from tests.support.tiny_training import smooth_picture
 
 RECIPE = """
 [augmentation]

@@ -24,7 +24,7 @@ from shared.images.visualizations import (
     heatmap_scores,
     overlay_png,
 )
-from tests.bad_images import photograph
+from tests.support.bad_images import photograph
 
 _DICE = np.random.default_rng(5)
 _GREY = (72, 72, 72)

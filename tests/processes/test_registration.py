@@ -12,9 +12,9 @@ from sqlalchemy import text
 
 from shared.database.tables import Worker
 from shared.workers import registry
-from tests.bad_images import photograph, saved
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, wait_until
+from tests.support.bad_images import photograph, saved
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-PAGE = Path(__file__).parents[1] / "docs/security.md"
+PAGE = Path(__file__).parents[2] / "docs/security.md"
 #: The program; None where it is not installed.
 PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.event_files import crc_32c, read
+from tests.support.event_files import crc_32c, read
 from worker.atomic_files import DiskFullError
 from worker.training.loop.tensorboard import EventLog
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny_training import TINY_SIZE, TINY_UNET, smooth_picture
+from tests.support.tiny_training import TINY_SIZE, TINY_UNET, smooth_picture
 from worker.model.cards.schema import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.networks.unet import AdmUnet

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from shared.egress.ip_ranges import IPAddress
 
-_FILE = Path(__file__).parent / "data/egress_forms.toml"
+_FILE = Path(__file__).parents[1] / "data/egress_forms.toml"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.tiny_training import PairsInMemory
+from tests.support.tiny_training import PairsInMemory
 from worker.model.networks.student import feature_layers
 from worker.training.loop.distributed import Team, assembled_team
 from worker.training.pairs.store import Batch

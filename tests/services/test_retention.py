@@ -32,9 +32,9 @@ from shared.storage.object_store import ObjectStore, artifact_key, job_prefix, s
 from shared.webhooks.deliveries import Try, claim_due, record_try
 from shared.webhooks.endpoints import create_endpoint
 from shared.webhooks.retry_schedule import Delivered
-from tests.databases import add_tenant, as_role
-from tests.juicefs import juicefs_gateway
-from tests.service_settings import SECRET_KEY, settings_for
+from tests.support.databases import add_tenant, as_role
+from tests.support.juicefs import juicefs_gateway
+from tests.support.service_settings import SECRET_KEY, settings_for
 from worker.maintenance.retention import Housekeeper
 
 NOW = timedelta()

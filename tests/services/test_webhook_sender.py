@@ -40,8 +40,8 @@ from shared.webhooks.endpoints import (
     purge,
 )
 from shared.webhooks.retry_schedule import DELAYS, MOST_AGE, Delivered, Disable, Retry
-from tests.databases import as_role
-from tests.receivers import Receiver, running_receiver
+from tests.support.databases import as_role
+from tests.support.receivers import Receiver, running_receiver
 from worker.egress.http_client import Egress
 from worker.webhooks.sender import Courier, Prompt
 
@@ -506,7 +506,7 @@ def test_a_claim_costs_the_same_whatever_waits_for_another_endpoint(database: Da
 
 @pytest.mark.slow
 def test_a_claim_takes_as_long_beside_a_hundred_thousand_that_wait(database: Database, tenant: UUID) -> None:
-    """Prints its figures: `pytest -s -m slow tests/services/test_delivery.py`."""
+    """Prints its figures: `pytest -s -m slow tests/services/test_webhook_sender.py`."""
     dead, _ = add_endpoint(database, tenant, "https://dead.test/")
     medians = []
     for pile in (0, 20_000, 80_000):

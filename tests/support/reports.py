@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from tests.pages import Element, points, read_page
+from tests.support.pages import Element, points, read_page
 from worker.evaluation.curves import curves, roc
 from worker.evaluation.estimates import Estimate, Figures, Resampling, figures, left_out
 from worker.evaluation.report.page import page

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from deploy.bench.model import seeded_detector
-from tests.tiny_model import NAME, write_model
-from tests.tiny_training import smooth_picture
+from tests.support.tiny_model import NAME, write_model
+from tests.support.tiny_training import smooth_picture
 from worker.datasets.dataset import LabelledImage
 from worker.datasets.digests import data_sha256
 from worker.evaluation.batch_cache import Journal

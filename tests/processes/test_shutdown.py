@@ -13,11 +13,11 @@ import pytest
 from deploy.bench.processes import tree
 from deploy.local.services import LocalServices
 from shared.workers import registry
-from tests.bad_images import photograph, saved
-from tests.databases import migrate
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, open_workplace, wait_until
-from tests.service_settings import settings_for
+from tests.support.bad_images import photograph, saved
+from tests.support.databases import migrate
+from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,8 @@
 """Calls names that change their mind, with the system's resolver, where every address answers; prints what was reached.
 
-To be run by tests/every_address.py. One JSON document: for each name the guard's code, the addresses that were reached
-and how often the name was asked for; under `naive` what a client reaches that looks up, judges, and looks up again.
+To be run by tests/support/every_address.py. One JSON document: for each name the guard's code, the addresses that were
+reached and how often the name was asked for; under `naive` what a client reaches that looks up, judges, and looks up
+again.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.egress.url_policy import EgressError
-from tests.egress_forms import Everybody
-from tests.name_server import NameServer, answering
+from tests.support.egress_forms import Everybody
+from tests.support.name_server import NameServer, answering
 from worker.egress.http_client import Egress
 
 PUBLIC, INSIDE = "93.184.215.14", "127.0.0.1"

@@ -16,7 +16,7 @@ from packaging.markers import Marker, default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCKS = {
     "dev": ROOT / "requirements.txt",
     "api": ROOT / "deploy/docker/api.txt",

@@ -1,6 +1,6 @@
 """A world in which every address of IPv4 and IPv6 is this machine, so that whoever is called, answers.
 
-`unshare --user --map-root-user --net python -m tests.every_address COMMAND…` runs a command there: the network
+`unshare --user --map-root-user --net python -m tests.support.every_address COMMAND…` runs a command there: the network
 namespace has nothing but a loopback device, and the whole of both address spaces is routed to it.
 """
 
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-ENTER = ("unshare", "--user", "--map-root-user", "--net", sys.executable, "-m", "tests.every_address")
+ENTER = ("unshare", "--user", "--map-root-user", "--net", sys.executable, "-m", "tests.support.every_address")
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 # <linux/rtnetlink.h>
 _RTM_NEWROUTE, _NLM_F_REQUEST_ACK_CREATE = 24, 0x1 | 0x4 | 0x400

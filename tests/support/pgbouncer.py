@@ -17,7 +17,7 @@ from deploy.local.credentials import free_ports
 from deploy.local.postgres import rootless_prefix
 from deploy.local.processes import ChildProcess, Program
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
-from tests.databases import ROLE_PASSWORD
+from tests.support.databases import ROLE_PASSWORD
 
 #: The program; None where it is not installed.
 PROGRAM = shutil.which("pgbouncer", path=f"{environ['PATH']}{pathsep}/usr/sbin")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
+from tests.support.tiny_training import TINY_PLAN, TINY_SIZE, TINY_UNET
 from worker.atomic_files import DiskFullError
 from worker.training.demonstration.adm_trainer import AdmTrainer
 from worker.training.demonstration.photographs import Pixels

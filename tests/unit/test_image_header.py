@@ -12,7 +12,7 @@ from PIL import Image
 
 from shared.errors import ErrorCode, JobError
 from shared.images.header import HEAD_BYTES, ImageLimits, check_header, check_size, claimed_size, sniff
-from tests.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
+from tests.support.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _HEADER_ANSWERS = {

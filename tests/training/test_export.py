@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_training import TINY_SIZE, TINY_UNET
+from tests.support.tiny_training import TINY_SIZE, TINY_UNET
 from worker.model.cards.registry import parse_card
 from worker.model.cards.schema import DiffusionConfig, StudentConfig
 from worker.training.export.files import CardText, PublishedFile, card_toml, publish_weights, read_published

@@ -22,8 +22,8 @@ from shared.database.tables import Base, Job, Result, Tenant, WebhookEndpoint
 from shared.jobs import claiming, lifecycle, queries, tally
 from shared.settings import Settings
 from shared.tenants.api_keys import authenticate
-from tests.api_world import ApiWorld
-from tests.databases import as_role, show_tenant
+from tests.support.api_world import ApiWorld
+from tests.support.databases import as_role, show_tenant
 
 #: Of nobody in particular: what a worker says of itself, how far a search came.
 OF_NO_TENANT = {"workers", "bucket_walk", "tally_folds"}

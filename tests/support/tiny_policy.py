@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.policies import STRICT
-from tests.tiny_model import NAME
+from tests.support.policies import STRICT
+from tests.support.tiny_model import NAME
 from worker.model import find_card, load_model
 from worker.model.verdicts.policy_files import policy_place, write_policy
 

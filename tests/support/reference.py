@@ -13,7 +13,7 @@ from torch import Tensor
 from deploy.bench.seeded_weights import seeded_state
 from worker.model.cards.schema import UnetConfig
 
-FOLDER = Path(__file__).parent / "data" / "reference"
+FOLDER = Path(__file__).parents[1] / "data" / "reference"
 
 Arrays = dict[str, NDArray[np.float32]]
 Measure = Callable[[Tensor, NDArray[np.float32]], float]

@@ -1,4 +1,4 @@
-"""`distildire train` that dies as by `kill -9`: `python -m tests.killed_training MOMENT ARGUMENT…`."""
+"""`distildire train` that dies as by `kill -9`: `python -m tests.support.killed_training MOMENT ARGUMENT…`."""
 
 from __future__ import annotations
 

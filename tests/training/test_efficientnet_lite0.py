@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.reference import Reference
+from tests.support.reference import Reference
 from worker.model.cards.registry import ModelError
 from worker.training import efficientnet_lite0
 from worker.training.efficientnet_lite0 import load_lite0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny_dataset import write_dataset
+from tests.support.tiny_dataset import write_dataset
 from worker.datasets.dataset import LabelledImage, read_dataset
 from worker.evaluation.estimates import Resampling, chance_average_precision, figures, labels_leak
 from worker.evaluation.file_baseline import cross_validated, file_features, fold_of, probabilities_by_file

@@ -17,7 +17,7 @@ from shared.domain import ModelIdentity, NewJob
 from shared.errors import StoreUnavailableError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import ObjectStore
-from tests.service_settings import settings_for
+from tests.support.service_settings import settings_for
 from worker.inference.batcher import Batcher
 from worker.jobs.attempt import Attempts
 from worker.jobs.pipeline import Analyzer, ServedModel
