@@ -8,13 +8,13 @@ from uuid import UUID
 
 from flask import current_app, g, has_app_context
 
-from api.wakeups import Doorbell
+from api.wakeups import WakeupQueue
 from shared.broker.celery_app import Broker, make_celery
-from shared.broker.wakeups import Bell
+from shared.broker.wakeups import Wakeups
 from shared.crypto import Vault
 from shared.database.engine import REQUEST, Database
 from shared.egress.url_policy import AllowList
-from shared.jobs.submission import Intake
+from shared.jobs.submission import Submissions
 from shared.settings import Settings
 from shared.storage.object_store import BRIEF_SECONDS, ObjectStore
 from shared.workers.registry import Role
@@ -29,9 +29,9 @@ class Resources:
     settings: Settings
     database: Database
     store: ObjectStore
-    intake: Intake
+    submissions: Submissions
     broker: Broker
-    doorbell: Doorbell
+    wakeups: WakeupQueue
     vault: Vault
     egress_allow: AllowList
 
@@ -45,9 +45,9 @@ def make_resources(settings: Settings) -> Resources:
         settings=settings,
         database=database,
         store=store,
-        intake=Intake(database, store, settings),
+        submissions=Submissions(database, store, settings),
         broker=broker,
-        doorbell=Doorbell(Bell(broker, database, Role.ANALYSIS)),
+        wakeups=WakeupQueue(Wakeups(broker, database, Role.ANALYSIS)),
         vault=Vault(settings.secret_key.get_secret_value()),
         egress_allow=AllowList.parse(settings.egress_allow),
     )

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 
-from shared.broker.wakeups import Bell
+from shared.broker.wakeups import Wakeups
 
 #: While Redis is away each try takes seconds; what does not fit is dropped, since sweeps and idle workers look anyway.
 _CAPACITY = 256
@@ -16,11 +16,11 @@ _CAPACITY = 256
 _log = structlog.get_logger(__name__)
 
 
-class Doorbell:
+class WakeupQueue:
     """One thread that publishes what requests ring for. It starts with the first ring, so after any fork."""
 
-    def __init__(self, bell: Bell) -> None:
-        self._bell = bell
+    def __init__(self, wakeups: Wakeups) -> None:
+        self._wakeups = wakeups
         self._rings: queue.Queue[UUID] = queue.Queue(_CAPACITY)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -38,14 +38,14 @@ class Doorbell:
     def _start_once(self) -> None:
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._publish, name="doorbell", daemon=True)
+                self._thread = threading.Thread(target=self._publish, name="wakeups", daemon=True)
                 self._thread.start()
 
     def _publish(self) -> None:
         while True:
             job_id = self._rings.get()
             try:
-                self._bell.ring(str(job_id))
+                self._wakeups.ring(str(job_id))
             except Exception:  # noqa: BLE001  # the thread must outlive whatever the broker raises
                 #: A wake-up could not be sent; the traceback says why. The job is safe: a worker finds it by itself.
                 _log.warning("wake_up_failed", job_id=str(job_id), exc_info=True)

@@ -16,7 +16,7 @@ from shared.domain import JobState
 from shared.errors import ObjectMissingError
 from shared.jobs.admission import FullError
 from shared.jobs.queries import TenantsJob, find_jobs, list_dead, list_open
-from shared.jobs.submission import Intake, UnknownPolicyError
+from shared.jobs.submission import Submissions, UnknownPolicyError
 from shared.presenter import timestamp
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
@@ -59,7 +59,7 @@ def replay(data_dir: Path, job_ids: Sequence[UUID], *, all_dead: bool) -> bool:
 
 def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Database) -> int:
     """Replay what can be; say why what cannot be is not. Return how many were."""
-    intake, replayed = Intake(database, ObjectStore(settings), settings), 0
+    submissions, replayed = Submissions(database, ObjectStore(settings), settings), 0
     for job, _ in found:
         if not JobState(job.state).replayable:
             notes().print(f"{job.id}: it is {job.state}; only what failed or expired is replayed.")
@@ -67,7 +67,7 @@ def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Data
             notes().print(f"{job.id}: it asks for the model {job.model}, which is not served here.")
         else:
             try:
-                click.echo(intake.replay(job, priority=job.priority).id)
+                click.echo(submissions.replay(job, priority=job.priority).id)
                 replayed += 1
             except ObjectMissingError:
                 notes().print(f"{job.id}: its image is no longer in the store.")

@@ -1,11 +1,11 @@
-"""The Celery application of every worker and of beat: tasks that ring a bell, and what starts and stops the parts.
+"""The Celery application of every worker and of beat: tasks that start work, and what begins and ends a worker.
 
 A worker's queues are its role: one that consumes `analysis` runs the model, any other delivers webhooks and sweeps.
 """
 
 from __future__ import annotations
 
-from worker.process.shutdown import Part, departure  # first: from now on SIGTERM ends this process in order
+from worker.process.shutdown import Service, shutdown  # first: from now on SIGTERM ends this process in order
 
 # isort: split
 import atexit
@@ -33,13 +33,13 @@ from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
 from shared.settings import AnalysisSettings, CommonSettings, Settings, SettingsError
 from shared.workers.registry import Condition, Role, WorkerState
-from worker.process.registration import Presence
+from worker.process.registration import Registration
 
 SWEEP_SECONDS = 2.0
 _QUIET_LOGGERS = ("celery.app.trace", "celery.worker.strategy", "celery.beat")  # a line or two for every wake-up
 
 settings = CommonSettings.read()
-departure.seconds = settings.drain_seconds
+shutdown.seconds = settings.drain_seconds
 app = make_celery(settings)
 app.conf.update(
     worker_pool="threads",  # the model is in one process, its jobs on threads
@@ -57,7 +57,7 @@ _log = structlog.get_logger(__name__)
 
 
 #: What each task of this process rings.
-_bells: dict[str, Callable[[], object]] = {}
+_callbacks: dict[str, Callable[[], object]] = {}
 
 
 @app.task(name=ANALYZE)
@@ -80,7 +80,7 @@ def sweep() -> None:
 
 def _ring(task: str, reference: str | None = None) -> None:
     try:
-        _bells[task]()
+        _callbacks[task]()
     except DatabaseUnavailableError:
         _log.warning("database_away", task=task)  # no news of the code: a line, not a traceback
     # The boundary of every task: a MemoryError that leaves a task's body wedges the worker for good (celery 10462).
@@ -148,35 +148,35 @@ def _exit_status(error: Exception) -> int:
 
 def _start_parts(queues: set[str]) -> None:
     broker = Broker(app)
-    presence = _appear(Role.ANALYSIS if ANALYSIS_QUEUE in queues else Role.WEBHOOKS)
+    registration = _appear(Role.ANALYSIS if ANALYSIS_QUEUE in queues else Role.WEBHOOKS)
     if ANALYSIS_QUEUE in queues:
         from worker.jobs.service import AnalysisRuntime  # imports numpy and Pillow, and torch when it loads
 
-        analysis = AnalysisRuntime.load(AnalysisSettings.read(), broker, worker=presence.identity.id)
+        analysis = AnalysisRuntime.load(AnalysisSettings.read(), broker, worker=registration.identity.id)
         _begin(analysis)
-        _bells[ANALYZE] = analysis.wake
+        _callbacks[ANALYZE] = analysis.wake
     if queues & {WEBHOOK_QUEUE, SWEEP_QUEUE}:
         from worker.webhooks.service import WebhookRuntime
 
         webhooks = WebhookRuntime(Settings.read(), broker)
         _begin(webhooks)
-        _bells[DELIVER], _bells[SWEEP] = webhooks.deliver, webhooks.sweeper.sweep_and_wake
-    if departure.parts:
-        presence.show(departure.parts[0].condition)
+        _callbacks[DELIVER], _callbacks[SWEEP] = webhooks.deliver, webhooks.sweeper.sweep_and_wake
+    if shutdown.services:
+        registration.show(shutdown.services[0].condition)
 
 
-def _begin(part: Part) -> None:
-    departure.parts.append(part)  # before it carries anything: what is told to stop now must stop it too
+def _begin(part: Service) -> None:
+    shutdown.services.append(part)  # before it carries anything: what is told to stop now must stop it too
     part.begin()
 
 
-def _appear(role: Role) -> Presence:
+def _appear(role: Role) -> Registration:
     """Be on the list of workers from now on, whatever way this process ends in order."""
-    presence = Presence(settings, role)
-    presence.start()
-    departure.farewell = presence.close
-    atexit.register(presence.close)
-    return presence
+    registration = Registration(settings, role)
+    registration.start()
+    shutdown.on_close = registration.close
+    atexit.register(registration.close)
+    return registration
 
 
 @atexit.register
@@ -192,19 +192,19 @@ def _drop_what_cannot_be_logged() -> None:
 @signals.worker_shutting_down.connect
 def _stop(**_: object) -> None:
     """Called in the signal handler, before Celery waits for the threads of its tasks."""
-    departure.tell()
+    shutdown.tell()
 
 
 @signals.worker_shutdown.connect
 def _close(**_: object) -> None:
-    for part in departure.parts:
+    for part in shutdown.services:
         part.close()
 
 
 @signals.beat_init.connect
 def _beat_is_ready(**_: object) -> None:
     # Celery's handler raises SystemExit wherever beat is; where a client of Redis swallows that, beat never ends.
-    signal.signal(signal.SIGTERM, departure.tell)
+    signal.signal(signal.SIGTERM, shutdown.tell)
     _appear(Role.BEAT).show(lambda: Condition(WorkerState.READY))
     if settings.ready_file:
         settings.ready_file.touch()

@@ -79,9 +79,9 @@ def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
     """
     around = resources()
     key = _idempotency_key()
-    around.intake.check_room(caller().tenant_id, key)
+    around.submissions.check_room(caller().tenant_id, key)
     with read_upload(request, around.settings) as upload:
-        return _accepted(around.intake.accept(_new_job(upload, key), upload.stream))
+        return _accepted(around.submissions.accept(_new_job(upload, key), upload.stream))
 
 
 @jobs_blueprint.get("")
@@ -142,7 +142,7 @@ def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
     if not JobState(job.state).replayable:
         raise ApiError(JOB_NOT_REPLAYABLE, f"The job is {job.state}.")
     check_model(job.model, resources().settings)
-    return _accepted(resources().intake.replay(job, priority=caller().priority, idempotency_key=key))
+    return _accepted(resources().submissions.replay(job, priority=caller().priority, idempotency_key=key))
 
 
 @jobs_blueprint.delete("/<uuid:job_id>")
@@ -209,7 +209,7 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
 
 def _accepted(job: JobTable) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Ring for a job that was accepted, and return the answer that says so."""
-    resources().doorbell.ring(job.id)
+    resources().wakeups.ring(job.id)
     document = present_job(job, None)
     told = {name: document[name] for name in ("id", "status", "created_at", "links")}
     return told, 202, {"Location": told["links"]["self"], "Retry-After": _POLL_AFTER}

@@ -81,7 +81,7 @@ def command(  # noqa: PLR0913  # an option each
     from worker.datasets.contamination import short_digests
     from worker.datasets.dataset import read_dataset
     from worker.datasets.digests import data_sha256, files_sha256
-    from worker.evaluation.batch_cache import Journal
+    from worker.evaluation.batch_cache import BatchCache
     from worker.evaluation.scorer import Scoring, identity_of, media_types, scores_of
     from worker.model import load_model
     from worker.model.verdicts.policy_files import policy_place, write_policy
@@ -100,9 +100,9 @@ def command(  # noqa: PLR0913  # an option each
     check_enough(known.fake, known.groups, target_fpr, max_miss_rate)  # now, not after hours
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
-    journal = Journal(place.parent, [*identity_of(images, batch), name])  # two policies may be made at once
+    batch_cache = BatchCache(place.parent, [*identity_of(images, batch), name])  # two policies may be made at once
     with resumable(place.parent), ImageProgress(len(images)) as progress:
-        judged = Scoring(detector, images, batch, progress.follow, journal).logits("as they are")
+        judged = Scoring(detector, images, batch, progress.follow, batch_cache).logits("as they are")
     for file in (*dataset.skipped, *judged.skipped):
         notes().print(f"[yellow]skipped[/] {escape(readable(file.path))}: {escape(file.reason)}")
     skipped = {file.path for file in judged.skipped}
@@ -123,7 +123,7 @@ def command(  # noqa: PLR0913  # an option each
     else:
         policy = policy_for_target(scores, origin, target_fpr, max_miss_rate)
     write_policy(policy, place, short_digests(used_files))
-    journal.clear()
+    batch_cache.clear()
     _show(policy, place)
 
 

@@ -118,7 +118,7 @@ def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Callable[[], None]]]
         def check() -> None:
             ended = stack.ended()
             if ended:
-                raise StackError("\n".join(child.obituary() for child in ended))
+                raise StackError("\n".join(child.exit_report() for child in ended))
 
         try:
             document = stack.ensure()

@@ -17,7 +17,7 @@ from rich.markup import escape
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
 from deploy.doctor.findings import Finding
-from deploy.local.process_registry import Ledger
+from deploy.local.process_registry import ProcessRegistry
 from deploy.local.stack_file import StackDocument, running_stack
 from deploy.terminal.console import notes, output
 from deploy.terminal.streams import print_json
@@ -143,7 +143,7 @@ def _api(data_dir: Path) -> Finding:
         return Finding("local stack", error.message, f"run `distildire up --data-dir {data_dir}`")
     if document is None:
         return Finding("local stack", f"none runs in {data_dir}", "`distildire up` starts one", optional=True)
-    missing = [name for name, identity in Ledger(data_dir).read().items() if not identity.alive]
+    missing = [name for name, identity in ProcessRegistry(data_dir).read().items() if not identity.alive]
     try:
         ready = httpx.get(f"{document.api_url}/readyz", timeout=5, trust_env=False).is_success
     except httpx.TransportError:

@@ -105,7 +105,7 @@ def command(  # noqa: PLR0913  # an option each
     """
     from worker.atomic_files import write_whole
     from worker.datasets.dataset import read_dataset
-    from worker.evaluation.batch_cache import Journal
+    from worker.evaluation.batch_cache import BatchCache
     from worker.evaluation.estimates import Resampling
     from worker.evaluation.evaluator import PARTS, Evaluation, Plan, Source
     from worker.evaluation.judged import scores_csv
@@ -142,17 +142,17 @@ def command(  # noqa: PLR0913  # an option each
     unwanted = {*left_out, *(() if dire else ("dire",))}
     plan = Plan(PARTS - unwanted, batch, Resampling(resamples, seed))
     source = Source(str(data), split, images, dataset.skipped)
-    journal = Journal(out, identity_of(images, batch))
+    batch_cache = BatchCache(out, identity_of(images, batch))
     passes = plan.passes(detector.card.image_size, len(compared))
     with resumable(out), ImageProgress(len(images) * passes) as progress:
-        evaluation = Evaluation(detector, chosen, source, plan, progress.follow, journal, calibrated_on)
+        evaluation = Evaluation(detector, chosen, source, plan, progress.follow, batch_cache, calibrated_on)
         evaluated = evaluation.run(compared)
     write_whole(out / "scores.csv", scores_csv(evaluated.images).encode())
     write_whole(out / "report.json", report_json(evaluated.report).encode())
     write_whole(out / "report.html", page(evaluated.report, gallery(evaluated.images)).encode())
     if record:
         write_section(card_to_write(card), f"evaluations.{record}", card_lines(record, evaluated.report))
-    journal.clear()
+    batch_cache.clear()
     _show(evaluated.report, out)
 
 

@@ -66,7 +66,7 @@ def command(  # noqa: PLR0913  # an option each
             submission.send(model=model, policy=policy, stability=stability)
             if wait:
                 with suppress(StillRunningError):  # what has ended until then is shown, and the others by their ids
-                    submission.wait(timeout, Lookout(client, submission, view.note).look)
+                    submission.wait(timeout, WorkerWatch(client, submission, view.note).look)
         except (KeyboardInterrupt, Exception) as error:  # whatever it was, nobody is to lose the ids
             view.close()
             if as_json:
@@ -92,7 +92,7 @@ def command(  # noqa: PLR0913  # an option each
     sys.exit(0 if (submission.complete if wait else accepted) else 1)
 
 
-class Lookout:
+class WorkerWatch:
     """Says once that no analysis worker runs, or that this cannot be told, where no job of a submission is begun."""
 
     def __init__(self, client: Client, submission: Submission, say: Callable[[str], None]) -> None:

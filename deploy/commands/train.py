@@ -81,12 +81,12 @@ def command(  # noqa: PLR0913  # an option each
     )
     with assembled_team(choose_device(device).type) as team:
         logging.basicConfig(
-            level=logging.INFO if team.leads else logging.WARNING, format="%(asctime)s %(message)s", force=True
+            level=logging.INFO if team.is_main else logging.WARNING, format="%(asctime)s %(message)s", force=True
         )
         try:
             card = Training(order, team).run()
         except KeyboardInterrupt:
             notes().print("Stopped. The same command goes on from here.")
             sys.exit(130)
-        if team.leads:
+        if team.is_main:
             notes().print(f"Trained. The card is {card}; use it with --models-dir {out} --model {name}.")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from deploy.local.process_registry import DataDirInUseError, FileLock, Ledger
+from deploy.local.process_registry import DataDirInUseError, FileLock, ProcessRegistry
 from deploy.local.processes import StackError
 from deploy.local.stack import Report
 from deploy.local.stack_file import STACK_FILE, StackDocument
@@ -71,7 +71,7 @@ def down(data_dir: Path) -> list[str]:
         if owner is not None:
             owner.identity.end(signal.SIGTERM, _STOP_SECONDS)
         with FileLock(data_dir / "owner.lock"):
-            leftovers = Ledger(data_dir).end_leftovers()
+            leftovers = ProcessRegistry(data_dir).end_leftovers()
         (data_dir / STACK_FILE).unlink(missing_ok=True)
     return ["stack"] if owner is not None else leftovers
 

@@ -74,7 +74,7 @@ class PostgresServer:
             connection.close()
         return True
 
-    def mend(self, obituary: str) -> str:  # noqa: ARG002  # Server's signature
+    def mend(self, exit_report: str) -> str:  # noqa: ARG002  # Server's signature
         """There is nothing of it that could be done without."""
         return ""
 

@@ -24,7 +24,7 @@ class DataDirInUseError(StackError):
     """Another process owns the stack of this data directory."""
 
 
-class Ledger:
+class ProcessRegistry:
     """The identities of the started processes by name, in `processes.json`, in the order of their start."""
 
     def __init__(self, data_dir: Path) -> None:

@@ -90,7 +90,7 @@ class ChildProcess:
         deadline = time.monotonic() + seconds
         while not is_ready():
             if not self.running:
-                raise ProcessEndedError(self.obituary())
+                raise ProcessEndedError(self.exit_report())
             if time.monotonic() > deadline:
                 raise StackError(f"{self.program.name} did not answer within {seconds:.0f} s.\n{self._log_tail()}")
             time.sleep(_POLL_SECONDS)
@@ -111,7 +111,7 @@ class ChildProcess:
                 os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """How the process ended, with the last lines of its log."""
         code = self._process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

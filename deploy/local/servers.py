@@ -37,7 +37,7 @@ class Server(Protocol):
     def is_ready(self, credentials: Credentials) -> bool:
         """Whether it answers who knows its password."""
 
-    def mend(self, obituary: str) -> str:
+    def mend(self, exit_report: str) -> str:
         """Remove what may have kept it from starting, if nothing is lost by that; say so in a sentence, else ""."""
 
 
@@ -69,10 +69,10 @@ class ValkeyServer:
         command = [str(get_binary_path()), str(self._dir / "valkey.conf")]
         return Program(name=self.name, command=command, log=self._log)
 
-    def mend(self, obituary: str) -> str:
+    def mend(self, exit_report: str) -> str:
         """Set its data aside: what they hold is known to PostgreSQL too."""
         data, aside = self._dir / "appendonlydir", self._dir / "damaged"
-        if not data.exists() or "listening" in obituary or "bind" in obituary:  # its port was taken meanwhile
+        if not data.exists() or "listening" in exit_report or "bind" in exit_report:  # its port was taken meanwhile
             return ""
         shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
         data.rename(aside)
@@ -114,7 +114,7 @@ class S3Server:
             death_signal=signal.SIGKILL,  # it waits for open connections, and files are renamed into place whole
         )
 
-    def mend(self, obituary: str) -> str:  # noqa: ARG002  # Server's signature
+    def mend(self, exit_report: str) -> str:  # noqa: ARG002  # Server's signature
         """There is nothing of it that could be done without."""
         return ""
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 from deploy.local.credentials import Credentials, Notice, is_free, load_credentials, move_port
 from deploy.local.postgres import PostgresServer, postgres_url
 from deploy.local.process_identity import identity_of
-from deploy.local.process_registry import FileLock, Ledger, identities
+from deploy.local.process_registry import FileLock, ProcessRegistry, identities
 from deploy.local.processes import ChildProcess, ProcessEndedError, StackError
 from deploy.local.servers import BUCKET, S3Server, Server, ValkeyServer, valkey_url
 from deploy.local.state_files import DamagedError, read_damageable, remove_drafts
@@ -69,7 +69,7 @@ class LocalServices:
             S3Server(self.data_dir, logs / "s3.log"),
         )
         self._lock = FileLock(self.data_dir / "owner.lock")
-        self._ledger = Ledger(self.data_dir)
+        self._registry = ProcessRegistry(self.data_dir)
         self._credentials: Credentials | None = None
         self.children: dict[str, ChildProcess] = {}
 
@@ -102,7 +102,7 @@ class LocalServices:
                 read_damageable(self.data_dir / name, parse)
             except DamagedError:
                 self._notice(f"{name} was damaged, as by a power cut; it is written anew.")
-        self._ledger.end_leftovers()
+        self._registry.end_leftovers()
         return load_credentials(self.data_dir, self._notice)
 
     def start(self) -> ServiceUrls:
@@ -159,7 +159,7 @@ class LocalServices:
         server.prepare(credentials)
         child = ChildProcess(server.program(credentials))
         self.children[server.name] = child
-        self._ledger.record(server.name, child.identity)
+        self._registry.record(server.name, child.identity)
 
     def _await(self, server: Server) -> None:
         """Wait for the server; try again if it ended at once, since its port can be lost between look and use."""
@@ -179,7 +179,7 @@ class LocalServices:
         child = self.children.pop(name, None)
         if child is not None:
             child.stop()
-            self._ledger.forget(name)
+            self._registry.forget(name)
 
     def __enter__(self) -> Self:
         return self

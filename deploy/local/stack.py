@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.local.credentials import free_ports, is_free
 from deploy.local.postgres import role_passwords, role_urls
 from deploy.local.process_identity import ProcessIdentity
-from deploy.local.process_registry import Ledger
+from deploy.local.process_registry import ProcessRegistry
 from deploy.local.processes import ChildProcess, StackError
 from deploy.local.programs import HOST, Part, product_parts
 from deploy.local.services import LocalServices, ServiceUrls
@@ -47,7 +47,7 @@ class Stack:
         self._wanted_port = port
         self._report = report
         self._services = LocalServices(self._data_dir, notice=lambda word: report(word, "noted"))
-        self._ledger = Ledger(self._data_dir)
+        self._registry = ProcessRegistry(self._data_dir)
         self._product: dict[str, ChildProcess] = {}
         self._mourned: set[ProcessIdentity] = set()
         self._document: StackDocument | None = None
@@ -90,7 +90,7 @@ class Stack:
             },
         )
         children = {**self._services.children, **self._product}
-        self._ledger.write({name: child.identity for name, child in children.items()})  # it may have been damaged
+        self._registry.write({name: child.identity for name, child in children.items()})  # it may have been damaged
         return self._write_document()
 
     def ended(self) -> list[ChildProcess]:
@@ -152,7 +152,7 @@ class Stack:
         part.prepare()
         child = ChildProcess(part.program)
         self._product[part.name] = child
-        self._ledger.record(part.name, child.identity)
+        self._registry.record(part.name, child.identity)
 
     def _stop_product(self, names: Iterable[str]) -> None:
         """Stop these side by side: each may take its time to finish what it is doing."""
@@ -161,7 +161,7 @@ class Stack:
             child.request_stop()
         for name, child in stopping.items():
             child.stop()
-            self._ledger.forget(name)
+            self._registry.forget(name)
 
     def _api_port(self) -> int:
         """The port of the running API, or the one to start it on."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.local.process_registry import Ledger
+from deploy.local.process_registry import ProcessRegistry
 from deploy.local.state_files import read_damageable, read_if_whole
 
 STACK_FILE = "stack.json"
@@ -40,7 +40,7 @@ def running_stack(data_dir: Path) -> StackDocument | None:
     Raises:
         DamagedError: nobody can tell, or the document of a stack that runs is damaged.
     """
-    if not any(identity.alive for identity in Ledger(data_dir).read_strictly().values()):
+    if not any(identity.alive for identity in ProcessRegistry(data_dir).read_strictly().values()):
         return None
     return read_damageable(data_dir / STACK_FILE, _document)
 

@@ -101,7 +101,7 @@ class Supervisor:
             while True:
                 self._signals.recv(64)  # woken by any signal, a child's end among them
                 for child in self._stack.ended():
-                    self._report(child.program.name, f"{child.obituary()}\n`distildire up` starts it again.")
+                    self._report(child.program.name, f"{child.exit_report()}\n`distildire up` starts it again.")
                 if self._asked:
                     self._asked = False
                     self._serve_again()

@@ -74,7 +74,7 @@ def _verified_tls(url: str) -> dict[str, ssl.VerifyMode] | None:
 
 
 class Broker:
-    """The doorbell: tells workers that there is work, and how many bells still hang in Redis."""
+    """Tells workers that there is work, and how many wake-ups still wait in Redis."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app

@@ -21,8 +21,8 @@ _SLOTS_OF_ONE = 16
 _BELLS = {Role.ANALYSIS: (ANALYSIS_QUEUE, ANALYZE), Role.WEBHOOKS: (WEBHOOK_QUEUE, DELIVER)}
 
 
-class Bell:
-    """The bell of the workers of one role. It asks PostgreSQL and Redis, so ring where nobody waits for it."""
+class Wakeups:
+    """Wakes the workers of one role. It asks PostgreSQL and Redis, so ring where nobody waits for it."""
 
     def __init__(self, broker: Broker, database: Database, role: Role) -> None:
         self._broker = broker

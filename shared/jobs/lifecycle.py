@@ -200,7 +200,7 @@ def try_elsewhere(
         return False
 
 
-def give_back(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
+def release(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
     """Queue jobs again that this worker holds and will not finish; nothing counts against them.
 
     A suspect stays one, and what was counted stays counted.
@@ -209,7 +209,9 @@ def give_back(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
         _queue_again(session, fences)
 
 
-def surrender(database: Database, worker: str, in_pass: Collection[tuple[UUID, int]], *, max_attempts: int) -> int:
+def release_after_device_failure(
+    database: Database, worker: str, in_pass: Collection[tuple[UUID, int]], *, max_attempts: int
+) -> int:
     """Account for the end of `worker` by a pass of its device, of which it knows beforehand; return what it carried.
 
     Of the jobs in the pass each is a suspect; where there is but one, it is known which did it, and the death counts,

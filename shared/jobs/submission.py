@@ -28,7 +28,7 @@ class UnknownPolicyError(DistildireError):
     """The policy is not one that the workers have. Ask the operator for its name, or leave it out."""
 
 
-class Intake:
+class Submissions:
     """Accepts jobs; one for each process."""
 
     def __init__(self, database: Database, store: ObjectStore, settings: Settings) -> None:

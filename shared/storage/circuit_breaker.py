@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from shared.errors import ObjectMissingError, StoreUnavailableError
 
 
-class Patience:
+class CircuitBreaker:
     """Knows whether the store kept silent the last time. One caller then asks again; the others are told at once."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -22,7 +22,7 @@ from minio.error import MinioException, S3Error
 from shared.domain import Artifact
 from shared.errors import ObjectMissingError, StoreUnavailableError
 from shared.settings import AnalysisSettings
-from shared.storage.circuit_breaker import Patience
+from shared.storage.circuit_breaker import CircuitBreaker
 
 _CONNECT_SECONDS, _READ_SECONDS, _RETRIES = 2.0, 5.0, 1
 #: How long a request to the API waits for a silent store: its caller is to have a definite answer in three seconds.
@@ -59,7 +59,7 @@ class ObjectStore:
         self._bucket = settings.s3_bucket
         self._client = _client(settings, settings.s3_endpoint, silence)
         self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint, silence)
-        self._patience = Patience(silence)
+        self._breaker = CircuitBreaker(silence)
 
     def put(self, key: str, data: BinaryIO, size: int, media_type: str) -> None:
         """Store `size` bytes of `data` under `key`; raise `StoreUnavailableError` where that is not certain.
@@ -67,7 +67,7 @@ class ObjectStore:
         In one request: the parts of an upload that breaks off are in no listing, so nobody would ever collect them.
         """
         part = max(size, _LEAST_PART)
-        with self._patience.asking(), _translated(key):
+        with self._breaker.asking(), _translated(key):
             self._client.put_object(self._bucket, key, data, size, content_type=media_type, part_size=part)
 
     def put_artifact(self, key: str, png: bytes) -> Artifact:
@@ -81,13 +81,13 @@ class ObjectStore:
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield an object in chunks; the first is read before this returns, so that errors come at once."""
-        with self._patience.asking(), _translated(key):
+        with self._breaker.asking(), _translated(key):
             response = self._client.get_object(self._bucket, key)
         return self._chunks(key, response)
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
-        with self._patience.asking(), _translated(key):
+        with self._breaker.asking(), _translated(key):
             self._client.remove_object(self._bucket, key)
 
     def delete_all(self, keys: Collection[str]) -> list[str]:
@@ -119,7 +119,7 @@ class ObjectStore:
 
     def ping(self) -> None:
         """Ask for the bucket; raise `StoreUnavailableError` where the store or the bucket is not there."""
-        with self._patience.asking(), _translated(self._bucket):
+        with self._breaker.asking(), _translated(self._bucket):
             if not self._client.bucket_exists(self._bucket):
                 msg = f"The object store has no bucket {self._bucket!r}. Create it."
                 raise StoreUnavailableError(msg)

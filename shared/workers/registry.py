@@ -118,7 +118,7 @@ def beat(database: Database, worker: WorkerIdentity, condition: Condition, *, ag
         )
 
 
-def bury_dead(database: Database, judge: WorkerIdentity) -> list[str]:
+def expire_leases_of_dead_workers(database: Database, judge: WorkerIdentity) -> list[str]:
     """End the leases of workers of this host that are certainly dead, so that the next sweep queues their jobs again.
 
     Only who sees the same process ids may judge; one that is frozen lives. Were a judgement wrong all the same, its

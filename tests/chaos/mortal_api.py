@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from api.wakeups import Doorbell
+from api.wakeups import WakeupQueue
 from api.wsgi import app
 from tests.chaos.deaths import ACCEPTED, die_if_told
 
 __all__ = ["app"]
 
-_ring = Doorbell.ring
+_ring = WakeupQueue.ring
 
 
-def _die_or_ring(self: Doorbell, job_id: UUID) -> None:
+def _die_or_ring(self: WakeupQueue, job_id: UUID) -> None:
     die_if_told(ACCEPTED)
     _ring(self, job_id)
 
 
-Doorbell.ring = _die_or_ring  # type: ignore[method-assign]
+WakeupQueue.ring = _die_or_ring  # type: ignore[method-assign]

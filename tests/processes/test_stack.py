@@ -23,7 +23,7 @@ from PIL import Image
 
 from deploy.local.credentials import free_ports
 from deploy.local.process_identity import ProcessIdentity
-from deploy.local.process_registry import Ledger
+from deploy.local.process_registry import ProcessRegistry
 from deploy.local.supervisor import read_state
 from shared.client import Client
 from tests.support.tiny_model import NAME, write_model
@@ -80,7 +80,7 @@ class Stack:
         return document
 
     def processes(self) -> list[ProcessIdentity]:
-        return list(Ledger(self.data_dir).read().values())
+        return list(ProcessRegistry(self.data_dir).read().values())
 
     def client(self) -> Client:
         document = self.document()

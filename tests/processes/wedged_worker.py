@@ -6,9 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from worker.jobs.executor import Crew
+from worker.jobs.executor import Executor
 from worker.tasks import app
-from worker.webhooks.sender import Courier
+from worker.webhooks.sender import WebhookSender
 
 __all__ = ["app"]
 
@@ -20,5 +20,5 @@ def _wait(_: object) -> None:
         time.sleep(0.01)
 
 
-for _cls, _name in ((Crew, "look"), (Crew, "work"), (Courier, "deliver_due")):
+for _cls, _name in ((Executor, "look"), (Executor, "work"), (WebhookSender, "deliver_due")):
     setattr(_cls, _name, _wait)

@@ -36,9 +36,9 @@ def broker(services: ServiceUrls, redis_url: str) -> Broker:
 
 def test_a_wake_up_is_json_with_a_lifetime_and_the_jobs_id_alone(services: ServiceUrls) -> None:
     queue = f"test-{uuid4()}"
-    bell = broker(services, services.redis_url)
-    assert bell.wake(queue, ANALYZE, "the-id")
-    assert bell.waiting(queue) == 1
+    wakeups = broker(services, services.redis_url)
+    assert wakeups.wake(queue, ANALYZE, "the-id")
+    assert wakeups.waiting(queue) == 1
     raw = Redis.from_url(services.redis_url).lpop(queue)
     assert isinstance(raw, bytes)
     message = json.loads(raw)
@@ -50,27 +50,27 @@ def test_a_wake_up_is_json_with_a_lifetime_and_the_jobs_id_alone(services: Servi
 
 
 def test_a_redis_that_is_away_costs_the_wake_up_and_no_time(services: ServiceUrls) -> None:
-    bell = broker(services, "redis://127.0.0.1:1/0")
+    wakeups = broker(services, "redis://127.0.0.1:1/0")
     started = time.monotonic()
-    assert not bell.wake("q", ANALYZE)
+    assert not wakeups.wake("q", ANALYZE)
     assert time.monotonic() - started < 3
-    assert bell.waiting("q") is None
+    assert wakeups.waiting("q") is None
 
 
 def test_a_frozen_redis_is_given_up_on_after_seconds(services: ServiceUrls) -> None:
     with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and never answers
         port = frozen.getsockname()[1]
-        bell = broker(services, urlsplit(services.redis_url)._replace(netloc=f"127.0.0.1:{port}").geturl())
+        wakeups = broker(services, urlsplit(services.redis_url)._replace(netloc=f"127.0.0.1:{port}").geturl())
         started = time.monotonic()
-        assert not bell.wake("q", ANALYZE)
+        assert not wakeups.wake("q", ANALYZE)
         assert time.monotonic() - started < 10
 
 
 def test_a_crowd_before_a_frozen_redis_is_told_no_and_meets_no_error(services: ServiceUrls) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as frozen, ThreadPoolExecutor(32) as crowd:
-        bell = broker(services, f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
+        wakeups = broker(services, f"redis://127.0.0.1:{frozen.getsockname()[1]}/0")
         started = time.monotonic()
-        assert not any(crowd.map(lambda _: bell.wake("q", ANALYZE), range(32)))
+        assert not any(crowd.map(lambda _: wakeups.wake("q", ANALYZE), range(32)))
         assert time.monotonic() - started < 20
 
 
@@ -93,7 +93,7 @@ def test_a_message_that_outlives_its_connection_is_no_bug_of_celerys(services: S
         with contextlib.suppress(TimeoutError):
             connection.drain_events(timeout=0.1)  # now it listens, and the message's task is under way
         os.kill(server.pid, signal.SIGKILL)
-        server.obituary()
+        server.exit_report()
         with contextlib.suppress(*lost):
             connection.collect()
         with contextlib.suppress(*lost):  # the rest ends the worker

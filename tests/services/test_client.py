@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deploy.commands.submit import Lookout
+from deploy.commands.submit import WorkerWatch
 from deploy.local.credentials import free_ports
 from deploy.submission import Submission
 from deploy.terminal.verdicts import Row
@@ -226,12 +226,12 @@ def test_who_waits_is_told_once_that_nobody_works_or_that_this_cannot_be_told(
     jobs = {number: {"id": number, "status": "queued"} for number in "12"}
     with following(image, jobs, metrics) as (submission, _):
         monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 3600)
-        lookout = Lookout(submission._client, submission, said.append)
-        lookout.look()
+        watch = WorkerWatch(submission._client, submission, said.append)
+        watch.look()
         assert bool(said) == says.startswith("No ")
         monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 0)
-        lookout.look()
-        lookout.look()
+        watch.look()
+        watch.look()
     assert len(said) == bool(says)
     assert says in "".join(said)
     assert all("distildire doctor" in words for words in said)

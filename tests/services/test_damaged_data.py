@@ -16,7 +16,7 @@ import redis
 
 from deploy.local.credentials import load_credentials
 from deploy.local.process_identity import ProcessIdentity
-from deploy.local.process_registry import DataDirInUseError, FileLock, Ledger
+from deploy.local.process_registry import DataDirInUseError, FileLock, ProcessRegistry
 from deploy.local.processes import StackError
 from deploy.local.services import LocalServices
 from deploy.local.stack_file import StackDocument, running_stack
@@ -128,20 +128,20 @@ def test_damaged_state_is_told_and_read_as_nothing(tmp_path: Path, content: byte
     for name in names:
         (tmp_path / name).write_bytes(content)
     assert read_state(tmp_path) is None
-    assert Ledger(tmp_path).read() == {}
+    assert ProcessRegistry(tmp_path).read() == {}
     assert StackDocument.read(tmp_path) is None
     with pytest.raises(DamagedError, match="`distildire up` writes it anew"):
         running_stack(tmp_path)
     told: list[str] = []
     LocalServices(tmp_path, notice=told.append).claim()
-    assert Ledger(tmp_path).read_strictly() == {}
+    assert ProcessRegistry(tmp_path).read_strictly() == {}
     assert told[:3] == [f"{name} was damaged, as by a power cut; it is written anew." for name in names]
 
 
 def test_the_document_of_a_living_stack_that_is_damaged_is_named(tmp_path: Path):
     me = ProcessIdentity.of(os.getpid())
     assert me is not None
-    Ledger(tmp_path).record("api", me)
+    ProcessRegistry(tmp_path).record("api", me)
     (tmp_path / "stack.json").write_text('{"api_url": "http://127.0.0.1:8')
     with pytest.raises(DamagedError, match=r"stack\.json is damaged"):
         running_stack(tmp_path)

@@ -232,8 +232,11 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
         ),
         "begin alone": (lambda: lifecycle.begin_alone(database, *world.jobs[-1].fence), FEW),
         "fail": (lambda: lifecycle.fail(database, *world.jobs.pop().fence, JobError(ErrorCode.INTERNAL)), FEW),
-        "give back": (lambda: lifecycle.give_back(database, [world.jobs.pop().fence for _ in range(8)]), FEW),
-        "surrender": (lambda: lifecycle.surrender(database, "another", [], max_attempts=3), FEW),
+        "give back": (lambda: lifecycle.release(database, [world.jobs.pop().fence for _ in range(8)]), FEW),
+        "release_after_device_failure": (
+            lambda: lifecycle.release_after_device_failure(database, "another", [], max_attempts=3),
+            FEW,
+        ),
         "cancel": (world.cancel, FEW),
         "sweep": (lambda: lifecycle.sweep(database, max_attempts=3), FEW),
         "poll": (lambda: world.poll(world.jobs[-1].id), FEW),

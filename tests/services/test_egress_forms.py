@@ -30,7 +30,7 @@ from tests.support.api_world import ApiWorld
 from tests.support.egress_forms import FORMS, REDIRECTS, ConnectLog, Everybody, Form, Names
 from tests.support.receivers import Receiver
 from worker.egress.http_client import Egress
-from worker.webhooks.sender import Courier
+from worker.webhooks.sender import WebhookSender
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
 SENDERS = "webhook-sender"
@@ -122,10 +122,10 @@ def _deliver(database: Database, tenant: UUID, urls: list[str], egress: Egress, 
     with database.begin() as session:
         of = {create_endpoint(session, VAULT, tenant, url, ["job.canceled"])[0].id: url for url in urls}
     _end_a_job(database, tenant)
-    courier = Courier(database, egress, VAULT)
+    sender = WebhookSender(database, egress, VAULT)
     with CONNECTS.noting(SENDERS) as connects:
-        _deliver_until(courier, lambda: len(_errors(database, of)) == len(urls))
-        courier.close()
+        _deliver_until(sender, lambda: len(_errors(database, of)) == len(urls))
+        sender.close()
     return Deliveries(_errors(database, of), connects, everybody.take())
 
 
@@ -147,10 +147,10 @@ def _end_a_job(database: Database, tenant: UUID) -> None:
         lifecycle.cancel(session, tenant, job_id)
 
 
-def _deliver_until(courier: Courier, condition: Callable[[], bool]) -> None:
+def _deliver_until(sender: WebhookSender, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        courier.deliver_due()
+        sender.deliver_due()
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.02)
 
@@ -197,10 +197,10 @@ def test_an_endpoint_whose_name_moves_inside_after_it_was_accepted_is_not_called
     names.answers["moving.test"] = [("127.0.0.2",)]
     before = len(receiver.received)
     _end_a_job(database, tenant)
-    courier = Courier(database, egress, VAULT)
+    sender = WebhookSender(database, egress, VAULT)
     with CONNECTS.noting(SENDERS) as connects:
-        _deliver_until(courier, lambda: _last_error(database) == "address_not_allowed")
-        courier.close()
+        _deliver_until(sender, lambda: _last_error(database) == "address_not_allowed")
+        sender.close()
     assert connects == []
     assert len(receiver.received) == before
     assert everybody.take() == []

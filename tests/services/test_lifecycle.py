@@ -214,7 +214,7 @@ def test_a_claim_owns_the_job_before_it_returns(database: Database, tenant: UUID
 
 def test_a_job_began_when_it_was_first_claimed(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
-    lifecycle.give_back(database, [claimed(database).fence])
+    lifecycle.release(database, [claimed(database).fence])
     began = read(database, job_id).started_at
     claimed(database)
     row = read(database, job_id)
@@ -386,8 +386,8 @@ def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenan
         lifecycle.fail(database, job_id, stale.attempt, JobError(ErrorCode.INTERNAL))
     assert lifecycle.heartbeat(database, {stale.fence: Stage.STORING}, lease=LEASE) == set()
     before = columns(database, job_id)
-    lifecycle.give_back(database, [stale.fence])
-    lifecycle.surrender(database, "another", [stale.fence], max_attempts=1)
+    lifecycle.release(database, [stale.fence])
+    lifecycle.release_after_device_failure(database, "another", [stale.fence], max_attempts=1)
     assert columns(database, job_id) == before  # it is still the current attempt's
     with database.begin() as session:
         assert session.get(Result, job_id) is None
@@ -404,7 +404,7 @@ def test_a_process_that_ends_by_a_pass_says_nothing_of_an_attempt_that_it_has_lo
     end_lease(database, job_id)
     lifecycle.sweep(database, max_attempts=3)
     claimed(database)
-    lifecycle.surrender(database, "w", [stale.fence], max_attempts=1)
+    lifecycle.release_after_device_failure(database, "w", [stale.fence], max_attempts=1)
     row = read(database, job_id)
     assert (row.state, row.deaths) == ("queued", 0)
 
@@ -597,7 +597,7 @@ def test_a_suspect_is_taken_alone_whatever_waits_beside_it(database: Database, t
     show(database, ANOTHER, WorkerState.READY)
     assert [job.id for job in several(database, 8)] == [suspect]
     assert {job.id for job in several(database, 8)} == fresh
-    lifecycle.give_back(database, [(suspect, 2)])
+    lifecycle.release(database, [(suspect, 2)])
     urgent = add_job(database, tenant, priority=1)
     assert [job.id for job in several(database, 8)] == [urgent]  # what comes behind a suspect waits for it
     assert [job.id for job in several(database, 8)] == [suspect]
@@ -911,7 +911,7 @@ def test_one_worker_is_kept_free_of_suspects(database: Database, tenant: UUID) -
     silent_for(database, second, 8)
     claiming.claim(database, worker=ANOTHER.id, model="M", lease=LEASE)  # one that does not see us takes the first
     assert claim(database) is None
-    lifecycle.give_back(database, [(first, 2)])
+    lifecycle.release(database, [(first, 2)])
     assert claim(database) is not None
 
 
@@ -927,7 +927,7 @@ def test_nobody_waits_for_longer_than_a_lease(database: Database, tenant: UUID) 
 
 def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
-    lifecycle.give_back(database, [claimed(database).fence])
+    lifecycle.release(database, [claimed(database).fence])
     row = read(database, job_id)
     assert (row.state, row.deaths, row.lease_until) == ("queued", 0, None)
     assert (row.stage, row.worker) == (None, None)
@@ -938,7 +938,7 @@ def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Da
     dies(database, job_id)
     alone = claimed(database)
     lifecycle.begin_alone(database, *alone.fence)
-    lifecycle.give_back(database, [alone.fence])
+    lifecycle.release(database, [alone.fence])
     row = read(database, job_id)
     assert (row.state, row.deaths, row.suspect, row.alone) == ("queued", 1, True, False)
     assert claim(database) is not None  # nobody died: nobody waits for a worker to come back
@@ -949,7 +949,7 @@ def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, ten
     elsewhere = add_job(database, tenant)
     claiming.claim(database, worker="another", model="M", lease=LEASE)
     show(database, replace(ANOTHER, id="w"), WorkerState.READY)
-    assert lifecycle.surrender(database, "w", [job.fence for job in jobs[:2]], max_attempts=3) == 3
+    assert lifecycle.release_after_device_failure(database, "w", [job.fence for job in jobs[:2]], max_attempts=3) == 3
     with database.begin() as session:
         assert registry.list_workers(session) == []  # nobody is to count on it
     assert read(database, elsewhere).state == "running"
@@ -966,14 +966,16 @@ def test_a_process_that_ends_leaves_what_it_has_ended_as_it_is(database: Databas
     ended, carried = claimed_job(database, tenant), claimed_job(database, tenant)
     lifecycle.succeed(database, *ended.fence, RESULT)
     before = columns(database, ended.id)
-    assert lifecycle.surrender(database, "w", [ended.fence, carried.fence], max_attempts=3) == 1
+    assert lifecycle.release_after_device_failure(database, "w", [ended.fence, carried.fence], max_attempts=3) == 1
     assert columns(database, ended.id) == before
 
 
 def test_a_pass_with_one_image_counts_whatever_else_the_process_carried(database: Database, tenant: UUID) -> None:
     culprit, other = claimed_job(database, tenant).id, claimed_job(database, tenant).id
     for deaths in (1, 2, 3):
-        lifecycle.surrender(database, "w", [(culprit, read(database, culprit).attempt)], max_attempts=3)
+        lifecycle.release_after_device_failure(
+            database, "w", [(culprit, read(database, culprit).attempt)], max_attempts=3
+        )
         assert read(database, culprit).deaths == deaths
         silent_for(database, culprit, 20)
         if deaths < 3:
@@ -1012,7 +1014,7 @@ def test_terminal_states_never_change(database: Database, tenant: UUID) -> None:
         lifecycle.cancel(session, tenant, job_id)
     with pytest.raises(LeaseLostError):
         lifecycle.succeed(database, job_id, attempt, RESULT)
-    lifecycle.give_back(database, [(job_id, attempt)])
+    lifecycle.release(database, [(job_id, attempt)])
     expired(database, job_id)
     assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
     row = read(database, job_id)
@@ -1143,8 +1145,10 @@ MOVERS: dict[str, Callable[[Database, list[ClaimedJob]], object]] = {
     "heartbeat": lambda database, jobs: lifecycle.heartbeat(
         database, {job.fence: Stage.DECODING for job in jobs}, lease=LEASE
     ),
-    "give back": lambda database, jobs: lifecycle.give_back(database, [job.fence for job in jobs]),
-    "surrender": lambda database, _: lifecycle.surrender(database, "w", [], max_attempts=3),
+    "give back": lambda database, jobs: lifecycle.release(database, [job.fence for job in jobs]),
+    "release_after_device_failure": lambda database, _: lifecycle.release_after_device_failure(
+        database, "w", [], max_attempts=3
+    ),
 }
 
 

@@ -27,7 +27,7 @@ from minio.error import S3Error
 from deploy.local.credentials import load_credentials
 from deploy.local.postgres import NOBODY, USER_NAMESPACE
 from deploy.local.process_identity import ProcessIdentity
-from deploy.local.process_registry import DataDirInUseError, Ledger
+from deploy.local.process_registry import DataDirInUseError, ProcessRegistry
 from deploy.local.processes import ProcessEndedError
 from deploy.local.services import LocalServices, ServiceUrls
 
@@ -137,7 +137,7 @@ def test_servers_end_when_their_owner_is_killed(tmp_path: Path):
     with owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"started\n"
-        servers = Ledger(tmp_path / "data").read()
+        servers = ProcessRegistry(tmp_path / "data").read()
         assert [identity.alive for identity in servers.values()] == [True] * 3
         owner.kill()
 
@@ -153,11 +153,11 @@ def test_what_a_killed_owner_left_is_ended_but_no_stranger(tmp_path: Path):
     leftover, stranger = (ProcessIdentity.of(process.pid) for process in strays)
     assert leftover is not None
     assert stranger is not None
-    ledger = Ledger(tmp_path)
-    ledger.record("valkey", leftover)
-    ledger.record("s3", ProcessIdentity(stranger.pid, "another boot:1"))  # the id was given to somebody else since
+    registry = ProcessRegistry(tmp_path)
+    registry.record("valkey", leftover)
+    registry.record("s3", ProcessIdentity(stranger.pid, "another boot:1"))  # the id was given to somebody else since
 
-    assert ledger.end_leftovers() == ["valkey"]
+    assert registry.end_leftovers() == ["valkey"]
 
     assert not leftover.alive
     assert stranger.alive
@@ -187,7 +187,7 @@ def test_a_normal_user_can_run_it():
         with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as owner:
             assert owner.stdout is not None
             assert owner.stdout.readline() == b"started\n"
-            postgres = Ledger(folder / "data").read()["postgres"]
+            postgres = ProcessRegistry(folder / "data").read()["postgres"]
             assert Path(f"/proc/{postgres.pid}").stat().st_uid == 65534
         assert owner.returncode == 0
     finally:

@@ -35,7 +35,7 @@ from shared.webhooks.retry_schedule import Delivered
 from tests.support.databases import add_tenant, as_role
 from tests.support.juicefs import juicefs_gateway
 from tests.support.service_settings import SECRET_KEY, settings_for
-from worker.maintenance.retention import Housekeeper
+from worker.maintenance.retention import Retention
 
 NOW = timedelta()
 HOUR = timedelta(hours=1)
@@ -210,7 +210,7 @@ def many_old(database: Database, store: ObjectStore, tenant: UUID, count: int, *
 
 def test_one_round_goes_on_until_nothing_is_left(database: Database, store: ObjectStore, tenant: UUID) -> None:
     many_old(database, store, tenant, 1_300, stored=20)
-    Housekeeper(database, store, retention_days=7).tidy()
+    Retention(database, store, retention_days=7).tidy()
     assert jobs(database) == set()
     assert erasures(database) == set()
     assert stored(store) == set()
@@ -275,11 +275,11 @@ def test_every_attempts_bytes_go(database: Database, store: ObjectStore, tenant:
     job_id = submit(database, store, tenant)
     first = claim(database)
     store.put_artifact(artifact_key(tenant, job_id, first.attempt, "overlay"), b"left behind")
-    lifecycle.give_back(database, [first.fence])
+    lifecycle.release(database, [first.fence])
     succeed(database, store, claim(database))
     with database.begin() as session:
         session.execute(update(Job).values(finished_at=func.now() - timedelta(days=9)))
-    Housekeeper(database, store, retention_days=7).tidy()
+    Retention(database, store, retention_days=7).tidy()
     assert stored(store) == set()
 
 
@@ -299,13 +299,11 @@ def test_the_backlog_is_told_up_to_what_is_much(database: Database, store: Objec
     assert backlog(7) == retention.Backlog(10_000, 10)
 
 
-def test_a_housekeeper_that_is_told_to_stop_begins_nothing(
-    database: Database, store: ObjectStore, tenant: UUID
-) -> None:
+def test_a_retention_that_is_told_to_stop_begins_nothing(database: Database, store: ObjectStore, tenant: UUID) -> None:
     job_id = finished(database, store, tenant, days_ago=9)
-    housekeeper = Housekeeper(database, store, retention_days=1)
-    housekeeper.stop()
-    housekeeper.tidy()
+    retention = Retention(database, store, retention_days=1)
+    retention.stop()
+    retention.tidy()
     assert jobs(database) == {job_id}
 
 
@@ -316,7 +314,7 @@ def test_a_round_does_all_of_it_in_the_workers_role(
         finished(database, store, tenant, days_ago=9)
     kept = finished(database, store, tenant)
     with contextlib.closing(Database(as_role(empty_database, WORKER_ROLE))) as restricted:
-        Housekeeper(restricted, store, retention_days=7).tidy()
+        Retention(restricted, store, retention_days=7).tidy()
     assert jobs(database) == {kept}
     assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
     assert erasures(database) == set()
@@ -326,16 +324,16 @@ _DIE_IN_BETWEEN = """
 from shared.database.engine import Database
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
-from worker.maintenance.retention import Housekeeper
+from worker.maintenance.retention import Retention
 settings = Settings.read()
-Housekeeper(Database(settings.database_url.get_secret_value()), ObjectStore(settings), retention_days=1).tidy()
+Retention(Database(settings.database_url.get_secret_value()), ObjectStore(settings), retention_days=1).tidy()
 """
 
 
 def test_a_kill_between_row_and_bytes_leaves_nothing_behind(
     database: Database, empty_database: str, store: ObjectStore, settings: Settings, tenant: UUID
 ) -> None:
-    """The store takes the housekeeper's call and is silent; there the housekeeper is killed."""
+    """The store takes retention's call and is silent; there retention is killed."""
     job_id = finished(database, store, tenant, days_ago=9)
     with database.begin() as session:  # no walk through the bucket now: the first call is that which erases
         session.execute(text("INSERT INTO bucket_walk (next_at) VALUES (now() + interval '1 h')"))
@@ -358,10 +356,10 @@ def test_a_kill_between_row_and_bytes_leaves_nothing_behind(
     assert process.returncode == -signal.SIGKILL
     assert jobs(database) == set()
     assert len(store.keys(job_prefix(tenant, job_id))) == 2
-    Housekeeper(database, store, retention_days=1).tidy()  # not at once: whoever took it may still be at it
+    Retention(database, store, retention_days=1).tidy()  # not at once: whoever took it may still be at it
     assert erasures(database) == {job_id}
     make_due(database)
-    Housekeeper(database, store, retention_days=1).tidy()
+    Retention(database, store, retention_days=1).tidy()
     assert store.keys(job_prefix(tenant, job_id)) == []
     assert erasures(database) == set()
 
@@ -397,7 +395,7 @@ def test_a_walk_goes_on_past_pages_of_folders_that_were_left_empty(
     for key in keys:
         store.put_artifact(key, b"png")
     assert store.delete_all(keys) == []
-    Housekeeper(database, store, retention_days=None).tidy()
+    Retention(database, store, retention_days=None).tidy()
     with database.begin() as session:
         ended = text("SELECT after_key = '' AND next_at > now() + interval '1 hour' FROM bucket_walk")
         assert session.scalar(ended)

@@ -133,7 +133,7 @@ def test_verdict_that_cannot_be_written_is_an_error_of_the_service(
         store.get(artifact_key(job.tenant_id, job.id, 1, "heatmap"))
 
 
-def test_job_that_cannot_even_fail_goes_back_and_the_crew_is_told_to_pause(
+def test_job_that_cannot_even_fail_goes_back_and_the_executor_is_told_to_pause(
     database: Database, analyzer: Analyzer, attempt: Attempt
 ):
     forbid(database, NO_ENDS)

@@ -23,7 +23,7 @@ from redis import Redis
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import ANALYSIS_QUEUE, SWEEP, SWEEP_QUEUE, WEBHOOK_QUEUE, Broker, make_celery
 from shared.broker.redis_transport import is_wake_up
-from shared.broker.wakeups import Bell
+from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.domain import NewJob
@@ -36,7 +36,7 @@ from tests.support.service_settings import settings_for
 from worker.maintenance.sweeper import Sweeper
 from worker.process.beat import QuietScheduler
 
-#: Slots that the bell counts on where no worker is there yet.
+#: Slots that are counted on where no worker is there yet.
 OF_ONE = 16
 
 
@@ -95,7 +95,7 @@ def test_no_more_wake_ups_wait_than_ready_workers_have_slots(
     appear(database, Role.ANALYSIS, 8, WorkerState.DRAINING)
     appear(database, Role.WEBHOOKS, 5)
     with contextlib.closing(Database(as_role(empty_database, role))) as own:
-        analysis, webhooks = (Bell(broker, own, each) for each in (Role.ANALYSIS, Role.WEBHOOKS))
+        analysis, webhooks = (Wakeups(broker, own, each) for each in (Role.ANALYSIS, Role.WEBHOOKS))
         for number in range(300):
             analysis.ring(str(number))
             webhooks.ring(str(number))
@@ -106,16 +106,16 @@ def test_no_more_wake_ups_wait_than_ready_workers_have_slots(
 
 
 def test_for_workers_that_are_still_to_come_those_of_one_wait(broker: Broker, database: Database) -> None:
-    bell = Bell(broker, database, Role.ANALYSIS)
+    wakeups = Wakeups(broker, database, Role.ANALYSIS)
     for _ in range(300):
-        bell.ring()
+        wakeups.ring()
     assert broker.waiting(ANALYSIS_QUEUE) == OF_ONE
 
 
 def test_where_the_database_is_away_the_bell_counts_on_what_it_knew(broker: Broker, database: Database) -> None:
-    bell = Bell(broker, Database("postgresql://nobody@127.0.0.1:1/none"), Role.ANALYSIS)
+    wakeups = Wakeups(broker, Database("postgresql://nobody@127.0.0.1:1/none"), Role.ANALYSIS)
     for _ in range(20):
-        bell.ring()
+        wakeups.ring()
     assert broker.waiting(ANALYSIS_QUEUE) == OF_ONE
 
 
@@ -146,7 +146,7 @@ def test_what_is_submitted_while_nobody_works_does_not_pile_up(
     world = api_with(redis_url=SecretStr(redis_url))
     for _ in range(OF_ONE + 8):
         world.one.submit()
-    until(world.around.doorbell._rings.empty)
+    until(world.around.wakeups._rings.empty)
     until(lambda: (broker.waiting(ANALYSIS_QUEUE) or 0) >= OF_ONE)
     assert broker.waiting(ANALYSIS_QUEUE) == OF_ONE
 

@@ -43,17 +43,17 @@ from shared.webhooks.retry_schedule import DELAYS, MOST_AGE, Delivered, Disable,
 from tests.support.databases import as_role
 from tests.support.receivers import Receiver, running_receiver
 from worker.egress.http_client import Egress
-from worker.webhooks.sender import Courier, Prompt
+from worker.webhooks.sender import Prompt, WebhookSender
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
 LEASE = timedelta(seconds=30)
 
 
 @pytest.fixture
-def courier(database: Database) -> Iterator[Courier]:
-    courier = Courier(database, Egress(["127.0.0.1"]), VAULT)
-    yield courier
-    courier.close()
+def sender(database: Database) -> Iterator[WebhookSender]:
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), VAULT)
+    yield sender
+    sender.close()
 
 
 def add_endpoint(database: Database, tenant: UUID, url: str) -> tuple[UUID, str]:
@@ -79,11 +79,11 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def deliver_until(courier: Courier, condition: Callable[[], bool], seconds: float = 10) -> None:
+def deliver_until(sender: WebhookSender, condition: Callable[[], bool], seconds: float = 10) -> None:
     """Wait for a condition while webhooks are delivered, as a worker that looks for them does."""
 
     def deliver_and_look() -> bool:
-        courier.deliver_due()
+        sender.deliver_due()
         return condition()
 
     until(deliver_and_look, seconds)
@@ -111,9 +111,9 @@ def now_due(database: Database) -> None:
         session.execute(update(WebhookDelivery).values(next_attempt_at=func.now()))
 
 
-def tried(courier: Courier, database: Database, count: int = 1) -> list[WebhookAttempt]:
+def tried(sender: WebhookSender, database: Database, count: int = 1) -> list[WebhookAttempt]:
     """Deliver what is due; return the log once it has `count` lines."""
-    courier.deliver_due()
+    sender.deliver_due()
     until(lambda: len(attempts(database)) == count)
     return attempts(database)
 
@@ -123,11 +123,11 @@ def claim(database: Database, *, lease: timedelta = LEASE, per_endpoint: int = 4
 
 
 def test_a_webhook_arrives_once_and_the_published_verifier_accepts_it(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     endpoint, secret = add_endpoint(database, tenant, receiver.url("/200?token=t"))
     end_jobs(database, tenant)
-    courier.deliver_due()
+    sender.deliver_due()
     until(lambda: states(database, endpoint) == {"delivered": 1})
     (request,) = receiver.received
     assert Webhook(secret).verify(request.body, request.headers)["type"] == "job.canceled"
@@ -145,11 +145,11 @@ def test_a_webhook_arrives_once_and_the_published_verifier_accepts_it(
 
 @pytest.mark.parametrize(("path", "status"), [("/500", 500), ("/404", 404), ("/redirect", 302)])
 def test_a_failed_try_is_logged_and_made_again_after_five_seconds(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier, path: str, status: int
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender, path: str, status: int
 ) -> None:
     add_endpoint(database, tenant, receiver.url(path))
     end_jobs(database, tenant)
-    (attempt,) = tried(courier, database)
+    (attempt,) = tried(sender, database)
     assert (attempt.status, attempt.error) == (status, None)
     with database.begin() as session:
         now = session.scalars(select(func.now())).one()
@@ -157,19 +157,19 @@ def test_a_failed_try_is_logged_and_made_again_after_five_seconds(
     assert again is not None
     assert timedelta(seconds=3) < again - now <= timedelta(seconds=5.5)
     assert only_delivery(database).state == "pending"
-    courier.close()
+    sender.close()
     assert [request.path for request in receiver.received] == [path]
 
 
 def test_every_try_has_the_same_id_and_its_own_time(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     _, secret = add_endpoint(database, tenant, receiver.url("/500"))
     end_jobs(database, tenant)
-    tried(courier, database)
+    tried(sender, database)
     until(lambda: int(receiver.received[0].headers["webhook-timestamp"]) < int(time.time()))
     now_due(database)
-    tried(courier, database, 2)
+    tried(sender, database, 2)
     first, second = receiver.received
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert int(first.headers["webhook-timestamp"]) < int(second.headers["webhook-timestamp"])
@@ -177,37 +177,37 @@ def test_every_try_has_the_same_id_and_its_own_time(
     Webhook(secret).verify(second.body, second.headers)
 
 
-def test_the_last_try_gives_up(database: Database, tenant: UUID, receiver: Receiver, courier: Courier) -> None:
+def test_the_last_try_gives_up(database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender) -> None:
     endpoint, _ = add_endpoint(database, tenant, receiver.url("/503"))
     end_jobs(database, tenant)
     for count in range(1, len(DELAYS) + 1):
         assert states(database, endpoint) == {"pending": 1}
         now_due(database)
-        tried(courier, database, count)
+        tried(sender, database, count)
     until(lambda: states(database, endpoint) == {"failed": 1})
     assert len(receiver.received) == len(DELAYS)
 
 
 def test_a_delivery_that_is_sent_anew_starts_at_once_and_follows_the_whole_schedule_again(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     endpoint, _ = add_endpoint(database, tenant, receiver.url("/503"))
     end_jobs(database, tenant)
     for count in range(1, len(DELAYS) + 1):
         now_due(database)
-        tried(courier, database, count)
+        tried(sender, database, count)
     until(lambda: states(database, endpoint) == {"failed": 1})
     with database.begin() as session:
         resend(session, tenant, session.scalars(select(WebhookDelivery.id)).one())
     for count, delay in enumerate(DELAYS[1:], start=1):
-        last = tried(courier, database, len(DELAYS) + count)[-1]  # the first: nobody made it due
+        last = tried(sender, database, len(DELAYS) + count)[-1]  # the first: nobody made it due
         until(lambda: only_delivery(database).lease_until is None)
         planned = only_delivery(database).next_attempt_at
         assert planned is not None
         wait = planned - last.started_at
         assert delay <= wait <= 1.1 * delay + timedelta(seconds=5)  # jitter, and what the try itself took
         now_due(database)
-    tried(courier, database, 2 * len(DELAYS))
+    tried(sender, database, 2 * len(DELAYS))
     until(lambda: states(database, endpoint) == {"failed": 1})
 
 
@@ -247,13 +247,13 @@ def _deliveries(database: Database) -> list[WebhookDelivery]:
 def test_410_disables_the_endpoint_and_gives_up_what_waits_for_it(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=1)
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), VAULT, senders=1)
     gone, _ = add_endpoint(database, tenant, receiver.url("/410"))
     alive, _ = add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant, 5)
-    courier.deliver_due()
+    sender.deliver_due()
     until(lambda: states(database, alive) == {"delivered": 5})
-    courier.close()
+    sender.close()
     assert give_up(database) == 4
     assert states(database, gone) == {"failed": 5}
     assert [request.path for request in receiver.received].count("/410") == 1
@@ -291,11 +291,11 @@ def test_a_try_that_fails_in_a_way_that_nobody_thought_of_is_recorded_and_made_a
     def broken(_host: str, _port: int) -> NoReturn:
         raise ValueError("a resolver's bug")
 
-    courier = Courier(database, Egress([], resolver=broken), VAULT)
+    sender = WebhookSender(database, Egress([], resolver=broken), VAULT)
     add_endpoint(database, tenant, "https://receiver.example")
     end_jobs(database, tenant)
-    (attempt,) = tried(courier, database)
-    courier.close()
+    (attempt,) = tried(sender, database)
+    sender.close()
     assert (attempt.attempt, attempt.status, attempt.error) == (1, None, "internal")
     assert only_delivery(database).state == "pending"
 
@@ -322,17 +322,17 @@ def test_many_at_once_that_answer_410_do_not_block_each_other(
 def test_a_hanging_receiver_holds_its_own_few_senders_only(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=6, per_endpoint=4)
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), VAULT, senders=6, per_endpoint=4)
     with running_receiver() as hanging:
         hung, _ = add_endpoint(database, tenant, hanging.url("/hang"))
         prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
         end_jobs(database, tenant, 20)
-        courier.deliver_due()
+        sender.deliver_due()
         until(lambda: states(database, prompt) == {"delivered": 20})
         assert states(database, hung) == {"pending": 20}
         assert hanging.most_at_once == 4
         hanging.released.set()
-    courier.close()
+    sender.close()
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_a_receiver_without_an_answer_is_logged_with_the_reason(
     database: Database,
     tenant: UUID,
     receiver: Receiver,
-    courier: Courier,
+    sender: WebhookSender,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
     code: str,
@@ -350,7 +350,7 @@ def test_a_receiver_without_an_answer_is_logged_with_the_reason(
     monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 0.5)
     add_endpoint(database, tenant, receiver.url(path))
     end_jobs(database, tenant)
-    (attempt,) = tried(courier, database)
+    (attempt,) = tried(sender, database)
     assert (attempt.status, attempt.error, attempt.response_excerpt) == (None, code, None)
     assert only_delivery(database).state == "pending"
 
@@ -377,7 +377,7 @@ HOSTILE = {
 
 
 def test_hostile_receivers_cost_a_try_each_and_neither_memory_nor_other_endpoints(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier, monkeypatch: pytest.MonkeyPatch
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 3.0)
     with running_receiver() as hostile:
@@ -388,13 +388,13 @@ def test_hostile_receivers_cost_a_try_each_and_neither_memory_nor_other_endpoint
         before = _memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         begun = time.monotonic()
-        deliver_until(courier, lambda: states(database, prompt) == {"delivered": 1}, seconds=3)
-        deliver_until(courier, lambda: len(_errors(database, of)) == len(HOSTILE))
+        deliver_until(sender, lambda: states(database, prompt) == {"delivered": 1}, seconds=3)
+        deliver_until(sender, lambda: len(_errors(database, of)) == len(HOSTILE))
         assert time.monotonic() - begun < 6
         assert _errors(database, of) == HOSTILE
         assert _memory("VmHWM") - before < 100_000_000
         hostile.released.set()
-        courier.close()
+        sender.close()
 
 
 def _gzip_is_packed(hostile: Receiver) -> None:
@@ -417,31 +417,31 @@ def _errors(database: Database, of: dict[UUID, str]) -> dict[str, str | None]:
 
 
 def test_of_a_gigabyte_in_answer_two_kilobytes_are_kept(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     add_endpoint(database, tenant, receiver.url("/gigabyte"))
     end_jobs(database, tenant)
-    (attempt,) = tried(courier, database)
+    (attempt,) = tried(sender, database)
     assert (attempt.status, attempt.response_excerpt) == (200, "x" * 2048)
 
 
 def test_an_answer_with_nul_bytes_can_be_stored(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     add_endpoint(database, tenant, receiver.url("/nul"))
     end_jobs(database, tenant)
-    (attempt,) = tried(courier, database)
+    (attempt,) = tried(sender, database)
     assert attempt.response_excerpt == "a�b�c"
 
 
 def test_an_inner_receiver_that_is_not_allowed_gets_nothing(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    courier = Courier(database, Egress(["10.0.0.0/8"]), VAULT)
+    sender = WebhookSender(database, Egress(["10.0.0.0/8"]), VAULT)
     add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant)
-    (attempt,) = tried(courier, database)
-    courier.close()
+    (attempt,) = tried(sender, database)
+    sender.close()
     assert attempt.error == "address_not_allowed"
     assert receiver.received == []
 
@@ -449,15 +449,15 @@ def test_an_inner_receiver_that_is_not_allowed_gets_nothing(
 def test_each_webhook_is_sent_once_however_often_and_from_wherever_it_is_asked_for(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    couriers = [Courier(database, Egress(["127.0.0.1"]), VAULT, senders=8, per_endpoint=8) for _ in range(2)]
+    both = [WebhookSender(database, Egress(["127.0.0.1"]), VAULT, senders=8, per_endpoint=8) for _ in range(2)]
     endpoint, _ = add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant, 60)
     with ThreadPoolExecutor(8) as callers:
-        for courier in couriers * 20:
-            callers.submit(courier.deliver_due)
+        for sender in both * 20:
+            callers.submit(sender.deliver_due)
     until(lambda: states(database, endpoint) == {"delivered": 60})
-    for courier in couriers:
-        courier.close()
+    for sender in both:
+        sender.close()
     ids = [request.headers["webhook-id"] for request in receiver.received]
     assert len(ids) == len(set(ids)) == 60
 
@@ -607,20 +607,20 @@ def test_more_receivers_that_hang_than_there_are_senders_leave_senders_for_the_o
     database: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 0.5)
-    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=4, per_endpoint=4)
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), VAULT, senders=4, per_endpoint=4)
     with running_receiver() as hanging:
         for _ in range(8):
             add_endpoint(database, tenant, hanging.url("/hang"))
         end_jobs(database, tenant, 10)
-        deliver_until(courier, lambda: _failing(database) == 8)
+        deliver_until(sender, lambda: _failing(database) == 8)
         monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 15.0)
-        deliver_until(courier, lambda: _under_way(database) == 2)
+        deliver_until(sender, lambda: _under_way(database) == 2)
         prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
         end_jobs(database, tenant, 10)
-        deliver_until(courier, lambda: states(database, prompt) == {"delivered": 10}, seconds=5)
+        deliver_until(sender, lambda: states(database, prompt) == {"delivered": 10}, seconds=5)
         assert _under_way(database) == 2
         hanging.released.set()
-        courier.close()
+        sender.close()
 
 
 def _failing(database: Database) -> int:
@@ -649,7 +649,7 @@ def test_a_sender_that_lost_its_lease_writes_nothing(database: Database, tenant:
 
 
 def test_what_a_dead_sender_had_claimed_is_sent_when_its_lease_ends(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     endpoint, _ = add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant)
@@ -657,7 +657,7 @@ def test_what_a_dead_sender_had_claimed_is_sent_when_its_lease_ends(
     assert claim(database) is None
     with database.begin() as session:
         session.execute(update(WebhookDelivery).values(lease_until=func.now() - timedelta(seconds=1)))
-    (attempt,) = tried(courier, database)
+    (attempt,) = tried(sender, database)
     assert attempt.attempt == 2
     assert states(database, endpoint) == {"delivered": 1}
 
@@ -665,22 +665,22 @@ def test_what_a_dead_sender_had_claimed_is_sent_when_its_lease_ends(
 def test_a_secret_that_cannot_be_read_is_a_failed_try_and_sends_nothing(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    courier = Courier(database, Egress(["127.0.0.1"]), Vault("another secret key for tests, 32 chars"))
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), Vault("another secret key for tests, 32 chars"))
     add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant)
-    (attempt,) = tried(courier, database)
-    courier.close()
+    (attempt,) = tried(sender, database)
+    sender.close()
     assert attempt.error == "signing_failed"
     assert receiver.received == []
 
 
 def test_neither_the_log_nor_the_database_shows_a_secret_or_a_path(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     _, secret = add_endpoint(database, tenant, receiver.url("/200?token=abcdef"))
     end_jobs(database, tenant)
     with structlog.testing.capture_logs() as records:
-        tried(courier, database)
+        tried(sender, database)
         until(lambda: any(record["event"] == "webhook_tried" for record in records))
     assert secret.removeprefix("whsec_") not in str(records)
     assert "abcdef" not in str(records)
@@ -692,17 +692,17 @@ def test_neither_the_log_nor_the_database_shows_a_secret_or_a_path(
 def test_close_waits_for_what_is_under_way_and_begins_no_more(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=1)
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), VAULT, senders=1)
     endpoint, _ = add_endpoint(database, tenant, receiver.url("/hang"))
     end_jobs(database, tenant, 2)
-    courier.deliver_due()
+    sender.deliver_due()
     until(lambda: receiver.most_at_once == 1)
-    closing = threading.Thread(target=courier.close)
+    closing = threading.Thread(target=sender.close)
     closing.start()
     receiver.released.set()
     closing.join(10)
     assert len(attempts(database)) == 1
-    courier.deliver_due()
+    sender.deliver_due()
     assert len(receiver.received) == 1
     assert states(database, endpoint) == {"pending": 2}
 
@@ -788,16 +788,16 @@ def test_what_waits_for_too_long_is_given_up_without_a_try(database: Database, t
 
 
 def test_an_endpoint_of_which_every_try_failed_for_five_days_is_disabled_and_told_of(
-    database: Database, tenant: UUID, receiver: Receiver, courier: Courier
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     endpoint, _ = add_endpoint(database, tenant, receiver.url("/500"))
     end_jobs(database, tenant)
-    tried(courier, database)
+    tried(sender, database)
     with database.begin() as session:
         session.execute(update(WebhookEndpoint).values(failing_since=func.now() - timedelta(days=5, seconds=1)))
     now_due(database)
     with structlog.testing.capture_logs() as records:
-        tried(courier, database, 2)
+        tried(sender, database, 2)
         until(lambda: any(record["event"] == "webhook_endpoint_disabled" for record in records))
     (told,) = (record for record in records if record["event"] == "webhook_endpoint_disabled")
     assert (told["endpoint"], told["reason"]) == (str(endpoint), "Every try has failed for 5 days.")
@@ -811,38 +811,38 @@ def test_an_endpoint_of_which_every_try_failed_for_five_days_is_disabled_and_tol
 def test_a_prompt_receiver_gets_more_than_its_share_where_nobody_else_needs_it(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=16, per_endpoint=2)
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), VAULT, senders=16, per_endpoint=2)
     endpoint, _ = add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant)
-    deliver_until(courier, lambda: states(database, endpoint) == {"delivered": 1})
+    deliver_until(sender, lambda: states(database, endpoint) == {"delivered": 1})
     with database.begin() as session:  # it goes on to be prompt, and slow enough to be seen
         session.execute(update(WebhookEndpoint).values(url=receiver.url("/hang")))
     end_jobs(database, tenant, 12)
-    deliver_until(courier, lambda: receiver.most_at_once == 6)
+    deliver_until(sender, lambda: receiver.most_at_once == 6)
     assert _under_way(database) == 6  # a quarter of the senders more, and no more than that
     receiver.released.set()
-    courier.close()
+    sender.close()
 
 
 def test_others_are_served_while_receivers_that_fail_and_those_that_were_prompt_hang(
     database: Database, tenant: UUID, receiver: Receiver
 ) -> None:
-    courier = Courier(database, Egress(["127.0.0.1"]), VAULT, senders=16, per_endpoint=1)
+    sender = WebhookSender(database, Egress(["127.0.0.1"]), VAULT, senders=16, per_endpoint=1)
     prompt = [add_endpoint(database, tenant, receiver.url("/200"))[0] for _ in range(2)]
     end_jobs(database, tenant)
-    deliver_until(courier, lambda: all(states(database, each) == {"delivered": 1} for each in prompt))
+    deliver_until(sender, lambda: all(states(database, each) == {"delivered": 1} for each in prompt))
     failing = [add_endpoint(database, tenant, receiver.url("/hang"))[0] for _ in range(9)]
     with database.begin() as session:
         session.execute(update(WebhookEndpoint).values(url=receiver.url("/hang")))
         fails = update(WebhookEndpoint).where(WebhookEndpoint.id.in_(failing))
         session.execute(fails.values(failing_since=func.now()))
     end_jobs(database, tenant, 12)
-    deliver_until(courier, lambda: _under_way(database) == 8 + 2 + 4)
+    deliver_until(sender, lambda: _under_way(database) == 8 + 2 + 4)
     other, _ = add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant)
-    deliver_until(courier, lambda: states(database, other) == {"delivered": 1})
+    deliver_until(sender, lambda: states(database, other) == {"delivered": 1})
     receiver.released.set()
-    courier.close()
+    sender.close()
 
 
 def test_who_was_prompt_and_hangs_has_its_share_and_who_never_was_has_it_too() -> None:

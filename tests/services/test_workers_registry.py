@@ -87,8 +87,8 @@ def test_jobs_of_a_dead_neighbour_are_free_at_once_and_it_is_told_of_once(
     mine, its = carried_by(database, me), carried_by(database, other)
     neighbour.kill()
     neighbour.wait()
-    assert registry.bury_dead(database, me) == [other.id]
-    assert registry.bury_dead(database, me) == []
+    assert registry.expire_leases_of_dead_workers(database, me) == [other.id]
+    assert registry.expire_leases_of_dead_workers(database, me) == []
     assert [row.id for row in listed(database)] == [me.id]
     assert lease_has_ended(database, its)
     assert not lease_has_ended(database, mine)
@@ -101,9 +101,9 @@ def test_a_living_or_frozen_neighbour_keeps_its_jobs(database: Database, neighbo
     me, other = WorkerIdentity.of_this_process(Role.ANALYSIS), identity_of(neighbour)
     appear(database, other)
     job_id = carried_by(database, other)
-    assert registry.bury_dead(database, me) == []
+    assert registry.expire_leases_of_dead_workers(database, me) == []
     neighbour.send_signal(signal.SIGSTOP)
-    assert registry.bury_dead(database, me) == []
+    assert registry.expire_leases_of_dead_workers(database, me) == []
     assert not lease_has_ended(database, job_id)
     assert len(listed(database)) == 1
 
@@ -118,8 +118,8 @@ def test_who_does_not_see_the_same_processes_judges_none(
     neighbour.kill()
     neighbour.wait()
     me = WorkerIdentity.of_this_process(Role.ANALYSIS)
-    assert registry.bury_dead(database, me) == []
-    assert registry.bury_dead(database, replace(me, pid_space=None)) == []
+    assert registry.expire_leases_of_dead_workers(database, me) == []
+    assert registry.expire_leases_of_dead_workers(database, replace(me, pid_space=None)) == []
     assert not lease_has_ended(database, job_id)
 
 
@@ -129,7 +129,7 @@ def test_a_process_that_got_the_id_of_a_dead_one_does_not_keep_its_jobs(
     ticks = procfs.start_ticks(neighbour.pid)
     assert ticks is not None
     appear(database, replace(identity_of(neighbour), pid_ticks=ticks - 100))
-    assert len(registry.bury_dead(database, WorkerIdentity.of_this_process(Role.ANALYSIS))) == 1
+    assert len(registry.expire_leases_of_dead_workers(database, WorkerIdentity.of_this_process(Role.ANALYSIS))) == 1
 
 
 def test_who_was_silent_for_long_is_forgotten_and_comes_back_with_its_next_beat(database: Database):
@@ -150,7 +150,7 @@ def test_what_a_claim_would_find_is_asked_without_claiming(database: Database):
     assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     job_id = carried_by(database, me)
     assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
-    lifecycle.give_back(database, [(job_id, 1)])
+    lifecycle.release(database, [(job_id, 1)])
     assert claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     with database.begin() as session:
         job = session.get_one(Job, job_id)

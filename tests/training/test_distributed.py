@@ -117,6 +117,6 @@ def test_statistics_of_batch_normalisation_and_probabilities_are_as_well(
 
 def test_without_torchrun_a_process_is_alone() -> None:
     with assembled_team("cpu") as team:
-        assert (team.rank, team.size, team.leads) == (0, 1, True)
+        assert (team.rank, team.size, team.is_main) == (0, 1, True)
         assert team.gather("x") == ["x"]
         assert team.from_leader(lambda: "x") == "x"

@@ -22,7 +22,7 @@ from deploy.cli import main
 from tests.support.pages import read_page
 from tests.support.tiny_model import NAME, write_model
 from tests.support.tiny_training import smooth_picture
-from worker.evaluation.batch_cache import Journal, Judgement
+from worker.evaluation.batch_cache import BatchCache, Judgement
 from worker.model import load_model
 from worker.model.cards.registry import find_card
 from worker.model.verdicts.decision import sigmoid
@@ -242,15 +242,15 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on_from_there(
     models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     noted: list[tuple[str, int]] = []
-    note = Journal.note
+    note = BatchCache.note
 
-    def note_and_stop(journal: Journal, part: str, batch: int, judgement: Judgement) -> None:
-        note(journal, part, batch, judgement)
+    def note_and_stop(batch_cache: BatchCache, part: str, batch: int, judgement: Judgement) -> None:
+        note(batch_cache, part, batch, judgement)
         noted.append((part, batch))
         if len(noted) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Journal, "note", note_and_stop)
+    monkeypatch.setattr(BatchCache, "note", note_and_stop)
     parts = ("--without", "robustness", "--without", "formats", "--without", "controls", "--resamples", "100")
     command = ("evaluate", data, "--model", NAME, "--models-dir", models, "--device", "cpu", *parts, "--out", tmp_path)
     stopped = call(*command)

@@ -15,7 +15,7 @@ from tests.support.tiny_model import NAME, write_model
 from tests.support.tiny_training import smooth_picture
 from worker.datasets.dataset import LabelledImage
 from worker.datasets.digests import data_sha256
-from worker.evaluation.batch_cache import Journal
+from worker.evaluation.batch_cache import BatchCache
 from worker.evaluation.scorer import ABLATIONS, Scoring, scores_of
 from worker.model import Detector, load_model
 
@@ -89,26 +89,26 @@ def test_dire_is_the_distance_to_the_reconstruction(detector: Detector, images: 
 def test_what_was_judged_in_another_number_format_is_judged_anew(
     detector: Detector, images: list[LabelledImage], tmp_path: Path
 ):
-    journal = Journal(tmp_path, ["these images"])
-    Scoring(detector, images, 4, unseen, journal).logits("plain")
+    batch_cache = BatchCache(tmp_path, ["these images"])
+    Scoring(detector, images, 4, unseen, batch_cache).logits("plain")
     coarse = seeded_detector(detector.card, torch.device("cpu"), torch.bfloat16)
     coarse.weights_sha256 = detector.weights_sha256
     alone = Scoring(coarse, images, 4, unseen).logits("plain").logits
-    assert Scoring(coarse, images, 4, unseen, journal).logits("plain").logits.tolist() == alone.tolist()
+    assert Scoring(coarse, images, 4, unseen, batch_cache).logits("plain").logits.tolist() == alone.tolist()
 
 
 def test_what_was_judged_before_the_card_was_corrected_is_judged_anew(
     detector: Detector, images: list[LabelledImage], tmp_path: Path
 ):
     """With the same weights: what the card says of them is part of what they answer."""
-    journal = Journal(tmp_path, ["these images"])
-    Scoring(detector, images, 4, unseen, journal).logits("plain")
+    batch_cache = BatchCache(tmp_path, ["these images"])
+    Scoring(detector, images, 4, unseen, batch_cache).logits("plain")
     card = write_model(tmp_path) / "card.toml"
     card.write_text(card.read_text().replace("input_size = 64", "input_size = 48"))
     corrected = load_model(NAME, "cpu", "fp32", tmp_path)
     assert corrected.weights_sha256 == detector.weights_sha256
     alone = Scoring(corrected, images, 4, unseen).logits("plain").logits
-    assert Scoring(corrected, images, 4, unseen, journal).logits("plain").logits.tolist() == alone.tolist()
+    assert Scoring(corrected, images, 4, unseen, batch_cache).logits("plain").logits.tolist() == alone.tolist()
     assert alone.tolist() != Scoring(detector, images, 4, unseen).logits("plain").logits.tolist()
 
 
@@ -132,7 +132,7 @@ class StoppedError(Exception):
 def test_what_was_broken_off_goes_on_where_it_was(
     detector: Detector, images: list[LabelledImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    journal = Journal(tmp_path, ["these images"])
+    batch_cache = BatchCache(tmp_path, ["these images"])
     images[1].path.write_bytes(b"no image")
     whole = Scoring(detector, images, 2, unseen).logits("plain", ablations=ABLATIONS)
     seen: list[str] = []
@@ -146,7 +146,7 @@ def test_what_was_broken_off_goes_on_where_it_was(
         return after_image
 
     with pytest.raises(StoppedError):
-        Scoring(detector, images, 2, stop_at_the_fifth, journal).logits("plain", ablations=ABLATIONS)
+        Scoring(detector, images, 2, stop_at_the_fifth, batch_cache).logits("plain", ablations=ABLATIONS)
     computed: list[int] = []
     noise_map = detector.noise_map
 
@@ -155,28 +155,28 @@ def test_what_was_broken_off_goes_on_where_it_was(
         return noise_map(x)
 
     monkeypatch.setattr(detector, "noise_map", counted)
-    judged = Scoring(detector, images, 2, unseen, journal).logits("plain", ablations=ABLATIONS)
+    judged = Scoring(detector, images, 2, unseen, batch_cache).logits("plain", ablations=ABLATIONS)
 
     assert 0 < sum(computed) <= 3, "what was judged before the crash is not judged again"
     np.testing.assert_array_equal(judged.logits, whole.logits)
     for name, logits in whole.ablated.items():
         np.testing.assert_array_equal(judged.ablated[name], logits)
     assert [file.path for file in judged.skipped] == [images[1].path]
-    journal.clear()
-    assert not journal.folder.exists()
+    batch_cache.clear()
+    assert not batch_cache.folder.exists()
 
 
 def test_nothing_is_recalled_of_another_pass_or_of_other_images(
     detector: Detector, images: list[LabelledImage], tmp_path: Path
 ):
-    Scoring(detector, images, 2, unseen, Journal(tmp_path, ["these images"])).logits("plain")
-    journal = Journal(tmp_path, ["these images"])
-    blank = Scoring(detector, images, 2, unseen, journal).logits(
+    Scoring(detector, images, 2, unseen, BatchCache(tmp_path, ["these images"])).logits("plain")
+    batch_cache = BatchCache(tmp_path, ["these images"])
+    blank = Scoring(detector, images, 2, unseen, batch_cache).logits(
         "blank", change=lambda image, _: Image.new("RGB", (9, 9))
     )
     assert len(set(blank.logits.round(4))) == 1
-    assert Journal(tmp_path, ["other images"]).recall("any", 0) is None
-    assert Journal(tmp_path, ["other images"]).folder != journal.folder
+    assert BatchCache(tmp_path, ["other images"]).recall("any", 0) is None
+    assert BatchCache(tmp_path, ["other images"]).folder != batch_cache.folder
 
 
 def test_the_digest_follows_bytes_and_labels_not_paths(images: list[LabelledImage], tmp_path: Path):

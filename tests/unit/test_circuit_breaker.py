@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.errors import ObjectMissingError, StoreUnavailableError
-from shared.storage.circuit_breaker import Patience
+from shared.storage.circuit_breaker import CircuitBreaker
 
 
 class Clock:
@@ -21,12 +21,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def patience(clock: Clock) -> Patience:
-    return Patience(2.5, clock)
+def breaker(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(2.5, clock)
 
 
-def fail(patience: Patience, clock: Clock, seconds: float) -> None:
-    with pytest.raises(StoreUnavailableError), patience.asking():
+def fail(breaker: CircuitBreaker, clock: Clock, seconds: float) -> None:
+    with pytest.raises(StoreUnavailableError), breaker.asking():
         _break_off(clock, seconds)
 
 
@@ -35,36 +35,36 @@ def _break_off(clock: Clock, seconds: float) -> None:
     raise StoreUnavailableError
 
 
-def test_after_silence_one_asks_and_the_others_are_told_at_once(patience: Patience, clock: Clock):
-    fail(patience, clock, 2.5)
-    with patience.asking():
+def test_after_silence_one_asks_and_the_others_are_told_at_once(breaker: CircuitBreaker, clock: Clock):
+    fail(breaker, clock, 2.5)
+    with breaker.asking():
         asked = []
         for _ in range(3):
-            with pytest.raises(StoreUnavailableError), patience.asking():
+            with pytest.raises(StoreUnavailableError), breaker.asking():
                 asked.append(True)
         assert not asked
-    with patience.asking():
+    with breaker.asking():
         """The store answered: everybody may ask again."""
 
 
-def test_a_caller_that_never_came_back_is_not_waited_for(patience: Patience, clock: Clock):
-    fail(patience, clock, 2.5)
-    lost = patience.asking()
+def test_a_caller_that_never_came_back_is_not_waited_for(breaker: CircuitBreaker, clock: Clock):
+    fail(breaker, clock, 2.5)
+    lost = breaker.asking()
     lost.__enter__()
     clock.now += 2.5
-    with patience.asking():
+    with breaker.asking():
         """Somebody has to."""
 
 
-def test_a_quick_refusal_is_no_silence(patience: Patience, clock: Clock):
-    fail(patience, clock, 0.1)
-    with patience.asking(), patience.asking():
+def test_a_quick_refusal_is_no_silence(breaker: CircuitBreaker, clock: Clock):
+    fail(breaker, clock, 0.1)
+    with breaker.asking(), breaker.asking():
         """Everybody may ask."""
 
 
-def test_an_object_that_is_missing_is_an_answer(patience: Patience, clock: Clock):
-    fail(patience, clock, 2.5)
-    with pytest.raises(ObjectMissingError), patience.asking():
+def test_an_object_that_is_missing_is_an_answer(breaker: CircuitBreaker, clock: Clock):
+    fail(breaker, clock, 2.5)
+    with pytest.raises(ObjectMissingError), breaker.asking():
         raise ObjectMissingError
-    with patience.asking(), patience.asking():
+    with breaker.asking(), breaker.asking():
         """Everybody may ask."""

@@ -17,7 +17,7 @@ import pytest
 
 from worker.inference import pass_watchdog
 from worker.inference.batcher import Fence
-from worker.inference.pass_watchdog import PassTooSlowError, PassWatch, memory_limit, pass_limit, resident_bytes
+from worker.inference.pass_watchdog import PassTooSlowError, PassWatchdog, memory_limit, pass_limit, resident_bytes
 
 SOON, LONG = 5.0, 20.0  # seconds: never reached by a test that passes
 PASS = [(UUID(int=1), 1), (UUID(int=2), 3)]
@@ -32,7 +32,7 @@ def given_up() -> queue.SimpleQueue[Sequence[Fence]]:
 def test_pass_that_takes_too_long_is_given_up_with_its_jobs_named(
     given_up: queue.SimpleQueue[Sequence[Fence]], capfd: pytest.CaptureFixture[str]
 ):
-    with PassWatch(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)(PASS):
+    with PassWatchdog(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)(PASS):
         assert given_up.get(timeout=SOON) == PASS
     said = capfd.readouterr().out
     assert "device_stuck" in said
@@ -40,7 +40,7 @@ def test_pass_that_takes_too_long_is_given_up_with_its_jobs_named(
 
 
 def test_pass_is_late_long_before_it_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
-    watch = PassWatch(given_up.put, seconds=4, ceiling=LONG, memory_bytes=NO_LIMIT)
+    watch = PassWatchdog(given_up.put, seconds=4, ceiling=LONG, memory_bytes=NO_LIMIT)
     with watch(PASS):
         deadline = time.monotonic() + SOON
         began_late = watch.late
@@ -62,13 +62,13 @@ class EndsMeanwhile(threading.Event):
 
 
 def test_pass_that_ends_while_it_is_found_late_keeps_nobody_from_working(given_up: queue.SimpleQueue[Sequence[Fence]]):
-    watch = PassWatch(given_up.put, seconds=0.4, ceiling=LONG, memory_bytes=NO_LIMIT)
+    watch = PassWatchdog(given_up.put, seconds=0.4, ceiling=LONG, memory_bytes=NO_LIMIT)
     watch._look_on(EndsMeanwhile(), threading.get_ident(), PASS)
     assert not watch.late
 
 
 def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
-    with PassWatch(given_up.put, seconds=LONG, ceiling=LONG, memory_bytes=resident_bytes() + (32 << 20))(PASS):
+    with PassWatchdog(given_up.put, seconds=LONG, ceiling=LONG, memory_bytes=resident_bytes() + (32 << 20))(PASS):
         assert given_up.empty()
         taken: list[bytearray] = []
         while given_up.empty() and len(taken) < 16:  # what earlier tests left may be freed meanwhile
@@ -79,7 +79,7 @@ def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue
 
 
 def test_pass_that_ends_in_time_leaves_nothing_behind(given_up: queue.SimpleQueue[Sequence[Fence]]):
-    watch = PassWatch(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)
+    watch = PassWatchdog(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)
     for _ in range(3):
         with watch(PASS):
             pass
@@ -94,7 +94,7 @@ def test_process_that_was_stopped_is_not_stuck():
     """Nobody computes while the process stands still: a pass has lost no time by it."""
     program = (
         "import os, threading, time, worker.inference.pass_watchdog as w\n"
-        "watch = w.PassWatch(lambda _: os._exit(1), seconds=1.0, ceiling=60, memory_bytes=1 << 60)\n"
+        "watch = w.PassWatchdog(lambda _: os._exit(1), seconds=1.0, ceiling=60, memory_bytes=1 << 60)\n"
         "with watch([]):\n"
         "    print('in', flush=True)\n"
         "    time.sleep(0.5)\n"
@@ -114,7 +114,7 @@ def test_process_that_was_stopped_is_not_stuck():
 def test_pass_that_holds_the_interpreters_lock_is_ended_too():
     program = (
         "import ctypes, os, worker.inference.pass_watchdog as w; w._LOCKED_SECONDS = 0.2\n"
-        "with w.PassWatch(lambda _: os._exit(9), seconds=60, ceiling=0.2, memory_bytes=1 << 60)([]):\n"
+        "with w.PassWatchdog(lambda _: os._exit(9), seconds=60, ceiling=0.2, memory_bytes=1 << 60)([]):\n"
         "    ctypes.PyDLL(None).sleep(60)\n"  # as a driver would: it keeps the lock
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)

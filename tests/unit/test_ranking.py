@@ -70,8 +70,8 @@ def test_what_a_threshold_gives_agrees_with_scikit_learn(drawn: tuple[Floats, La
 def test_curves_agree_with_scikit_learn(drawn: tuple[Floats, Labels, Floats]):
     scores, fake, _ = drawn
     ranking = rank(scores, fake)
-    fall_out, recall, thresholds = reference.roc_curve(fake, scores, drop_intermediate=False)
-    np.testing.assert_allclose(ranking.fall_out, fall_out[1:], atol=1e-9)
+    false_positive_rate, recall, thresholds = reference.roc_curve(fake, scores, drop_intermediate=False)
+    np.testing.assert_allclose(ranking.false_positive_rate, false_positive_rate[1:], atol=1e-9)
     np.testing.assert_allclose(ranking.recall, recall[1:], atol=1e-9)
     np.testing.assert_array_equal(ranking.scores, thresholds[1:])
     precision, recall, _ = reference.precision_recall_curve(fake, scores)
@@ -83,9 +83,9 @@ def test_curves_agree_with_scikit_learn(drawn: tuple[Floats, Labels, Floats]):
 @given(scored(), st.floats(0, 1))
 def test_recall_at_a_limit_is_the_best_point_of_the_curve_within_it(drawn: tuple[Floats, Labels, Floats], limit: float):
     scores, fake, _ = drawn
-    fall_out, recall, _ = reference.roc_curve(fake, scores, drop_intermediate=False)
+    false_positive_rate, recall, _ = reference.roc_curve(fake, scores, drop_intermediate=False)
     found = float(recall_at_fall_out(rank(scores, fake), limit))
-    assert found == pytest.approx(recall[fall_out <= limit].max(), abs=1e-9)
+    assert found == pytest.approx(recall[false_positive_rate <= limit].max(), abs=1e-9)
 
 
 @settings(max_examples=60, deadline=None)

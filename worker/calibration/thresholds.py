@@ -117,7 +117,8 @@ def youden_threshold(scores: Floats, fake: Labels) -> float:
     distinct = np.unique(np.concatenate([[0.0], scores, [1.0]]))
     candidates, gaps = (distinct[1:] + distinct[:-1]) / 2, np.diff(distinct)
     reached = np.searchsorted(-ranking.scores, -candidates, side="right")
-    worth = np.concatenate([[0.0], ranking.recall - ranking.fall_out])[reached] / 2  # balanced accuracy, less a half
+    # Balanced accuracy, less a half.
+    worth = np.concatenate([[0.0], ranking.recall - ranking.false_positive_rate])[reached] / 2
     best = worth >= worth.max() - 1e-9
     return float(candidates[best][np.argmax(gaps[best])])
 

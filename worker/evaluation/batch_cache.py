@@ -24,7 +24,7 @@ class Judgement:
     skipped: dict[str, str]
 
 
-class Journal:
+class BatchCache:
     """Judgements of the evaluation that `identity` describes, kept below `folder` until it is done.
 
     `identity`: everything that the numbers depend on.

@@ -65,7 +65,7 @@ def curves(probabilities: Floats, fake: Labels) -> Curves:
 def roc(probabilities: Floats, fake: Labels) -> Points:
     """Return the ROC curve, from (0, 0) to (1, 1)."""
     ranking = rank(probabilities, fake)
-    return _thinned(np.append(0.0, ranking.fall_out), np.append(0.0, ranking.recall))
+    return _thinned(np.append(0.0, ranking.false_positive_rate), np.append(0.0, ranking.recall))
 
 
 def _thinned(x: Floats, y: Floats) -> Points:

@@ -19,7 +19,7 @@ from worker.datasets.corruptions import AS_IT_IS, AS_STORED, Change, format_view
 from worker.datasets.dataset import LabelledImage
 from worker.datasets.digests import data_sha256, files_sha256
 from worker.datasets.formats import Skipped
-from worker.evaluation.batch_cache import Journal
+from worker.evaluation.batch_cache import BatchCache
 from worker.evaluation.curves import curves, roc
 from worker.evaluation.estimates import (
     Estimate,
@@ -136,11 +136,11 @@ class Evaluation:
         source: Source,
         plan: Plan,
         follow: Follow,
-        journal: Journal | None = None,
+        batch_cache: BatchCache | None = None,
         calibrated_on: frozenset[str] | None = None,
     ) -> None:
         self.detector, self.policy, self.source, self.plan = detector, policy, source, plan
-        self.follow, self.journal, self.calibrated_on = follow, journal, calibrated_on
+        self.follow, self.batch_cache, self.calibrated_on = follow, batch_cache, calibrated_on
         self.threshold = detector.card.threshold if policy is None else policy.threshold
 
     def run(self, others: Mapping[str, Detector]) -> Evaluated:
@@ -230,7 +230,7 @@ class Evaluation:
             chance=chance,
             file_statistics=by_file.estimates["average_precision"],
             labels_leak=labels_leak(by_file.estimates["average_precision"], chance),
-            ablations={name: self._figures(robbed) for name, robbed in ablated.items()},
+            ablations={name: self._figures(ablated) for name, ablated in ablated.items()},
             others=compared,
         )
 
@@ -271,7 +271,7 @@ class Evaluation:
         return scores_of(images, judged.logits)
 
     def _over(self, images: Sequence[LabelledImage], detector: Detector | None = None) -> Scoring:
-        return Scoring(detector or self.detector, images, self.plan.batch_size, self.follow, self.journal)
+        return Scoring(detector or self.detector, images, self.plan.batch_size, self.follow, self.batch_cache)
 
     def _figures(self, scores: Scores) -> Figures:
         return figures(self._probabilities(scores), scores.fake, scores.groups, self.threshold, self.plan.resampling)

@@ -1,4 +1,4 @@
-"""Running a detector over labelled images: as a service would, changed beforehand, or robbed of a part of its input."""
+"""Running a detector over labelled images: as a service would, on changed images, or with some input ablated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.datasets.corruptions import Change, as_it_is
 from worker.datasets.dataset import LabelledImage
 from worker.datasets.digests import data_sha256
 from worker.datasets.formats import Skipped
-from worker.evaluation.batch_cache import Journal, Judgement
+from worker.evaluation.batch_cache import BatchCache, Judgement
 from worker.imaging.decoding import ImageLimits, decode
 from worker.metrics.ranking import Floats
 from worker.metrics.scores import Scores
@@ -55,8 +55,8 @@ class Scoring:
     """One detector and N images; each call is a pass over them.
 
     Images that cannot be read, or of which the model says no finite number, are listed and skipped. `batch_size`: at
-    least so many images are judged at once, where there are as many, and fewer than twice so many. With a journal, a
-    pass goes on from where it was broken off.
+    least so many images are judged at once, where there are as many, and fewer than twice so many. With a batch cache,
+    a pass goes on from where it was broken off.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Scoring:
         images: Sequence[LabelledImage],
         batch_size: int,
         follow: Follow,
-        journal: Journal | None = None,
+        batch_cache: BatchCache | None = None,
     ) -> None:
         self.detector, self.images = detector, images
-        self._follow, self._journal = follow, journal
+        self._follow, self._batch_cache = follow, batch_cache
         # In random order: a batch's shuffled noise maps are then of any images, not of the same photograph's.
         order = np.random.default_rng(0).permutation(len(images))
         self._batches = [batch.tolist() for batch in np.array_split(order, max(len(images) // batch_size, 1))]
@@ -115,11 +115,11 @@ class Scoring:
         computes = model.card.model_dump_json(include={"adm", "diffusion", "student", "image_size"})
         part = f"{model.weights_sha256} {computes} {model.device} {model.precision} {name} {names}"
         for place, batch in enumerate(self._batches):
-            found = self._journal.recall(part, place) if self._journal else None
+            found = self._batch_cache.recall(part, place) if self._batch_cache else None
             if found is None:
                 found = self._judgement(batch, change, measure, names)
-                if self._journal:
-                    self._journal.note(part, place, found)
+                if self._batch_cache:
+                    self._batch_cache.note(part, place, found)
             for each, told in found.numbers.items():
                 numbers[each][batch] = [np.nan if number is None else number for number in told]
             skipped += [Skipped(self.images[int(at)].path, reason) for at, reason in found.skipped.items()]
@@ -155,7 +155,7 @@ class Scoring:
 
 
 def identity_of(images: Sequence[LabelledImage], batch_size: int) -> list[str]:
-    """Return what the numbers of a pass depend on besides the model and where it runs, for a journal.
+    """Return what the numbers of a pass depend on besides the model and where it runs, for a batch cache.
 
     Raises:
         OSError: an image cannot be read.

@@ -49,7 +49,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Pace:
+class BatchPlan:
     """What was learnt of a device when it warmed up."""
 
     batch: int
@@ -58,7 +58,7 @@ class Pace:
     """How long such a pass takes at most."""
 
 
-def settle_batch(detector: Detector, most: int) -> Pace:
+def settle_batch(detector: Detector, most: int) -> BatchPlan:
     """Warm the detector up; return what a pass should take, at most `most` images.
 
     As many as run in `PASS_SECONDS`, and fit into memory. On a CPU the published model takes seconds for one image and
@@ -74,7 +74,7 @@ def settle_batch(detector: Detector, most: int) -> Pace:
     batch = max(1, min(most, int(PASS_SECONDS / seconds)))
     while batch > 1 and not _fits(detector, batch):
         batch //= 2
-    return Pace(batch, batch * seconds)  # never longer than one after the other
+    return BatchPlan(batch, batch * seconds)  # never longer than one after the other
 
 
 def _fits(detector: Detector, batch: int) -> bool:

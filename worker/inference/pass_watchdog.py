@@ -40,7 +40,7 @@ class PassTooSlowError(DistildireError):
     """The device is too slow for the limit of a pass."""
 
 
-class PassWatch:
+class PassWatchdog:
     """Has the process given up when a pass takes longer than `seconds`, or brings it above `memory_bytes`.
 
     Seconds are counted in ticks of the watch's own thread: a process that was stopped, or got no processor, is not

@@ -1,6 +1,6 @@
 """The threads that take jobs: woken by Celery, or sent by the worker's own look-out, never more than its slots.
 
-Who takes does so for all slots that are free, at once, and hands the others to threads of the crew's own.
+Who takes does so for all slots that are free, at once, and hands the others to threads of the executor's own.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ from worker.jobs.outcome import OUTAGES
 #: long: a look costs it nothing.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
 
-#: So many errands are taken at once at most.
+#: So many pieces of work are taken at once at most.
 _AT_ONCE = 32
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Errand:
+class ClaimedWork:
     """Something to do."""
 
     do: Callable[[], None]
     alone: bool = False
-    """It shares the crew with no other: it calls `Crew.wait_until_alone` before it begins."""
+    """It shares the executor with no other: it calls `Executor.wait_until_alone` before it begins."""
 
 
-class Crew:
-    """At most `slots` errands at once, or one that is to be alone.
+class Executor:
+    """At most `slots` pieces of work at once, or one that is to be alone.
 
-    `take(most)` returns the next errands, at most so many, and one that is to be alone by itself. It and they may raise
-    an outage: the whole crew then pauses, longer each time until an errand succeeds.
+    `take(most)` returns the next claimed, at most so many, and one that is to be alone by itself. It and they may raise
+    an outage: the whole executor then pauses, longer each time until some work succeeds.
     """
 
-    def __init__(self, take: Callable[[int], Sequence[Errand]], *, slots: int) -> None:
+    def __init__(self, take: Callable[[int], Sequence[ClaimedWork]], *, slots: int) -> None:
         self.taken = 0
-        """How many errands were taken until now."""
+        """How many pieces of work were taken until now."""
         self._take = take
         self._slots = threading.Semaphore(slots)
-        # One takes at a time; who has taken an errand that is to be alone keeps the others out until it has ended.
+        # One takes at a time; who has taken work that is to be alone keeps the others out until it has ended.
         self._taking = threading.Lock()
         self._shared = 0
         self._shared_ended = threading.Condition()
-        self._own_threads = ThreadPoolExecutor(slots, thread_name_prefix="crew")
+        self._own_threads = ThreadPoolExecutor(slots, thread_name_prefix="executor")
         self._stopping = threading.Event()
         self._pausing = threading.Lock()
         self._outages = 0
         self._paused_until = 0.0
 
     def work(self) -> None:
-        """Take errands until none is left. Raises nothing.
+        """Take work until none is left. Raises nothing.
 
         Where all slots are taken, wait for one: a thread of Celery's that returned at once would drop its wake-up, and
         fetch the next, which an idle worker could have had.
@@ -67,12 +67,12 @@ class Crew:
                 pass
 
     def look(self) -> None:
-        """If a slot is free, have a thread of our own look for errands, for this slot and all that are free."""
+        """If a slot is free, have a thread of our own look for work, for this slot and all that are free."""
         if not self._stopping.is_set() and self._slots.acquire(blocking=False):
             self._hand_over(None)
 
     def wait_until_alone(self) -> None:
-        """Return when no other errand is under way: called by one that is to be alone, so that none can begin."""
+        """Return when no other work is under way: called by one that is to be alone, so that none can begin."""
         with self._shared_ended:
             self._shared_ended.wait_for(lambda: self._shared == 0)
 
@@ -92,24 +92,24 @@ class Crew:
 
     @property
     def willing(self) -> bool:
-        """Whether it would take an errand now: it neither stops nor pauses."""
+        """Whether it would take work now: it neither stops nor pauses."""
         return not self.stopping and time.monotonic() >= self._paused_until
 
     def close(self) -> None:
-        """Stop, and wait for the errands on our own threads."""
+        """Stop, and wait for the work on our own threads."""
         self.stop()
         self._own_threads.shutdown()
 
-    def _hand_over(self, errand: Errand | None) -> bool:
-        """Have a thread of our own use a slot that was got for it, first for `errand`; False where there is none."""
+    def _hand_over(self, claimed: ClaimedWork | None) -> bool:
+        """Have a thread of our own use a slot that was got for it, first for `claimed`; False where there is none."""
         try:
-            self._own_threads.submit(self._work_on_own_thread, errand)
+            self._own_threads.submit(self._work_on_own_thread, claimed)
         except RuntimeError:  # closed since
             self._slots.release()
             return False
         return True
 
-    def _work_on_own_thread(self, first: Errand | None) -> None:
+    def _work_on_own_thread(self, first: ClaimedWork | None) -> None:
         try:
             if first is None or self._do_beside_others(first):
                 while self._run_next():
@@ -118,29 +118,29 @@ class Crew:
             self._slots.release()
 
     def _run_next(self) -> bool:
-        """Take errands and do one; False where there is none or the crew pauses."""
+        """Take work and do one piece of it; False where there is none or the executor pauses."""
         with self._taking:
-            errands = self._take_for_free_slots()
-            if errands and errands[0].alone:
-                return self._do(errands[0])  # and nobody takes meanwhile
-            self._count_shared(len(errands))
-            left = [errand for errand in errands[1:] if not self._hand_over(errand)]
-        if len(errands) == _AT_ONCE:
+            claimed = self._take_for_free_slots()
+            if claimed and claimed[0].alone:
+                return self._do(claimed[0])  # and nobody takes meanwhile
+            self._count_shared(len(claimed))
+            left = [claimed for claimed in claimed[1:] if not self._hand_over(claimed)]
+        if len(claimed) == _AT_ONCE:
             self.look()  # there may be more, and slots for it
-        mine = (*errands[:1], *left)  # where a crew is closed meanwhile, also what no thread could be had for
-        done = [self._do_beside_others(errand) for errand in mine]
+        mine = (*claimed[:1], *left)  # where a executor is closed meanwhile, also what no thread could be had for
+        done = [self._do_beside_others(claimed) for claimed in mine]
         return bool(done) and all(done)
 
-    def _take_for_free_slots(self) -> Sequence[Errand]:
-        """Return errands: one for the slot of this thread, and each other with a slot that was got for it."""
+    def _take_for_free_slots(self) -> Sequence[ClaimedWork]:
+        """Return work: a piece for the slot of this thread, and each other with a slot that was got for it."""
         if not self.willing:
             return ()
         spare = 0
         while spare < _AT_ONCE - 1 and self._slots.acquire(blocking=False):
             spare += 1
-        errands: Sequence[Errand] = ()
+        claimed: Sequence[ClaimedWork] = ()
         try:
-            errands = self._take(1 + spare)
+            claimed = self._take(1 + spare)
         except OUTAGES as outage:
             self._pause(outage.message)
         except Exception as error:  # noqa: BLE001  # the boundary, as below
@@ -149,21 +149,21 @@ class Crew:
             _log.exception("errands_not_taken")
             self._pause(repr(error))
         finally:
-            for _ in range(spare - len(errands[1:])):
+            for _ in range(spare - len(claimed[1:])):
                 self._slots.release()
-        self.taken += len(errands)
-        return errands
+        self.taken += len(claimed)
+        return claimed
 
-    def _do_beside_others(self, errand: Errand) -> bool:
+    def _do_beside_others(self, claimed: ClaimedWork) -> bool:
         try:
-            return self._do(errand)
+            return self._do(claimed)
         finally:
             self._count_shared(-1)
 
-    def _do(self, errand: Errand) -> bool:
-        """Do an errand; False where the crew pauses because of it."""
+    def _do(self, claimed: ClaimedWork) -> bool:
+        """Do a piece of work; False where the executor pauses because of it."""
         try:
-            errand.do()
+            claimed.do()
         except OUTAGES as outage:
             self._pause(outage.message)
             return False
@@ -185,7 +185,7 @@ class Crew:
     def _pause(self, reason: str) -> None:
         with self._pausing:
             if time.monotonic() < self._paused_until:
-                return  # one outage, met by many errands, is one pause
+                return  # one outage, met by many claimed, is one pause
             seconds = min(_FIRST_PAUSE * 2**self._outages, _LONGEST_PAUSE)
             self._outages = min(self._outages + 1, 10)
             self._paused_until = time.monotonic() + seconds

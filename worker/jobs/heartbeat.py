@@ -1,4 +1,4 @@
-"""The chore that extends the leases of all jobs that a worker carries, and learns which of them it has lost."""
+"""The callback that extends the leases of all jobs that a worker carries, and learns which of them it has lost."""
 
 from __future__ import annotations
 

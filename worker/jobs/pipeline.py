@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 
 from shared.broker.celery_app import Broker
-from shared.broker.wakeups import Bell
+from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
 from shared.domain import Artifact, ClaimedJob, JobResult, ModelIdentity, Stage
 from shared.errors import (
@@ -104,7 +104,7 @@ class Analyzer:
         self._store = store
         self._sandbox = sandbox
         self._batcher = batcher
-        self._webhook_bell = Bell(broker, database, Role.WEBHOOKS)
+        self._webhook_bell = Wakeups(broker, database, Role.WEBHOOKS)
         self._served = served
         self._store_patience = store_patience
         # Decoding and rendering have time limits: more of them at once than cores would count their waiting.
@@ -169,7 +169,7 @@ class Analyzer:
 
     def _fetch(self, attempt: Attempt) -> bytes:
         try:
-            return self._patiently(attempt, partial(self._intact, attempt.job))
+            return self._retry_while_unavailable(attempt, partial(self._intact, attempt.job))
         except _DamagedError:
             raise JobError(ErrorCode.INTERNAL, "The stored image is not what was uploaded. Submit it again.") from None
 
@@ -198,10 +198,10 @@ class Analyzer:
         job, artifacts = attempt.job, {}
         for name, png in pictures.items():
             key = artifact_key(job.tenant_id, job.id, job.attempt, name)
-            artifacts[name] = self._patiently(attempt, partial(self._store.put_artifact, key, png))
+            artifacts[name] = self._retry_while_unavailable(attempt, partial(self._store.put_artifact, key, png))
         return artifacts
 
-    def _patiently(self, attempt: Attempt, call: Callable[[], _T]) -> _T:
+    def _retry_while_unavailable(self, attempt: Attempt, call: Callable[[], _T]) -> _T:
         """Call the store until it answers, for some seconds: a restart of it should cost nobody anything."""
         give_up_at = time.monotonic() + self._store_patience
         while True:
@@ -225,20 +225,21 @@ class Analyzer:
                 elsewhere = partial(lifecycle.try_elsewhere, policy=job.policy, model=self._served.identity.name)
                 return self._commit(attempt, partial(elsewhere, self._database, *job.fence, error))
             case Released():
-                return self._commit(attempt, partial(lifecycle.give_back, self._database, [job.fence]))
+                return self._commit(attempt, partial(lifecycle.release, self._database, [job.fence]))
             case Abandoned():
                 return _Written.REFUSED
 
     def _end_otherwise(self, attempt: Attempt) -> tuple[Outcome, _Written]:
         """End a job whose outcome could not be written, for a reason that nobody foresaw.
 
-        It fails; where not even that can be written, it is queued again and the error raised, so that the crew pauses.
+        It fails; where not even that can be written, it is queued again and the error raised, so that the executor
+        pauses.
         """
         outcome = Failed(JobError(ErrorCode.INTERNAL))
         try:
             written = self._settle(attempt, outcome)
         except Exception:
-            lifecycle.give_back(self._database, [attempt.job.fence])
+            lifecycle.release(self._database, [attempt.job.fence])
             raise
         return outcome, _Written.UNKNOWN if written is _Written.REFUSED else written  # the first may have been written
 

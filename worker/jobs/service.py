@@ -21,21 +21,21 @@ from shared.settings import AnalysisSettings
 from shared.storage.object_store import ObjectStore
 from shared.workers.registry import Condition, WorkerState
 from worker.inference.batcher import Batcher, Fence
-from worker.inference.pass_watchdog import PassWatch, memory_limit, pass_limit
+from worker.inference.pass_watchdog import PassWatchdog, memory_limit, pass_limit
 from worker.jobs.attempt import Attempts
-from worker.jobs.executor import Crew, Errand
+from worker.jobs.executor import ClaimedWork, Executor
 from worker.jobs.heartbeat import Heartbeat
 from worker.jobs.pipeline import Analyzer, ServedModel
 from worker.maintenance.sweeper import Sweeper
 from worker.model.cards.registry import find_card
 from worker.model.verdicts.policy import Policy
 from worker.model.verdicts.policy_files import load_policies
-from worker.process.periodic import Lookout
+from worker.process.periodic import Periodic
 from worker.process.watchdog import Watchdog
 from worker.sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:  # torch is imported when the sandbox runs
-    from worker.inference.device import Pace
+    from worker.inference.device import BatchPlan
     from worker.model import Detector
 
 #: How long a process that must end waits for a claim that is under way: a pass may be filling the memory meanwhile.
@@ -55,7 +55,7 @@ class AnalysisRuntime:
         broker: Broker,
         *,
         worker: str,
-        pace: Pace,
+        pace: BatchPlan,
         policies: Mapping[str, Policy],
     ) -> None:
         from worker.inference.device import Device
@@ -75,8 +75,8 @@ class AnalysisRuntime:
         self._heart_database = Database(settings.database_url.get_secret_value(), pool_size=1)
         self._attempts = Attempts()
         heartbeat = Heartbeat(self._heart_database, self._attempts, lease=self._lease)
-        self._heart = Lookout([heartbeat.beat], seconds=heartbeat.seconds, name="heartbeat")
-        self._passes = PassWatch(
+        self._heart = Periodic([heartbeat.beat], seconds=heartbeat.seconds, name="heartbeat")
+        self._passes = PassWatchdog(
             self._give_up,
             seconds=pass_limit(pace.pass_seconds, settings.pass_seconds),
             ceiling=settings.pass_seconds,
@@ -104,17 +104,17 @@ class AnalysisRuntime:
             broker=broker,
             served=ServedModel(self._identity, detector.card.image_size, detector.card.threshold, policies),
         )
-        self._crew = Crew(self._take, slots=self._slots)
+        self._executor = Executor(self._take, slots=self._slots)
         sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
         # Leases end and deadlines fall even where Redis and beat are dead; what that sets free is looked for at once.
-        self._lookout = Lookout([sweeper.sweep, self._crew.look], seconds=settings.poll_seconds)
+        self._periodic = Periodic([sweeper.sweep, self._executor.look], seconds=settings.poll_seconds)
         watchdog = Watchdog(
-            idle=lambda: self._crew.willing and not self._attempts.living(),
-            taken=lambda: self._crew.taken,
+            idle=lambda: self._executor.willing and not self._attempts.living(),
+            taken=lambda: self._executor.taken,
             waiting=self._anything_waits,
             patience_seconds=settings.watchdog_patience,
         )
-        self._watch = Lookout([watchdog.look], seconds=watchdog.seconds, name="watchdog")
+        self._watch = Periodic([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 
     @classmethod
     def load(cls, settings: AnalysisSettings, broker: Broker, *, worker: str) -> AnalysisRuntime:
@@ -163,7 +163,7 @@ class AnalysisRuntime:
 
     def begin(self) -> None:
         """Begin to take jobs."""
-        for part in (self._heart, self._batcher, self._lookout, self._watch):
+        for part in (self._heart, self._batcher, self._periodic, self._watch):
             part.start()
         if self._settings.ready_file:
             self._settings.ready_file.touch()
@@ -172,12 +172,12 @@ class AnalysisRuntime:
 
     def wake(self) -> None:
         """Work until no job is left; by the thread of a wake-up."""
-        self._crew.work()
+        self._executor.work()
 
     def condition(self) -> Condition:
         """Return how this worker fares."""
         return Condition(
-            WorkerState.DRAINING if self._crew.stopping else WorkerState.READY,
+            WorkerState.DRAINING if self._executor.stopping else WorkerState.READY,
             self._slots,
             len(self._attempts.now()),
             self._model,
@@ -188,12 +188,12 @@ class AnalysisRuntime:
 
     def stop(self) -> None:
         """Take no more jobs; those that have not been begun are given back, each by the thread that carries it."""
-        self._crew.stop()
+        self._executor.stop()
         self._attempts.begin_no_more()
         if self._settings.ready_file:
             self._settings.ready_file.unlink(missing_ok=True)
 
-    def hand_back(self) -> bool:
+    def release_jobs(self) -> bool:
         """Give back what could not be finished in time; return whether its leases need not be waited for."""
         carried = self._attempts.now()
         for attempt in carried:
@@ -201,7 +201,7 @@ class AnalysisRuntime:
         if not carried:
             return True
         try:
-            lifecycle.give_back(self._database, [attempt.job.fence for attempt in carried])
+            lifecycle.release(self._database, [attempt.job.fence for attempt in carried])
         except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
             #: A worker that stops could not queue its jobs again. They run again when their leases end.
             _log.exception("jobs_not_given_back", jobs=len(carried))
@@ -212,15 +212,15 @@ class AnalysisRuntime:
 
     def close(self) -> None:
         """Wait for what is carried, then end every part."""
-        self._crew.close()
-        for part in (self._watch, self._lookout, self._heart, self._batcher, self._sandbox):
+        self._executor.close()
+        for part in (self._watch, self._periodic, self._heart, self._batcher, self._sandbox):
             part.close()
         self._database.close()
         self._heart_database.close()
         #: The worker ended what it carried and every part of itself.
         _log.info("worker_stopped")
 
-    def _take(self, most: int) -> Sequence[Errand]:
+    def _take(self, most: int) -> Sequence[ClaimedWork]:
         if self._passes.late:
             return ()  # it may hang: whoever waits is better off elsewhere
         jobs = claiming.claim_several(
@@ -231,20 +231,22 @@ class AnalysisRuntime:
             policies=self._policies,
             most=most,
         )
-        return [Errand(partial(self._carry, job), alone=job.suspect) for job in jobs]
+        return [ClaimedWork(partial(self._carry, job), alone=job.suspect) for job in jobs]
 
     def _carry(self, job: ClaimedJob) -> None:
         names = structlog.contextvars.bound_contextvars(job_id=str(job.id), attempt=job.attempt)
         with names, self._attempts.carrying(job) as attempt:
             if job.suspect:
-                self._crew.wait_until_alone()
+                self._executor.wait_until_alone()
             self._analyzer.carry(attempt)
 
     def _give_up(self, in_pass: Sequence[Fence]) -> None:
         """End this process because of a pass with these images in it, and say first which jobs had no part in it."""
-        self._crew.freeze(_TAKING_SECONDS)
+        self._executor.freeze(_TAKING_SECONDS)
         try:
-            jobs = lifecycle.surrender(self._database, self._worker, in_pass, max_attempts=self._settings.max_attempts)
+            jobs = lifecycle.release_after_device_failure(
+                self._database, self._worker, in_pass, max_attempts=self._settings.max_attempts
+            )
             #: A worker that ends because of a pass of its device queued its `jobs` again. Those of the pass (`in_pass`)
             #: run alone next.
             _log.warning("jobs_surrendered", jobs=jobs, in_pass=len(in_pass))

@@ -1,4 +1,4 @@
-"""The chores that delete what is old, erase what was deleted, close endpoints, and collect what nobody refers to."""
+"""The tasks that delete what is old, erase what was deleted, close endpoints, and collect what nobody refers to."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ERASERS = 4
 _log = structlog.get_logger(__name__)
 
 #: Does a little and returns what it did, by name; nothing where nothing is to be done.
-Chore = Callable[[], Counter[str]]
+Task = Callable[[], Counter[str]]
 
 
-class Housekeeper:
+class Retention:
     """Works while there is work; any number of processes may, each does other."""
 
     def __init__(self, database: Database, store: ObjectStore, *, retention_days: int | None) -> None:
@@ -35,7 +35,7 @@ class Housekeeper:
         self._store = store
         self._retention_days = retention_days
         self._stopping = threading.Event()
-        self._chores: list[Chore] = [self._delete, self._close, self._erase, self._collect]
+        self._tasks: list[Task] = [self._delete, self._close, self._erase, self._collect]
 
     def stop(self) -> None:
         """Begin nothing more. Safe in a signal handler."""
@@ -43,28 +43,28 @@ class Housekeeper:
 
     def tidy(self) -> None:
         """Do what is due, round after round, until one finds nothing or it is told to stop."""
-        # Mostly there is nothing, and one look at each chore costs less than a round's threads.
-        done = sum((self._repeat(chore, until=0.0) for chore in self._chores), Counter[str]())
+        # Mostly there is nothing, and one look at each task costs less than a round's threads.
+        done = sum((self._repeat(task, until=0.0) for task in self._tasks), Counter[str]())
         while done:
             _tell(done)
             done = self._round()
 
     def _round(self) -> Counter[str]:
-        """Do all chores beside each other, for some seconds at most; return what was done.
+        """Do all tasks beside each other, for some seconds at most; return what was done.
 
-        Where something was there may be more: what one chore does is another's work.
+        Where something was there may be more: what one task does is another's work.
         """
         until = time.monotonic() + _ROUND_SECONDS
-        chores = [*self._chores, *[self._erase] * (_ERASERS - 1)]
-        with ThreadPoolExecutor(len(chores), thread_name_prefix="housekeeper") as pool:
-            working = [pool.submit(self._repeat, chore, until) for chore in chores]
+        tasks = [*self._tasks, *[self._erase] * (_ERASERS - 1)]
+        with ThreadPoolExecutor(len(tasks), thread_name_prefix="retention") as pool:
+            working = [pool.submit(self._repeat, task, until) for task in tasks]
         return sum((each.result() for each in working), Counter[str]())
 
-    def _repeat(self, chore: Chore, until: float) -> Counter[str]:
-        """Do a chore until nothing is left or the time is over, once at least; return what was done."""
+    def _repeat(self, task: Task, until: float) -> Counter[str]:
+        """Do a task until nothing is left or the time is over, once at least; return what was done."""
         done: Counter[str] = Counter()
         try:
-            while not self._stopping.is_set() and (did := +chore()):
+            while not self._stopping.is_set() and (did := +task()):
                 done += did
                 if time.monotonic() >= until:
                     break

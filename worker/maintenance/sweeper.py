@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from shared.broker.celery_app import Broker
-from shared.broker.wakeups import Bell
+from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
 from shared.jobs import lifecycle, tally
 from shared.workers import registry
@@ -52,7 +52,7 @@ class Sweeper:
         self, database: Database, broker: Broker, *, max_attempts: int, unserved: timedelta = UNSERVED
     ) -> None:
         self._database = database
-        self._bell = Bell(broker, database, Role.ANALYSIS)
+        self._wakeups = Wakeups(broker, database, Role.ANALYSIS)
         self._max_attempts = max_attempts
         self._unserved_for = unserved
         self._unserved: Lasting[tuple[str | None, str]] = Lasting(unserved.total_seconds())
@@ -74,7 +74,7 @@ class Sweeper:
         """Sweep, then see to it that as many wake-ups wait as jobs do, or as there are slots."""
         report = self.sweep()
         if report is not None and report.queued:
-            self._bell.ring_for(report.queued)
+            self._wakeups.ring_for(report.queued)
 
     def _fail_unserved(self) -> None:
         """End what waits for a policy that nobody has had for minutes, although others are ready."""

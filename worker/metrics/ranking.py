@@ -43,7 +43,7 @@ class Ranking:
         return _ratio(self.fakes, self.fakes[..., -1:])
 
     @property
-    def fall_out(self) -> Floats:
+    def false_positive_rate(self) -> Floats:
         """Share of the photographs that reach each score (the false-positive rate), (..., K); NaN without any."""
         return _ratio(self.reals, self.reals[..., -1:])
 
@@ -58,7 +58,7 @@ class Ranking:
 
         For what asks of a probability that it be true: calibrated ones mean "as likely from either" by 0.5.
         """
-        return Ranking(self.scores, self.recall, self.fall_out)
+        return Ranking(self.scores, self.recall, self.false_positive_rate)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def area_under_precision(ranking: Ranking) -> Floats:
 
 def area_under_roc(ranking: Ranking) -> Floats:
     """Probability that a fake scores higher than a photograph, ties counting one half (Mann and Whitney), (...)."""
-    widths = np.diff(ranking.fall_out, prepend=0.0, axis=-1)
+    widths = np.diff(ranking.false_positive_rate, prepend=0.0, axis=-1)
     heights = ranking.recall - np.diff(ranking.recall, prepend=0.0, axis=-1) / 2
     return np.asarray(np.sum(widths * heights, axis=-1))
 
@@ -118,7 +118,7 @@ def recall_at_fall_out(ranking: Ranking, limit: float) -> Floats:
 
     Whether the data can tell it is the caller's to ask: see `ESTIMABLE_REALS`.
     """
-    allowed = np.where(ranking.fall_out <= limit, ranking.recall, 0.0)
+    allowed = np.where(ranking.false_positive_rate <= limit, ranking.recall, 0.0)
     return np.asarray(np.max(allowed, axis=-1, initial=0.0))
 
 
@@ -129,7 +129,7 @@ def recall_at(ranking: Ranking, threshold: float) -> Floats:
 
 def fall_out_at(ranking: Ranking, threshold: float) -> Floats:
     """Share of the photographs that reach a threshold, (...)."""
-    return _at(ranking.fall_out, ranking, threshold)
+    return _at(ranking.false_positive_rate, ranking, threshold)
 
 
 def accuracy_at(ranking: Ranking, threshold: float) -> Floats:

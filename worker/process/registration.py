@@ -12,7 +12,7 @@ from shared.database.engine import Database
 from shared.settings import CommonSettings
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
-from worker.process.periodic import Lookout
+from worker.process.periodic import Periodic
 
 _BEAT_SECONDS = 1.0
 _LEAVE_SECONDS = 3.0
@@ -20,7 +20,7 @@ _LEAVE_SECONDS = 3.0
 _log = structlog.get_logger(__name__)
 
 
-class Presence:
+class Registration:
     """One row in the list of workers, from the first moment of a process to its end in order.
 
     It has a thread and a connection of its own: a worker that is stuck elsewhere is still seen, and how.
@@ -31,13 +31,16 @@ class Presence:
         self._began = time.monotonic()
         self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
         self._report: Callable[[], Condition] = lambda: Condition(WorkerState.STARTING)
-        self._lookout = Lookout(
-            [self.beat, self.bury_dead], seconds=_BEAT_SECONDS, name="presence", farewell=self._leave
+        self._periodic = Periodic(
+            [self.beat, self.expire_leases_of_dead_workers],
+            seconds=_BEAT_SECONDS,
+            name="registration",
+            on_close=self._leave,
         )
 
     def start(self) -> None:
         """Begin to be seen."""
-        self._lookout.start()
+        self._periodic.start()
 
     def show(self, report: Callable[[], Condition]) -> None:
         """From now on say at each beat what `report` returns."""
@@ -48,15 +51,15 @@ class Presence:
         age = timedelta(seconds=time.monotonic() - self._began)
         registry.beat(self._database, self.identity, self._report(), age=age)
 
-    def bury_dead(self) -> None:
+    def expire_leases_of_dead_workers(self) -> None:
         """Have the jobs of dead neighbours run elsewhere now, not when their leases end."""
-        for worker in registry.bury_dead(self._database, self.identity):
+        for worker in registry.expire_leases_of_dead_workers(self._database, self.identity):
             #: Another worker of this host died. Its jobs run again at once.
             _log.warning("worker_found_dead", worker=worker)
 
     def close(self, within: float = _LEAVE_SECONDS) -> None:
         """Be seen no more. A database that does not answer is not waited for: the others forget this worker in time."""
-        self._lookout.close(within)
+        self._periodic.close(within)
 
     def _leave(self) -> None:
         registry.leave(self._database, self.identity)

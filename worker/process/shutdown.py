@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HAND_BACK_SECONDS, _LEAVE_SECONDS = 3.0, 1.0
 
 
-class Part(Protocol):
+class Service(Protocol):
     """What does the work behind the tasks of one role."""
 
     def begin(self) -> None:
@@ -33,25 +33,25 @@ class Part(Protocol):
     def stop(self) -> None:
         """Begin nothing more; returns at once."""
 
-    def hand_back(self) -> bool:
+    def release_jobs(self) -> bool:
         """Give back what is carried; return whether nothing was left undone that somebody must wait for."""
 
     def close(self) -> None:
         """End, when what is under way is done."""
 
 
-class Departure:
+class Shutdown:
     """A thread that waits for the end, since a signal handler may do next to nothing: it runs between any two lines."""
 
     def __init__(self) -> None:
-        self.parts: list[Part] = []
+        self.services: list[Service] = []
         """What there is to stop. While this is empty, nothing is carried."""
         self.seconds = 0.0
-        """How long parts may take to end."""
-        self.farewell: Callable[[float], None] = lambda _: None
+        """How long services may take to end."""
+        self.on_close: Callable[[float], None] = lambda _: None
         """Called last, with the seconds that it may take."""
         self._told: SimpleQueue[float] = SimpleQueue()  # its `put` alone may interrupt itself
-        threading.Thread(target=self._run, name="departure", daemon=True).start()
+        threading.Thread(target=self._run, name="shutdown", daemon=True).start()
 
     def tell(self, *_: object) -> None:
         """Begin to end. Safe in a signal handler, and any number of times."""
@@ -59,27 +59,27 @@ class Departure:
 
     def _run(self) -> None:
         told_at = self._told.get()
-        if self.parts:
-            self._stop_parts()
+        if self.services:
+            self._stop_services()
             time.sleep(max(0.0, told_at + self.seconds - time.monotonic()))
-        done = within(_HAND_BACK_SECONDS, self._hand_back)  # the process has ended by now, as a rule
-        self.farewell(_LEAVE_SECONDS)
+        done = within(_HAND_BACK_SECONDS, self._release_jobs)  # the process has ended by now, as a rule
+        self.on_close(_LEAVE_SECONDS)
         os._exit(0 if done else 1)  # a thread that is in the device or in a server's answer cannot be ended otherwise
 
-    def _stop_parts(self) -> None:
+    def _stop_services(self) -> None:
         import structlog
         from celery.worker import state
 
-        for part in self.parts:
+        for service in self.services:
             try:
-                part.stop()
+                service.stop()
             except Exception:  # noqa: BLE001  # whatever it was, this process must end
-                #: A part of a worker that was told to stop raised an error. The worker ends all the same.
+                #: A service of a worker that was told to stop raised an error. The worker ends all the same.
                 structlog.get_logger(__name__).exception("part_not_stopped")
         state.should_stop = 0  # type: ignore[assignment]  # Celery's own handler may not be there yet
 
-    def _hand_back(self) -> bool:
-        answers = [part.hand_back() for part in self.parts]  # each of them, whatever the first one says
+    def _release_jobs(self) -> bool:
+        answers = [service.release_jobs() for service in self.services]  # each of them, whatever the first one says
         return all(answers)
 
 
@@ -92,5 +92,5 @@ def within(seconds: float, call: Callable[[], bool]) -> bool:
     return not answers.empty() and answers.get()
 
 
-departure = Departure()
-signal.signal(signal.SIGTERM, departure.tell)
+shutdown = Shutdown()
+signal.signal(signal.SIGTERM, shutdown.tell)

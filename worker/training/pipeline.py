@@ -93,11 +93,11 @@ class Training:
 
     def run(self) -> Path:
         """Do what is not done yet, and return the path of the card."""
-        if self.team.leads:
+        if self.team.is_main:
             self._tell()
         self._timed("pairs", self.make_pairs)
         trainer = self._timed("student", self.train_student)
-        if self.team.leads:
+        if self.team.is_main:
             self.publish(trainer)
         self.team.wait()
         return self.order.out / f"{self.order.name}.toml"
@@ -125,7 +125,7 @@ class Training:
         )
         pause = self.recipe.training.checkpoint_seconds
         with closing(trainer):
-            train(trainer, trainer.steps, self.checkpoint, every=1, pause=pause, keeps=self.team.leads)
+            train(trainer, trainer.steps, self.checkpoint, every=1, pause=pause, keeps=self.team.is_main)
         return trainer
 
     def publish(self, trainer: StudentTrainer) -> None:
@@ -176,7 +176,7 @@ class Training:
 
     def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
         """Do a stage; the leading process takes its time."""
-        if not self.team.leads:
+        if not self.team.is_main:
             return work()
         with self.stopwatch.timed(stage):
             return work()

@@ -211,13 +211,13 @@ class StudentTrainer:
         if not self.best or precision > self.best["average_precision"]:
             weights = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
             self.best = {"epoch": epoch, "average_precision": precision, "student": weights}
-        if self.setting.team.leads:
+        if self.setting.team.is_main:
             log.info("epoch %d of %d: validation AP %.4f", epoch, self.plan.epochs, precision)
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         for part in _PARTS:
             self._sums[part] += values[part]
-        if self.setting.curves is not None and self.setting.team.leads:
+        if self.setting.curves is not None and self.setting.team.is_main:
             self._curves = self._curves or EventLog(self.setting.curves, first_step=step)
             self._curves.write(step, values)
 

@@ -1,7 +1,7 @@
 """Sends the webhooks that are due: claim by SQL, post through the egress guard, record, look for the next.
 
-The database holds the schedule; whoever calls `Courier.deliver_due`, and how often, decides only how soon a delivery
-that is due is noticed.
+The database holds the schedule; whoever calls `WebhookSender.deliver_due`, and how often, decides only how soon a
+delivery that is due is noticed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Prompt:
             return list(self._took_at)
 
 
-class Courier:
+class WebhookSender:
     """One process's senders. Any number of them may run on one database, in any number of processes."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a webhook worker is made of: the courier, the sweep, the housekeeper, and who calls them. No torch here."""
+"""What a webhook worker is made of: the sender, the sweep, retention, and who calls them. No torch here."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shared.storage.object_store import ObjectStore
 from shared.webhooks.deliveries import is_due
 from shared.workers.registry import Condition, WorkerState
 from worker.egress.http_client import Egress
-from worker.maintenance.retention import Housekeeper
+from worker.maintenance.retention import Retention
 from worker.maintenance.sweeper import Sweeper
-from worker.process.periodic import Lookout
+from worker.process.periodic import Periodic
 from worker.process.watchdog import Watchdog
-from worker.webhooks.sender import Courier
+from worker.webhooks.sender import WebhookSender
 
-#: How often the housekeeper looks whether there is work.
+#: How often retention looks whether there is work.
 _HOUSEKEEPING_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
@@ -31,31 +31,31 @@ class WebhookRuntime:
 
     def __init__(self, settings: Settings, broker: Broker) -> None:
         self._ready_file = settings.ready_file
-        # With the overflow, a connection for each of the courier's senders: none waits to record its try.
+        # With the overflow, a connection for each of the sender's threads: none waits to record its try.
         self._database = Database(settings.database_url.get_secret_value(), pool_size=16)
         vault = Vault(settings.secret_key.get_secret_value())
-        self._courier = Courier(self._database, Egress(settings.egress_allow), vault)
+        self._sender = WebhookSender(self._database, Egress(settings.egress_allow), vault)
         self.sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
-        self._lookout = Lookout([self.deliver, self.sweeper.sweep], seconds=settings.poll_seconds)
+        self._periodic = Periodic([self.deliver, self.sweeper.sweep], seconds=settings.poll_seconds)
         # Both of its own: neither senders nor leases are to wait for it, nor for a store that is slow.
-        self._housekeepers_database = Database(settings.database_url.get_secret_value(), pool_size=4)
-        self._housekeeper = Housekeeper(
-            self._housekeepers_database, ObjectStore(settings), retention_days=settings.retention_days
+        self._retention_database = Database(settings.database_url.get_secret_value(), pool_size=4)
+        self._retention = Retention(
+            self._retention_database, ObjectStore(settings), retention_days=settings.retention_days
         )
-        self._housekeeping = Lookout([self._housekeeper.tidy], seconds=_HOUSEKEEPING_SECONDS, name="housekeeping")
+        self._housekeeping = Periodic([self._retention.tidy], seconds=_HOUSEKEEPING_SECONDS, name="housekeeping")
         # Of its own: where the senders wait for connections in vain, it must not.
         self._watch_database = Database(settings.database_url.get_secret_value(), pool_size=1)
         watchdog = Watchdog(
-            idle=lambda: not self._courier.closed and not self._courier.busy,
-            taken=lambda: self._courier.taken,
-            waiting=partial(is_due, self._watch_database, per_endpoint=self._courier.per_endpoint),
+            idle=lambda: not self._sender.closed and not self._sender.busy,
+            taken=lambda: self._sender.taken,
+            waiting=partial(is_due, self._watch_database, per_endpoint=self._sender.per_endpoint),
             patience_seconds=settings.watchdog_patience,
         )
-        self._watch = Lookout([watchdog.look], seconds=watchdog.seconds, name="watchdog")
+        self._watch = Periodic([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 
     def begin(self) -> None:
         """Begin to send."""
-        for part in (self._lookout, self._housekeeping, self._watch):
+        for part in (self._periodic, self._housekeeping, self._watch):
             part.start()
         if self._ready_file:
             self._ready_file.touch()
@@ -63,31 +63,31 @@ class WebhookRuntime:
 
     def condition(self) -> Condition:
         """Return how this worker fares."""
-        state = WorkerState.DRAINING if self._courier.closed else WorkerState.READY
-        return Condition(state, self._courier.senders, self._courier.busy)
+        state = WorkerState.DRAINING if self._sender.closed else WorkerState.READY
+        return Condition(state, self._sender.senders, self._sender.busy)
 
     def deliver(self) -> None:
-        """Have the courier send what is due."""
-        self._courier.deliver_due()
+        """Have the sender send what is due."""
+        self._sender.deliver_due()
 
     def stop(self) -> None:
         """Begin no further try, and nothing that is to be tidied."""
-        self._courier.stop()
-        self._housekeeper.stop()
+        self._sender.stop()
+        self._retention.stop()
         if self._ready_file:
             self._ready_file.unlink(missing_ok=True)
 
-    def hand_back(self) -> bool:
+    def release_jobs(self) -> bool:
         """Return whether every try is recorded: one that is not is made again when its lease ends."""
-        if tries := self._courier.busy:
+        if tries := self._sender.busy:
             #: A webhook worker that stops could not record so many `tries`. They are made again.
             _log.warning("tries_not_recorded", tries=tries)
         return not tries
 
     def close(self) -> None:
         """End when the tries under way are recorded."""
-        for part in (self._watch, self._housekeeping, self._lookout, self._courier):
+        for part in (self._watch, self._housekeeping, self._periodic, self._sender):
             part.close()
-        for database in (self._database, self._housekeepers_database, self._watch_database):
+        for database in (self._database, self._retention_database, self._watch_database):
             database.close()
         _log.info("worker_stopped")

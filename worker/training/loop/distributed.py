@@ -31,7 +31,7 @@ class Team:
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes files and logs."""
         return self.rank == 0
 
@@ -50,7 +50,7 @@ class Team:
 
     def from_leader(self, make: Callable[[], _T]) -> _T:
         """Return what the leading process makes, in all of them; all must call it."""
-        values = self.gather(make() if self.leads else None)
+        values = self.gather(make() if self.is_main else None)
         return cast("_T", values[0])
 
     def mean(self, value: Tensor) -> Tensor:

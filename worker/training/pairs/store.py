@@ -194,7 +194,7 @@ class PairStore:
         """
         mine = team.from_leader(self.missing)[team.rank :: team.size]  # what is missing changes while they work
         self.folder.mkdir(parents=True, exist_ok=True)
-        if mine and team.leads:
+        if mine and team.is_main:
             write_whole(self.folder / "key.json", self.description.encode())
         started = time.monotonic()
         for done, number in enumerate(mine, start=1):
