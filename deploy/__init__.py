@@ -1,0 +1,1 @@
+"""The command `distildire`, the stack of one machine, benchmarks and container images."""

@@ -1,0 +1,1 @@
+"""Training the student: from labelled images to a model with its card."""
