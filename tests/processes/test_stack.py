@@ -226,7 +226,8 @@ def test_up_again_starts_what_is_missing_and_leaves_the_rest_alone(stack: Stack)
     for name in ("webhook_worker", "valkey"):
         os.kill(before["pids"][name], signal.SIGKILL)
     _await(lambda: stack.document()["pids"]["webhook_worker"] is None and stack.document()["pids"]["valkey"] is None)
-    assert "webhook_worker was ended by SIGKILL" in (stack.data_dir / "logs" / "supervisor.log").read_text()
+    log = stack.data_dir / "logs" / "supervisor.log"
+    _await(lambda: "webhook_worker was ended by SIGKILL" in log.read_text())
 
     after = stack.up()
 

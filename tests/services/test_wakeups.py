@@ -112,7 +112,7 @@ def test_for_workers_that_are_still_to_come_those_of_one_wait(broker: Broker, da
     assert broker.waiting(ANALYSIS_QUEUE) == OF_ONE
 
 
-def test_where_the_database_is_away_the_bell_counts_on_what_it_knew(broker: Broker, database: Database) -> None:
+def test_where_the_database_is_away_what_was_known_is_counted_on(broker: Broker, database: Database) -> None:
     wakeups = Wakeups(broker, Database("postgresql://nobody@127.0.0.1:1/none"), Role.ANALYSIS)
     for _ in range(20):
         wakeups.ring()

@@ -104,7 +104,7 @@ class Analyzer:
         self._store = store
         self._sandbox = sandbox
         self._batcher = batcher
-        self._webhook_bell = Wakeups(broker, database, Role.WEBHOOKS)
+        self._webhook_wakeups = Wakeups(broker, database, Role.WEBHOOKS)
         self._served = served
         self._store_patience = store_patience
         # Decoding and rendering have time limits: more of them at once than cores would count their waiting.
@@ -249,7 +249,7 @@ class Analyzer:
         while True:
             try:
                 if write():
-                    self._webhook_bell.ring(str(attempt.job.id))
+                    self._webhook_wakeups.ring(str(attempt.job.id))
             except LeaseLostError:
                 return refused
             except DatabaseUnavailableError:
