@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, TextualSelect, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import ARRAY, Select, TextualSelect, Uuid, cast, func, literal, select, true, tuple_
+from sqlalchemy.orm import Session, aliased
 
 from shared.database.tables import Job, WebhookDelivery
 from shared.errors import DistildireError
@@ -53,6 +53,7 @@ class Cursor:
 
 
 _Row = TypeVar("_Row")
+_Table = TypeVar("_Table", Job, WebhookDelivery)
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,23 @@ def open_places(
     return cut_page(places, limit, lambda place: place)
 
 
+def by_ids(table: type[_Table], ids: Collection[UUID]) -> type[_Table]:
+    """Return those rows of a table, each looked up by its id.
+
+    As a list of ids, PostgreSQL might look for them in an index of all rows of their tenant instead.
+    """
+    wanted = func.unnest(literal(ids, ARRAY(Uuid))).table_valued("id", name="wanted").render_derived()
+    each = select(table).where(table.id == cast(wanted.c.id, Uuid)).offset(0).lateral()
+    return aliased(table, select(each).select_from(wanted).join(each, true()).subquery())
+
+
 def page_query(
     query: Select[*tuple[Any, ...]], table: type[Job | WebhookDelivery], after: Cursor | None, limit: int
 ) -> Select[*tuple[Any, ...]]:
     """Return the query of the page that follows `after`, and one row more: it tells whether another page follows."""
     if after is not None:
         query = query.where(tuple_(table.created_at, table.id) < tuple_(after.created_at, after.id))
-    return newest_first(query, table).limit(limit + 1)
-
-
-def newest_first(query: Select[*tuple[Any, ...]], table: type[Job | WebhookDelivery]) -> Select[*tuple[Any, ...]]:
-    """Return the query in the order of pages."""
-    return query.order_by(table.created_at.desc(), table.id.desc())
+    return query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
 
 
 def cut_page(rows: Sequence[_Row], limit: int, place: Callable[[_Row], Cursor]) -> Page[_Row]:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Select, TextualSelect, Uuid, exists, select, text
 from sqlalchemy.orm import Session, aliased, defer
 
-from shared.database.pagination import Cursor, Page, cut_page, newest_first, open_places, page_query
+from shared.database.pagination import Cursor, Page, by_ids, cut_page, open_places, page_query
 from shared.database.tables import Job, Result, Tenant
 from shared.domain import JobState
 from shared.errors import ErrorCode
@@ -50,12 +50,16 @@ def list_jobs(
 
     The numbers behind heatmaps stay in the database.
     """
-    query = _jobs(tenant_id).options(defer(Result.feature_mean))
     if set(only) == {"state"} and only["state"] in _OPEN_JOBS:
         places = open_places(session, _OPEN_JOBS[only["state"]], tenant_id, after, limit)
-        found = session.execute(newest_first(query.where(Job.id.in_([place.id for place in places.rows])), Job))
+        job = by_ids(Job, [place.id for place in places.rows])
+        found = session.execute(
+            select(job, Result).outerjoin(Result, Result.job_id == job.id).options(defer(Result.feature_mean))
+        )
         # What has moved since the places were read is left out.
-        return Page([JobRow(row[0], row[1]) for row in found if row[0].state == only["state"]], places.next)
+        shown = {row[0].id: JobRow(row[0], row[1]) for row in found if row[0].state == only["state"]}
+        return Page([shown[place.id] for place in places.rows if place.id in shown], places.next)
+    query = _jobs(tenant_id).options(defer(Result.feature_mean))
     query = query.where(*(getattr(Job, column) == value for column, value in only.items()))
     rows = [JobRow(row[0], row[1]) for row in session.execute(page_query(query, Job, after, limit))]
     return cut_page(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Uuid, select, text
 from sqlalchemy.orm import Session
 
-from shared.database.pagination import Cursor, Page, cut_page, newest_first, open_places, page_query
+from shared.database.pagination import Cursor, Page, by_ids, cut_page, open_places, page_query
 from shared.database.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 _PENDING = "pending"
@@ -53,10 +53,10 @@ def list_deliveries(
         rows = _with_attempts(session, session.scalars(page_query(query, WebhookDelivery, after, limit)).all())
         return cut_page(rows, limit, lambda row: Cursor(row.delivery.created_at, row.delivery.id))
     places = open_places(session, by_places, tenant_id, after, limit, endpoint_id)
-    mine = select(WebhookDelivery).where(WebhookDelivery.id.in_([place.id for place in places.rows]))
-    found = session.scalars(newest_first(mine, WebhookDelivery)).all()
-    shown = [each for each in found if state in (None, each.state) and each.endpoint_id not in deleted]
-    return Page(_with_attempts(session, shown), places.next)
+    each_of = by_ids(WebhookDelivery, [place.id for place in places.rows])
+    found = {each.id: each for each in session.scalars(select(each_of)) if each.endpoint_id not in deleted}
+    shown = [found[place.id] for place in places.rows if place.id in found]
+    return Page(_with_attempts(session, [each for each in shown if state in (None, each.state)]), places.next)
 
 
 def _deleted(session: Session, tenant_id: UUID) -> Sequence[UUID]:

@@ -55,6 +55,8 @@ DEEP = Depth(finished=1_000_000, queued=100_000, tenants=1_000, delivered=300_00
 #: Rows and blocks that a call may read: what it is about, what moved since the last fold, and for some each tenant that
 #: has something waiting, in a row of its own.
 FEW, BY_TENANT = (2_500, 1_500), (12_000, 3_000)
+#: A page of what is open: what moved since the last fold, and each row of the page by its id.
+PAGE = (2_500, 1_200)
 #: For what finds the newest row of each tenant: three blocks of an index for each, and a few more.
 EACH_TENANT = (12_000, 3_500)
 #: What is counted up to ten thousand, each with a block of its own at most.
@@ -240,8 +242,8 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
         "poll": (lambda: world.poll(world.jobs[-1].id), FEW),
         "list": (world.page, FEW),
         "list, far back": (lambda: world.page(half_way), FEW),
-        "list of queued": (lambda: world.page(state="queued"), FEW),
-        "list of running": (lambda: world.page(state="running"), FEW),
+        "list of queued": (lambda: world.page(state="queued"), PAGE),
+        "list of running": (lambda: world.page(state="running"), PAGE),
         "list of failed": (lambda: world.page(state="failed"), FEW),
         "metrics": (world.metrics, BY_TENANT),
         "newest jobs": (world.newest, EACH_TENANT),
@@ -252,8 +254,8 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
         "a delivery": (lambda: world.record(Delivered()), FEW),
         "deliveries": (world.page_of_deliveries, FEW),
         "deliveries that failed": (lambda: world.page_of_deliveries(state="failed"), FEW),
-        "deliveries that wait": (lambda: world.page_of_deliveries(state="pending"), FEW),
-        "deliveries of an endpoint": (lambda: world.page_of_deliveries(endpoint_id=world.endpoint), FEW),
+        "deliveries that wait": (lambda: world.page_of_deliveries(state="pending"), PAGE),
+        "deliveries of an endpoint": (lambda: world.page_of_deliveries(endpoint_id=world.endpoint), PAGE),
         "deliveries of an endpoint that failed": (
             lambda: world.page_of_deliveries(endpoint_id=world.endpoint, state="failed"),
             FEW,
