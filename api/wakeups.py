@@ -17,7 +17,7 @@ _log = structlog.get_logger(__name__)
 
 
 class WakeupQueue:
-    """One thread that publishes what requests ring for. It starts with the first ring, so after any fork."""
+    """One thread that publishes the wake-ups of requests. It starts with the first one, so after any fork."""
 
     def __init__(self, wakeups: Wakeups) -> None:
         self._wakeups = wakeups

@@ -19,7 +19,7 @@ _WORKER = ("worker", "--pool", "threads", "--without-mingle", "--without-gossip"
 _ROLES = {
     # As many threads as jobs may be carried: worker/tasks.py sets that.
     "analysis": (AnalysisSettings, (*_WORKER, "--queues", "analysis")),
-    # The threads only ring; the deliveries have threads of their own.
+    # These threads only start work; the deliveries have threads of their own.
     "webhooks": (
         Settings,
         (*_WORKER, "--queues", "webhooks,sweep", "--concurrency", "4"),

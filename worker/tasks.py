@@ -56,7 +56,7 @@ app.conf.update(
 _log = structlog.get_logger(__name__)
 
 
-#: What each task of this process rings.
+#: What each task of this process calls.
 _callbacks: dict[str, Callable[[], object]] = {}
 
 
@@ -116,8 +116,8 @@ def _start(**_: object) -> None:
     try:
         if settings.ready_file:
             settings.ready_file.unlink(missing_ok=True)  # left by one that was killed
-        _start_parts(set(app.amqp.queues.consume_from))
-    except Exception as error:  # noqa: BLE001  # Celery would log it and go on without the parts
+        _start_services(set(app.amqp.queues.consume_from))
+    except Exception as error:  # noqa: BLE001  # Celery would log it and go on without the services
         if isinstance(error, DistildireError):
             #: The worker ends before it takes a job. `reason`, or the traceback, says why; the exit status says whether
             #: that may pass by itself.
@@ -146,7 +146,7 @@ def _exit_status(error: Exception) -> int:
     return os.EX_CONFIG if isinstance(error, AlteredError | CardError | SelfTestError) else 1
 
 
-def _start_parts(queues: set[str]) -> None:
+def _start_services(queues: set[str]) -> None:
     broker = Broker(app)
     registration = _appear(Role.ANALYSIS if ANALYSIS_QUEUE in queues else Role.WEBHOOKS)
     if ANALYSIS_QUEUE in queues:

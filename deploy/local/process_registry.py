@@ -16,7 +16,7 @@ from deploy.local.processes import StackError
 from deploy.local.state_files import read_damageable, read_if_whole, write_private
 from shared.workers.procfs import lock_holder
 
-_LEDGER = "processes.json"
+_FILE = "processes.json"
 _LEFTOVER_SECONDS = 15  # processes whose parent was killed are ending by themselves; this is how long they may take
 
 
@@ -28,7 +28,7 @@ class ProcessRegistry:
     """The identities of the started processes by name, in `processes.json`, in the order of their start."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / _LEDGER
+        self._path = data_dir / _FILE
 
     def read(self) -> dict[str, ProcessIdentity]:
         """All that was recorded and not forgotten; each may have ended since. Nothing where the file is damaged."""

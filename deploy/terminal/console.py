@@ -87,7 +87,7 @@ class StackProgress:
             self._console.print(f"  [yellow]–[/] {escape(part)}")
         elif status == "stopping":
             self._console.print("Stopping: the API, the workers with what they are doing, the services …")
-        elif status != "ended":  # its exit_report follows
+        elif status != "ended":  # its exit report follows
             self._console.print(f"[bold red]✗[/] {escape(status)}")
         if self._status is not None and self._began:
             self._status.update(f"Starting {', '.join(_PARTS.get(each, each) for each in self._began)} …")

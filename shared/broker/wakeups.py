@@ -1,4 +1,4 @@
-"""When to ring: while fewer wake-ups wait in Redis than the workers have slots, so that none pile up there.
+"""When to wake: while fewer wake-ups wait in Redis than the workers have slots, so that none pile up there.
 
 A woken worker goes on until nothing is left, and one whose slots are all taken fetches no wake-up. More of them than
 there are slots would say nothing new, and Redis would fill.
@@ -18,17 +18,17 @@ from shared.workers.registry import Role, slots_of
 _COUNTED_SECONDS = 5.0
 #: Of a worker with the default settings.
 _SLOTS_OF_ONE = 16
-_BELLS = {Role.ANALYSIS: (ANALYSIS_QUEUE, ANALYZE), Role.WEBHOOKS: (WEBHOOK_QUEUE, DELIVER)}
+_QUEUES_AND_TASKS = {Role.ANALYSIS: (ANALYSIS_QUEUE, ANALYZE), Role.WEBHOOKS: (WEBHOOK_QUEUE, DELIVER)}
 
 
 class Wakeups:
-    """Wakes the workers of one role. It asks PostgreSQL and Redis, so ring where nobody waits for it."""
+    """Wakes the workers of one role. It asks PostgreSQL and Redis, so call it where nobody waits for it."""
 
     def __init__(self, broker: Broker, database: Database, role: Role) -> None:
         self._broker = broker
         self._database = database
         self._role = role
-        self._queue, self._task = _BELLS[role]
+        self._queue, self._task = _QUEUES_AND_TASKS[role]
         self._slots = _SLOTS_OF_ONE
         self._counted_at = -_COUNTED_SECONDS
 

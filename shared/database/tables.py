@@ -1,4 +1,4 @@
-"""The database's tables. Times are the database's own clock; states move only in `shared/jobs/lifecycle.py`."""
+"""The database's tables. Times are the database's own clock; states move in `lifecycle` and `claiming` only."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Jobs from submission to deletion: the only statements that change or count them."""
+"""Jobs from submission to deletion: how they are accepted, claimed, moved, counted, shown and deleted."""

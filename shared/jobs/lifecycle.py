@@ -1,4 +1,4 @@
-"""The life of a job: every statement that moves one, and nothing else.
+"""The life of a job: every statement that moves one, but for the claim (claiming.py), and nothing else.
 
 The truth is here, in PostgreSQL. A job is owned by the attempt that claimed it, for as long as its lease is
 extended; whatever is written for a job is fenced by `(id, attempt, state = 'running')`, so an attempt that lost

@@ -93,7 +93,7 @@ class Doomed:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What the housekeeper has before it."""
+    """What is still to be deleted or erased."""
 
     jobs: int
     """That ended longer ago than they are kept."""

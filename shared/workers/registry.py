@@ -166,7 +166,7 @@ def list_workers(session: Session) -> list[tuple[Worker, float]]:
 def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
     """Whether a ready worker that runs `model` has the policy; None where none is there that could say.
 
-    One is enough: the others leave such jobs to it (`lifecycle.claim`). A fleet of several number formats has policies
+    One is enough: the others leave such jobs to it (`claiming.claim`). A fleet of several number formats has policies
     for each.
     """
     ready = (

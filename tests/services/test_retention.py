@@ -299,7 +299,7 @@ def test_the_backlog_is_told_up_to_what_is_much(database: Database, store: Objec
     assert backlog(7) == retention.Backlog(10_000, 10)
 
 
-def test_a_retention_that_is_told_to_stop_begins_nothing(database: Database, store: ObjectStore, tenant: UUID) -> None:
+def test_retention_that_is_told_to_stop_begins_nothing(database: Database, store: ObjectStore, tenant: UUID) -> None:
     job_id = finished(database, store, tenant, days_ago=9)
     retention = Retention(database, store, retention_days=1)
     retention.stop()

@@ -42,7 +42,7 @@ OF_ONE = 16
 
 @pytest.fixture
 def redis_url(services: ServiceUrls) -> str:
-    """Of a database of its own, emptied: other tests ring too."""
+    """Of a database of its own, emptied: other tests send wake-ups too."""
     url = urlsplit(services.redis_url)._replace(path="/7").geturl()
     with Redis.from_url(url) as client:
         client.flushdb()

@@ -16,7 +16,7 @@ SOON = 5.0  # seconds: never reached by a test that passes
 
 
 class Work:
-    """Errands that wait, and a count of those that are being done."""
+    """Work that waits, and a count of what is being done."""
 
     def __init__(self) -> None:
         self.waiting: deque[ClaimedWork] = deque()
@@ -170,7 +170,7 @@ def test_failing_work_neither_raises_nor_keeps_its_slot(executor: Executor, work
     assert work.done == ["claimed 0"]
 
 
-def test_outage_makes_the_executor_pause_and_an_work_that_succeeds_ends_it(executor: Executor, work: Work):
+def test_outage_makes_the_executor_pause_and_work_that_succeeds_ends_it(executor: Executor, work: Work):
     work.waiting.append(raises(StoreUnavailableError()))
     executor.work()
     work.add(1)
@@ -231,7 +231,7 @@ def test_work_that_is_to_be_alone_begins_when_the_others_have_ended(executor: Ex
     assert work.done[:2] == ["long", "long"]
 
 
-def test_nothing_is_taken_while_an_work_is_alone_and_all_slots_are_used_after(executor: Executor, work: Work):
+def test_nothing_is_taken_while_work_is_alone_and_all_slots_are_used_after(executor: Executor, work: Work):
     log: list[str] = []
     add_alone(executor, work, log, "lonely")
     work.add_long(3)
@@ -274,7 +274,7 @@ def test_executor_that_is_told_to_stop_ends_although_one_waits_to_be_alone(execu
     assert work.done == ["long"]
 
 
-def test_hundred_work_that_run_out_of_memory_leave_every_slot_working(executor: Executor, work: Work):
+def test_a_hundred_pieces_of_work_that_run_out_of_memory_leave_every_slot_working(executor: Executor, work: Work):
     for _ in range(100):
         work.waiting.append(raises(MemoryError()))
         executor._paused_until = 0.0

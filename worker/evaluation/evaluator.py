@@ -1,4 +1,4 @@
-"""The steps of an evaluation: judge, compare, rob, change, and count."""
+"""The steps of an evaluation: judge, compare, ablate, change, and count."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class Evaluation:
             chance=chance,
             file_statistics=by_file.estimates["average_precision"],
             labels_leak=labels_leak(by_file.estimates["average_precision"], chance),
-            ablations={name: self._figures(ablated) for name, ablated in ablated.items()},
+            ablations={name: self._figures(each) for name, each in ablated.items()},
             others=compared,
         )
 

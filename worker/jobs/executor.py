@@ -1,6 +1,6 @@
-"""The threads that take jobs: woken by Celery, or sent by the worker's own look-out, never more than its slots.
+"""The threads that take jobs: woken by Celery, or by the worker's own periodic look, never more than its slots.
 
-Who takes does so for all slots that are free, at once, and hands the others to threads of the executor's own.
+Whoever takes work takes it for all free slots at once, and hands the rest to the executor's own threads.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class ClaimedWork:
 class Executor:
     """At most `slots` pieces of work at once, or one that is to be alone.
 
-    `take(most)` returns the next claimed, at most so many, and one that is to be alone by itself. It and they may raise
-    an outage: the whole executor then pauses, longer each time until some work succeeds.
+    `take(most)` returns the work claimed next, `most` pieces at most; work that is to be alone comes by itself.
+    `take` and the work may raise an outage: the whole executor then pauses, longer each time until some work succeeds.
     """
 
     def __init__(self, take: Callable[[int], Sequence[ClaimedWork]], *, slots: int) -> None:
@@ -100,10 +100,10 @@ class Executor:
         self.stop()
         self._own_threads.shutdown()
 
-    def _hand_over(self, claimed: ClaimedWork | None) -> bool:
-        """Have a thread of our own use a slot that was got for it, first for `claimed`; False where there is none."""
+    def _hand_over(self, work: ClaimedWork | None) -> bool:
+        """Have a thread of our own use a slot taken for it, first for `work`; False where there is none."""
         try:
-            self._own_threads.submit(self._work_on_own_thread, claimed)
+            self._own_threads.submit(self._work_on_own_thread, work)
         except RuntimeError:  # closed since
             self._slots.release()
             return False
@@ -124,15 +124,15 @@ class Executor:
             if claimed and claimed[0].alone:
                 return self._do(claimed[0])  # and nobody takes meanwhile
             self._count_shared(len(claimed))
-            left = [claimed for claimed in claimed[1:] if not self._hand_over(claimed)]
+            left = [work for work in claimed[1:] if not self._hand_over(work)]
         if len(claimed) == _AT_ONCE:
             self.look()  # there may be more, and slots for it
-        mine = (*claimed[:1], *left)  # where a executor is closed meanwhile, also what no thread could be had for
-        done = [self._do_beside_others(claimed) for claimed in mine]
+        mine = (*claimed[:1], *left)  # where the executor is closed meanwhile, also what got no thread
+        done = [self._do_beside_others(work) for work in mine]
         return bool(done) and all(done)
 
     def _take_for_free_slots(self) -> Sequence[ClaimedWork]:
-        """Return work: a piece for the slot of this thread, and each other with a slot that was got for it."""
+        """Return work: a piece for this thread's slot, and each other with a slot taken for it."""
         if not self.willing:
             return ()
         spare = 0
@@ -154,16 +154,16 @@ class Executor:
         self.taken += len(claimed)
         return claimed
 
-    def _do_beside_others(self, claimed: ClaimedWork) -> bool:
+    def _do_beside_others(self, work: ClaimedWork) -> bool:
         try:
-            return self._do(claimed)
+            return self._do(work)
         finally:
             self._count_shared(-1)
 
-    def _do(self, claimed: ClaimedWork) -> bool:
+    def _do(self, work: ClaimedWork) -> bool:
         """Do a piece of work; False where the executor pauses because of it."""
         try:
-            claimed.do()
+            work.do()
         except OUTAGES as outage:
             self._pause(outage.message)
             return False
@@ -185,7 +185,7 @@ class Executor:
     def _pause(self, reason: str) -> None:
         with self._pausing:
             if time.monotonic() < self._paused_until:
-                return  # one outage, met by many claimed, is one pause
+                return  # one outage, met by many pieces of work, is one pause
             seconds = min(_FIRST_PAUSE * 2**self._outages, _LONGEST_PAUSE)
             self._outages = min(self._outages + 1, 10)
             self._paused_until = time.monotonic() + seconds

@@ -30,7 +30,7 @@ class Periodic:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to call."""
         self._thread.start()
 
     def close(self, within: float | None = None) -> None:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from shared.workers.registry import Condition
 
 #: What a server that does not answer may cost when the time is up.
-_HAND_BACK_SECONDS, _LEAVE_SECONDS = 3.0, 1.0
+_RELEASE_SECONDS, _LEAVE_SECONDS = 3.0, 1.0
 
 
 class Service(Protocol):
-    """What does the work behind the tasks of one role."""
+    """Does the work behind the tasks of one role."""
 
     def begin(self) -> None:
         """Begin to work."""
@@ -62,7 +62,7 @@ class Shutdown:
         if self.services:
             self._stop_services()
             time.sleep(max(0.0, told_at + self.seconds - time.monotonic()))
-        done = within(_HAND_BACK_SECONDS, self._release_jobs)  # the process has ended by now, as a rule
+        done = within(_RELEASE_SECONDS, self._release_jobs)  # the process has ended by now, as a rule
         self.on_close(_LEAVE_SECONDS)
         os._exit(0 if done else 1)  # a thread that is in the device or in a server's answer cannot be ended otherwise
 

@@ -1,6 +1,6 @@
 """What all documents of the API have in common: pydantic models, checked on the way in and promised by OpenAPI.
 
-Answers are made by `shared/presenter.py` and the views; the tests hold them to these models.
+Answers are made by `shared/presenter.py` and the routes; the tests hold them to these models.
 """
 
 from __future__ import annotations

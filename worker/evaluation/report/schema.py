@@ -69,7 +69,7 @@ class Controls:
     """Whether the detector sees what it claims. Each is an average precision on the same images.
 
     `chance`: labels dealt out anew by group. `file_statistics`: the file without its pixels; `labels_leak`: whether
-    that is well above chance, so that no figure can be trusted. `ablations`: the model, ablated of a part of its input.
+    that is well above chance, so that no figure can be trusted. `ablations`: the model without a part of its input.
     `others`: other models on the same images.
     """
 

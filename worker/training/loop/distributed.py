@@ -49,7 +49,7 @@ class Team:
         return values
 
     def from_leader(self, make: Callable[[], _T]) -> _T:
-        """Return what the leading process makes, in all of them; all must call it."""
+        """Return what the main process makes, in all of them; all must call it."""
         values = self.gather(make() if self.is_main else None)
         return cast("_T", values[0])
 
