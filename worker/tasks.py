@@ -165,9 +165,9 @@ def _start_services(queues: set[str]) -> None:
         registration.show(shutdown.services[0].condition)
 
 
-def _begin(part: Service) -> None:
-    shutdown.services.append(part)  # before it carries anything: what is told to stop now must stop it too
-    part.begin()
+def _begin(service: Service) -> None:
+    shutdown.services.append(service)  # before it carries anything: what is told to stop now must stop it too
+    service.begin()
 
 
 def _appear(role: Role) -> Registration:
@@ -197,8 +197,8 @@ def _stop(**_: object) -> None:
 
 @signals.worker_shutdown.connect
 def _close(**_: object) -> None:
-    for part in shutdown.services:
-        part.close()
+    for service in shutdown.services:
+        service.close()
 
 
 @signals.beat_init.connect

@@ -66,7 +66,7 @@ def _child(rank: int, port: int, teacher_weights: Path, out: Path) -> None:
         torch.set_default_dtype(torch.float64)
         found = trained(team, teacher_weights)
         assert team.gather(rank) == [0, 1]
-        assert team.from_leader(lambda: rank) == 0
+        assert team.from_main(lambda: rank) == 0
     torch.save(found, out / f"{rank}.pt")
 
 
@@ -119,4 +119,4 @@ def test_without_torchrun_a_process_is_alone() -> None:
     with assembled_team("cpu") as team:
         assert (team.rank, team.size, team.is_main) == (0, 1, True)
         assert team.gather("x") == ["x"]
-        assert team.from_leader(lambda: "x") == "x"
+        assert team.from_main(lambda: "x") == "x"

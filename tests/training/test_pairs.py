@@ -279,7 +279,7 @@ def test_all_that_a_disk_will_take_is_summed_before_any_work(
 
 def test_processes_share_the_shards(store_of: StoreOf, maker: NoiseMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Team, "wait", lambda _: None)
-    monkeypatch.setattr(Team, "from_leader", lambda _, make: make())
+    monkeypatch.setattr(Team, "from_main", lambda _, make: make())
     store_of().make(maker, Team(rank=1, size=2))
     assert store_of().missing() == [0, 2]
 

@@ -76,7 +76,7 @@ class Training:
         self.student = new_student(self.recipe.student, self.recipe.training.seed)
         self.teacher = Teacher(teacher, self.recipe.student.input_size) if teacher.weight else None
         check_sizes(self.student, self.teacher, self.recipe.student, card.image_size)
-        self.dataset = team.from_leader(order.dataset)
+        self.dataset = team.from_main(order.dataset)
         _check_splits(order.data, self.dataset)
         self.pairs = self._store("train", self.recipe.augmentation, self.recipe.pairs.variants)
         self.validation = self._store("validation", Augmentation(), variants=1)
@@ -105,7 +105,7 @@ class Training:
     def make_pairs(self, *more: PairStore) -> None:
         """Stage 1: noise maps, and DIRE images where the teacher sees them; those of more images too."""
         stores = (self.pairs, self.validation, *more)
-        if self.team.from_leader(lambda: any(store.missing() for store in stores)):
+        if self.team.from_main(lambda: any(store.missing() for store in stores)):
             diffusion = SpacedDiffusion(self.installed.card.diffusion)
             unet = load_unet(self.installed).set_precision(DTYPES[self.precision]).to(self.device)
             maker = NoiseMaker(unet.to(memory_format=torch.channels_last).eval(), diffusion, self.device)

@@ -48,7 +48,7 @@ class Team:
         distributed.all_gather_object(values, value)
         return values
 
-    def from_leader(self, make: Callable[[], _T]) -> _T:
+    def from_main(self, make: Callable[[], _T]) -> _T:
         """Return what the main process makes, in all of them; all must call it."""
         values = self.gather(make() if self.is_main else None)
         return cast("_T", values[0])

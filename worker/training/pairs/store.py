@@ -192,7 +192,7 @@ class PairStore:
             DiskFullError: the disk is full; the next call goes on from there.
             PairError: what the U-Net makes of an image is no number, or an image changed since its digest was taken.
         """
-        mine = team.from_leader(self.missing)[team.rank :: team.size]  # what is missing changes while they work
+        mine = team.from_main(self.missing)[team.rank :: team.size]  # what is missing changes while they work
         self.folder.mkdir(parents=True, exist_ok=True)
         if mine and team.is_main:
             write_whole(self.folder / "key.json", self.description.encode())
