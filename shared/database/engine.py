@@ -131,8 +131,8 @@ class Database:
 
     def ping(self) -> None:
         """Ask the server for anything; raise `DatabaseUnavailableError` where it does not answer."""
-        with self.begin() as session:
-            session.execute(text("SELECT 1"))
+        with self.begin():
+            pass  # the server has answered when it begins
 
     def close(self) -> None:
         """Give all connections back."""

@@ -29,7 +29,6 @@ _STATUS_SECONDS = 5.0  # from a child's last byte to the server's word on how it
 #: time; with one turn for each processor, as few files that loop would hold up all others.
 _TURNS = 2 * usable_cores()
 _MAX_MESSAGE = 300  # characters of a child's error message, or of a line that it prints
-_NOT_STARTED = "The process that decodes images could not be started. What it said:"
 _LINES_A_MINUTE, _LAST_LINES, _MOST_AT_ONCE = 50, 8, 1 << 14
 #: What a decoder has to say of a file. Any other code would blame the service for what the file does.
 _DECODER_CODES = frozenset(
