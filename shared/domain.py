@@ -56,8 +56,35 @@ EVENT_TYPES = tuple(f"job.{state}" for state in JobState if state.terminal)
 
 
 @dataclass(frozen=True)
+class JobOptions:
+    """What a client chooses for its job, beside the image: carried whole from the form to the worker and to a replay.
+
+    To add an option, add:
+
+    - a field here, and a column of the same name in `shared/database/tables.py`, with a migration;
+      `shared/jobs/options.py` copies each field to its column and back;
+    - the form's field in `api/v1/submission_form.py`, and its description in `api/docs/openapi.py`;
+    - the column to what a claim returns (`shared/jobs/claiming.py`).
+    """
+
+    model: str | None = None
+    """The model card that the client names; None: whichever the workers run."""
+    policy: str | None = None
+    """The policy that the client names; None: the tenant's, or else the model's own threshold.
+
+    In a claimed job the tenant's policy stands here already.
+    """
+    stability: bool = False
+    """Whether the networks also see small changes of the image: `PROBE_PASSES` images instead of one."""
+    pictures: tuple[str, ...] = PICTURES
+    """The pictures to draw."""
+    client_metadata: dict[str, Any] = field(default_factory=dict)
+    """A JSON object of the client's own, returned unchanged with the job."""
+
+
+@dataclass(frozen=True)
 class NewJob:
-    """A job to be written; its image is in the object store already."""
+    """A job to be written. Its image is in the object store already."""
 
     id: UUID
     tenant_id: UUID
@@ -65,21 +92,14 @@ class NewJob:
     source_sha256: str
     source_bytes: int
     media_type: str
-    """As sniffed from the first bytes, never as the client names it."""
-    pictures: tuple[str, ...] = PICTURES
-    model: str | None = None
-    """The card asked for by name; None: whatever the workers serve."""
-    policy: str | None = None
-    """The policy asked for by name; None: the tenant's, or else the model's own threshold."""
-    stability: bool = False
-    """Whether to judge small changes of the image too, which takes `PROBE_PASSES` places in the device's batches."""
+    """As the first bytes show it, never as the client names it."""
+    options: JobOptions = field(default_factory=JobOptions)
     priority: int = 0
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """The client's own words, given back untouched."""
+    """Workers take jobs of a higher priority first. It comes from the API key."""
     idempotency_key: str | None = None
-    """The client's name for this submission: sent again under it, it is the same job."""
+    """The client's name for this submission. A second submission with the same key returns the same job."""
     replay_of: UUID | None = None
-    """The job that ended without a verdict and is run again as this one."""
+    """The job that failed or expired, and that this one runs again."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +113,8 @@ class ClaimedJob:
     """Its last worker died: it must have this one to itself (`lifecycle.begin_alone`)."""
     source_key: str
     source_sha256: str
-    pictures: list[str]
     deadline_at: datetime
-    policy: str | None = None
-    """By which its verdict is to be called: the one that was asked for, or else the tenant's."""
-    stability: bool = False
-    """Whether small changes of the image are to be judged too."""
+    options: JobOptions
 
     @property
     def fence(self) -> tuple[UUID, int]:

@@ -197,12 +197,8 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
         source_sha256=upload.sha256,
         source_bytes=upload.size,
         media_type=upload.media_type,
-        pictures=upload.pictures,
-        model=upload.model,
-        policy=upload.policy,
-        stability=upload.stability,
+        options=upload.options,
         priority=who.priority,
-        metadata=upload.metadata,
         idempotency_key=key,
     )
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile, gettempdir
@@ -39,7 +39,7 @@ from api.problems import (
     FieldError,
     field_error,
 )
-from shared.domain import PICTURES, POLICY_NAME
+from shared.domain import PICTURES, POLICY_NAME, JobOptions
 from shared.errors import ErrorCode, JobError
 from shared.images.header import HEAD_BYTES, ImageLimits, check_header
 from shared.settings import Settings
@@ -58,7 +58,7 @@ _CHUNK = 256 * 1024
 _BYTES = "latin-1"
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_OPTIONS = ("model", "policy", "stability", *PICTURES, "metadata")
+_OPTION_FIELDS = ("model", "policy", "stability", *PICTURES, "metadata")
 _REFUSALS = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: UNSUPPORTED_MEDIA_TYPE,
     ErrorCode.IMAGE_TOO_LARGE: IMAGE_TOO_LARGE,
@@ -78,11 +78,7 @@ class Upload:
     size: int
     sha256: str
     media_type: str
-    model: str | None
-    policy: str | None
-    stability: bool
-    pictures: tuple[str, ...]
-    metadata: dict[str, Any]
+    options: JobOptions
 
 
 @contextmanager
@@ -101,18 +97,24 @@ def read_upload(request: Request, settings: Settings) -> Iterator[Upload]:
 
 def _check(form: MultiDict[str, str], files: MultiDict[str, FileStorage], settings: Settings) -> Upload:
     _refuse_unknown(form, files)
-    options = {name: _single(form, name) for name in _OPTIONS}
-    pictures = tuple(name for name in PICTURES if _boolean(name, options[name], default=True))
-    stability = _boolean("stability", options["stability"], default=False)
-    model = options["model"]
-    check_model(model, settings)
-    policy = _policy_name(options["policy"])
-    metadata = parse_metadata(options["metadata"])
+    options = _options({name: _single(form, name) for name in _OPTION_FIELDS}, settings)
     image = _image(form, files)
     size, sha256 = _measure(image.stream)
     media_type = _check_image(image.stream, size, settings)
-    return Upload(
-        cast("BinaryIO", image.stream), size, sha256, media_type, model, policy, stability, pictures, metadata
+    return Upload(cast("BinaryIO", image.stream), size, sha256, media_type, options)
+
+
+def _options(values: Mapping[str, str | None], settings: Settings) -> JobOptions:
+    """Return the options that the form's fields choose; raise `ApiError` for the first wrong value."""
+    pictures = tuple(name for name in PICTURES if _boolean(name, values[name], default=True))
+    stability = _boolean("stability", values["stability"], default=False)
+    check_model(values["model"], settings)
+    return JobOptions(
+        model=values["model"],
+        policy=_policy_name(values["policy"]),
+        stability=stability,
+        pictures=pictures,
+        client_metadata=parse_metadata(values["metadata"]),
     )
 
 
@@ -219,10 +221,10 @@ def _too_large(settings: Settings) -> ApiError:
 
 
 def _refuse_unknown(form: Iterable[str], files: Iterable[str]) -> None:
-    unknown = sorted({*form, *files} - {IMAGE, *_OPTIONS})
+    unknown = sorted({*form, *files} - {IMAGE, *_OPTION_FIELDS})
     if unknown:
         errors = [FieldError(name[:100], "is not known") for name in unknown]
-        raise ApiError(UNKNOWN_FIELD, f"The known fields are {', '.join((IMAGE, *_OPTIONS))}.", errors=errors)
+        raise ApiError(UNKNOWN_FIELD, f"The known fields are {', '.join((IMAGE, *_OPTION_FIELDS))}.", errors=errors)
     misplaced = sorted({*files} - {IMAGE})
     if misplaced:
         raise field_error(misplaced[0], "must be a plain value, not a file")

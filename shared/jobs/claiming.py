@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Uuid, text
+from sqlalchemy import Row, Uuid, text
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
 from shared.domain import PROBE_PASSES, ClaimedJob
+from shared.jobs.options import from_columns
 
 #: A worker that was not heard of for so long is not counted on; it beats every second.
 FRESH = timedelta(seconds=3)
@@ -108,9 +110,9 @@ WITH carried AS MATERIALIZED (
     SET state = 'running', stage = 'fetching', attempt = attempt + 1, worker = :worker, alone = false,
         lease_until = now() + :lease, beat_at = now(), started_at = coalesce(started_at, now())
     FROM next WHERE jobs.id = next.id
-    RETURNING next.place, jobs.id, tenant_id, attempt, suspect, source_key, source_sha256, pictures, deadline_at,
-              coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy,
-              stability
+    RETURNING next.place, jobs.id, tenant_id, attempt, suspect, source_key, source_sha256, deadline_at,
+              model, stability, pictures, metadata AS client_metadata,
+              coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy
 )
 SELECT (SELECT count(*) FROM turn) AS found, taken.*
 FROM (SELECT) AS one LEFT JOIN taken ON true ORDER BY place
@@ -140,7 +142,7 @@ def claim_several(
     for _ in range(_LOOKS):
         with database.begin() as session:
             rows = session.execute(_CLAIM, names).all()
-            jobs = [ClaimedJob(*row[2:]) for row in rows if row.id is not None]
+            jobs = [_claimed(row) for row in rows if row.id is not None]
             if jobs and jobs[0].suspect and _has_another_suspect(session, jobs[0]):
                 session.rollback()
                 jobs = []
@@ -157,6 +159,19 @@ def anything_waits(
         found = session.execute(_CLAIM, _claim_names(worker, model, lease, policies, 1)).all()
         session.rollback()
     return found[0].id is not None
+
+
+def _claimed(row: Row[Any]) -> ClaimedJob:
+    return ClaimedJob(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        attempt=row.attempt,
+        suspect=row.suspect,
+        source_key=row.source_key,
+        source_sha256=row.source_sha256,
+        deadline_at=row.deadline_at,
+        options=from_columns(row),
+    )
 
 
 def _has_another_suspect(session: Session, taken: ClaimedJob) -> bool:

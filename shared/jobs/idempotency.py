@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from shared.database.tables import Job
 from shared.domain import NewJob
 from shared.errors import DistildireError
+from shared.jobs.options import to_columns
 
 
 class KeyReusedError(DistildireError):
@@ -25,15 +26,9 @@ def earlier_job(session: Session, new: NewJob) -> Job | None:
     """
     if new.idempotency_key is None:
         return None
-    same = and_(
-        Job.source_sha256 == new.source_sha256,
-        Job.pictures == list(new.pictures),
-        Job.model.is_not_distinct_from(new.model),
-        Job.policy.is_not_distinct_from(new.policy),
-        Job.stability == new.stability,
-        Job.replay_of.is_not_distinct_from(new.replay_of),
-        Job.client_metadata == new.metadata,  # as PostgreSQL compares documents: spelling does not count
-    )
+    columns = {"source_sha256": new.source_sha256, "replay_of": new.replay_of, **to_columns(new.options)}
+    # PostgreSQL compares metadata as jsonb: the order of its members and the form of its numbers do not count.
+    same = and_(*(getattr(Job, name).is_not_distinct_from(value) for name, value in columns.items()))
     found = session.execute(
         select(Job, same.label("same")).where(
             Job.tenant_id == new.tenant_id, Job.idempotency_key == new.idempotency_key

@@ -27,6 +27,7 @@ from shared.domain import JobResult, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import tally
 from shared.jobs.claiming import FRESH
+from shared.jobs.options import to_columns
 from shared.webhooks.outbox import write_events
 
 _log = structlog.get_logger(__name__)
@@ -107,17 +108,13 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
         tenant_id=new.tenant_id,
         deadline_at=func.now() + deadline,
         priority=new.priority,
-        model=new.model,
-        policy=new.policy,
-        stability=new.stability,
-        pictures=list(new.pictures),
-        client_metadata=new.metadata,
         source_key=new.source_key,
         source_sha256=new.source_sha256,
         source_bytes=new.source_bytes,
         media_type=new.media_type,
         idempotency_key=new.idempotency_key,
         replay_of=new.replay_of,
+        **to_columns(new.options),
     )
     session.add(job)
     try:

@@ -17,6 +17,7 @@ from shared.errors import DatabaseUnavailableError, DistildireError, KeyTakenErr
 from shared.jobs import lifecycle
 from shared.jobs.admission import Admission, OpenLimits
 from shared.jobs.idempotency import earlier_job, key_is_known
+from shared.jobs.options import from_columns
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, source_key
 from shared.workers.registry import policy_is_served
@@ -86,12 +87,8 @@ class Submissions:
             source_sha256=ended.source_sha256,
             source_bytes=ended.source_bytes,
             media_type=ended.media_type,
-            pictures=tuple(ended.pictures),
-            model=ended.model,
-            policy=ended.policy,
-            stability=ended.stability,
+            options=from_columns(ended),
             priority=priority,
-            metadata=ended.client_metadata,
             idempotency_key=idempotency_key,
             replay_of=ended.id,
         )
@@ -129,10 +126,11 @@ class Submissions:
 
     def _check_policy(self, new: NewJob) -> None:
         """Refuse a policy that is known to be missing; where no worker could say, the one that takes the job will."""
-        if new.policy is None:
+        policy, model = new.options.policy, new.options.model or self._model
+        if policy is None:
             return
         with self._database.begin() as session:
-            if policy_is_served(session, new.policy, new.model or self._model) is False:
+            if policy_is_served(session, policy, model) is False:
                 raise UnknownPolicyError
 
     def _discard(self, key: str) -> None:

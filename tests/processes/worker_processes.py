@@ -29,7 +29,7 @@ from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.database.tables import Job, Tenant
-from shared.domain import PICTURES, JobState, NewJob
+from shared.domain import PICTURES, JobOptions, JobState, NewJob
 from shared.jobs import lifecycle
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, source_key
@@ -152,7 +152,8 @@ class Workplace:
         self.store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
         digest = hashlib.sha256(data).hexdigest()
         source = (key, digest, len(data), "image/png")
-        new = NewJob(job_id, self.tenant, *source, pictures=tuple(pictures), policy=policy, stability=stability)
+        options = JobOptions(pictures=tuple(pictures), policy=policy, stability=stability)
+        new = NewJob(job_id, self.tenant, *source, options)
         with self.database.begin() as session:
             lifecycle.create(session, new, deadline=timedelta(hours=1))
         if wake:

@@ -28,6 +28,7 @@ from shared.domain import (
     Artifact,
     ClaimedJob,
     Interval,
+    JobOptions,
     JobResult,
     JobState,
     ModelIdentity,
@@ -37,6 +38,7 @@ from shared.domain import (
 )
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import claiming, lifecycle
+from shared.jobs.options import from_columns
 from shared.presenter import timestamp
 from shared.webhooks.endpoints import create_endpoint
 from shared.workers import registry
@@ -89,11 +91,8 @@ def add_job(
         job_id,
         tenant,
         *source,
+        JobOptions(model=model, policy=policy, stability=stability, client_metadata=metadata or {}),
         priority=priority,
-        model=model,
-        policy=policy,
-        stability=stability,
-        metadata=metadata or {},
         replay_of=replay_of,
     )
     with database.begin() as session:
@@ -168,22 +167,27 @@ def test_a_job_is_written_as_it_was_accepted(database: Database, tenant: UUID) -
         "ab" * 32,
         5,
         "image/webp",
-        pictures=("heatmap",),
-        model="M",
-        policy="strict",
-        stability=True,
+        JobOptions("M", "strict", stability=True, pictures=("heatmap",), client_metadata={"their": "words"}),
         priority=3,
-        metadata={"their": "words"},
         idempotency_key="submission",
         replay_of=uuid4(),
     )
     with database.begin() as session:
         lifecycle.create(session, new, deadline=DEADLINE)
     row = columns(database, new.id)
-    accepted = {**vars(new), "pictures": ["heatmap"]}
-    accepted["client_metadata"] = accepted.pop("metadata")
+    accepted = {**vars(new), **vars(new.options), "pictures": ["heatmap"]}
+    del accepted["options"]
     assert {name: row[name] for name in accepted} == accepted
     assert row["deadline_at"] == read(database, new.id).created_at + DEADLINE
+
+
+def test_options_reach_the_worker_and_a_replay_as_they_were_accepted(database: Database, tenant: UUID) -> None:
+    options = JobOptions("M", "strict", stability=True, pictures=("heatmap",), client_metadata={"their": ["words"]})
+    new = NewJob(uuid4(), tenant, "key", "ab" * 32, 5, "image/webp", options)
+    with database.begin() as session:
+        lifecycle.create(session, new, deadline=DEADLINE)
+    assert from_columns(read(database, new.id)) == options
+    assert claimed(database, policies=["strict"]).options == options
 
 
 def test_only_a_key_that_its_tenant_has_used_is_told_as_taken(database: Database, tenant: UUID) -> None:
@@ -248,7 +252,7 @@ def test_who_waits_longest_goes_first_within_a_tenant_and_between_those_with_as_
 
 def test_fairness_counts_a_job_that_asks_for_stability_as_the_passes_it_costs(database: Database, tenant: UUID) -> None:
     add_job(database, tenant, stability=True)
-    assert claimed(database).stability
+    assert claimed(database).options.stability
     other = add_tenant(database, "b")
     for _ in range(PROBE_PASSES):
         add_job(database, tenant)
@@ -269,7 +273,7 @@ def test_a_job_is_called_by_its_own_policy_or_else_its_tenants(database: Databas
     add_job(database, add_tenant(database, "b"))
     with database.begin() as session:
         session.execute(update(Tenant).where(Tenant.id == tenant).values(policy="default"))  # also for what waits
-    policies = {claimed(database, policies=["default", "asked"]).policy for _ in range(3)}
+    policies = {claimed(database, policies=["default", "asked"]).options.policy for _ in range(3)}
     assert policies == {"asked", "default", None}
 
 
@@ -672,7 +676,7 @@ def test_a_job_is_left_to_workers_that_have_its_policy(database: Database, tenan
     assert claim(database, policies=["another"]) is None  # whoever else lives
     assert not claiming.anything_waits(database, worker="w", model="M", lease=LEASE)
     mine = claimed(database, policies=["another", "strict"])
-    assert (mine.id, mine.policy) == (job_id, "strict")
+    assert (mine.id, mine.options.policy) == (job_id, "strict")
 
 
 FAILED_HERE = JobError(ErrorCode.OUT_OF_MEMORY)

@@ -18,7 +18,7 @@ from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
-from shared.domain import ClaimedJob, ModelIdentity
+from shared.domain import ClaimedJob, JobOptions, ModelIdentity
 from shared.errors import ErrorCode, JobError, ObjectMissingError, StoreUnavailableError
 from shared.storage.object_store import BRIEF_SECONDS, ObjectStore, source_key
 from tests.chaos.proxy import StoreProxy, Way
@@ -114,9 +114,8 @@ def analyzer(services: ServiceUrls, store: ObjectStore) -> Analyzer:
 def stored(direct: ObjectStore) -> Attempt:
     """An attempt at a job whose image is in the store."""
     data = bytes(5000)
-    job = ClaimedJob(
-        uuid4(), uuid4(), 1, False, "spoilt/source", hashlib.sha256(data).hexdigest(), [], datetime.now(UTC)
-    )
+    digest = hashlib.sha256(data).hexdigest()
+    job = ClaimedJob(uuid4(), uuid4(), 1, False, "spoilt/source", digest, datetime.now(UTC), JobOptions(pictures=()))
     direct.put(job.source_key, BytesIO(data), len(data), "image/png")
     return Attempt(job)
 

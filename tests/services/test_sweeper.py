@@ -11,7 +11,7 @@ from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.domain import NewJob
+from shared.domain import JobOptions, NewJob
 from shared.jobs import claiming, lifecycle
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
@@ -34,7 +34,7 @@ def test_a_fleet_in_which_one_worker_has_the_policy_may_be_silent_for_seconds(
     impatient = Sweeper(database, broker, max_attempts=3, unserved=timedelta(0))
     job_id = uuid4()
     with database.begin() as session:
-        new = NewJob(job_id, tenant, "key", "00" * 32, 5, "image/png", policy="strict")
+        new = NewJob(job_id, tenant, "key", "00" * 32, 5, "image/png", JobOptions(policy="strict"))
         lifecycle.create(session, new, deadline=timedelta(hours=1))
         session.execute(update(Job).values(created_at=func.now() - timedelta(hours=1)))
     beat(database, WITHOUT)

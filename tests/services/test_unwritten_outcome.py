@@ -21,7 +21,7 @@ from shared.broker.celery_app import DELIVER, WEBHOOK_QUEUE, Broker, make_celery
 from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
-from shared.domain import ModelIdentity, NewJob
+from shared.domain import JobOptions, ModelIdentity, NewJob
 from shared.errors import ObjectMissingError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import ObjectStore, artifact_key, source_key
@@ -83,7 +83,7 @@ def attempt(database: Database, store: ObjectStore) -> Attempt:
         key = source_key(tenant.id, job_id)
         store.put(key, BytesIO(PHOTOGRAPH), len(PHOTOGRAPH), "image/jpeg")
         digest = hashlib.sha256(PHOTOGRAPH).hexdigest()
-        new = NewJob(job_id, tenant.id, key, digest, len(PHOTOGRAPH), "image/jpeg", pictures=("heatmap",))
+        new = NewJob(job_id, tenant.id, key, digest, len(PHOTOGRAPH), "image/jpeg", JobOptions(pictures=("heatmap",)))
         lifecycle.create(session, new, deadline=timedelta(hours=1))
     job = claiming.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
     assert job is not None

@@ -25,7 +25,7 @@ from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.row_level_security import WORKER_ROLE
 from shared.database.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
-from shared.domain import NewJob
+from shared.domain import JobOptions, NewJob
 from shared.errors import LeaseLostError
 from shared.jobs import lifecycle, tally
 from shared.webhooks import deliveries
@@ -67,7 +67,8 @@ def end_jobs(database: Database, tenant: UUID, count: int = 1) -> None:
     for _ in range(count):
         job_id = uuid4()
         with database.begin() as session:
-            new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", metadata={"naïve": "✓"})
+            options = JobOptions(client_metadata={"naïve": "✓"})
+            new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", options)
             lifecycle.create(session, new, deadline=timedelta(hours=1))
             lifecycle.cancel(session, tenant, job_id)
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from shared.domain import ClaimedJob, Stage
+from shared.domain import ClaimedJob, JobOptions, Stage
 from shared.errors import ErrorCode, JobError, LeaseLostError
 from worker.jobs.attempt import Attempt, Attempts, WorkerStopsError
 
@@ -19,7 +19,7 @@ SOON = 5.0
 
 @pytest.fixture
 def job() -> ClaimedJob:
-    return ClaimedJob(uuid4(), uuid4(), 1, False, "key", "00" * 32, [], datetime.now(UTC))
+    return ClaimedJob(uuid4(), uuid4(), 1, False, "key", "00" * 32, datetime.now(UTC), JobOptions(pictures=()))
 
 
 def test_lost_job_stops_at_its_next_stage(job: ClaimedJob):

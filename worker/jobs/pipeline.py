@@ -147,7 +147,7 @@ class Analyzer:
     def _analyze(self, attempt: Attempt) -> JobResult:
         if attempt.job.suspect:
             lifecycle.begin_alone(self._database, *attempt.job.fence)
-        policy = self._served.policy(attempt.job.policy)
+        policy = self._served.policy(attempt.job.options.policy)
         with ExitStack() as opened:
             with self._batcher.approaching():
                 source = self._fetch(attempt)
@@ -183,15 +183,15 @@ class Analyzer:
         attempt.enter(Stage.DECODING)
         with self._cores:
             attempt.note(Stage.DECODING)  # its time begins now: waiting for a turn is nobody's fault
-            return self._sandbox.open(source, self._served.image_size, probe=attempt.job.stability)
+            return self._sandbox.open(source, self._served.image_size, probe=attempt.job.options.stability)
 
     def _render(self, image: OpenedImage, finding: Finding, attempt: Attempt) -> Mapping[str, bytes]:
         attempt.enter(Stage.RENDERING)
-        if not attempt.job.pictures:
+        if not attempt.job.options.pictures:
             return {}
         with self._cores:
             attempt.note(Stage.RENDERING)
-            return image.render(finding.eps, finding.feature_mean, attempt.job.pictures)
+            return image.render(finding.eps, finding.feature_mean, attempt.job.options.pictures)
 
     def _keep(self, pictures: Mapping[str, bytes], attempt: Attempt) -> dict[str, Artifact]:
         attempt.enter(Stage.STORING)
@@ -222,7 +222,9 @@ class Analyzer:
             case Failed(error):
                 return self._commit(attempt, partial(lifecycle.fail, self._database, *job.fence, error))
             case Refused(error):
-                elsewhere = partial(lifecycle.try_elsewhere, policy=job.policy, model=self._served.identity.name)
+                elsewhere = partial(
+                    lifecycle.try_elsewhere, policy=job.options.policy, model=self._served.identity.name
+                )
                 return self._commit(attempt, partial(elsewhere, self._database, *job.fence, error))
             case Released():
                 return self._commit(attempt, partial(lifecycle.release, self._database, [job.fence]))
@@ -262,7 +264,7 @@ class Analyzer:
     def _remove_pictures(self, job: ClaimedJob) -> None:
         """Remove what a lost attempt stored: no row refers to it. What cannot be removed is left to retention."""
         try:
-            for name in job.pictures:
+            for name in job.options.pictures:
                 self._store.delete(artifact_key(job.tenant_id, job.id, job.attempt, name))
         except StoreUnavailableError:
             #: The store did not delete the pictures of an attempt that does not count. Housekeeping deletes them after
