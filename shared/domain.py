@@ -139,10 +139,47 @@ class ModelIdentity:
     name: str
     weights_sha256: str
     demonstration: bool
-    device: str
-    """As torch calls it: `cpu`, `cuda` …"""
-    precision: str
-    """The U-Net's number format: `fp32`, `bf16` or `fp16`."""
+    device: str | None
+    """As torch names it: `cpu`, `cuda` …; None in results of versions that did not record it."""
+    precision: str | None
+    """The U-Net's number format: `fp32`, `bf16` or `fp16`; None as for `device`."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of the upright image, in its pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class AnalyzedImage:
+    """What the image turned out to be, and which part of it the network saw."""
+
+    width: int
+    """Of the upright image, pixels."""
+    height: int
+    region: Region
+    """The rectangle that the network saw."""
+    media_type: str
+    """As the first bytes show it."""
+    file_format: str | None
+    """The format that was decoded, as Pillow names it; None in results of versions that did not record it."""
+    jpeg_quality: int | None
+    """1 to 100, where the quantisation tables tell."""
+
+
+@dataclass(frozen=True)
+class FeatureMean:
+    """The mean of the student's feature map over its channels: what heatmaps of any size are computed from."""
+
+    values: bytes
+    """height × width numbers, float32 little-endian, row by row."""
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -188,7 +225,12 @@ class Stability:
 
 @dataclass(frozen=True)
 class JobResult:
-    """A verdict and all that explains it."""
+    """A verdict and all that explains it.
+
+    A new part of it is a field here, a column of `results` with a migration, and one line in each of:
+    `shared/jobs/results.py` (to the row and back), `shared/presenter.py` (the document) and
+    `api/v1/schemas/jobs.py` (its description).
+    """
 
     prediction: str
     """`REAL` or `FAKE`; by a policy that has a band for it, also `INCONCLUSIVE`."""
@@ -204,23 +246,13 @@ class JobResult:
     stability: Stability | None
     """If it was asked for."""
     processing_time: float
-    """Seconds from claim to the last byte stored."""
-    width: int
-    """Of the oriented image, pixels."""
-    height: int
-    analyzed_region: dict[str, int]
-    """`x, y, width, height` of the rectangle that the network saw, in pixels of the oriented image."""
-    media_type: str
-    file_format: str
-    """What was decoded, as Pillow calls it."""
-    jpeg_quality: int | None
-    """1 to 100, where the quantisation tables tell."""
+    """Seconds from the claim until the last picture was stored."""
+    image: AnalyzedImage
     model: ModelIdentity
     timings: dict[str, float]
     """Seconds in each stage."""
     caveats: tuple[str, ...]
-    feature_mean: bytes
-    """Channel mean of the feature map, float32 little-endian, row by row."""
-    feature_height: int
-    feature_width: int
+    """Sentences for people about what bears on the verdict."""
+    feature_mean: FeatureMean
     artifacts: dict[str, Artifact] = field(default_factory=dict)
+    """The stored pictures, by name."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.database.tables import Job, Result, Worker
-from shared.domain import SOURCE, JobState
+from shared.database.tables import Job, Worker
+from shared.domain import SOURCE, Artifact, JobResult, JobState
 
 #: Said in every result.
 NOTICE = "A verdict is statistical evidence, not proof. Have a person look before you act on it."
@@ -22,8 +23,8 @@ def timestamp(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def present_job(job: Job, result: Result | None) -> dict[str, Any]:
-    """Return the public document of `job`; `result` is its row where the job succeeded."""
+def present_job(job: Job, result: JobResult | None) -> dict[str, Any]:
+    """Return the public document of `job`; `result` is there where it succeeded."""
     document: dict[str, Any] = {
         "id": str(job.id),
         "status": job.state,
@@ -43,34 +44,29 @@ def present_job(job: Job, result: Result | None) -> dict[str, Any]:
     return document
 
 
-def present_result(result: Result) -> dict[str, Any]:
-    """Return the verdict and what explains it; the numbers of the heatmap are sent only when asked for."""
+def present_result(result: JobResult) -> dict[str, Any]:
+    """Return the verdict and what explains it, without the numbers of the heatmap: they are sent only on request."""
+    image = result.image
     return {
         "prediction": result.prediction,
         "confidence": result.confidence,
         "probability_fake": result.probability_fake,
-        "raw_probability_fake": _raw_probability(result),
+        "raw_probability_fake": result.raw_probability_fake,
         "threshold": result.threshold,
-        "policy": result.policy,
-        "stability": result.stability,
+        "policy": asdict(result.policy) if result.policy else None,
+        "stability": asdict(result.stability) if result.stability else None,
         "processing_time": result.processing_time,
-        "dimensions": {"width": result.width, "height": result.height},
-        "analyzed_region": result.analyzed_region,
+        "dimensions": {"width": image.width, "height": image.height},
+        "analyzed_region": asdict(image.region),
         "input": {
-            "media_type": result.media_type,
-            "format": result.file_format,
-            "jpeg_quality_estimate": result.jpeg_quality,
+            "media_type": image.media_type,
+            "format": image.file_format,
+            "jpeg_quality_estimate": image.jpeg_quality,
         },
-        "model": {
-            "name": result.model_name,
-            "weights_sha256": result.weights_sha256,
-            "demonstration": result.demonstration,
-            "device": result.device,
-            "precision": result.precision,
-        },
+        "model": asdict(result.model),
         "timings": result.timings,
-        "caveats": result.caveats,
-        "notice": f"{DEMONSTRATION_NOTICE} {NOTICE}" if result.demonstration else NOTICE,
+        "caveats": list(result.caveats),
+        "notice": f"{DEMONSTRATION_NOTICE} {NOTICE}" if result.model.demonstration else NOTICE,
     }
 
 
@@ -95,12 +91,7 @@ def present_worker(worker: Worker, silent_seconds: float) -> dict[str, Any]:
     }
 
 
-def _raw_probability(result: Result) -> float:
-    """Results from before there were policies have one probability, which is the model's."""
-    return result.probability_fake if result.raw_probability_fake is None else result.raw_probability_fake
-
-
-def _links(job: Job, result: Result | None) -> dict[str, str]:
+def _links(job: Job, result: JobResult | None) -> dict[str, str]:
     links = {"self": f"/v1/jobs/{job.id}"}
     if not JobState(job.state).terminal:
         links["cancel"] = f"/v1/jobs/{job.id}/cancel"
@@ -109,15 +100,17 @@ def _links(job: Job, result: Result | None) -> dict[str, str]:
     return links
 
 
-def _artifacts(job: Job, result: Result | None) -> dict[str, Any]:
-    source = {"bytes": job.source_bytes, "sha256": job.source_sha256, "media_type": job.media_type}
+def _artifacts(job: Job, result: JobResult | None) -> dict[str, Any]:
+    source = Artifact(job.source_key, job.source_bytes, job.source_sha256, job.media_type)
     stored = {SOURCE: source, **(result.artifacts if result else {})}
     return {
         name: {
             "href": f"/v1/jobs/{job.id}/artifacts/{name}",
-            **{field: about[field] for field in ("media_type", "bytes", "sha256")},
+            "media_type": artifact.media_type,
+            "bytes": artifact.bytes,
+            "sha256": artifact.sha256,
         }
-        for name, about in stored.items()
+        for name, artifact in stored.items()
     }
 
 

@@ -22,9 +22,8 @@ from api.v1.heatmap_stream import drawn_mean, stream_heatmap
 from api.v1.jobs import own_job
 from api.v1.responses import answer, file_answer, refusals
 from api.v1.schemas.jobs import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
-from shared.database.tables import Result
-from shared.domain import PICTURES, SOURCE, Artifact, JobState
-from shared.images.visualizations import Region, heatmap_png
+from shared.domain import PICTURES, SOURCE, Artifact, JobResult, JobState, Region
+from shared.images.visualizations import heatmap_png
 from shared.jobs.queries import JobRow
 from shared.presenter import timestamp
 from shared.storage.object_store import LINK_LIFETIME
@@ -108,10 +107,10 @@ def heatmap_picture(job_id: UUID, query: HeatmapPictureQuery) -> Response:
     return _heatmap_picture(result, *_size(query, _region(result, query)))
 
 
-def _region(result: Result, query: HeatmapPictureQuery) -> Region:
+def _region(result: JobResult, query: HeatmapPictureQuery) -> Region:
     """Return the rectangle of the image that the numbers cover."""
-    analyzed = query.region == "analyzed"
-    return Region(**result.analyzed_region) if analyzed else Region(0, 0, result.width, result.height)
+    image = result.image
+    return image.region if query.region == "analyzed" else Region(0, 0, image.width, image.height)
 
 
 def _size(query: HeatmapPictureQuery, region: Region) -> tuple[int, int]:
@@ -127,7 +126,7 @@ def _size(query: HeatmapPictureQuery, region: Region) -> tuple[int, int]:
     return width, height
 
 
-def _heatmap_picture(result: Result, width: int, height: int) -> Response:
+def _heatmap_picture(result: JobResult, width: int, height: int) -> Response:
     png = heatmap_png(drawn_mean(result), width, height, Region(0, 0, width, height))
     return Response(png, mimetype="image/png")
 
@@ -144,10 +143,10 @@ def _artifact(row: JobRow, name: str) -> Artifact:
     stored = _result(row).artifacts.get(name)
     if stored is None:
         raise ApiError(ARTIFACT_NOT_FOUND, f"The job was submitted with {name}=false.")
-    return Artifact(**stored)
+    return stored
 
 
-def _result(row: JobRow) -> Result:
+def _result(row: JobRow) -> JobResult:
     if row.result is not None:
         return row.result
     if JobState(row.job.state).terminal:

@@ -12,8 +12,8 @@ import numpy as np
 from flask import Response
 from numpy.typing import NDArray
 
-from shared.database.tables import Result
-from shared.images.visualizations import DRAWN_FLAT, Region, heatmap_rows
+from shared.domain import JobResult, Region
+from shared.images.visualizations import DRAWN_FLAT, heatmap_rows
 
 _DECIMALS = 4
 _STEPS = 10**_DECIMALS
@@ -21,31 +21,31 @@ _STEPS = 10**_DECIMALS
 _NUMBERS = np.array([f"{step / _STEPS:.{_DECIMALS}f}," for step in range(_STEPS + 1)], dtype=f"S{_DECIMALS + 3}")
 
 
-def feature_mean(result: Result) -> NDArray[np.float32]:
+def feature_mean(result: JobResult) -> NDArray[np.float32]:
     """Return the stored (h, w) mean of the feature map."""
-    values = np.frombuffer(result.feature_mean, dtype="<f4").astype(np.float32)
-    return values.reshape(result.feature_height, result.feature_width)
+    stored = result.feature_mean
+    return np.frombuffer(stored.values, dtype="<f4").astype(np.float32).reshape(stored.height, stored.width)
 
 
-def drawn_mean(result: Result) -> NDArray[np.float32]:
+def drawn_mean(result: JobResult) -> NDArray[np.float32]:
     """Return the same as pictures show it: flat where the result says so."""
     mean = feature_mean(result)
     return np.zeros_like(mean) if DRAWN_FLAT in result.caveats else mean
 
 
-def stream_heatmap(result: Result, region: Region, width: int, height: int) -> Response:
+def stream_heatmap(result: JobResult, region: Region, width: int, height: int) -> Response:
     """Return `{"width", "height", "region", "heatmap_scores"}` at any size."""
     document = {"width": width, "height": height, "region": asdict(region), "heatmap_scores": ...}
     return _stream(document, result, width, height)
 
 
-def stream_with_scores(document: dict[str, Any], result: Result) -> Response:
+def stream_with_scores(document: dict[str, Any], result: JobResult) -> Response:
     """Return a job's document with `result.heatmap_scores` at the size of the original."""
     shown = {**document, "result": {**document["result"], "heatmap_scores": ...}}
-    return _stream(shown, result, result.width, result.height)
+    return _stream(shown, result, result.image.width, result.image.height)
 
 
-def _stream(document: dict[str, Any], result: Result, width: int, height: int) -> Response:
+def _stream(document: dict[str, Any], result: JobResult, width: int, height: int) -> Response:
     """Send `document` with the numbers in the place of its one `...`."""
     place = uuid4().hex  # never part of a document
     before, after = json.dumps(document, default=lambda _: place).split(f'"{place}"')

@@ -9,13 +9,13 @@ Everything of the original's size is made in bands of rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shared.domain import Region
 from shared.images.colormap import ramp
 from shared.images.png import write_png
 
@@ -39,16 +39,6 @@ _TINT: Bytes = (_PALETTE * (1 - _IMAGE_SHARE)).astype(np.uint8)
 _FLAT_SHARE = 1e-3
 #: Pixels of a band: a few megabytes as float32, large enough for numpy to be quick.
 _BAND_PIXELS = 1 << 18
-
-
-@dataclass(frozen=True)
-class Region:
-    """A rectangle of the image, in pixels of the (oriented) original."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 def resized(width: int, height: int, size: int) -> tuple[int, int]:

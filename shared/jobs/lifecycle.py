@@ -11,9 +11,9 @@ which next runs in a process that carries nothing else. Only the death of such a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -22,12 +22,13 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
-from shared.database.tables import Job, Result, Worker
+from shared.database.tables import Job, Worker
 from shared.domain import JobResult, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import tally
 from shared.jobs.claiming import FRESH
 from shared.jobs.options import to_columns
+from shared.jobs.results import to_row
 from shared.webhooks.outbox import write_events
 
 _log = structlog.get_logger(__name__)
@@ -168,9 +169,8 @@ def succeed(database: Database, job_id: UUID, attempt: int, result: JobResult) -
     """
     with database.begin() as session:
         job = _owned(session, job_id, attempt)
-        row = _result_row(job, result)
-        session.add(row)
-        return _end(session, job, JobState.SUCCEEDED, result=row)
+        session.add(to_row(job_id, attempt, result))
+        return _end(session, job, JobState.SUCCEEDED, result=result)
 
 
 def fail(database: Database, job_id: UUID, attempt: int, error: JobError) -> bool:
@@ -347,7 +347,7 @@ def _owned(session: Session, job_id: UUID, attempt: int) -> Job:
 
 
 def _end(
-    session: Session, job: Job, state: JobState, *, result: Result | None = None, error: JobError | None = None
+    session: Session, job: Job, state: JobState, *, result: JobResult | None = None, error: JobError | None = None
 ) -> bool:
     """Make `job`, locked and not terminal, terminal; write the webhooks that tell of it. The only way to end a job.
 
@@ -360,25 +360,3 @@ def _end(
         job.error_code, job.error_message, job.error_retryable = error.code, error.message, error.retryable
     session.flush()
     return write_events(session, job, result)
-
-
-def _result_row(job: Job, result: JobResult) -> Result:
-    values: dict[str, Any] = {
-        name: value
-        for name, value in vars(result).items()
-        if name not in ("model", "policy", "stability", "artifacts", "caveats")
-    }
-    return Result(
-        job_id=job.id,
-        attempt=job.attempt,
-        caveats=list(result.caveats),
-        policy=asdict(result.policy) if result.policy else None,
-        stability=asdict(result.stability) if result.stability else None,
-        model_name=result.model.name,
-        weights_sha256=result.model.weights_sha256,
-        demonstration=result.model.demonstration,
-        device=result.model.device,
-        precision=result.model.precision,
-        artifacts={name: asdict(artifact) for name, artifact in result.artifacts.items()},
-        **values,
-    )

@@ -6,13 +6,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Select, TextualSelect, Uuid, exists, select, text
-from sqlalchemy.orm import Session, aliased, defer
+from sqlalchemy import Row, Select, TextualSelect, Uuid, exists, select, text
+from sqlalchemy.orm import Session, aliased
 
 from shared.database.pagination import Cursor, Page, by_ids, cut_page, open_places, page_query
 from shared.database.tables import Job, Result, Tenant
-from shared.domain import JobState
+from shared.domain import JobResult, JobState
 from shared.errors import ErrorCode
+from shared.jobs.results import from_row
 
 # Of what is open, by the tally: an index of all rows would lead through those that are open no more.
 _QUEUED = text("SELECT * FROM queued_jobs(:tenant, :before, :before_id, :most)").columns(id=Uuid)
@@ -28,7 +29,7 @@ class JobRow:
     """A job, with its result where it succeeded."""
 
     job: Job
-    result: Result | None
+    result: JobResult | None
 
 
 #: A job with its tenant's name, as the operator sees it.
@@ -40,28 +41,22 @@ DEAD = (ErrorCode.ATTEMPTS_EXHAUSTED, ErrorCode.INTERNAL)
 def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None:
     """Return a tenant's job; None where the tenant has none of this id."""
     found = session.execute(_jobs(tenant_id).where(Job.id == job_id)).one_or_none()
-    return JobRow(found[0], found[1]) if found else None
+    return _job_row(found) if found else None
 
 
 def list_jobs(
     session: Session, tenant_id: UUID, *, only: Mapping[str, str], after: Cursor | None, limit: int
 ) -> Page[JobRow]:
-    """Return a tenant's jobs, newest first; `only` maps columns to the value wanted.
-
-    The numbers behind heatmaps stay in the database.
-    """
+    """Return a tenant's jobs, newest first; `only` maps columns to the value wanted."""
     if set(only) == {"state"} and only["state"] in _OPEN_JOBS:
         places = open_places(session, _OPEN_JOBS[only["state"]], tenant_id, after, limit)
         job = by_ids(Job, [place.id for place in places.rows])
-        found = session.execute(
-            select(job, Result).outerjoin(Result, Result.job_id == job.id).options(defer(Result.feature_mean))
-        )
+        found = session.execute(select(job, Result).outerjoin(Result, Result.job_id == job.id))
         # What has moved since the places were read is left out.
-        shown = {row[0].id: JobRow(row[0], row[1]) for row in found if row[0].state == only["state"]}
+        shown = {row[0].id: _job_row(row) for row in found if row[0].state == only["state"]}
         return Page([shown[place.id] for place in places.rows if place.id in shown], places.next)
-    query = _jobs(tenant_id).options(defer(Result.feature_mean))
-    query = query.where(*(getattr(Job, column) == value for column, value in only.items()))
-    rows = [JobRow(row[0], row[1]) for row in session.execute(page_query(query, Job, after, limit))]
+    query = _jobs(tenant_id).where(*(getattr(Job, column) == value for column, value in only.items()))
+    rows = [_job_row(row) for row in session.execute(page_query(query, Job, after, limit))]
     return cut_page(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))
 
 
@@ -81,6 +76,11 @@ def list_open(session: Session, limit: int) -> list[TenantsJob]:
 def find_jobs(session: Session, ids: Collection[UUID]) -> list[TenantsJob]:
     """Return these jobs, whoever's they are."""
     return _all(session, _tenants_jobs().where(Job.id.in_(ids)))
+
+
+def _job_row(found: Row[Job, Result | None]) -> JobRow:
+    job, result = found
+    return JobRow(job, from_row(result) if result else None)
 
 
 def _jobs(tenant_id: UUID) -> Select[Job, Result | None]:

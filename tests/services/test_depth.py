@@ -76,7 +76,8 @@ _FILL = (
     INSERT INTO results (job_id, attempt, prediction, confidence, probability_fake, threshold, processing_time, width,
                          height, analyzed_region, media_type, model_name, weights_sha256, demonstration, timings,
                          caveats, feature_mean, feature_height, feature_width, artifacts)
-    SELECT id, 1, 'FAKE', 1, 1, 0.5, 1, 8, 8, '{}', 'image/png', 'M', 'digest', true, '{}', '{}', '', 2, 2, '{}'
+    SELECT id, 1, 'FAKE', 1, 1, 0.5, 1, 8, 8, '{"x": 0, "y": 0, "width": 8, "height": 8}', 'image/png', 'M',
+           'digest', true, '{}', '{}', '', 2, 2, '{}'
     FROM jobs WHERE state = 'succeeded' LIMIT :finished / 10
     """,
     """

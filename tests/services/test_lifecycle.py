@@ -24,21 +24,25 @@ from shared.database.tables import Job, Result, Tenant, WebhookDelivery, Worker
 from shared.domain import (
     EVENT_TYPES,
     PROBE_PASSES,
+    AnalyzedImage,
     AppliedPolicy,
     Artifact,
     ClaimedJob,
+    FeatureMean,
     Interval,
     JobOptions,
     JobResult,
     JobState,
     ModelIdentity,
     NewJob,
+    Region,
     Stability,
     Stage,
 )
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import claiming, lifecycle
 from shared.jobs.options import from_columns
+from shared.jobs.results import from_row
 from shared.presenter import timestamp
 from shared.webhooks.endpoints import create_endpoint
 from shared.workers import registry
@@ -58,18 +62,11 @@ RESULT = JobResult(
     policy=AppliedPolicy("strict", 0.8, None, 2.0, -0.1, 0.0, Interval(0.0, 0.012, 0.95), 300),
     stability=Stability(0.25, 0.7, 0.95, 5),
     processing_time=1.5,
-    width=640,
-    height=480,
-    analyzed_region={"x": 80, "y": 0, "width": 480, "height": 480},
-    media_type="image/jpeg",
-    file_format="MPO",
-    jpeg_quality=92,
+    image=AnalyzedImage(640, 480, Region(80, 0, 480, 480), "image/jpeg", "MPO", 92),
     model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cuda", precision="bf16"),
     timings={"decoding": 0.1},
     caveats=("Transparency was dropped.",),
-    feature_mean=b"\0" * 16,
-    feature_height=2,
-    feature_width=2,
+    feature_mean=FeatureMean(b"\0" * 16, 2, 2),
     artifacts={"heatmap": Artifact("t/j/1/heatmap.png", 10, "cd" * 32)},
 )
 
@@ -359,12 +356,14 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     assert "key" not in event["data"]["artifacts"]["heatmap"]
 
 
-def test_a_verdict_without_a_policy_and_without_stability_has_neither(database: Database, tenant: UUID) -> None:
+@pytest.mark.parametrize("result", [RESULT, replace(RESULT, policy=None, stability=None)], ids=["policy", "no policy"])
+def test_a_result_is_read_as_it_was_written(database: Database, tenant: UUID, result: JobResult) -> None:
     job = claimed_job(database, tenant)
-    lifecycle.succeed(database, *job.fence, replace(RESULT, policy=None, stability=None))
+    lifecycle.succeed(database, *job.fence, result)
     with database.begin() as session:
         row = session.get_one(Result, job.id)
-        assert (row.policy, row.stability) == (None, None)
+        assert from_row(row) == result
+        assert (row.policy is None) == (result.policy is None)
 
 
 def test_jobs_of_a_tenant_end_at_the_same_moment_though_they_tell_the_same_endpoint(

@@ -24,7 +24,7 @@ from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.row_level_security import WORKER_ROLE
 from shared.database.tables import Erasure, Job, Result, WebhookDelivery
-from shared.domain import EVENT_TYPES, ClaimedJob, JobResult, ModelIdentity, NewJob
+from shared.domain import EVENT_TYPES, AnalyzedImage, ClaimedJob, FeatureMean, JobResult, ModelIdentity, NewJob, Region
 from shared.errors import ErrorCode, JobError, LeaseLostError, StoreUnavailableError
 from shared.jobs import claiming, lifecycle, retention
 from shared.settings import Settings
@@ -87,18 +87,11 @@ def succeed(database: Database, store: ObjectStore, job: ClaimedJob) -> None:
         policy=None,
         stability=None,
         processing_time=0.1,
-        width=8,
-        height=8,
-        analyzed_region={"x": 0, "y": 0, "width": 8, "height": 8},
-        media_type="image/png",
-        file_format="PNG",
-        jpeg_quality=None,
+        image=AnalyzedImage(8, 8, Region(0, 0, 8, 8), "image/png", "PNG", None),
         model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cpu", precision="fp32"),
         timings={},
         caveats=(),
-        feature_mean=b"\0" * 4,
-        feature_height=1,
-        feature_width=1,
+        feature_mean=FeatureMean(b"\0" * 4, 1, 1),
         artifacts={"heatmap": store.put_artifact(key, b"png")},
     )
     lifecycle.succeed(database, job.id, job.attempt, result)

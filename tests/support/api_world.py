@@ -19,7 +19,7 @@ from werkzeug.test import Client, TestResponse, encode_multipart
 
 from api.dependencies import EXTENSION, Resources
 from shared.database.engine import Database
-from shared.domain import PICTURES, JobResult, ModelIdentity
+from shared.domain import PICTURES, AnalyzedImage, FeatureMean, JobResult, ModelIdentity, Region
 from shared.errors import ErrorCode, JobError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import artifact_key
@@ -141,18 +141,11 @@ class ApiWorld:
             policy=None,
             stability=None,
             processing_time=0.2,
-            width=width,
-            height=height,
-            analyzed_region={"x": 1, "y": 0, "width": 6, "height": 6},
-            media_type="image/png",
-            file_format="PNG",
-            jpeg_quality=None,
+            image=AnalyzedImage(width, height, Region(1, 0, 6, 6), "image/png", "PNG", None),
             model=ModelIdentity("DISTILDIRE-DEMO", "0" * 64, demonstration=True, device="cpu", precision="fp32"),
             timings={"decoding": 0.1},
             caveats=(),
-            feature_mean=FEATURE_MEAN.tobytes(),
-            feature_height=2,
-            feature_width=2,
+            feature_mean=FeatureMean(FEATURE_MEAN.tobytes(), 2, 2),
             artifacts=artifacts,
         )
         lifecycle.succeed(self.around.database, job_id, attempt, replace(result, **changes))

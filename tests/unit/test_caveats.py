@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.images.visualizations import DRAWN_FLAT, Region, analyzed_region
+from shared.domain import Region
+from shared.images.visualizations import DRAWN_FLAT, analyzed_region
 from tests.support.policies import STRICT
 from worker.imaging.content import Content, measure
 from worker.imaging.decoding import Caveat, ImageFacts

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.domain import Region
 from shared.images import visualizations
 from shared.images.colormap import ramp
 from shared.images.png import write_png
 from shared.images.visualizations import (
-    Region,
     analyzed_region,
     dire_map_png,
     has_contrast,

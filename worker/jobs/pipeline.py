@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
 from typing import TypeVar
@@ -18,7 +18,7 @@ import structlog
 from shared.broker.celery_app import Broker
 from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
-from shared.domain import Artifact, ClaimedJob, JobResult, ModelIdentity, Stage
+from shared.domain import AnalyzedImage, Artifact, ClaimedJob, FeatureMean, JobResult, ModelIdentity, Stage
 from shared.errors import (
     DatabaseUnavailableError,
     ErrorCode,
@@ -294,17 +294,10 @@ def _result(
         policy=ruling.policy,
         stability=ruling.stability,
         processing_time=round(time.monotonic() - attempt.claimed_at, 3),
-        width=image.width,
-        height=image.height,
-        analyzed_region=asdict(region),
-        media_type=image.media_type,
-        file_format=image.file_format,
-        jpeg_quality=image.jpeg_quality,
+        image=AnalyzedImage(image.width, image.height, region, image.media_type, image.file_format, image.jpeg_quality),
         model=served.identity,
         timings=attempt.timings(),
         caveats=caveats,
-        feature_mean=mean.tobytes(),
-        feature_height=mean.shape[0],
-        feature_width=mean.shape[1],
+        feature_mean=FeatureMean(mean.tobytes(), *mean.shape),
         artifacts=artifacts,
     )
