@@ -15,7 +15,7 @@ hide_from_libraries()
 _settings = load_settings()
 
 bind = _settings.bind
-worker_class = "api.gunicorn_worker.Worker"  # threads: requests wait for PostgreSQL and the store
+worker_class = "api.gunicorn_worker.BoundedThreadWorker"  # threads: requests wait for PostgreSQL and the store
 workers = _settings.api_processes
 # Most wait for their clients, and cost little; how many work at the same moment is for the worker class to say.
 threads = 256

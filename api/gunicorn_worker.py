@@ -67,7 +67,7 @@ class ClientSocket(socket.socket):
         """gunicorn's, while it is answered."""
 
     def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001  # the standard library's signature
-        """As ever, but harmless on a socket that is closed: gunicorn closes again what `Worker.handle` has closed."""
+        """As ever, but harmless on a closed socket: `BoundedThreadWorker.handle` closes it, and gunicorn once more."""
         if self.fileno() >= 0:
             super().setblocking(flag)
 
@@ -118,7 +118,7 @@ class ClientSocket(socket.socket):
                 self._deadline += time.monotonic() - began
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]  # published without types
+class BoundedThreadWorker(ThreadWorker):  # type: ignore[misc]  # published without types
     """Reads heads without a turn and within a time; then works in turn."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -159,7 +159,7 @@ SERVICE_OVERLOADED = Problem(
     "Too many jobs are open",
     "Submit again after `Retry-After` seconds; nothing was accepted. The operator can add workers.",
 )
-NO_ROOM = Problem(
+DISK_FULL = Problem(
     503,
     "no_room",
     "The API has no room for the upload",

@@ -21,15 +21,15 @@ class WakeupQueue:
 
     def __init__(self, wakeups: Wakeups) -> None:
         self._wakeups = wakeups
-        self._rings: queue.Queue[UUID] = queue.Queue(_CAPACITY)
+        self._waiting: queue.Queue[UUID] = queue.Queue(_CAPACITY)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def ring(self, job_id: UUID) -> None:
+    def put(self, job_id: UUID) -> None:
         """Tell the workers that a job waits; return at once, whatever Redis does."""
         self._start_once()
         try:
-            self._rings.put_nowait(job_id)
+            self._waiting.put_nowait(job_id)
         except queue.Full:
             #: Too many wake-ups waited for Redis, and this one was dropped. The job is safe: a worker finds it by
             #: itself.
@@ -43,9 +43,9 @@ class WakeupQueue:
 
     def _publish(self) -> None:
         while True:
-            job_id = self._rings.get()
+            job_id = self._waiting.get()
             try:
-                self._wakeups.ring(str(job_id))
+                self._wakeups.send(str(job_id))
             except Exception:  # noqa: BLE001  # the thread must outlive whatever the broker raises
                 #: A wake-up could not be sent; the traceback says why. The job is safe: a worker finds it by itself.
                 _log.warning("wake_up_failed", job_id=str(job_id), exc_info=True)

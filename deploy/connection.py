@@ -22,19 +22,19 @@ _URL = "DISTILDIRE_API_URL"
 #: The API key that commands use.
 _KEY = "DISTILDIRE_API_KEY"
 _HOST = re.compile(rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
-_PATIENCE_SECONDS = 10  # an API that restarts is back by then; a person who mistyped its address should not wait longer
+_RETRY_SECONDS = 10  # an API that restarts is back by then; a person who mistyped its address should not wait longer
 
 
-def connect(data_dir: Path, *, room_patience: float = _PATIENCE_SECONDS) -> Client:
+def connect(data_dir: Path, *, capacity_retry_seconds: float = _RETRY_SECONDS) -> Client:
     """Return a client of the API that the environment names, else of the stack that runs in `data_dir`.
 
-    It waits `room_patience` seconds at most for room where too many jobs are open.
+    It waits at most `capacity_retry_seconds` while too many jobs are open.
     """
     url, key = os.environ.get(_URL), os.environ.get(_KEY)
     if url and key:
         _check_url(url)
         _check_key(key)
-        return Client(url, key, patience=_PATIENCE_SECONDS, room_patience=room_patience)
+        return Client(url, key, retry_seconds=_RETRY_SECONDS, capacity_retry_seconds=capacity_retry_seconds)
     if url or key:
         raise click.ClickException(f"Set both {_URL} and {_KEY}, or neither.")
     document = running_stack(data_dir)
@@ -45,7 +45,9 @@ def connect(data_dir: Path, *, room_patience: float = _PATIENCE_SECONDS) -> Clie
         )
     if not document.has_api:
         raise click.ClickException(f"The API of {data_dir} has ended. `distildire up` starts what is missing.")
-    return Client(document.api_url, document.api_key, patience=_PATIENCE_SECONDS, room_patience=room_patience)
+    return Client(
+        document.api_url, document.api_key, retry_seconds=_RETRY_SECONDS, capacity_retry_seconds=capacity_retry_seconds
+    )
 
 
 def _check_url(url: str) -> None:

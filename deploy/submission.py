@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.terminal.verdicts import Row
-from shared.client import ApiRefusedError, Client, Job, StillRunningError
+from shared.client import ApiRefusedError, Client, StillRunningError, SubmittedJob
 
 _LOOK_SECONDS = 5.0  # how often a command that waits also looks at what else can go wrong
 _NOT_SENT = {"error": {"code": "not_sent", "message": "The command ended before the API accepted it."}}
@@ -68,11 +68,11 @@ class Submission:
         """One JSON document for each image: its file, and its job or what kept it from being one."""
         return [{"file": str(path), **self._documents.get(index, _NOT_SENT)} for index, path in enumerate(self._images)]
 
-    def jobs(self) -> list[tuple[Path, Job]]:
+    def jobs(self) -> list[tuple[Path, SubmittedJob]]:
         """Each accepted image with its job as last seen."""
-        return [(self._images[index], Job.of(self._documents[index])) for index in self._ids.values()]
+        return [(self._images[index], SubmittedJob.of(self._documents[index])) for index in self._ids.values()]
 
-    def unfinished(self) -> list[tuple[Path, Job]]:
+    def unfinished(self) -> list[tuple[Path, SubmittedJob]]:
         """Each accepted image whose job had not ended when it was last seen."""
         return [(path, job) for path, job in self.jobs() if not job.ended]
 
@@ -87,7 +87,7 @@ class Submission:
         """Whether every image has a verdict."""
         return all(row.result is not None for row in self._rows)
 
-    def _note(self, job: Job) -> None:
+    def _note(self, job: SubmittedJob) -> None:
         index = self._ids[job.id]
         row = self._rows[index]
         self._documents[index] = dict(job.document)

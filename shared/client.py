@@ -51,8 +51,8 @@ class StillRunningError(DistildireError):
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job as the API shows it; `document` is the whole of it."""
+class SubmittedJob:
+    """A job as the API shows it; `document` is the whole answer."""
 
     id: str
     status: str  # queued, running, succeeded, failed, canceled, expired
@@ -89,14 +89,16 @@ class Job:
 class Client:
     """Calls one API with one key."""
 
-    def __init__(self, api_url: str, api_key: str, *, patience: float = 30.0, room_patience: float = 120.0) -> None:
-        """For `patience` seconds a request is made again that is told to wait (429, 503) or finds nobody there.
+    def __init__(
+        self, api_url: str, api_key: str, *, retry_seconds: float = 30.0, capacity_retry_seconds: float = 120.0
+    ) -> None:
+        """A request that is told to wait (429, 503), or gets no answer, is sent again for `retry_seconds`.
 
-        For `room_patience` seconds, each time after as long as the API asks for, a submission is made again for which
-        there is no room because too many jobs are open.
+        A submission that is refused because too many jobs are open is sent again for `capacity_retry_seconds`, each
+        time after the wait that the API asks for.
         """
-        self._patience = patience
-        self._room_patience = room_patience
+        self._retry_seconds = retry_seconds
+        self._capacity_retry_seconds = capacity_retry_seconds
         self._http = open_client(
             api_url,
             base_url=api_url,
@@ -113,7 +115,7 @@ class Client:
         stability: bool = False,
         pictures: Mapping[str, bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
-    ) -> Job:
+    ) -> SubmittedJob:
         """Submit an image file, once: tries that are made again have the same idempotency key.
 
         Args:
@@ -145,20 +147,20 @@ class Client:
             with path.open("rb") if piped is None else BytesIO(piped) as image:  # anew for each try
                 return self._http.post("/v1/jobs", data=form, files={"image": (name, image)}, headers=headers)
 
-        return Job.of(self._answer(send).json())
+        return SubmittedJob.of(self._answer(send).json())
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str) -> SubmittedJob:
         """Return a job as it stands.
 
         Raises:
             ApiRefusedError: there is no such job of this key's tenant, or the key is not valid.
             ApiUnreachableError: the API did not answer.
         """
-        return Job.of(self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}")).json())
+        return SubmittedJob.of(self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}")).json())
 
     def wait(
-        self, ids: Iterable[str], on_change: Callable[[Job], None] | None = None, *, seconds: float = 86_400
-    ) -> Sequence[Job]:
+        self, ids: Iterable[str], on_change: Callable[[SubmittedJob], None] | None = None, *, seconds: float = 86_400
+    ) -> Sequence[SubmittedJob]:
         """Wait until all jobs have ended and return them in the order of `ids`.
 
         `on_change` is called with each job once at first, and again whenever its status or stage is another.
@@ -167,7 +169,7 @@ class Client:
             StillRunningError: `seconds` passed first.
             ApiRefusedError, ApiUnreachableError: as `get`.
         """
-        jobs: dict[str, Job | None] = dict.fromkeys(ids)
+        jobs: dict[str, SubmittedJob | None] = dict.fromkeys(ids)
         deadline = time.monotonic() + seconds
         pause = _FIRST_PAUSE
         while True:
@@ -191,13 +193,13 @@ class Client:
         """
         return self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}/artifacts/{name}")).content
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str) -> SubmittedJob:
         """Cancel a job and return it; one that has ended stays as it is.
 
         Raises:
             ApiRefusedError, ApiUnreachableError: as `get`.
         """
-        return Job.of(self._answer(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")).json())
+        return SubmittedJob.of(self._answer(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")).json())
 
     def anybody_analyses(self) -> bool | None:
         """Whether an analysis worker is ready; None where the API does not say, as behind a proxy that hides it."""
@@ -218,7 +220,9 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _look(self, job_id: str, before: Job | None, on_change: Callable[[Job], None] | None) -> Job:
+    def _look(
+        self, job_id: str, before: SubmittedJob | None, on_change: Callable[[SubmittedJob], None] | None
+    ) -> SubmittedJob:
         job = self.get(job_id)
         if on_change is not None and (before is None or (before.status, before.stage) != (job.status, job.stage)):
             on_change(job)
@@ -236,7 +240,7 @@ class Client:
         return ApiUnreachableError(f"{url} does not answer{proxy} ({why}). {remedy}")
 
     def _answer(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        """Send until there is an answer that is none of `_TRY_AGAIN`, or patience ends; raise if it is a refusal."""
+        """Send until the answer is none of `_TRY_AGAIN`, or the time for retries is over; raise what it refuses."""
         began = time.monotonic()
         pause = _FIRST_PAUSE
         while True:
@@ -247,8 +251,9 @@ class Client:
                 raise _refusal(response)
             pause = min(2 * pause, _LONGEST_PAUSE)
             wait = pause if response is None else _retry_after(response, pause)
-            patience = self._room_patience if response is not None and _is_full(response) else self._patience
-            if time.monotonic() + wait > began + patience:
+            full = response is not None and _is_full(response)
+            longest = self._capacity_retry_seconds if full else self._retry_seconds
+            if time.monotonic() + wait > began + longest:
                 if response is not None:
                     raise _refusal(response)
                 raise self._unreachable(problem) from problem
@@ -278,7 +283,7 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
 
 
 def _is_full(response: httpx.Response) -> bool:
-    """Whether the request was refused for want of room, not for an outage."""
+    """Whether the request was refused because too many jobs are open, not because of an outage."""
     return _refusal(response).code in _FULL
 
 

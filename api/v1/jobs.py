@@ -17,6 +17,7 @@ from api.problems import (
     BODY_TOO_LARGE,
     CORRUPT_IMAGE,
     DECOMPRESSION_BOMB,
+    DISK_FULL,
     IDEMPOTENCY_KEY_REUSED,
     IMAGE_EMPTY,
     IMAGE_REQUIRED,
@@ -27,7 +28,6 @@ from api.problems import (
     JOB_NOT_REPLAYABLE,
     MALFORMED_REQUEST,
     MULTIPART_REQUIRED,
-    NO_ROOM,
     NOT_FOUND,
     SERVICE_OVERLOADED,
     STORE_UNAVAILABLE,
@@ -61,9 +61,9 @@ _SUBMIT_REFUSALS = refusals(
     MALFORMED_REQUEST, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, MULTIPART_REQUIRED, IMAGE_REQUIRED, IMAGE_EMPTY,
     TOO_MANY_IMAGES, IMAGE_TOO_LARGE, DECOMPRESSION_BOMB, CORRUPT_IMAGE, UNKNOWN_FIELD, INVALID_FIELD, UNKNOWN_MODEL,
     UNKNOWN_POLICY, IDEMPOTENCY_KEY_REUSED, TOO_MANY_OPEN_JOBS, STORE_UNAVAILABLE, SERVICE_OVERLOADED,
-    NO_ROOM,
+    DISK_FULL,
 )  # fmt: skip
-_NO_ROOM = (TOO_MANY_OPEN_JOBS, SERVICE_OVERLOADED)
+_CAPACITY_REFUSALS = (TOO_MANY_OPEN_JOBS, SERVICE_OVERLOADED)
 
 
 @jobs_blueprint.post("")
@@ -79,7 +79,7 @@ def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
     """
     around = resources()
     key = _idempotency_key()
-    around.submissions.check_room(caller().tenant_id, key)
+    around.submissions.check_capacity(caller().tenant_id, key)
     with read_upload(request, around.settings) as upload:
         return _accepted(around.submissions.accept(_new_job(upload, key), upload.stream))
 
@@ -130,7 +130,9 @@ def cancel(job_id: UUID) -> dict[str, Any]:
 @jobs_blueprint.doc(
     tags=["Jobs"],
     responses=answer(Accepted, "The new job is committed and will run.", 202, "Location", "Retry-After")
-    | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_REPLAYABLE, UNKNOWN_MODEL, IDEMPOTENCY_KEY_REUSED, *_NO_ROOM)
+    | refusals(
+        NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_REPLAYABLE, UNKNOWN_MODEL, IDEMPOTENCY_KEY_REUSED, *_CAPACITY_REFUSALS
+    )
     | refusals(UNKNOWN_POLICY, STORE_UNAVAILABLE),
 )
 def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
@@ -205,7 +207,7 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
 
 def _accepted(job: JobTable) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Ring for a job that was accepted, and return the answer that says so."""
-    resources().wakeups.ring(job.id)
+    resources().wakeups.put(job.id)
     document = present_job(job, None)
     told = {name: document[name] for name in ("id", "status", "created_at", "links")}
     return told, 202, {"Location": told["links"]["self"], "Retry-After": _POLL_AFTER}

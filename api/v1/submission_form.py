@@ -23,13 +23,13 @@ from api.problems import (
     BODY_TOO_LARGE,
     CORRUPT_IMAGE,
     DECOMPRESSION_BOMB,
+    DISK_FULL,
     IMAGE_EMPTY,
     IMAGE_REQUIRED,
     IMAGE_TOO_LARGE,
     INVALID_FIELD,
     MALFORMED_REQUEST,
     MULTIPART_REQUIRED,
-    NO_ROOM,
     RETRY_AFTER,
     TOO_MANY_IMAGES,
     UNKNOWN_FIELD,
@@ -163,7 +163,7 @@ def _parse(
             raise
         #: An upload did not fit into the API's temporary `folder` and was answered 503 `no_room`. Make room there.
         _log.warning("no_room_for_upload", folder=gettempdir())
-        raise ApiError(NO_ROOM, headers={"Retry-After": RETRY_AFTER}) from error
+        raise ApiError(DISK_FULL, headers={"Retry-After": RETRY_AFTER}) from error
     if None in form or None in files:
         raise ApiError(MALFORMED_REQUEST, "A part of the form has no name. Give each part one: `image`, `metadata`, …")
     return _as_text(form), files

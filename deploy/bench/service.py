@@ -27,7 +27,7 @@ from deploy.bench.model import describe_machine
 from deploy.bench.processes import cpu_seconds, resident_bytes
 from deploy.local.stack import Stack
 from deploy.local.stack_file import StackDocument
-from shared.client import Client, Job
+from shared.client import Client, SubmittedJob
 from shared.settings import Settings
 from worker.jobs.service import load_detector
 
@@ -146,7 +146,7 @@ def _run(client: Client, document: StackDocument, photographs: Sequence[Path], j
     core_before = {part: cpu_seconds(pid) for part, pid in pids.items()}
     client_before = time.process_time()
     began = time.time()
-    posted: list[tuple[Job, float]] = []
+    posted: list[tuple[SubmittedJob, float]] = []
     for number, path in enumerate(islice(cycle(photographs), jobs)):
         time.sleep(max(0.0, began + number * every - time.time()))
         posted_at = time.time()
@@ -164,7 +164,7 @@ def _pids(document: StackDocument) -> dict[str, int]:
     return {part: pid for part, pid in document.pids.items() if pid is not None}
 
 
-def _finished_at(job: Job) -> float:
+def _finished_at(job: SubmittedJob) -> float:
     if job.status != "succeeded":
         raise RuntimeError(f"a job ended as {job.status}: {job.error}")
     return datetime.fromisoformat(job.document["finished_at"]).timestamp()

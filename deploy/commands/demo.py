@@ -22,7 +22,7 @@ from deploy.submission import Submission
 from deploy.terminal.console import StackProgress, notes
 from deploy.terminal.streams import print_json, readable
 from deploy.terminal.verdicts import Row, VerdictView
-from shared.client import Client, Job
+from shared.client import Client, SubmittedJob
 from shared.database.engine import Database
 from shared.domain import PICTURES
 from shared.workers.registry import Role, WorkerState, list_workers
@@ -143,7 +143,7 @@ def _policy(database_url: str) -> str | None:
     return None
 
 
-def _save_pictures(client: Client, job: Job, folder: Path, stem: str) -> None:
+def _save_pictures(client: Client, job: SubmittedJob, folder: Path, stem: str) -> None:
     """Write the pictures that the job has, beside each other."""
     for name in PICTURES:
         if name in job.artifacts:

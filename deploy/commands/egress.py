@@ -11,7 +11,7 @@ from rich.markup import escape
 from deploy.terminal.console import output
 from deploy.terminal.groups import SuggestingGroup
 from deploy.terminal.streams import print_json
-from shared.egress.url_policy import AllowList, EgressError, Ruling, admit, judge
+from shared.egress.url_policy import AddressDecision, AllowList, EgressError, admit, decide
 from worker.egress.http_client import Egress, Target
 
 _TIMEOUT_SECONDS = 15.0
@@ -56,9 +56,9 @@ def _examine(egress: Egress, url: str, allow: AllowList, *, connect: bool) -> di
     try:
         target = egress.look_up(url)
         destination = target.destination
-        rulings = judge(destination, target.addresses, allow)
+        decisions = decide(destination, target.addresses, allow)
         found |= {"host": destination.host, "port": destination.port}
-        found["addresses"] = [_present(ruling) for ruling in rulings]
+        found["addresses"] = [_present(decision) for decision in decisions]
         admitted = Target(destination, admit(destination, target.addresses, allow))
         if connect:
             found["connected_to"] = str(egress.connect(admitted, _TIMEOUT_SECONDS))
@@ -67,17 +67,17 @@ def _examine(egress: Egress, url: str, allow: AllowList, *, connect: bool) -> di
     return found | {"allowed": True}
 
 
-def _present(ruling: Ruling) -> dict[str, Any]:
-    special = ruling.special
+def _present(decision: AddressDecision) -> dict[str, Any]:
+    special = decision.special
     return {
-        "address": str(ruling.address),
-        "allowed": ruling.refusal is None,
-        "code": ruling.refusal and str(ruling.refusal),
+        "address": str(decision.address),
+        "allowed": decision.refusal is None,
+        "code": decision.refusal and str(decision.refusal),
         "kind": special and special.kind.name.lower(),
         "range": special and str(special.network),
         "what": str(special.kind) if special else "a public address",
-        "opened_by": ruling.opened_by,
-        "would_open": ruling.would_open,
+        "opened_by": decision.opened_by,
+        "would_open": decision.would_open,
     }
 
 

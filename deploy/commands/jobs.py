@@ -19,7 +19,7 @@ from deploy.terminal.groups import SuggestingGroup
 from deploy.terminal.streams import print_json
 from deploy.terminal.unfinished import tell_unfinished
 from deploy.terminal.verdicts import Row, VerdictView
-from shared.client import ApiRefusedError, Job, StillRunningError
+from shared.client import ApiRefusedError, StillRunningError, SubmittedJob
 from shared.percentages import probability_percent
 
 _MOST = 1_000
@@ -67,7 +67,7 @@ def wait(job_ids: tuple[UUID, ...], timeout: float, as_json: bool, data_dir: Pat
     interrupted = False
     with connect(data_dir) as client, VerdictView([*rows.values()], as_json=as_json, of_jobs=True) as view:
 
-        def note(job: Job) -> None:
+        def note(job: SubmittedJob) -> None:
             documents[job.id] = job.document
             rows[job.id].show(job)
             view.refresh(rows[job.id])
@@ -142,7 +142,7 @@ def replay(job_ids: tuple[UUID, ...], all_dead: bool, data_dir: Path) -> None:
     sys.exit(0 if operator_jobs.replay(data_dir, job_ids, all_dead=all_dead) else 1)
 
 
-def _each(ask: Callable[[str], Job], job_ids: Sequence[UUID]) -> list[Job]:
+def _each(ask: Callable[[str], SubmittedJob], job_ids: Sequence[UUID]) -> list[SubmittedJob]:
     """Ask for each; say on standard error why one that was refused is not among the answers."""
     found = []
     for job_id in job_ids:
@@ -153,7 +153,7 @@ def _each(ask: Callable[[str], Job], job_ids: Sequence[UUID]) -> list[Job]:
     return found
 
 
-def _present(found: Sequence[Job], *, as_json: bool) -> None:
+def _present(found: Sequence[SubmittedJob], *, as_json: bool) -> None:
     for job in found:
         if as_json:
             print_json(job.document)
@@ -161,7 +161,7 @@ def _present(found: Sequence[Job], *, as_json: bool) -> None:
             click.echo(_line(job))
 
 
-def _line(job: Job) -> str:
+def _line(job: SubmittedJob) -> str:
     """A job in a line: its id, how it stands, and what came of it."""
     if job.result is not None:
         told = f"{job.result['prediction']} {probability_percent(job.result['confidence'])}"

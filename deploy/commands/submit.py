@@ -60,7 +60,7 @@ def command(  # noqa: PLR0913  # an option each
     """
     files = gather(images, recursive=recursive)
     rows = [Row(readable(path)) for path in files]
-    with connect(data_dir, room_patience=timeout) as client, VerdictView(rows, as_json=as_json) as view:
+    with connect(data_dir, capacity_retry_seconds=timeout) as client, VerdictView(rows, as_json=as_json) as view:
         submission = Submission(client, files, rows, view.refresh)
         try:
             submission.send(model=model, policy=policy, stability=stability)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.terminal.console import notes, output
-from shared.client import Job
+from shared.client import SubmittedJob
 from shared.percentages import confidence_level, percent, probability_percent
 
 _BESIDE_ROWS = 4  # lines of a live table that are no row
@@ -44,7 +44,7 @@ class Row:
         """Whether nothing more will come."""
         return self.result is not None or bool(self.problem)
 
-    def show(self, job: Job) -> None:
+    def show(self, job: SubmittedJob) -> None:
         """Take over how the image's job stands."""
         self.status, self.stage, self.result = job.status, job.stage, job.result
         if job.ended and job.result is None:

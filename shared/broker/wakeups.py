@@ -32,13 +32,13 @@ class Wakeups:
         self._slots = _SLOTS_OF_ONE
         self._counted_at = -_COUNTED_SECONDS
 
-    def ring(self, reference: str | None = None) -> None:
+    def send(self, reference: str | None = None) -> None:
         """Publish one wake-up more, unless enough wait; none where Redis does not answer. Workers look anyway."""
         waiting = self._broker.waiting(self._queue)
         if waiting is not None and waiting < self._count_slots():
             self._broker.wake(self._queue, self._task, reference)
 
-    def ring_for(self, jobs: int) -> None:
+    def send_for(self, jobs: int) -> None:
         """See to it that a wake-up waits for each of so many jobs, or for each slot where these are fewer."""
         waiting = self._broker.waiting(self._queue)
         if waiting is None:

@@ -143,8 +143,8 @@ class AllowList:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
-    """What is decided about one address of a destination, and by which rule."""
+class AddressDecision:
+    """Whether one address of a destination may be called, and which rule says so."""
 
     address: IPAddress
     refusal: EgressCode | None
@@ -183,13 +183,13 @@ def parse(url: str) -> Destination:
     )
 
 
-def judge(destination: Destination, addresses: Iterable[IPAddress], allow: AllowList) -> tuple[Ruling, ...]:
-    """Rule on each of a destination's addresses."""
-    rulings = tuple(_rule(destination, address, allow) for address in addresses)
+def decide(destination: Destination, addresses: Iterable[IPAddress], allow: AllowList) -> tuple[AddressDecision, ...]:
+    """Decide for each of a destination's addresses whether it may be called."""
+    decisions = tuple(_decide(destination, address, allow) for address in addresses)
     if destination.is_localhost:
         # Where only one of 127.0.0.1 and ::1 is allowed, `localhost` means that one.
-        return tuple(ruling for ruling in rulings if ruling.opened_by) or rulings
-    return rulings
+        return tuple(decision for decision in decisions if decision.opened_by) or decisions
+    return decisions
 
 
 def admit(destination: Destination, addresses: Iterable[IPAddress], allow: AllowList) -> tuple[IPAddress, ...]:
@@ -197,11 +197,11 @@ def admit(destination: Destination, addresses: Iterable[IPAddress], allow: Allow
 
     One denied address refuses the destination: a name that mixes public and inner addresses is not to be trusted.
     """
-    rulings = judge(destination, addresses, allow)
-    for ruling in rulings:
-        if ruling.refusal is not None:
-            _refuse(ruling.refusal, _why(destination, ruling))
-    return tuple(ruling.address for ruling in rulings)
+    decisions = decide(destination, addresses, allow)
+    for decision in decisions:
+        if decision.refusal is not None:
+            _refuse(decision.refusal, _why(destination, decision))
+    return tuple(decision.address for decision in decisions)
 
 
 def require_https(destination: Destination, allow: AllowList) -> None:
@@ -211,7 +211,7 @@ def require_https(destination: Destination, allow: AllowList) -> None:
         _refuse(EgressCode.HTTPS_REQUIRED, _NOT_HTTPS.format(destination.host))
 
 
-def _rule(destination: Destination, address: IPAddress, allow: AllowList) -> Ruling:
+def _decide(destination: Destination, address: IPAddress, allow: AllowList) -> AddressDecision:
     special, opened_by = special_range(address), allow.opened_by(destination, address)
     refusal = None
     if opened_by is None and special is not None:
@@ -220,14 +220,14 @@ def _rule(destination: Destination, address: IPAddress, allow: AllowList) -> Rul
         refusal = EgressCode.HTTPS_REQUIRED
     by_name = special is None or special.kind.opened_by_network
     would_open = _entry(destination.host if by_name else address, destination.port) if refusal else None
-    return Ruling(address, refusal, special, opened_by, would_open)
+    return AddressDecision(address, refusal, special, opened_by, would_open)
 
 
-def _why(destination: Destination, ruling: Ruling) -> str:
+def _why(destination: Destination, decision: AddressDecision) -> str:
     """Say why an address is refused, without it: what an inner name resolves to is no tenant's business."""
-    if ruling.special is not None:
+    if decision.special is not None:
         return (
-            f"{destination.host} may not be called: it is {ruling.special.kind}. Only public addresses are called, "
+            f"{destination.host} may not be called: it is {decision.special.kind}. Only public addresses are called, "
             "and those that the operator allows in DISTILDIRE_EGRESS_ALLOW."
         )
     return _NOT_HTTPS.format(destination.host)

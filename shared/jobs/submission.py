@@ -40,7 +40,7 @@ class Submissions:
         limits = OpenLimits(settings.max_open_jobs, settings.max_open_jobs_per_tenant)
         self._admission = Admission(database, limits)
 
-    def check_room(self, tenant_id: UUID, idempotency_key: str | None) -> None:
+    def check_capacity(self, tenant_id: UUID, idempotency_key: str | None) -> None:
         """Raise `FullError` where a job of this key would be refused, before its image is read.
 
         A key that is known makes no new job: its submission is to be answered however full the service is.
@@ -92,7 +92,7 @@ class Submissions:
             idempotency_key=idempotency_key,
             replay_of=ended.id,
         )
-        self.check_room(ended.tenant_id, idempotency_key)
+        self.check_capacity(ended.tenant_id, idempotency_key)
         image = self._store.get(ended.source_key)
         if hashlib.sha256(image).hexdigest() != ended.source_sha256:
             raise StoreUnavailableError("The store answered with other bytes than were uploaded. Try again.")

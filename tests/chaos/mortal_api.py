@@ -10,12 +10,12 @@ from tests.chaos.deaths import ACCEPTED, die_if_told
 
 __all__ = ["app"]
 
-_ring = WakeupQueue.ring
+_put = WakeupQueue.put
 
 
-def _die_or_ring(self: WakeupQueue, job_id: UUID) -> None:
+def _die_or_put(self: WakeupQueue, job_id: UUID) -> None:
     die_if_told(ACCEPTED)
-    _ring(self, job_id)
+    _put(self, job_id)
 
 
-WakeupQueue.ring = _die_or_ring  # type: ignore[method-assign]
+WakeupQueue.put = _die_or_put  # type: ignore[method-assign]

@@ -57,17 +57,17 @@ def _milliseconds(call: Callable[[], object]) -> float:
 def test_counting_is_cheap_beside_a_million_jobs(busy: tuple[str, UUID]) -> None:
     url, tenant = busy
     database = Database(url, waits=REQUEST)
-    room = Admission(database, OpenLimits(100_000, 10_000))
+    admission = Admission(database, OpenLimits(100_000, 10_000))
 
     def check(admission: Admission) -> None:
         with database.begin() as session:
             admission.check_tenant(session, tenant)
 
-    own = _milliseconds(lambda: check(room))
+    own = _milliseconds(lambda: check(admission))
 
     def recount() -> None:
-        room._known_until = 0
-        room.check_service()
+        admission._known_until = 0
+        admission.check_service()
 
     everybody = _milliseconds(recount)
     full = Admission(database, OpenLimits(OPEN, OF_ONE_TENANT))

@@ -77,7 +77,7 @@ def test_a_flood_of_wake_ups_that_nobody_takes_is_dropped(api_with: Callable[...
     world = api_with(redis_url=SecretStr(f"redis://{silent}/0"))
     started = time.perf_counter()
     for _ in range(2_000):
-        world.around.wakeups.ring(uuid4())
+        world.around.wakeups.put(uuid4())
     assert time.perf_counter() - started < 2
 
 

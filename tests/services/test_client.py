@@ -18,7 +18,7 @@ from deploy.commands.submit import WorkerWatch
 from deploy.local.credentials import free_ports
 from deploy.submission import Submission
 from deploy.terminal.verdicts import Row
-from shared.client import ApiRefusedError, ApiUnreachableError, Client, Job, StillRunningError
+from shared.client import ApiRefusedError, ApiUnreachableError, Client, StillRunningError, SubmittedJob
 
 _PROBLEM = {"code": "key_invalid", "detail": "Not a valid API key.", "remedy": "Check the key.", "title": "No"}
 
@@ -125,14 +125,17 @@ def test_for_room_a_client_waits_as_long_as_it_is_told_and_longer_than_for_an_ou
 ):
     full: Answer = (status, {**_PROBLEM, "code": code}, {"Retry-After": "1"})
     accepted: Answer = (202, {"id": "1", "status": "queued"}, {})
-    with api(full, full, accepted) as (url, script), Client(url, "dd_key", patience=0.5, room_patience=10) as client:
+    with (
+        api(full, full, accepted) as (url, script),
+        Client(url, "dd_key", retry_seconds=0.5, capacity_retry_seconds=10) as client,
+    ):
         began = time.monotonic()
         assert client.submit(image).id == "1"
         assert time.monotonic() - began >= 2
     assert len({*script.keys}) == 1
     with (
         api(full) as (url, script),
-        Client(url, "dd_key", room_patience=0.5) as client,
+        Client(url, "dd_key", capacity_retry_seconds=0.5) as client,
         pytest.raises(ApiRefusedError) as refused,
     ):
         client.submit(image)
@@ -143,7 +146,7 @@ def test_patience_ends(image: Path):
     wait = (503, _PROBLEM, {"Retry-After": "1"})
     with (
         api(wait) as (url, script),
-        Client(url, "dd_key", patience=0.5) as client,
+        Client(url, "dd_key", retry_seconds=0.5) as client,
         pytest.raises(ApiRefusedError) as refused,
     ):
         client.submit(image)
@@ -174,7 +177,7 @@ def test_an_answer_that_is_no_problem_document_is_a_refusal_too():
 def test_a_server_that_is_not_there_is_said_so():
     (port,) = free_ports(1)
     with (
-        Client(f"http://127.0.0.1:{port}", "dd_key", patience=0.3) as client,
+        Client(f"http://127.0.0.1:{port}", "dd_key", retry_seconds=0.3) as client,
         pytest.raises(ApiUnreachableError, match="distildire up"),
     ):
         client.get("1")
@@ -185,7 +188,7 @@ def test_waiting_tells_each_change_once_and_ends_with_the_jobs():
         return 200, {"id": "1", "status": status, "stage": stage}, {}
 
     answers = [job("queued"), job("running", "decoding"), job("running", "decoding"), job("succeeded")]
-    told: list[Job] = []
+    told: list[SubmittedJob] = []
     with api(*answers) as (url, script), Client(url, "dd_key") as client:
         (ended,) = client.wait(["1"], told.append, seconds=30)
 

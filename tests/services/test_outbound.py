@@ -71,7 +71,7 @@ def test_a_variable_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_a_proxy_that_keeps_from_the_api_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HTTP_PROXY", "http://me:hidden@127.0.0.1:1")
-    with Client("http://api.example", "dd_x", patience=0) as client, pytest.raises(ApiUnreachableError) as caught:
+    with Client("http://api.example", "dd_x", retry_seconds=0) as client, pytest.raises(ApiUnreachableError) as caught:
         client.get("id")
     assert "through the proxy 127.0.0.1:1, which HTTP_PROXY names" in caught.value.message
     assert "hidden" not in caught.value.message
@@ -80,7 +80,7 @@ def test_a_proxy_that_keeps_from_the_api_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_host_that_needs_no_proxy_is_not_said_to_have_one(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HTTP_PROXY", _CLOSED)
     monkeypatch.setenv("NO_PROXY", "api.invalid")
-    with Client("http://api.invalid", "dd_x", patience=0) as client, pytest.raises(ApiUnreachableError) as caught:
+    with Client("http://api.invalid", "dd_x", retry_seconds=0) as client, pytest.raises(ApiUnreachableError) as caught:
         client.get("id")
     assert "proxy" not in caught.value.message
 

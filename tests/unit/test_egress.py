@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.egress.ip_ranges import IPAddress
-from shared.egress.url_policy import AllowList, EgressCode, EgressRefused, judge, parse, require_https
+from shared.egress.url_policy import AllowList, EgressCode, EgressRefused, decide, parse, require_https
 from worker.egress.http_client import EXCERPT_BYTES, Egress, EgressFailed, _excerpt, system_resolver
 
 PUBLIC = "93.184.215.14"
@@ -199,9 +199,9 @@ def test_the_narrowest_entry_that_would_open_an_address_is_told_and_does(
     url: str, resolved: str, would_open: str | None
 ) -> None:
     destination, address = parse(url), ip_address(resolved)
-    (ruling,) = judge(destination, [address], AllowList())
-    assert (ruling.would_open, ruling.refusal is None) == (would_open, would_open is None)
-    (opened,) = judge(destination, [address], AllowList.parse([would_open] if would_open else []))
+    (decision,) = decide(destination, [address], AllowList())
+    assert (decision.would_open, decision.refusal is None) == (would_open, would_open is None)
+    (opened,) = decide(destination, [address], AllowList.parse([would_open] if would_open else []))
     assert (opened.refusal, opened.opened_by, opened.would_open) == (None, would_open, None)
 
 
@@ -255,10 +255,10 @@ def test_what_the_operator_allows_is_admitted(allow: str, url: str, resolved: st
     admitted = egress.check(url).addresses
     assert admitted
     entry = AllowList.parse([allow])
-    for ruling in judge(parse(url), admitted, entry):
-        if ruling.special or "http:" in url:  # what is public needs no entry
-            assert ruling.opened_by
-            assert AllowList.parse([ruling.opened_by]) == entry
+    for decision in decide(parse(url), admitted, entry):
+        if decision.special or "http:" in url:  # what is public needs no entry
+            assert decision.opened_by
+            assert AllowList.parse([decision.opened_by]) == entry
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ class Analyzer:
         while True:
             try:
                 if write():
-                    self._webhook_wakeups.ring(str(attempt.job.id))
+                    self._webhook_wakeups.send(str(attempt.job.id))
             except LeaseLostError:
                 return refused
             except DatabaseUnavailableError:

@@ -74,7 +74,7 @@ class Sweeper:
         """Sweep, then see to it that as many wake-ups wait as jobs do, or as there are slots."""
         report = self.sweep()
         if report is not None and report.queued:
-            self._wakeups.ring_for(report.queued)
+            self._wakeups.send_for(report.queued)
 
     def _fail_unserved(self) -> None:
         """End what waits for a policy that nobody has had for minutes, although others are ready."""
