@@ -123,7 +123,7 @@ class Client:
             model: a model card's name; the served one if None.
             policy: by which the verdict is to be called; the tenant's if None, or else the model's own threshold.
             stability: judge small changes of the image too, and say how stable the verdict is; costs five passes.
-            pictures: `dire_map`, `heatmap`, `overlay` to whether it is wanted; all are by default.
+            pictures: a name of `shared.domain.PICTURES` to whether it is wanted; all are by default.
             metadata: what comes back with the job.
 
         Raises:
@@ -185,7 +185,7 @@ class Client:
             pause = min(1.3 * pause, _LONGEST_PAUSE)
 
     def artifact(self, job_id: str, name: str) -> bytes:
-        """Return a picture of a job (`dire_map`, `heatmap`, `overlay`: PNG) or its upload (`source`).
+        """Return a picture of a job, as PNG, by its name of `shared.domain.PICTURES`; or its upload (`source`).
 
         Raises:
             ApiRefusedError: the job has no such picture.

@@ -41,7 +41,8 @@ class Stage(StrEnum):
     STORING = "storing"
 
 
-#: The pictures that a job can ask for, as form fields and artifact names call them.
+#: The pictures that a job can ask for, by the names of their form fields and artifacts. To add one: its name here, its
+#: drawing in `shared/images/visualizations.py` (`draw_pictures`), a line in docs/api.md.
 PICTURES = ("dire_map", "heatmap", "overlay")
 #: So many images the networks judge for a job that asks how stable its verdict is.
 PROBE_PASSES = 5

@@ -24,7 +24,6 @@ from api.v1.schemas.base import Document, ProblemDocument
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Heatmap, Job, JobPage, Link
 from api.v1.schemas.operations import Alive, Readiness, WorkerList
 from api.v1.schemas.webhooks import (
-    EVENT_TYPES,
     CreatedEndpoint,
     Delivery,
     DeliveryPage,
@@ -33,7 +32,7 @@ from api.v1.schemas.webhooks import (
     WebhookBody,
 )
 from api.v1.submission_form import IMAGE, METADATA_BYTES
-from shared.domain import PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
+from shared.domain import EVENT_TYPES, PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
 
 #: Every document that the OpenAPI document names.
 DOCUMENTS: tuple[type[Document], ...] = (

@@ -17,6 +17,7 @@ from deploy.terminal.console import notes
 from deploy.terminal.exits import INTERRUPTED
 from deploy.terminal.streams import print_json, readable
 from deploy.terminal.verdicts import Row, VerdictView
+from shared.domain import PICTURES
 from shared.errors import JobError
 
 if TYPE_CHECKING:
@@ -173,15 +174,10 @@ def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str
 
 
 def _write_pictures(folder: Path, stem: str, image: Image, eps: Floats, mean: Floats) -> dict[str, str]:
-    """Write the three pictures; `eps` (3, S, S), `mean` (h, w). Return their paths by name."""
-    from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png
+    """Write all pictures; `eps` (3, S, S), `mean` (h, w). Return their paths by name."""
+    from shared.images.visualizations import draw_pictures
 
-    region = analyzed_region(image.width, image.height, eps.shape[-1])
-    pictures = {
-        "dire_map": dire_map_png(eps),
-        "heatmap": heatmap_png(mean, image.width, image.height, region),
-        "overlay": overlay_png(image, mean, region),
-    }
+    pictures = draw_pictures(PICTURES, image, eps, mean)
     paths = {name: folder / f"{stem}.{name}.png" for name in pictures}
     for name, path in paths.items():
         path.write_bytes(pictures[name])

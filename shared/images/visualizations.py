@@ -8,7 +8,7 @@ Everything of the original's size is made in bands of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -129,6 +129,20 @@ def _outermost(matrix: Floats) -> NDArray[np.bool_]:
 
 def _rows_of_band(width: int) -> int:
     return max(_BAND_PIXELS // width, 1)
+
+
+def draw_pictures(wanted: Iterable[str], image: Image.Image, eps: Floats, mean: Floats) -> dict[str, bytes]:
+    """PNG files, by name, of those of `shared.domain.PICTURES` that are wanted.
+
+    `image` is upright and RGB, `eps` (3, S, S) the first-step noise, `mean` (h, w) the feature map's mean.
+    """
+    region = analyzed_region(image.width, image.height, eps.shape[-1])
+    draw: Mapping[str, Callable[[], bytes]] = {
+        "dire_map": lambda: dire_map_png(eps),
+        "heatmap": lambda: heatmap_png(mean, image.width, image.height, region),
+        "overlay": lambda: overlay_png(image, mean, region),
+    }
+    return {name: draw[name]() for name in wanted}
 
 
 def dire_map_png(eps: Floats) -> bytes:

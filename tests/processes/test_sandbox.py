@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import structlog
 
+from shared.domain import PICTURES
 from shared.errors import ErrorCode, JobError
 from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png
 from tests.support.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
@@ -31,7 +32,7 @@ from tests.support.quota import Quota
 from worker.imaging.decoding import ImageLimits, decode, preprocess
 from worker.imaging.perturbations import PERTURBATIONS
 from worker.sandbox import client, protocol
-from worker.sandbox.sandbox import PICTURES, OpenedImage, Sandbox, SandboxError
+from worker.sandbox.sandbox import OpenedImage, Sandbox, SandboxError
 
 _PNG = saved(photograph(), "PNG")
 _EPS = np.random.default_rng(1).normal(size=(3, 64, 64)).astype(np.float32)

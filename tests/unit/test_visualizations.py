@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.domain import Region
+from shared.domain import PICTURES, Region
 from shared.images import visualizations
 from shared.images.colormap import ramp
 from shared.images.png import write_png
 from shared.images.visualizations import (
     analyzed_region,
     dire_map_png,
+    draw_pictures,
     has_contrast,
     heatmap_png,
     heatmap_rows,
@@ -96,6 +97,14 @@ def test_contrast_is_more_than_float_noise():
     assert has_contrast(np.array([[-1e-9, 1e-9]], np.float32))
     assert not has_contrast(np.array([[-1e-9, 1e-9]], np.float32), scale=1)
     assert has_contrast(np.array([[0, np.nan]], np.float32)), "not flat: what draws it refuses it"
+
+
+def test_every_picture_that_a_job_can_ask_for_is_drawn():
+    image, eps, mean = photograph(20, 10), np.zeros((3, 8, 8), np.float32), mean_of(2, 2)
+    pictures = draw_pictures(PICTURES, image, eps, mean)
+    assert tuple(pictures) == PICTURES
+    assert pictures["overlay"] == overlay_png(image, mean, analyzed_region(20, 10, 8))
+    assert draw_pictures(["heatmap"], image, eps, mean).keys() == {"heatmap"}
 
 
 @pytest.mark.parametrize("draw", [heatmap_png, overlay_png])

@@ -26,7 +26,7 @@ from typing import Never
 import numpy as np
 
 from shared.errors import JobError
-from shared.images.visualizations import Floats, analyzed_region, dire_map_png, heatmap_png, overlay_png
+from shared.images.visualizations import Floats, draw_pictures
 from worker.imaging.content import drawn_mean
 from worker.imaging.decoding import DecodedImage, ImageLimits, decode, preprocess
 from worker.imaging.perturbations import PERTURBATIONS
@@ -178,36 +178,27 @@ class ForkServer:
 def do_job(sock: socket.socket, limits: ImageLimits) -> None:
     """Decode one image; then, if the worker asks for them, draw its pictures."""
     try:
-        image, size = _decode(sock, limits)
-        _draw(sock, image, size)
+        _draw(sock, _decode(sock, limits))
     except JobError as error:
         send(sock, {"error": {"code": error.code, "message": error.message}})
     except (EOFError, BrokenPipeError):
         return  # the worker wants no more of this job
 
 
-def _decode(sock: socket.socket, limits: ImageLimits) -> tuple[DecodedImage, int]:
+def _decode(sock: socket.socket, limits: ImageLimits) -> DecodedImage:
     request, data = receive(sock, limits.max_bytes)
     size: int = request["size"]
     decoded = decode(bytes(data), limits)
     asked = PERTURBATIONS if request["probe"] else ()
     squares = [preprocess(decoded.image, size), *(preprocess(change(decoded.image), size) for change in asked)]
     send(sock, asdict(decoded.facts), *(x.tobytes() for x in squares))
-    return decoded, size
+    return decoded
 
 
-def _draw(sock: socket.socket, decoded: DecodedImage, size: int) -> None:
-    image = decoded.image
+def _draw(sock: socket.socket, decoded: DecodedImage) -> None:
     request, payload = receive(sock, sys.maxsize)
     eps, mean = _arrays(payload, request["shapes"])
-    mean = drawn_mean(mean, decoded.facts.content)
-    region = analyzed_region(image.width, image.height, size)
-    draw = {
-        "dire_map": lambda: dire_map_png(eps),
-        "heatmap": lambda: heatmap_png(mean, image.width, image.height, region),
-        "overlay": lambda: overlay_png(image, mean, region),
-    }
-    pictures = {name: draw[name]() for name in request["wanted"]}
+    pictures = draw_pictures(request["wanted"], decoded.image, eps, drawn_mean(mean, decoded.facts.content))
     send(sock, {"lengths": {name: len(png) for name, png in pictures.items()}}, *pictures.values())
 
 

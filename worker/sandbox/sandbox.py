@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from shared.domain import PICTURES
 from shared.errors import ErrorCode, JobError
 from shared.images.header import HEAD_BYTES, check_header, check_size
 from worker.imaging.content import Content
@@ -27,9 +28,8 @@ from worker.sandbox import seccomp
 from worker.sandbox.child import ChildLimits
 from worker.sandbox.client import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
 
-__all__ = ["PICTURES", "OpenedImage", "Sandbox", "SandboxError"]
+__all__ = ["OpenedImage", "Sandbox", "SandboxError"]
 
-PICTURES = ("dire_map", "heatmap", "overlay")
 #: In decoding and in drawing a child may do nothing for so many times its processor time. While it computes, or waits
 #: for a processor, that does not count: on a crowded machine a sound image must not fail for it.
 _PATIENCE = 3
@@ -178,7 +178,7 @@ class OpenedImage:
     def render(
         self, eps: NDArray[np.float32], feature_mean: NDArray[np.float32], wanted: Collection[str]
     ) -> dict[str, bytes]:
-        """PNG files of those of "dire_map", "heatmap" and "overlay" that are wanted; once for an image.
+        """PNG files of those of `shared.domain.PICTURES` that are wanted; once for an image.
 
         `eps` is (3, S, S), `feature_mean` (h, w). Raises JobError as `Sandbox.open` does.
         """

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from api.v1.schemas.base import Document, PageLinks, Paging, Query
-from shared.domain import JobState, Stage
+from shared.domain import PICTURES, SOURCE, JobState, Stage
 from shared.errors import ErrorCode
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
@@ -102,7 +102,7 @@ class Artifact(Document):
 
 
 #: The upload, and those pictures that were asked for and made.
-Artifacts = dict[Literal["source", "dire_map", "heatmap", "overlay"], Artifact]
+Artifacts = dict[Literal[SOURCE, *PICTURES], Artifact]  # type: ignore[valid-type]  # named in one place
 
 
 class Dimensions(Document):
