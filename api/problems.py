@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from apiflask import APIFlask, HTTPError
@@ -23,6 +23,7 @@ MEDIA_TYPE = "application/problem+json"
 #: Seconds after which it makes sense to try again what a server that is away has refused.
 RETRY_AFTER = "5"
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -224,6 +225,13 @@ def respond(error: ApiError) -> Response:
     """Answer with the problem document of `error`."""
     g.problem = error.problem.code
     return Response(document(error, g.request_id), error.problem.status, error.headers, mimetype=MEDIA_TYPE)
+
+
+def or_not_found(found: _T | None) -> _T:
+    """Return what was found; raise `ApiError` (404) for None."""
+    if found is None:
+        raise ApiError(NOT_FOUND)
+    return found
 
 
 def register(app: APIFlask) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from apiflask import APIBlueprint
-from flask import Response, request, url_for
+from flask import Response, request
 
 from api.auth import caller
 from api.dependencies import resources
@@ -39,8 +39,10 @@ from api.problems import (
     UNSUPPORTED_MEDIA_TYPE,
     ApiError,
     field_error,
+    or_not_found,
 )
 from api.v1.heatmap_stream import stream_with_scores
+from api.v1.pages import present_page
 from api.v1.responses import NO_CONTENT, answer, refusals
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
 from api.v1.submission_form import Upload, check_model, read_upload
@@ -91,8 +93,7 @@ def index(query: JobsQuery) -> dict[str, Any]:
     """List your jobs, newest first."""
     with resources().database.begin() as session:
         page = list_jobs(session, caller().tenant_id, only=query.filters(), after=query.after, limit=query.limit)
-        items = [present_job(row.job, row.result) for row in page.rows]
-    return {"items": items, "links": page_links(page.next.encode() if page.next else None)}
+        return present_page(page, lambda row: present_job(row.job, row.result))
 
 
 @jobs_blueprint.get("/<uuid:job_id>")
@@ -118,9 +119,7 @@ def cancel(job_id: UUID) -> dict[str, Any]:
     A job that is canceled already is answered in the same way; one that has ended otherwise is a conflict.
     """
     with resources().database.begin() as session:
-        job = lifecycle.cancel(session, caller().tenant_id, job_id)
-        if job is None:
-            raise ApiError(NOT_FOUND)
+        job = or_not_found(lifecycle.cancel(session, caller().tenant_id, job_id))
         if job.state != JobState.CANCELED:
             raise ApiError(JOB_ALREADY_FINISHED, f"The job is {job.state}.")
         return present_job(job, None)
@@ -156,9 +155,7 @@ def delete(job_id: UUID) -> tuple[str, int]:
     """
     around = resources()
     with around.database.begin() as session:
-        job = retention.delete_job(session, caller().tenant_id, job_id)
-        if job is None:
-            raise ApiError(NOT_FOUND)
+        job = or_not_found(retention.delete_job(session, caller().tenant_id, job_id))
         if not JobState(job.state).terminal:
             raise ApiError(JOB_NOT_ENDED, f"The job is {job.state}.")
     with suppress(StoreUnavailableError, DatabaseUnavailableError):  # the erasure is written down
@@ -169,18 +166,7 @@ def delete(job_id: UUID) -> tuple[str, int]:
 def own_job(job_id: UUID) -> JobRow:
     """Return the caller's job; raise `ApiError` (404) where it has none of this id, whoever else may."""
     with resources().database.begin() as session:
-        row = find_job(session, caller().tenant_id, job_id)
-    if row is None:
-        raise ApiError(NOT_FOUND)
-    return row
-
-
-def page_links(cursor: str | None) -> dict[str, str | None]:
-    """Return the links of a page: this request again, and the same with the cursor of the next page."""
-    here: dict[str, Any] = request.args.to_dict()
-    endpoint = str(request.endpoint)
-    following = url_for(endpoint, **{**here, "cursor": cursor}) if cursor else None
-    return {"self": url_for(endpoint, **here), "next": following}
+        return or_not_found(find_job(session, caller().tenant_id, job_id))
 
 
 def _idempotency_key() -> str | None:

@@ -18,8 +18,9 @@ from api.problems import (
     URL_NOT_ALLOWED,
     ApiError,
     field_error,
+    or_not_found,
 )
-from api.v1.jobs import page_links
+from api.v1.pages import present_page
 from api.v1.responses import NO_CONTENT, answer, refusals
 from api.v1.schemas.webhooks import (
     CreatedEndpoint,
@@ -86,10 +87,7 @@ def index() -> dict[str, Any]:
 def show(endpoint_id: UUID) -> dict[str, Any]:
     """Show a webhook endpoint."""
     with resources().database.begin() as session:
-        found = find_endpoint(session, caller().tenant_id, endpoint_id)
-    if found is None:
-        raise ApiError(NOT_FOUND)
-    return _present_endpoint(found)
+        return _present_endpoint(or_not_found(find_endpoint(session, caller().tenant_id, endpoint_id)))
 
 
 @endpoints_blueprint.post("/<uuid:endpoint_id>/enable")
@@ -102,10 +100,7 @@ def enable(endpoint_id: UUID) -> dict[str, Any]:
     What was given up meanwhile is not sent by itself: send it anew, delivery by delivery. One that is enabled stays so.
     """
     with resources().database.begin() as session:
-        found = enable_endpoint(session, caller().tenant_id, endpoint_id)
-    if found is None:
-        raise ApiError(NOT_FOUND)
-    return _present_endpoint(found)
+        return _present_endpoint(or_not_found(enable_endpoint(session, caller().tenant_id, endpoint_id)))
 
 
 @endpoints_blueprint.delete("/<uuid:endpoint_id>")
@@ -126,8 +121,7 @@ def log(query: DeliveriesQuery) -> dict[str, Any]:
     only = query.model_dump(include={"endpoint_id", "job_id", "state"}, exclude_none=True)
     with resources().database.begin() as session:
         page = list_deliveries(session, caller().tenant_id, only=only, after=query.after, limit=query.limit)
-        items = [_present_delivery(row) for row in page.rows]
-    return {"items": items, "links": page_links(page.next.encode() if page.next else None)}
+        return present_page(page, _present_delivery)
 
 
 @deliveries_blueprint.get("/<uuid:delivery_id>")
@@ -135,10 +129,7 @@ def log(query: DeliveriesQuery) -> dict[str, Any]:
 def show_delivery(delivery_id: UUID) -> dict[str, Any]:
     """Show a delivery with each try."""
     with resources().database.begin() as session:
-        row = find_delivery(session, caller().tenant_id, delivery_id)
-    if row is None:
-        raise ApiError(NOT_FOUND)
-    return _present_delivery(row)
+        return _present_delivery(or_not_found(find_delivery(session, caller().tenant_id, delivery_id)))
 
 
 @deliveries_blueprint.post("/<uuid:delivery_id>/resend")
@@ -159,9 +150,7 @@ def send_anew(delivery_id: UUID) -> tuple[dict[str, Any], int]:
         except EndpointDisabledError as error:
             raise ApiError(ENDPOINT_DISABLED, error.message) from None
         row = find_delivery(session, caller().tenant_id, delivery_id) if found else None
-    if row is None:
-        raise ApiError(NOT_FOUND)
-    return _present_delivery(row), 202
+        return _present_delivery(or_not_found(row)), 202
 
 
 def _check_url(url: str, allow: AllowList) -> None:
