@@ -1,1 +1,1 @@
-"""HTTP and nothing else: each route parses a request, makes one call into `shared`, and presents what came of it."""
+"""HTTP and nothing else: each route parses a request, makes one call into `shared`, and presents the outcome."""

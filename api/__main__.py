@@ -9,7 +9,7 @@ APPLICATION = "api.wsgi:app"
 
 
 def serve(application: str = APPLICATION) -> None:
-    """Serve until told to stop. Nothing is imported from the working directory, and no option comes from outside."""
+    """Serve until a signal stops it. gunicorn gets no module from the working directory, and its options from here."""
     begin(Settings)  # first: gunicorn reads some of the environment when it is imported
     from gunicorn.app.base import BaseApplication
     from gunicorn.util import import_app
@@ -17,7 +17,7 @@ def serve(application: str = APPLICATION) -> None:
     from api import gunicorn_conf
 
     class Application(BaseApplication):  # type: ignore[misc]  # published without types
-        """What gunicorn runs: its own command would put the working directory before all other places of modules."""
+        """What gunicorn runs. gunicorn's own command would search the working directory for modules first."""
 
         def load_config(self) -> None:
             for name in self.cfg.settings.keys() & vars(gunicorn_conf).keys():

@@ -1,4 +1,4 @@
-"""The Flask application: routes, and what surrounds them."""
+"""The Flask application: its routes, and what every request passes through."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def create_app(settings: Settings) -> APIFlask:
         static_url_path="/docs/static",
         json_errors=False,  # api/problems.py answers
     )
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # documents read in the order in which they are written
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # members keep the order in which the code writes them
     app.url_map.merge_slashes = False  # an address is right or unknown, never redirected
     app.extensions[EXTENSION] = make_resources(settings)
     problems.register(app)

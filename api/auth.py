@@ -1,4 +1,4 @@
-"""Who makes a request. Every route needs a key unless it is listed here."""
+"""Authentication: which key a request carries. Every route needs one unless it is listed here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.dependencies import resources
 from api.problems import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, ApiError
 from shared.tenants.api_keys import KEY_PREFIX, Caller, authenticate
 
-#: Endpoints that show nothing of any tenant.
+#: Endpoints that need no key: they show nothing of any tenant.
 PUBLIC = frozenset(
     {"health.alive", "health.ready", "metrics.metrics", "docs.page", "static", "openapi.spec"},
 )
@@ -19,7 +19,7 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="distildire"'}
 
 
 def require_key() -> None:
-    """Authenticate the request before anything of its body is read; raise `ApiError` (401)."""
+    """Authenticate the request before its body is read; raise `ApiError` (401) without a valid key."""
     if request.endpoint in PUBLIC or (request.endpoint is None and not request.path.startswith("/v1/")):
         return
     sent = request.authorization
@@ -33,12 +33,12 @@ def require_key() -> None:
 
 
 def caller() -> Caller:
-    """Return whose request this is."""
+    """Return the tenant and the rights of the request's key."""
     return cast("Caller", g.caller)
 
 
 def require_operator() -> None:
-    """Refuse a caller whose key is no operator's: for what concerns all tenants, or none; raise `ApiError` (403)."""
+    """Raise `ApiError` (403) unless the key is an operator's: for routes that concern all tenants, or none."""
     if not caller().operator:
         raise ApiError(OPERATOR_ONLY)
 

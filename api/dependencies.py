@@ -1,4 +1,4 @@
-"""What requests need of the outside world, made once in each process."""
+"""The connections and settings that requests need, made once in each process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXTENSION = "distildire"
 
 @dataclass(frozen=True)
 class Resources:
-    """The settings and the wrappers of each third party."""
+    """The settings, and one wrapper for each server and library."""
 
     settings: Settings
     database: Database
@@ -37,7 +37,7 @@ class Resources:
 
 
 def make_resources(settings: Settings) -> Resources:
-    """Make them; nothing connects before it is used, so servers may still be starting."""
+    """Make the resources. Each connects when it is first used, so the servers may still be starting."""
     broker = Broker(make_celery(settings))
     database = Database(settings.database_url.get_secret_value(), waits=REQUEST, tenant=_callers_tenant)
     store = ObjectStore(settings, silence=BRIEF_SECONDS)
@@ -54,7 +54,7 @@ def make_resources(settings: Settings) -> Resources:
 
 
 def _callers_tenant() -> UUID | None:
-    """Whose request is being answered; None where nobody's key has been looked at yet."""
+    """Return the tenant of the request; None before its key is authenticated."""
     who = g.get("caller") if has_app_context() else None
     return who.tenant_id if who else None
 

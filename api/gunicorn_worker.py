@@ -1,7 +1,7 @@
-"""gunicorn's threaded worker, with a bound on what a slow or broken client can hold, and no word of it in the log.
+"""gunicorn's threaded worker, with limits on what a slow or broken client can hold. It never logs the client's bytes.
 
-A client that trickles holds a thread, of which there are many, for a bounded time, and never one of the few turns in
-which requests are worked on: a thread gives its turn back while it waits for a client's bytes.
+There are many threads and few turns. A thread needs a turn to work on a request, and releases it while it waits for the
+client's bytes. So a slow client holds a thread, for a limited time, and never a turn.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from api.problems import (
 )
 from api.security_headers import SAFE_HEADERS
 
-#: Requests of one process that are worked on at the same moment.
+#: The most requests that one process works on at the same moment.
 TURNS = 16
-#: From a request's first byte to the end of its head.
+#: The time limit from a request's first byte to the end of its headers.
 HEAD_SECONDS = 10.0
-#: A body may take so long, and longer at the pace below: an image of 20 MB some ten minutes.
+#: The time limit of a body, extended by each byte at the rate below: an image of 20 MB has some ten minutes.
 BODY_SECONDS = 10.0
 BODY_BYTES_PER_SECOND = 32 * 1024
-#: A client that neither sends nor takes a byte for so long loses its connection.
+#: A client that neither sends nor receives a byte for so long loses its connection.
 STALL_SECONDS = 30.0
 
-_OWN_WORDS: tuple[tuple[type[Exception], Problem], ...] = (
+_PROBLEMS: tuple[tuple[type[Exception], Problem], ...] = (
     (RequestTimeout, REQUEST_TIMEOUT),
     (errors.LimitRequestLine, URL_TOO_LONG),
     (errors.LimitRequestHeaders, HEADERS_TOO_LARGE),
@@ -54,17 +54,17 @@ _log = structlog.get_logger(__name__)
 
 
 class ClientSocket(socket.socket):
-    """A connection of a client, whose sending has a deadline while a request is read."""
+    """A client's connection. While a request is read, the client must send it before a deadline."""
 
     def __init__(self, accepted: socket.socket, turns: BoundedSemaphore) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
         self._turns = turns
         self._deadline: float | None = None
-        self._pace = 0.0
+        self._seconds_per_byte = 0.0
         self.working = False
-        """Whether this thread has one of the turns."""
+        """Whether the connection's thread has a turn."""
         self.request: Any = None
-        """gunicorn's, while it is answered."""
+        """gunicorn's request object, while the request is answered."""
 
     def setblocking(self, flag: bool, /) -> None:  # noqa: FBT001  # the standard library's signature
         """As ever, but harmless on a closed socket: `BoundedThreadWorker.handle` closes it, and gunicorn once more."""
@@ -72,19 +72,19 @@ class ClientSocket(socket.socket):
             super().setblocking(flag)
 
     def expect(self, seconds: float, bytes_per_second: float = 0.0) -> None:
-        """From now on, read until `seconds` are over; each byte moves that moment by its time at the pace given."""
+        """Set the deadline to `seconds` from now; each byte that arrives extends it by 1 / `bytes_per_second`."""
         self._deadline = time.monotonic() + seconds
-        self._pace = 1 / bytes_per_second if bytes_per_second else 0.0
+        self._seconds_per_byte = 1 / bytes_per_second if bytes_per_second else 0.0
 
     def expect_nothing(self) -> None:
-        """Leave the deadline to whoever reads."""
+        """Have no deadline: whoever reads sets its own."""
         self._deadline = None
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Return what the client sent.
 
         Raises:
-            RequestTimeout: it sends too slowly; the connection is of no more use.
+            RequestTimeout: it sends too slowly; the connection cannot be used again.
 
         """
         if self._deadline is None:
@@ -97,11 +97,11 @@ class ClientSocket(socket.socket):
             data = self._without_turn(super().recv, size, flags)
         except TimeoutError:
             raise RequestTimeout from None
-        self._deadline += len(data) * self._pace
+        self._deadline += len(data) * self._seconds_per_byte
         return data
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """Send all of `data`; raise `TimeoutError` where the client does not take it in time."""
+        """Send all of `data`; raise `TimeoutError` if the client does not receive it in time."""
         self.settimeout(STALL_SECONDS)
         self._without_turn(super().sendall, data, flags)
 
@@ -114,35 +114,35 @@ class ClientSocket(socket.socket):
         finally:
             began = time.monotonic()
             self._turns.acquire()
-            if self._deadline is not None:  # that was not the client's doing
+            if self._deadline is not None:  # the wait for a turn is not the client's fault
                 self._deadline += time.monotonic() - began
 
 
 class BoundedThreadWorker(ThreadWorker):  # type: ignore[misc]  # published without types
-    """Reads heads without a turn and within a time; then works in turn."""
+    """Reads the headers of a request without a turn, within a time limit; then takes a turn to answer it."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._turns = BoundedSemaphore(TURNS)
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Have a thread read and answer a request; called first when the connection is new."""
+        """Have a thread read and answer a request; the first call for a connection wraps its socket."""
         if not isinstance(conn.sock, ClientSocket):
             conn.sock = ClientSocket(conn.sock, self._turns)
         super().enqueue_req(conn)
 
     def handle(self, conn: TConn) -> Any:
-        """Read a head and answer it, in a thread; return whether the connection goes on."""
+        """Read a request and answer it, in a thread; return whether the connection stays open."""
         conn.sock.expect(HEAD_SECONDS)
         goes_on = super().handle(conn)
         if not goes_on:
-            # Here, not in the thread that accepts for all: a client may make this wait.
+            # Closed here, not in the thread that accepts all connections: the client can make this wait.
             conn.sock.expect_nothing()
             close_graceful(conn.sock)
         return goes_on
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
-        """Answer a request whose head was read."""
+        """Answer a request whose headers were read."""
         with self._turns:
             conn.sock.expect(BODY_SECONDS, BODY_BYTES_PER_SECOND)
             conn.sock.working, conn.sock.request = True, req
@@ -152,15 +152,15 @@ class BoundedThreadWorker(ThreadWorker):  # type: ignore[misc]  # published with
                 conn.sock.working, conn.sock.request = False, None
 
     def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:  # noqa: FBT001  # gunicorn's signature
-        conn.sock.expect_nothing()  # gunicorn reads what was left of the body, with a deadline of its own
+        conn.sock.expect_nothing()  # gunicorn reads the rest of the body, with its own deadline
         return bool(super()._keepalive_after(conn, keepalive))
 
     def handle_error(self, _req: Any, client: socket.socket, _addr: Any, exc: Exception) -> None:
-        """Answer what never became a request of the application.
+        """Answer a request that never reached the application.
 
-        gunicorn would repeat in its log what the client sent: an address with its query, a header with a key.
+        gunicorn would log what the client sent: a URL with its query, a header with a key.
         """
-        found = next((problem for kind, problem in _OWN_WORDS if isinstance(exc, kind)), INTERNAL)
+        found = next((problem for kind, problem in _PROBLEMS if isinstance(exc, kind)), INTERNAL)
         request_id = uuid4().hex
         if found is INTERNAL:
             #: gunicorn met an `error` that the API does not expect, and the request was answered 500. Report it.
@@ -176,7 +176,7 @@ class BoundedThreadWorker(ThreadWorker):  # type: ignore[misc]  # published with
 
 
 def close_after(environment: Mapping[str, Any]) -> None:
-    """Close the connection of a request after its answer, and say so in the answer. gunicorn drops the app's header."""
+    """Close a request's connection after its answer, and say so in the answer: gunicorn drops the app's own header."""
     client = environment.get("gunicorn.socket")
     if isinstance(client, ClientSocket):
         client.request.force_close()

@@ -1,4 +1,4 @@
-"""What the API's process counts of its requests."""
+"""The metrics of requests: how many, how long, how many refused."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS"})
 
 def observe(method: str, route: str, status: int, seconds: float) -> None:
     """Count one answered request."""
-    known = method if method in _METHODS else "other"  # a client must not be able to invent series
+    known = method if method in _METHODS else "other"  # or a client could make any number of time series
     _REQUESTS.labels(known, route, str(status)).observe(seconds)
 
 
 def count_refusal(code: str) -> None:
-    """Count one submission that was refused for want of room."""
+    """Count one submission that was refused because too many jobs are open."""
     _REFUSED.labels(code).inc()

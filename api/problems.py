@@ -1,4 +1,4 @@
-"""Every way in which the API says no: one table, one shape (RFC 9457), one place that turns errors into it."""
+"""Every refusal of the API: one table of them, one document (RFC 9457), and one place that maps errors to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shared.jobs.idempotency import KeyReusedError
 from shared.jobs.submission import UnknownPolicyError
 
 MEDIA_TYPE = "application/problem+json"
-#: Seconds after which it makes sense to try again what a server that is away has refused.
+#: Seconds after which a client should try again what failed because a server is down.
 RETRY_AFTER = "5"
 
 _T = TypeVar("_T")
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of refusal: what never changes about it."""
+    """One kind of refusal: the parts that are the same each time."""
 
     status: int
     code: str
@@ -38,7 +38,7 @@ class Problem:
 
     @property
     def type(self) -> str:
-        """The URI reference of RFC 9457: where the documentation explains this kind."""
+        """The `type` of RFC 9457, a URI reference: where the documentation explains this kind."""
         return f"/docs#problem-{self.code}"
 
 
@@ -167,7 +167,7 @@ DISK_FULL = Problem(
     "Submit again after `Retry-After` seconds; nothing was accepted. The operator can enlarge its temporary folder.",
 )
 
-#: The closed list, for the documentation.
+#: All of them, for the documentation.
 PROBLEMS: tuple[Problem, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Problem))
 _BY_STATUS = {problem.status: problem for problem in (METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, BODY_TOO_LARGE)}
 _FULL: dict[type[FullError], Problem] = {TenantFullError: TOO_MANY_OPEN_JOBS, ServiceFullError: SERVICE_OVERLOADED}
@@ -251,7 +251,7 @@ def register(app: APIFlask) -> None:
 
 
 def _werkzeug(error: HTTPException) -> Response:
-    """Errors of the routing and of reading the request; their own sentences may repeat what the client sent."""
+    """Errors of routing and of reading the request. Their own messages could repeat what the client sent."""
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     if status == HTTPStatus.NOT_FOUND:
         problem = NOT_FOUND
@@ -263,14 +263,14 @@ def _werkzeug(error: HTTPException) -> Response:
     return respond(ApiError(problem, headers=headers))
 
 
-#: What pydantic puts before the sentences of our validators.
-_PYDANTICS_OWN = "Value error, "
+#: What pydantic puts before the messages of our validators.
+_PYDANTIC_PREFIX = "Value error, "
 
 
 def _invalid_parameters(error: HTTPError) -> Response:
-    """What the models of `api/v1/schemas/base.py` refused; the location (query or json) is plain from the field."""
+    """What the models of `api/v1/schemas` refused. The field's name tells whether it is in the query or the body."""
     found = [
-        FieldError(field, "; ".join(message.removeprefix(_PYDANTICS_OWN) for message in messages))
+        FieldError(field, "; ".join(message.removeprefix(_PYDANTIC_PREFIX) for message in messages))
         for fields in error.detail.values()
         for field, messages in fields.items()
     ]
@@ -306,8 +306,8 @@ def _unreadable(_error: ParseException) -> Response:
 
 
 def _outage(error: DistildireError) -> Response:
-    #: PostgreSQL or the object store did not answer, and a request was answered 503. Look at the server that
-    #: `dependency` names.
+    #: PostgreSQL or the object store did not answer, so a request was answered 503. `dependency` names the server: look
+    #: at it.
     _log.warning("dependency_unavailable", dependency=type(error).__name__, cause=repr(error.__cause__))
     return respond(ApiError(_OUTAGES[type(error)], error.message, headers={"Retry-After": RETRY_AFTER}))
 

@@ -1,4 +1,4 @@
-"""What every request gets, whatever its route: an id, limits, a line in the log, a measurement, safe headers."""
+"""What every request gets, whatever its route: an id, limits, a log line, metrics and security headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from api.instruments import observe
 from api.problems import NOT_FOUND, ApiError, field_error
 from api.security_headers import SAFE_HEADERS
 
-#: Bodies other than uploads: a few short fields.
+#: The most bytes of a body that is not an upload: it has a few short fields.
 _SMALL_BODY = 64 * 1024
 UPLOAD_ENDPOINT = "jobs.submit"
 
@@ -33,18 +33,18 @@ def register(app: APIFlask) -> None:
 
 def _begin() -> None:
     g.started = time.perf_counter()
-    g.request_id = uuid4().hex  # never the client's: it could forge the traces of others
+    g.request_id = uuid4().hex  # never the client's: a client could forge another's id
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     if request.endpoint != UPLOAD_ENDPOINT:
         request.max_content_length = _SMALL_BODY
     wsgi = request.environ
-    if wsgi["PATH_INFO"].startswith("//"):  # the router and `request.path` would take it for `/`
+    if wsgi["PATH_INFO"].startswith("//"):  # the router and `request.path` would read it as `/`
         raise ApiError(NOT_FOUND)
 
 
 def _refuse_repeated() -> None:
-    """Refuse a query parameter that is given more than once: each way to choose one would surprise somebody."""
+    """Refuse a query parameter that is given more than once: whichever value counted, it would surprise somebody."""
     repeated = [name for name, values in request.args.lists() if len(values) > 1]
     if repeated:
         raise field_error(repeated[0][:100], "is given more than once")
@@ -54,13 +54,13 @@ def _finish(response: Response) -> Response:
     for name, value in SAFE_HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["X-Request-ID"] = g.request_id
-    if request.method == "OPTIONS" and response.status_code == HTTPStatus.OK:  # Flask's own answer, of no bytes of HTML
+    if request.method == "OPTIONS" and response.status_code == HTTPStatus.OK:  # Flask's own answer, which has no body
         response.status_code = HTTPStatus.NO_CONTENT
         response.headers.remove("Content-Type")
     if response.status_code >= HTTPStatus.BAD_REQUEST and (request.content_length or 0) > _SMALL_BODY:
-        close_after(request.environ)  # what is left of the body is not worth reading
+        close_after(request.environ)  # instead of reading the rest of the body
     seconds = time.perf_counter() - g.started
-    # The rule, not the path: ids, query values and file names stay out of the log and of the metrics.
+    # The rule, not the path: it keeps ids, query values and file names out of the log and the metrics.
     route = request.url_rule.rule if request.url_rule else "unknown"
     observe(request.method, route, response.status_code, seconds)
     #: A request was answered. `problem` is the code of its refusal.

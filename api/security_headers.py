@@ -1,4 +1,4 @@
-"""The headers of every answer, whoever writes it: a route, an error, or the server before there is a request."""
+"""The headers of every answer, whether a route, an error handler or the server itself writes it."""
 
 from __future__ import annotations
 

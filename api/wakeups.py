@@ -1,4 +1,4 @@
-"""Wake-ups, published beside the requests: a Redis that is slow or away costs none of them any time."""
+"""Wake-ups, published by a thread of their own: a Redis that is slow or down delays no request."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import structlog
 
 from shared.broker.wakeups import Wakeups
 
-#: While Redis is away each try takes seconds; what does not fit is dropped, since sweeps and idle workers look anyway.
+#: While Redis is down each try takes seconds. A wake-up that does not fit is dropped: sweeps and idle workers find the
+#: job without it.
 _CAPACITY = 256
 
 _log = structlog.get_logger(__name__)
 
 
 class WakeupQueue:
-    """One thread that publishes the wake-ups of requests. It starts with the first one, so after any fork."""
+    """A thread that publishes the wake-ups of requests. It starts with the first wake-up, so always after a fork."""
 
     def __init__(self, wakeups: Wakeups) -> None:
         self._wakeups = wakeups
@@ -26,13 +27,12 @@ class WakeupQueue:
         self._thread: threading.Thread | None = None
 
     def put(self, job_id: UUID) -> None:
-        """Tell the workers that a job waits; return at once, whatever Redis does."""
+        """Have the workers told that a job waits; return at once, whatever Redis does."""
         self._start_once()
         try:
             self._waiting.put_nowait(job_id)
         except queue.Full:
-            #: Too many wake-ups waited for Redis, and this one was dropped. The job is safe: a worker finds it by
-            #: itself.
+            #: Too many wake-ups waited for Redis, and this one was dropped. The job is safe: a worker finds it without.
             _log.warning("wake_up_dropped", job_id=str(job_id))
 
     def _start_once(self) -> None:
@@ -46,6 +46,6 @@ class WakeupQueue:
             job_id = self._waiting.get()
             try:
                 self._wakeups.send(str(job_id))
-            except Exception:  # noqa: BLE001  # the thread must outlive whatever the broker raises
-                #: A wake-up could not be sent; the traceback says why. The job is safe: a worker finds it by itself.
+            except Exception:  # noqa: BLE001  # the thread must survive whatever the broker raises
+                #: A wake-up could not be sent; the traceback says why. The job is safe: a worker finds it without.
                 _log.warning("wake_up_failed", job_id=str(job_id), exc_info=True)

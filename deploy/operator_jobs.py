@@ -1,4 +1,4 @@
-"""What the operator does with all tenants' jobs: lists those that are open or dead, and runs dead ones again."""
+"""The operator's commands on all tenants' jobs: list the open or dead ones, and run dead ones again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def show(data_dir: Path, limit: int, *, dead: bool, as_json: bool) -> None:
 
 
 def replay(data_dir: Path, job_ids: Sequence[UUID], *, all_dead: bool) -> bool:
-    """Run jobs again, and print the id of each new one; return whether all could be."""
+    """Run jobs again and print the id of each new one; return whether all could be run again."""
     settings = server_settings(data_dir)
     with open_database(settings) as database:
         with database.begin() as session:
@@ -58,7 +58,7 @@ def replay(data_dir: Path, job_ids: Sequence[UUID], *, all_dead: bool) -> bool:
 
 
 def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Database) -> int:
-    """Replay what can be; say why what cannot be is not. Return how many were."""
+    """Replay each job, or say why it cannot be. Return how many were replayed."""
     submissions, replayed = Submissions(database, ObjectStore(settings), settings), 0
     for job, _ in found:
         if not JobState(job.state).replayable:
@@ -74,5 +74,5 @@ def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Data
             except UnknownPolicyError:
                 notes().print(f"{job.id}: it asks for the policy {job.policy}, which the workers do not have.")
             except FullError as full:
-                notes().print(f"{job.id}: {full.message} A part should have ended in {full.retry_after} s.")
+                notes().print(f"{job.id}: {full.message} Try again in {full.retry_after} s.")
     return replayed

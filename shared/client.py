@@ -1,4 +1,4 @@
-"""A client of the HTTP API, on httpx alone. Every wait is bounded; every refusal is one exception with its remedy."""
+"""A client of the HTTP API. Every wait is bounded; every refusal is one exception, which carries its remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared.outbound import by_which_proxy, open_client
 
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
 _TRY_AGAIN = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
-#: What an API says that has as many open jobs as it may.
+#: The codes of an API that has too many open jobs.
 _FULL = frozenset({"too_many_open_jobs", "service_overloaded"})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between looks at a job, and between tries without Retry-After
 #: The most bytes that are read from a pipe or a device.
@@ -32,7 +32,7 @@ _TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 
 
 class ApiRefusedError(DistildireError):
-    """The API refused the request: its status, stable code and remedy are attributes."""
+    """The API refused the request. Status, stable code and remedy are attributes."""
 
     def __init__(self, status: int, code: str, detail: str, remedy: str) -> None:
         super().__init__(f"{detail} {remedy} ({code})".strip())
@@ -47,7 +47,7 @@ class ApiUnreachableError(DistildireError):
 
 
 class StillRunningError(DistildireError):
-    """The jobs have not ended in the time given. They go on; ask for them again later."""
+    """The jobs did not end in time. They go on; ask for them again later."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class SubmittedJob:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """Read a job's JSON; what the answer to a submission leaves out stays empty."""
+        """Read a job's JSON. What the answer to a submission leaves out stays empty."""
         return cls(
             id=document["id"],
             status=document["status"],
@@ -77,12 +77,12 @@ class SubmittedJob:
 
     @property
     def ended(self) -> bool:
-        """Whether it never changes again."""
+        """Whether the job never changes again."""
         return self.status in _TERMINAL
 
     @property
     def problem(self) -> str:
-        """Why a job that failed did; empty for any other."""
+        """Why the job failed; empty if it did not."""
         return f"{self.error['message']} ({self.error['code']})" if self.error else ""
 
 
@@ -116,18 +116,18 @@ class Client:
         pictures: Mapping[str, bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> SubmittedJob:
-        """Submit an image file, once: tries that are made again have the same idempotency key.
+        """Submit an image file once: all tries have the same idempotency key.
 
         Args:
             path: the image.
-            model: a model card's name; the served one if None.
-            policy: by which the verdict is to be called; the tenant's if None, or else the model's own threshold.
-            stability: judge small changes of the image too, and say how stable the verdict is; costs five passes.
+            model: a model card's name; None: the one that the service runs.
+            policy: the policy of the verdict; None: the tenant's, or else the model's own threshold.
+            stability: also classify small changes of the image, and say how stable the verdict is; costs five passes.
             pictures: a name of `shared.domain.PICTURES` to whether it is wanted; all are by default.
-            metadata: what comes back with the job.
+            metadata: a JSON object that comes back with the job.
 
         Raises:
-            ApiRefusedError: the API said no.
+            ApiRefusedError: the API refused the image.
             ApiUnreachableError: it did not answer; the image may have been accepted all the same.
             OSError: the file cannot be read.
         """
@@ -140,11 +140,11 @@ class Client:
 
         headers = {"Idempotency-Key": str(uuid4())}
 
-        name = path.name.encode(errors="replace").decode()  # a name on the disk may be no text
+        name = path.name.encode(errors="replace").decode()  # a file's name need not be valid text
         piped = None if path.is_file() else _read_pipe(path)
 
         def send() -> httpx.Response:
-            with path.open("rb") if piped is None else BytesIO(piped) as image:  # anew for each try
+            with path.open("rb") if piped is None else BytesIO(piped) as image:  # again for each try
                 return self._http.post("/v1/jobs", data=form, files={"image": (name, image)}, headers=headers)
 
         return SubmittedJob.of(self._answer(send).json())
@@ -163,7 +163,7 @@ class Client:
     ) -> Sequence[SubmittedJob]:
         """Wait until all jobs have ended and return them in the order of `ids`.
 
-        `on_change` is called with each job once at first, and again whenever its status or stage is another.
+        `on_change` is called with each job at first, and again whenever its status or stage changes.
 
         Raises:
             StillRunningError: `seconds` passed first.
@@ -194,7 +194,7 @@ class Client:
         return self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}/artifacts/{name}")).content
 
     def cancel(self, job_id: str) -> SubmittedJob:
-        """Cancel a job and return it; one that has ended stays as it is.
+        """Cancel a job and return it.
 
         Raises:
             ApiRefusedError, ApiUnreachableError: as `get`.
@@ -202,7 +202,7 @@ class Client:
         return SubmittedJob.of(self._answer(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")).json())
 
     def anybody_analyses(self) -> bool | None:
-        """Whether an analysis worker is ready; None where the API does not say, as behind a proxy that hides it."""
+        """Whether an analysis worker is ready; None if the API does not tell, as behind a proxy that hides /metrics."""
         try:
             response = self._http.get("/metrics", timeout=_METRICS_SECONDS)
         except httpx.HTTPError:
@@ -240,7 +240,7 @@ class Client:
         return ApiUnreachableError(f"{url} does not answer{proxy} ({why}). {remedy}")
 
     def _answer(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        """Send until the answer is none of `_TRY_AGAIN`, or the time for retries is over; raise what it refuses."""
+        """Send until the status is not in `_TRY_AGAIN` or the time for retries is over; raise a refusal."""
         began = time.monotonic()
         pause = _FIRST_PAUSE
         while True:
@@ -261,7 +261,7 @@ class Client:
 
 
 def _read_pipe(path: Path) -> bytes:
-    """Return what comes out of a pipe or a device, which can be read once only; raise `OSError` for a folder."""
+    """Return the bytes of a pipe or a device, which can be read only once; raise `OSError` for a folder."""
     with path.open("rb") as source:
         data = source.read(_MOST_PIPED + 1)
     if len(data) > _MOST_PIPED:
@@ -277,7 +277,7 @@ def _attempt(send: Callable[[], httpx.Response]) -> tuple[httpx.Response | None,
 
 
 def _retry_after(response: httpx.Response, otherwise: float) -> float:
-    """Seconds that the API asks to wait; `otherwise` where it says none (or a date, which it never does)."""
+    """Seconds that the API asks to wait; `otherwise` if it names none (or a date, which it never does)."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else otherwise
 

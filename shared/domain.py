@@ -1,4 +1,4 @@
-"""What a job is: its states, stages and values, without any way of storing them."""
+"""What a job is: its states, stages and values, independent of how they are stored."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Stage(StrEnum):
 #: The pictures that a job can ask for, by the names of their form fields and artifacts. To add one: its name here, its
 #: drawing in `shared/images/visualizations.py` (`draw_pictures`), a line in docs/api.md.
 PICTURES = ("dire_map", "heatmap", "overlay")
-#: So many images the networks judge for a job that asks how stable its verdict is.
+#: The images that the networks see for a job that asks how stable its verdict is: its own and its changes.
 PROBE_PASSES = 5
-#: What a policy may be called, as a regular expression.
+#: The form of a policy's name, as a regular expression.
 POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-#: In the place of a tenant's limit or policy: none of its own. So no policy may be called that.
+#: In place of a tenant's limit or policy: the tenant has none of its own. So no policy may have this name.
 DEFAULT = "default"
 #: The artifact that is the upload itself.
 SOURCE = "source"
@@ -185,7 +185,7 @@ class FeatureMean:
 
 @dataclass(frozen=True)
 class Interval:
-    """Between which values a rate lies, with that confidence; all in [0, 1]."""
+    """The values between which a rate lies, with this confidence; all in [0, 1]."""
 
     low: float
     high: float
@@ -194,34 +194,34 @@ class Interval:
 
 @dataclass(frozen=True)
 class AppliedPolicy:
-    """The policy by which a verdict was called, and what was measured of it when it was made."""
+    """The policy that decided a verdict, and what was measured when the policy was made."""
 
     name: str
     threshold: float
-    """Of the calibrated probability, as `inconclusive_from`."""
+    """A calibrated probability, as `inconclusive_from` is."""
     inconclusive_from: float | None
     """From here up to the threshold a verdict is INCONCLUSIVE; None: it never is."""
     temperature: float
     """The calibrated probability is sigmoid(logit / temperature + bias)."""
     bias: float
     measured_fpr: float
-    """The share of photographs of which an image was called FAKE."""
+    """The share of real images that were classified as FAKE."""
     fpr_interval: Interval
     photographs: int
-    """So many it was measured on."""
+    """The number of real images that it was measured on."""
 
 
 @dataclass(frozen=True)
 class Stability:
-    """How far small changes to an image moved what was said of it."""
+    """How far small changes of an image moved its probability."""
 
     flip_rate: float
     """The share of the changes that moved its probability across the threshold, in [0, 1]."""
     probability_min: float
-    """Of `probability_fake`, of the image and all changes."""
+    """The smallest `probability_fake` of the image and all its changes."""
     probability_max: float
     passes: int
-    """So many images the networks judged for it, the unchanged one included."""
+    """The images that the networks saw, the unchanged one included."""
 
 
 @dataclass(frozen=True)
@@ -240,12 +240,12 @@ class JobResult:
     probability_fake: float
     """Calibrated, if there is a policy."""
     raw_probability_fake: float
-    """As the model states it."""
+    """Before the calibration: the model's own."""
     threshold: float
     """`probability_fake >= threshold` means FAKE."""
     policy: AppliedPolicy | None
     stability: Stability | None
-    """If it was asked for."""
+    """None unless it was asked for."""
     processing_time: float
     """Seconds from the claim until the last picture was stored."""
     image: AnalyzedImage

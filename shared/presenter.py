@@ -1,4 +1,4 @@
-"""The JSON of a job, one shape for the API's answers and the webhooks' bodies (docs/api.md)."""
+"""The JSON of a job: one shape for the API's answers and the webhooks' bodies (docs/api.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from shared.database.tables import Job, Worker
 from shared.domain import SOURCE, Artifact, JobResult, JobState
 
-#: Said in every result.
+#: Part of every result.
 NOTICE = "A verdict is statistical evidence, not proof. Have a person look before you act on it."
 DEMONSTRATION_NOTICE = (
     "DEMONSTRATION MODEL: trained on a few photographs to show that the system works. Do not moderate with it."
@@ -17,14 +17,14 @@ DEMONSTRATION_NOTICE = (
 
 
 def timestamp(moment: datetime | None) -> str | None:
-    """Return RFC 3339 in UTC with milliseconds."""
+    """Return the time as RFC 3339, in UTC with milliseconds."""
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def present_job(job: Job, result: JobResult | None) -> dict[str, Any]:
-    """Return the public document of `job`; `result` is there where it succeeded."""
+    """Return the public document of `job`; `result` is there if it succeeded."""
     document: dict[str, Any] = {
         "id": str(job.id),
         "status": job.state,

@@ -1,1 +1,1 @@
-"""The interface's description: the OpenAPI document, its examples, and the page that shows them."""
+"""The description of the API: the OpenAPI document, its examples, and the page that shows them."""

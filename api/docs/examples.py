@@ -1,6 +1,6 @@
-"""One example of each document that a platform's engineer reads first; the OpenAPI document shows them.
+"""An example of each document that an integrator reads first. The OpenAPI document shows them.
 
-The verdict's numbers were drawn for the purpose; a test holds every example to its model.
+The numbers of the verdict are invented. A test checks each example against its model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: what APIFlask finds by itself, and all that it cannot know."""
+"""The OpenAPI 3.1 document: what APIFlask derives from the routes, completed by what it cannot know."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ _PUBLIC_IDS = {endpoint.replace(".", "_") for endpoint in PUBLIC}
 
 
 def _plain(parameter: dict[str, Any]) -> None:
-    """A parameter that may be left out is never null: a URL has no way to write that. Ids in paths are UUIDs."""
+    """Correct a parameter's schema: an optional one is never null, which a URL cannot state; ids in paths are UUIDs."""
     schema = parameter["schema"]
     if parameter["in"] == "path":
         schema = _ID if parameter["name"].endswith("_id") else {"type": "string", "enum": [*PICTURES, SOURCE]}
@@ -183,7 +183,7 @@ def _submission() -> dict[str, Any]:
 
 
 def _webhook(event_type: str) -> dict[str, Any]:
-    """Describe what an endpoint is sent when a job has ended in one way (Standard Webhooks 1.0)."""
+    """Describe the webhook of one event type (Standard Webhooks 1.0)."""
     texts = {
         "webhook-id": "The same for every try: take one that you have seen already for a repetition.",
         "webhook-timestamp": "Seconds since 1970, of this try.",

@@ -1,4 +1,4 @@
-"""The documentation page: our own static files, which draw `/openapi.json`; nothing comes from elsewhere."""
+"""The documentation page: static files of our own that show `/openapi.json`. Nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What operators ask of the API's process: is it well, and what does it count."""
+"""What operators ask the API's process: its health and its metrics."""

@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether what it needs is there."""
+"""Whether the process answers, and whether the servers that it needs do."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from shared.database.tables import Base
 
 health_blueprint = APIBlueprint("health", __name__)
 
-#: A server that takes longer than this to say anything is down for our purposes.
+#: A server that takes longer than this to answer counts as down.
 _SECONDS = 3
 _REQUIRED = {"database": True, "object_store": True, "redis": False}
-#: For each server, shared by all requests: probes of one that is frozen neither pile up nor keep the others waiting.
+#: One pool for each server, shared by all requests: probes of a frozen server neither pile up nor delay the others.
 _probes = {name: ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"ready-{name}") for name in _REQUIRED}
 
-# From the catalog, which is open to all: the API may not read every column.
+# From the catalog, which every role may read: the API may not read every column.
 _COLUMNS = text(
     "SELECT relname, attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid "
     "WHERE relnamespace = current_schema()::regnamespace AND attnum > 0"
@@ -64,7 +64,7 @@ def _questions(around: Resources) -> dict[str, Callable[[], object]]:
 
 
 def _ask_for_tables(around: Resources) -> None:
-    """Raise where PostgreSQL is away, and also where it lacks the tables and columns that requests need."""
+    """Raise if PostgreSQL is down, or lacks a table or column that requests need."""
     with around.database.begin() as session:
         there = {tuple(row) for row in session.execute(_COLUMNS)}
     tables = Base.metadata.tables.values()

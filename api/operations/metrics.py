@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: how requests went in all processes, and how work stands in PostgreSQL at this moment."""
+"""`/metrics` for Prometheus: the requests of all processes, and the work that PostgreSQL has at this moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shared.jobs.retention import backlog
 from shared.jobs.stats import oldest_snapshot, overview
 from shared.workers.registry import Role, WorkerState, list_workers
 
-#: The folder where the API's processes leave their numbers for each other; api/gunicorn_conf.py sets it.
+#: The folder in which the API's processes share their metrics; api/gunicorn_conf.py sets it.
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 metrics_blueprint = APIBlueprint("metrics", __name__, enable_openapi=False)
@@ -46,7 +46,7 @@ def _own_registry() -> CollectorRegistry:
 
 
 class _Work(Collector):
-    """What waits, as the database knows it: the same whichever process is asked."""
+    """The work in the database. It is the same whichever process is asked."""
 
     def __init__(self, database: Database, *, retention_days: int | None) -> None:
         self._database = database

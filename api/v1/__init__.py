@@ -1,1 +1,1 @@
-"""The routes under `/v1`, one module for each kind of thing."""
+"""The routes under `/v1`: one module for each kind of resource."""

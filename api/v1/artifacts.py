@@ -1,4 +1,4 @@
-"""What a job left in the object store, and its heatmap at any size."""
+"""The stored files of a job, and its heatmap at any size."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _region(result: JobResult, query: HeatmapPictureQuery) -> Region:
 
 
 def _size(query: HeatmapPictureQuery, region: Region) -> tuple[int, int]:
-    """Return how many columns and rows are asked for; a side that is not named follows the region's proportions."""
+    """Return the columns and rows that are asked for; a side that is left out follows from the region's proportions."""
     if query.width is None and query.height is not None:
         width, height = max(round(query.height * region.width / region.height), 1), query.height
     else:
@@ -155,7 +155,7 @@ def _result(row: JobRow) -> JobResult:
 
 
 def _content(key: str) -> Iterable[bytes]:
-    """A HEAD request opens nothing: its answer is never read, so nobody would close it."""
+    """Return the object's bytes. A HEAD request opens nothing: nobody reads its answer, so nobody would close it."""
     return () if request.method == "HEAD" else resources().store.stream(key)
 
 

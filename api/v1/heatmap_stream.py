@@ -1,4 +1,4 @@
-"""`heatmap_scores` as JSON, made in bands while it is sent: all numbers of an image never lie in memory together."""
+"""`heatmap_scores` as JSON, computed in bands while it is sent: the numbers of an image are never all in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.images.visualizations import DRAWN_FLAT, heatmap_rows
 
 _DECIMALS = 4
 _STEPS = 10**_DECIMALS
-#: Every number that occurs, with its comma, each of the same length: a look-up is many times faster than formatting.
+#: Every possible number with its comma, all of the same length: looking one up is many times faster than formatting.
 _NUMBERS = np.array([f"{step / _STEPS:.{_DECIMALS}f}," for step in range(_STEPS + 1)], dtype=f"S{_DECIMALS + 3}")
 
 
@@ -28,7 +28,7 @@ def feature_mean(result: JobResult) -> NDArray[np.float32]:
 
 
 def drawn_mean(result: JobResult) -> NDArray[np.float32]:
-    """Return the same as pictures show it: flat where the result says so."""
+    """Return the mean that the pictures show: flat where the result says so."""
     mean = feature_mean(result)
     return np.zeros_like(mean) if DRAWN_FLAT in result.caveats else mean
 
@@ -46,8 +46,8 @@ def stream_with_scores(document: dict[str, Any], result: JobResult) -> Response:
 
 
 def _stream(document: dict[str, Any], result: JobResult, width: int, height: int) -> Response:
-    """Send `document` with the numbers in the place of its one `...`."""
-    place = uuid4().hex  # never part of a document
+    """Send `document` with the numbers in place of its one `...`."""
+    place = uuid4().hex  # random, so no document contains it
     before, after = json.dumps(document, default=lambda _: place).split(f'"{place}"')
     body = _around(before, _numbers(feature_mean(result), width, height), after)
     return Response(body, mimetype="application/json")

@@ -56,7 +56,7 @@ from shared.storage.object_store import source_key
 
 jobs_blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs")
 
-#: Seconds after which polling makes sense.
+#: Seconds after which a client should ask again.
 _POLL_AFTER = "1"
 
 _SUBMIT_REFUSALS = refusals(
@@ -158,13 +158,13 @@ def delete(job_id: UUID) -> tuple[str, int]:
         job = or_not_found(retention.delete_job(session, caller().tenant_id, job_id))
         if not JobState(job.state).terminal:
             raise ApiError(JOB_NOT_ENDED, f"The job is {job.state}.")
-    with suppress(StoreUnavailableError, DatabaseUnavailableError):  # the erasure is written down
+    with suppress(StoreUnavailableError, DatabaseUnavailableError):  # the erasure is a row, which retention finds
         retention.erase(around.database, around.store, caller().tenant_id, job_id)
     return "", 204
 
 
 def own_job(job_id: UUID) -> JobRow:
-    """Return the caller's job; raise `ApiError` (404) where it has none of this id, whoever else may."""
+    """Return the caller's job; raise `ApiError` (404) if it has none of this id, even if another tenant has."""
     with resources().database.begin() as session:
         return or_not_found(find_job(session, caller().tenant_id, job_id))
 
@@ -192,7 +192,7 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
 
 
 def _accepted(job: JobTable) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Ring for a job that was accepted, and return the answer that says so."""
+    """Wake a worker for an accepted job, and return the answer that the job is accepted."""
     resources().wakeups.put(job.id)
     document = present_job(job, None)
     told = {name: document[name] for name in ("id", "status", "created_at", "links")}

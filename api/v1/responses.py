@@ -1,4 +1,4 @@
-"""What a route says of its answers, for the OpenAPI document."""
+"""Descriptions of a route's answers, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def file_answer(description: str, *media_types: str) -> Responses:
 
 
 def refusals(*problems: Problem) -> Responses:
-    """Return the descriptions of these problems, by status; those that every route has are added by themselves."""
+    """Return the descriptions of these problems, by status. `api/docs/openapi.py` adds those that every route has."""
     found: Responses = {}
     for problem in problems:
         text = f"`{problem.code}`: {problem.title}."

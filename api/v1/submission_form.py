@@ -1,4 +1,4 @@
-"""The body of `POST /v1/jobs`: a multipart form, read as a stream within its limits and taken apart strictly."""
+"""The body of `POST /v1/jobs`: a multipart form, read as a stream within limits and checked strictly."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from shared.settings import Settings
 
 IMAGE = "image"
 METADATA_BYTES = 8 * 1024
-#: Room for the other fields and the boundaries of the form, beside the image.
+#: The most bytes of the form beside the image: its other fields and its boundaries.
 FORM_BYTES = 64 * 1024
-#: Of one field that is no file. The parser also holds its read buffer, of 64 KiB, to this.
+#: The most bytes of one field that is no file. The parser also applies this to its read buffer of 64 KiB.
 _FIELD_BYTES = 512 * 1024
 _MOST_PARTS = 32
-#: A file beyond this goes to disk while it is read.
+#: A larger file is written to disk while it is read.
 _IN_MEMORY = 1024 * 1024
 _METADATA_DEPTH = 16
 _CHUNK = 256 * 1024
@@ -71,7 +71,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Upload:
-    """A submitted image, not decoded, and what is asked for."""
+    """A submitted image, not decoded, and the options of its job."""
 
     stream: BinaryIO
     """At its beginning."""
@@ -83,11 +83,11 @@ class Upload:
 
 @contextmanager
 def read_upload(request: Request, settings: Settings) -> Iterator[Upload]:
-    """Read and check the form; what it holds on disk goes when the context ends.
+    """Read and check the form; its files on disk are deleted when the context ends.
 
     Raises:
-        ApiError: with the field that is wrong. A body beyond the limit is refused when its length says so, else as
-            soon as the limit is passed; the rest is never read.
+        ApiError: names the field that is wrong. A body beyond the limit is refused by its stated length, or else as
+            soon as it passes the limit; the rest is never read.
 
     """
     with ExitStack() as spool:
@@ -119,7 +119,7 @@ def _options(values: Mapping[str, str | None], settings: Settings) -> JobOptions
 
 
 def parse_metadata(value: str | None) -> dict[str, Any]:
-    """Return the client's JSON object; raise `ApiError` for what is not one or could not be stored as it is."""
+    """Return the client's JSON object; raise `ApiError` if it is none, or could not be stored unchanged."""
     if value is None:
         return {}
     if len(value.encode(errors="replace")) > METADATA_BYTES:
@@ -135,7 +135,7 @@ def parse_metadata(value: str | None) -> dict[str, Any]:
 
 
 def check_model(name: str | None, settings: Settings) -> None:
-    """Raise `ApiError` where a job asks for another model than is served."""
+    """Raise `ApiError` if a job asks for another model than this service runs."""
     if name is not None and name != settings.model:
         raise ApiError(UNKNOWN_MODEL, f"This service runs the model {settings.model}.")
 
@@ -161,7 +161,7 @@ def _parse(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        #: An upload did not fit into the API's temporary `folder` and was answered 503 `no_room`. Make room there.
+        #: An upload did not fit into the API's temporary `folder` and was answered 503 `no_room`. Free space there.
         _log.warning("no_room_for_upload", folder=gettempdir())
         raise ApiError(DISK_FULL, headers={"Retry-After": RETRY_AFTER}) from error
     if None in form or None in files:
@@ -177,7 +177,7 @@ def _boundary(request: Request) -> bytes:
 
 
 class _Parser(MultiPartParser):
-    """Leaves the values of fields as the bytes that came; werkzeug would replace what is not UTF-8."""
+    """Keeps the values of fields as the bytes that came; werkzeug would replace what is not UTF-8."""
 
     def get_part_charset(self, _headers: Headers) -> str:
         """Return the character set in which each byte is one character."""
@@ -196,7 +196,7 @@ def _as_text(form: MultiDict[str, str]) -> MultiDict[str, str]:
 
 
 def _spooling(spool: ExitStack) -> Callable[..., IO[bytes]]:
-    """Make temporary files as werkzeug asks for them, even for a form that turns out to be malformed."""
+    """Return a maker of temporary files for werkzeug; `spool` closes them, also those of a malformed form."""
 
     def make(*_: object, **__: object) -> IO[bytes]:
         file = cast("IO[bytes]", SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115  # the stack closes it
@@ -207,7 +207,7 @@ def _spooling(spool: ExitStack) -> Callable[..., IO[bytes]]:
 
 
 def _discard(file: IO[bytes]) -> None:
-    """Close a file that is needed no more: on a full disk it tries once more to write what it could not."""
+    """Close a file that is no longer needed. On a full disk, closing tries once more to write."""
     with suppress(OSError):
         file.close()
 
@@ -262,7 +262,7 @@ def _image(form: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> Fil
 
 
 def _measure(stream: IO[bytes]) -> tuple[int, str]:
-    """Return the size and SHA-256 of a stream, which stands at its beginning before and after."""
+    """Return the size and SHA-256 of a stream. It stands at its beginning before and after."""
     digest, size = hashlib.sha256(), 0
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)
@@ -272,7 +272,7 @@ def _measure(stream: IO[bytes]) -> tuple[int, str]:
 
 
 def _check_image(stream: IO[bytes], size: int, settings: Settings) -> str:
-    """Return the media type by the first bytes; refuse what they show to be too much. Nothing is decoded here."""
+    """Return the media type by the first bytes; refuse an image that they show to be too large. Nothing is decoded."""
     if size == 0:
         raise ApiError(IMAGE_EMPTY)
     if size > settings.max_upload_bytes:
@@ -292,7 +292,7 @@ def _not_json(constant: str) -> NoReturn:
 
 
 def _check_storable(value: Any, depth: int = 0) -> None:
-    """Raise ValueError for what jsonb or UTF-8 cannot hold: NUL, lone surrogates, infinities; and for deep nests."""
+    """Raise ValueError for what jsonb or UTF-8 cannot hold (NUL, lone surrogates, infinities), and for deep nesting."""
     if depth > _METADATA_DEPTH:
         raise ValueError("nested too deeply")
     if isinstance(value, str):

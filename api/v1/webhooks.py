@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: the endpoints of a tenant, and the log of what was sent to them."""
+"""Webhooks over HTTP: a tenant's endpoints, and the log of what was sent to them."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def send_anew(delivery_id: UUID) -> tuple[dict[str, Any], int]:
 
 
 def _check_url(url: str, allow: AllowList) -> None:
-    """Refuse what can be seen without a look-up: malformed URLs and addresses that are not public."""
+    """Refuse a malformed URL, or one with an address that is not public. The host's name is not looked up."""
     if not url.isprintable():
         raise field_error("url", "contains characters that cannot be printed")
     try:

@@ -19,12 +19,12 @@ ANALYSIS_QUEUE, WEBHOOK_QUEUE, SWEEP_QUEUE = "analysis", "webhooks", "sweep"
 ANALYZE, DELIVER, SWEEP = "worker.analyze", "worker.deliver", "worker.sweep"
 
 _SOCKET_SECONDS = 2.0
-#: Longer than any task should take; a redelivered wake-up does no harm.
+#: Longer than any task should take. A wake-up that is delivered twice does no harm.
 _VISIBILITY_SECONDS = 900
-#: A wake-up that waited so long has nothing to say: sweeps and idle workers have looked since.
+#: A wake-up that waited so long is useless: sweeps and idle workers have looked since.
 _WAKE_UP_LIFETIME_SECONDS = 60
 
-#: What a Redis that does not answer shows itself as; in time also as a pool of connections that are all waiting.
+#: The errors of a Redis that does not answer; after a while also of a pool whose connections are all in use.
 _AWAY = (KombuError, RedisError, OSError)
 
 _log = structlog.get_logger(__name__)
@@ -33,15 +33,15 @@ _log = structlog.get_logger(__name__)
 def make_celery(settings: CommonSettings) -> Celery:
     """Return the Celery application of every process, publisher or worker."""
     redis_transport.install()
-    hide_from_libraries()  # `CELERY_BROKER_URL` would take precedence, and we would empty the queues of another program
+    hide_from_libraries()  # `CELERY_BROKER_URL` would take precedence: we would empty another program's queues
     app = Celery("distildire", broker=settings.redis_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         accept_content=["json"],  # never pickle: a message must not be able to run code
         task_serializer="json",
         task_ignore_result=True,  # results are rows; a result backend would be a second truth
         task_store_errors_even_if_ignored=False,
-        task_acks_late=True,  # a killed worker's wake-up comes again
-        worker_prefetch_multiplier=1,  # a busy worker must not sit on wake-ups that an idle one could take
+        task_acks_late=True,  # a killed worker's wake-up is delivered again
+        worker_prefetch_multiplier=1,  # a busy worker must not hold wake-ups that an idle one could take
         worker_send_task_events=False,
         worker_enable_remote_control=False,  # nobody who can write to Redis may tell workers to end
         worker_hijack_root_logger=False,  # our own log format
@@ -50,7 +50,7 @@ def make_celery(settings: CommonSettings) -> Celery:
         task_create_missing_queues=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # for ever: jobs are found by SQL meanwhile
-        broker_channel_error_retry=True,  # a Redis that refuses to write, its disk full, would end the worker
+        broker_channel_error_retry=True,  # or a Redis that refuses writes, on a full disk, would end the worker
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_SECONDS,
             "unacked_restore_interval": 5,
@@ -69,7 +69,7 @@ def make_celery(settings: CommonSettings) -> Celery:
 
 
 def _verified_tls(url: str) -> dict[str, ssl.VerifyMode] | None:
-    """Have the server's certificate verified, which kombu does not do unasked; None where there is no TLS."""
+    """Return the option that makes kombu verify the server's certificate; None without TLS."""
     return {"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss://") else None
 
 
@@ -78,23 +78,23 @@ class Broker:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        # Workers try for ever to reach Redis; who publishes tries once: 6 s became 1 ms with Redis away.
+        # A worker tries for ever to reach Redis, a publisher once: with Redis down that takes 1 ms instead of 6 s.
         self._connection = app.connection_for_write(transport_options={"max_retries": 0})
 
     def wake(self, queue: str, task: str, reference: str | None = None) -> bool:
-        """Publish one wake-up; return whether Redis took it. `reference`, a job's id, is for tracing alone."""
+        """Publish one wake-up; return whether Redis took it. `reference`, a job's id, is only for tracing."""
         try:
             with producers[self._connection].acquire(block=True, timeout=_SOCKET_SECONDS) as producer:
                 self._app.send_task(
                     task,
                     kwargs={"reference": reference},
                     producer=producer,
-                    queue=queue,  # alone: an undeclared exchange or routing key would drop the message silently
+                    queue=queue,  # nothing else: an undeclared exchange or routing key would drop the message silently
                     expires=_WAKE_UP_LIFETIME_SECONDS,
-                    retry=False,  # the sweep makes up for it; the caller must not wait
+                    retry=False,  # the caller must not wait; a sweep finds the job without it
                 )
         except _AWAY as error:
-            #: Redis did not take a wake-up. Jobs go on, some seconds later each: workers look for work every
+            #: Redis did not accept a wake-up. Jobs go on, each some seconds later: workers look for work every
             #: `POLL_SECONDS`. Look at Redis.
             _log.warning("wake_up_not_sent", queue=queue, reference=reference, cause=type(error).__name__)
             return False

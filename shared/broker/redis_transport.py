@@ -1,4 +1,4 @@
-"""kombu's Redis transport, with two errors corrected that ended workers: over a lost Redis, and over odd messages."""
+"""kombu's Redis transport, with two faults corrected that ended workers: a lost connection, and odd messages."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as stock
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-#: Queues for what workers say to each other.
+#: The end of the names of Celery's own queues, by which workers talk to each other.
 _CELERYS_OWN = ".pidbox"
 
 _log = structlog.get_logger(__name__)
 
 
 class Channel(stock.Channel):
-    """A channel that outlives its connection says so by the error that Celery expects.
+    """A channel whose connection was lost raises the error that Celery expects.
 
-    The stock one raises AttributeError where a message is acknowledged, or given back, after the connection was
-    lost. Celery takes that for a bug of its own and ends the worker.
+    kombu's own raises AttributeError when a message is acknowledged or returned after the connection was lost. Celery
+    takes that for a bug of its own and ends the worker.
     """
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002  # kombu's signature
         if self.connection.client is None:
-            raise RedisConnectionError("The connection was given up.")
+            raise RedisConnectionError("The connection was closed.")
         parameters: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[misc]  # not in the published types
         return parameters
 
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]  # not in the published types
-        except ValueError:  # it is not even JSON, and gone from the queue
+        except ValueError:  # the message is not even JSON, and is no longer in the queue
             _log.warning("message_refused")
             raise Empty from None
 
 
 class Transport(stock.Transport):
-    """The transport of `redis://` and `rediss://`, which drops what is no wake-up.
+    """The transport of `redis://` and `rediss://`. It drops every message that is not a wake-up.
 
-    The stock one hands everything to Celery, which ends the worker over some of it, and repeats much of it in its log.
+    kombu's own hands every message to Celery, which ends the worker over some of them and logs much of their content.
     """
 
     Channel = Channel
@@ -57,7 +57,7 @@ class Transport(stock.Transport):
 
 
 def is_wake_up(message: Any) -> bool:
-    """Whether a message is a call of a task as `Broker` and beat send it, and nothing beside."""
+    """Whether a message is exactly a call of a task as `Broker` and beat send it."""
     try:
         properties, headers = message["properties"], message["headers"]
         known = message["content-type"] == "application/json" and "compression" not in headers
@@ -72,6 +72,6 @@ def is_wake_up(message: Any) -> bool:
 
 
 def install() -> None:
-    """Have kombu use it, for every connection that is made from now on."""
+    """Have kombu use this transport for every connection that it opens from now on."""
     for scheme in ("redis", "rediss"):
         TRANSPORT_ALIASES[scheme] = f"{Transport.__module__}:{Transport.__qualname__}"

@@ -1,7 +1,7 @@
-"""When to wake: while fewer wake-ups wait in Redis than the workers have slots, so that none pile up there.
+"""When to send a wake-up: only while fewer wait in Redis than the workers have slots.
 
-A woken worker goes on until nothing is left, and one whose slots are all taken fetches no wake-up. More of them than
-there are slots would say nothing new, and Redis would fill.
+A worker that was woken works until no job is left, and one whose slots are all in use fetches no wake-up. More wake-ups
+than slots would have no effect, and would fill Redis.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
 from shared.workers.registry import Role, slots_of
 
-#: The slots are counted so often.
+#: Seconds between two counts of the slots.
 _COUNTED_SECONDS = 5.0
-#: Of a worker with the default settings.
+#: The slots of a worker with the default settings.
 _SLOTS_OF_ONE = 16
 _QUEUES_AND_TASKS = {Role.ANALYSIS: (ANALYSIS_QUEUE, ANALYZE), Role.WEBHOOKS: (WEBHOOK_QUEUE, DELIVER)}
 
 
 class Wakeups:
-    """Wakes the workers of one role. It asks PostgreSQL and Redis, so call it where nobody waits for it."""
+    """Wakes the workers of one role. It asks PostgreSQL and Redis, so call it where no request waits for it."""
 
     def __init__(self, broker: Broker, database: Database, role: Role) -> None:
         self._broker = broker
@@ -33,13 +33,13 @@ class Wakeups:
         self._counted_at = -_COUNTED_SECONDS
 
     def send(self, reference: str | None = None) -> None:
-        """Publish one wake-up more, unless enough wait; none where Redis does not answer. Workers look anyway."""
+        """Send one wake-up, unless enough wait or Redis does not answer. Workers also look for work without one."""
         waiting = self._broker.waiting(self._queue)
         if waiting is not None and waiting < self._count_slots():
             self._broker.wake(self._queue, self._task, reference)
 
     def send_for(self, jobs: int) -> None:
-        """See to it that a wake-up waits for each of so many jobs, or for each slot where these are fewer."""
+        """Send wake-ups until one waits for each of `jobs` jobs, or for each slot if there are fewer slots."""
         waiting = self._broker.waiting(self._queue)
         if waiting is None:
             return
@@ -48,7 +48,7 @@ class Wakeups:
                 return
 
     def _count_slots(self) -> int:
-        """Return how many slots there are; those of one worker where none is there, which will soon come."""
+        """Return the number of slots; that of one worker while there is none, because one will soon start."""
         if time.monotonic() - self._counted_at >= _COUNTED_SECONDS:
             self._counted_at = time.monotonic()
             with suppress(DatabaseUnavailableError):

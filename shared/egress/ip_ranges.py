@@ -1,6 +1,6 @@
-"""Which addresses are not public, and why: the table that the egress guard decides by.
+"""Which addresses are not public, and why: the table by which the egress guard decides.
 
-`ipaddress.is_global` is not used: it calls several of these global, and changes with Python.
+`ipaddress.is_global` is not used: it counts several of these as global, and changes with Python's versions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
     @property
     def opened_by_network(self) -> bool:
-        """Whether an allowed CIDR or name opens it, and not its exact address alone.
+        """Whether an allowed CIDR or name opens it; the others open by their exact address only.
 
         Nobody who allows 0.0.0.0/0 or fc00::/7 means the machine itself or the credentials of its cloud.
         """

@@ -1,9 +1,9 @@
-"""Which URLs may be called from here: the pure half of the egress guard, without a look-up or a connection.
+"""Which URLs this service may call: the pure half of the egress guard, without a look-up or a connection.
 
 A tenant chooses the URLs of webhooks, so each is treated as an attack on what this machine can reach. Every address
-that is not plainly public is refused, unless the operator allows it in `DISTILDIRE_EGRESS_ALLOW`.
-`worker/egress/http_client.py` is the other half: it looks names up, passes what it found through `admit`, and connects
-to exactly these addresses.
+that is not public is refused, unless the operator allows it in `DISTILDIRE_EGRESS_ALLOW`.
+`worker/egress/http_client.py` is the other half: it looks names up, passes their addresses to `admit`, and connects to
+exactly those that `admit` returns.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class EgressRefused(EgressError):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A URL taken apart once; what is checked and what is sent are both made from these parts."""
+    """A parsed URL. The checks and the request both use these parts, so they cannot disagree."""
 
     scheme: str
     host: str
@@ -193,9 +193,9 @@ def decide(destination: Destination, addresses: Iterable[IPAddress], allow: Allo
 
 
 def admit(destination: Destination, addresses: Iterable[IPAddress], allow: AllowList) -> tuple[IPAddress, ...]:
-    """Return the addresses to which may be connected; raise `EgressRefused` if any of `addresses` is denied.
+    """Return the addresses to connect to; raise `EgressRefused` if any of `addresses` is refused.
 
-    One denied address refuses the destination: a name that mixes public and inner addresses is not to be trusted.
+    One refused address refuses the destination: a name with both public and private addresses is not to be trusted.
     """
     decisions = decide(destination, addresses, allow)
     for decision in decisions:
@@ -224,7 +224,7 @@ def _decide(destination: Destination, address: IPAddress, allow: AllowList) -> A
 
 
 def _why(destination: Destination, decision: AddressDecision) -> str:
-    """Say why an address is refused, without it: what an inner name resolves to is no tenant's business."""
+    """Say why an address is refused, but not which: a tenant must not learn what an internal name resolves to."""
     if decision.special is not None:
         return (
             f"{destination.host} may not be called: it is {decision.special.kind}. Only public addresses are called, "
@@ -234,7 +234,7 @@ def _why(destination: Destination, decision: AddressDecision) -> str:
 
 
 def _literal(host: str) -> IPAddress | None:
-    """Return the address that a host is written as, None for a name; raise `EgressRefused` for anything else."""
+    """Return the address if the host is one, None if it is a name; raise `EgressRefused` for anything else."""
     if ":" in host:
         return _ipv6(host)
     if _NUMERIC_END.fullmatch(host):
@@ -269,7 +269,7 @@ def _parse_entry(entry: str) -> tuple[IPAddress | IPNetwork | str, int | None]:
         if int(port) in range(1, _LAST_PORT + 1):
             return _literal(host) or host, int(port)
     except (ValueError, EgressRefused):
-        pass  # said below, in the same words for each
+        pass  # one message for all, below
     raise ValueError(f"{entry!r} in DISTILDIRE_EGRESS_ALLOW is not a host:port, an address or a CIDR")
 
 

@@ -1,4 +1,4 @@
-"""The one way in for jobs, submitted or replayed: room for them, their image in the store, then the committed row."""
+"""The only way in for jobs, submitted or replayed: check capacity, store the image, commit the row, in that order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class UnknownPolicyError(DistildireError):
 
 
 class Submissions:
-    """Accepts jobs; one for each process."""
+    """Accepts jobs. A process has one."""
 
     def __init__(self, database: Database, store: ObjectStore, settings: Settings) -> None:
         self._database = database
@@ -41,9 +41,9 @@ class Submissions:
         self._admission = Admission(database, limits)
 
     def check_capacity(self, tenant_id: UUID, idempotency_key: str | None) -> None:
-        """Raise `FullError` where a job of this key would be refused, before its image is read.
+        """Raise `FullError` if too many jobs are open for a new one. Call it before the image is read.
 
-        A key that is known makes no new job: its submission is to be answered however full the service is.
+        A known idempotency key makes no new job, so its submission passes however full the service is.
         """
         with self._database.begin() as session:
             if idempotency_key is not None and key_is_known(session, tenant_id, idempotency_key):
@@ -52,27 +52,27 @@ class Submissions:
         self._admission.check_service()
 
     def accept(self, new: NewJob, image: BinaryIO) -> Job:
-        """Return the job of this submission: a new one, or the one that it made when it came before.
+        """Return the job of this submission: a new one, or the one that an earlier try made.
 
         Raises:
             FullError: too many jobs are open; nothing is stored.
-            UnknownPolicyError: workers are there, and none has the policy; nothing is stored.
-            KeyReusedError: the idempotency key came with something else.
-            StoreUnavailableError, DatabaseUnavailableError: nothing was accepted that is known of.
+            UnknownPolicyError: there are workers, and none has the policy; nothing is stored.
+            KeyReusedError: the idempotency key came with another image or other options.
+            StoreUnavailableError, DatabaseUnavailableError: a server is down; as far as is known, nothing was accepted.
 
         """
         try:
             return self._earlier(new) or self._create(new, image)
-        except KeyTakenError:  # by the same submission, which came beside this one
+        except KeyTakenError:  # by another try of this submission, at the same moment
             job = self._earlier(new)
             if job is None:
                 raise
             return job
 
     def replay(self, ended: Job, *, priority: int, idempotency_key: str | None = None) -> Job:
-        """Accept a new job that does what `ended` did not, with its image and options; `ended` stays as it is.
+        """Run `ended` again, as a new job with its image and options; `ended` stays as it is.
 
-        The image is copied: each job owns its bytes, so either can be deleted without a look at the other.
+        The image is copied. Each job owns its bytes, so either can be deleted without regard to the other.
 
         Raises:
             FullError, UnknownPolicyError, KeyReusedError, StoreUnavailableError, DatabaseUnavailableError: as `accept`.
@@ -95,7 +95,7 @@ class Submissions:
         self.check_capacity(ended.tenant_id, idempotency_key)
         image = self._store.get(ended.source_key)
         if hashlib.sha256(image).hexdigest() != ended.source_sha256:
-            raise StoreUnavailableError("The store answered with other bytes than were uploaded. Try again.")
+            raise StoreUnavailableError("The store returned other bytes than were uploaded. Try again.")
         return self.accept(new, BytesIO(image))
 
     def _earlier(self, new: NewJob) -> Job | None:
@@ -114,10 +114,10 @@ class Submissions:
                 self._admission.hold_tenant(session, new.tenant_id)
                 return lifecycle.create(session, new, deadline=self._deadline)
         except DatabaseUnavailableError:
-            # The connection may have broken after the commit. A job without its image is worse than an image alone,
-            # which is collected after a day.
-            #: PostgreSQL broke off while a job was committed. If the job is not there, its image is deleted after a
-            #: day.
+            # The connection may have broken after the commit. A job without its image is worse than an image without
+            # a job, which retention deletes after a day.
+            #: The connection to PostgreSQL broke while a job was committed. If the job was not written, its image is
+            #: deleted after a day.
             _log.warning("upload_may_be_left_over", key=new.source_key)
             raise
         except Exception:
@@ -125,7 +125,7 @@ class Submissions:
             raise
 
     def _check_policy(self, new: NewJob) -> None:
-        """Refuse a policy that is known to be missing; where no worker could say, the one that takes the job will."""
+        """Refuse a policy that no worker has. While there are no workers, the one that claims the job decides."""
         policy, model = new.options.policy, new.options.model or self._model
         if policy is None:
             return
@@ -134,9 +134,9 @@ class Submissions:
                 raise UnknownPolicyError
 
     def _discard(self, key: str) -> None:
-        """Remove the image of a job that was not committed; what cannot be removed now is collected after a day."""
+        """Delete the image of a job that was not committed; if the store is down, retention deletes it after a day."""
         try:
             self._store.delete(key)
         except StoreUnavailableError:
-            #: A job was not accepted and the store did not delete its image. Housekeeping deletes it after a day.
+            #: A job was not accepted, and the store did not delete its image. Retention deletes it after a day.
             _log.warning("upload_left_over", key=key)

@@ -1,1 +1,1 @@
-"""The object store, and how long a silent one is waited for."""
+"""The object store, and the circuit breaker that limits how long callers wait for it."""

@@ -1,4 +1,4 @@
-"""Waiting for a server that keeps silent: once, not once for each caller, who would all wait in a row of threads."""
+"""A circuit breaker: while a server does not answer, one caller waits for it, and all others are refused at once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shared.errors import ObjectMissingError, StoreUnavailableError
 
 
 class CircuitBreaker:
-    """Knows whether the store kept silent the last time. One caller then asks again; the others are told at once."""
+    """Opens when the store did not answer. Then one caller in each period asks again, and the others are refused."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """A call that fails after so many seconds was met with silence."""
+        """A call that fails after `seconds` or more got no answer."""
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
@@ -23,10 +23,10 @@ class CircuitBreaker:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Ask the store inside the block.
+        """Call the store inside the block.
 
         Raises:
-            StoreUnavailableError: it was silent a moment ago, and somebody else is finding out whether it still is.
+            StoreUnavailableError: it did not answer a moment ago, and another caller is asking whether it does now.
 
         """
         if not self._may_ask():

@@ -1,4 +1,4 @@
-"""The object store over `minio`: uploads and pictures by key, every wait bounded, our errors only."""
+"""The object store, through `minio`: uploads and pictures by key. Every wait is bounded; only our errors leave."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from shared.settings import AnalysisSettings
 from shared.storage.circuit_breaker import CircuitBreaker
 
 _CONNECT_SECONDS, _READ_SECONDS, _RETRIES = 2.0, 5.0, 1
-#: How long a request to the API waits for a silent store: its caller is to have a definite answer in three seconds.
+#: How long a request to the API waits for a silent store: its caller must get a definite answer within 3 s.
 BRIEF_SECONDS = 2.0
-#: What is sent at once. A server is silent that takes none for some time, however much there is to send.
+#: The bytes that are sent at once. The timeout applies to each block, not to the whole.
 _BLOCK = 256 * 1024
-#: The least that S3 calls a part.
+#: The smallest part of a multipart upload that S3 accepts.
 _LEAST_PART = 5 * 1024 * 1024
 _CHUNK = 64 * 1024
 LINK_LIFETIME = timedelta(minutes=5)
@@ -37,17 +37,17 @@ _MISSING = {"NoSuchKey", "NoSuchObject"}
 
 
 def source_key(tenant_id: UUID, job_id: UUID) -> str:
-    """Return where an upload lies."""
+    """Return the key of an upload."""
     return f"{job_prefix(tenant_id, job_id)}source"
 
 
 def job_prefix(tenant_id: UUID, job_id: UUID) -> str:
-    """Return what all keys of a job begin with."""
+    """Return the prefix of all keys of a job."""
     return f"{tenant_id}/{job_id}/"
 
 
 def artifact_key(tenant_id: UUID, job_id: UUID, attempt: int, name: str) -> str:
-    """Return where a picture lies; an attempt never writes over another's."""
+    """Return the key of a picture. It contains the attempt, so no attempt overwrites another's picture."""
     return f"{job_prefix(tenant_id, job_id)}{attempt}/{name}.png"
 
 
@@ -55,23 +55,23 @@ class ObjectStore:
     """One bucket."""
 
     def __init__(self, settings: AnalysisSettings, *, silence: float = _READ_SECONDS) -> None:
-        """A store that says nothing for `silence` seconds is unavailable: at once for others, until it answers one."""
+        """A store that does not answer for `silence` seconds is unavailable, and stays so until it answers a caller."""
         self._bucket = settings.s3_bucket
         self._client = _client(settings, settings.s3_endpoint, silence)
         self._public = _client(settings, settings.s3_public_endpoint or settings.s3_endpoint, silence)
         self._breaker = CircuitBreaker(silence)
 
     def put(self, key: str, data: BinaryIO, size: int, media_type: str) -> None:
-        """Store `size` bytes of `data` under `key`; raise `StoreUnavailableError` where that is not certain.
+        """Store `size` bytes of `data` under `key`; raise `StoreUnavailableError` unless that is certain.
 
-        In one request: the parts of an upload that breaks off are in no listing, so nobody would ever collect them.
+        In one request: listings do not show the parts of an interrupted upload, so nobody would ever delete them.
         """
         part = max(size, _LEAST_PART)
         with self._breaker.asking(), _translated(key):
             self._client.put_object(self._bucket, key, data, size, content_type=media_type, part_size=part)
 
     def put_artifact(self, key: str, png: bytes) -> Artifact:
-        """Store a picture and return what its result says of it."""
+        """Store a picture and return its description."""
         self.put(key, BytesIO(png), len(png), "image/png")
         return Artifact(key, len(png), hashlib.sha256(png).hexdigest())
 
@@ -80,18 +80,18 @@ class ObjectStore:
         return b"".join(self.stream(key))
 
     def stream(self, key: str) -> Iterator[bytes]:
-        """Yield an object in chunks; the first is read before this returns, so that errors come at once."""
+        """Return an object in chunks. The request is made before this returns, so its errors are raised here."""
         with self._breaker.asking(), _translated(key):
             response = self._client.get_object(self._bucket, key)
         return self._chunks(key, response)
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Delete an object; a missing one is no error."""
         with self._breaker.asking(), _translated(key):
             self._client.remove_object(self._bucket, key)
 
     def delete_all(self, keys: Collection[str]) -> list[str]:
-        """Remove at most 1,000 objects; those that are not there are no error. Return the keys that the store kept."""
+        """Delete at most 1,000 objects; a missing one is no error. Return the keys that the store refused to delete."""
         if not keys:
             return []
         with _translated(next(iter(keys))):
@@ -99,14 +99,14 @@ class ObjectStore:
         return [str(error.name) for error in refused]
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys of all objects that begin with `prefix`; empty folders, which some servers list, are none."""
+        """Return all keys that begin with `prefix`, without the empty folders that some servers list."""
         with _translated(prefix):
             return [str(found.object_name) for found in self._list(prefix=prefix) if not found.is_dir]
 
     def page(self, after: str, most: int = 1_000) -> tuple[dict[str, datetime], str | None]:
-        """Return the keys behind `after` in their order, at most 1,000, each with the time at which it was written.
+        """Return at most `most` keys after `after`, in order, each with the time at which it was written.
 
-        Also the key behind which the rest begins; None at the end.
+        Also the last of them, from which to go on; None at the end.
         """
         with _translated(after):
             found = list(islice(self._list(start_after=after), most))
@@ -114,11 +114,11 @@ class ObjectStore:
         return written, str(found[-1].object_name) if len(found) == most else None
 
     def link(self, key: str) -> str:
-        """Return a presigned GET of five minutes, signed for the host by which browsers reach the store."""
+        """Return a presigned URL, valid for five minutes, on the host by which browsers reach the store."""
         return self._public.presigned_get_object(self._bucket, key, expires=LINK_LIFETIME)
 
     def ping(self) -> None:
-        """Ask for the bucket; raise `StoreUnavailableError` where the store or the bucket is not there."""
+        """Raise `StoreUnavailableError` unless the store answers and has the bucket."""
         with self._breaker.asking(), _translated(self._bucket):
             if not self._client.bucket_exists(self._bucket):
                 msg = f"The object store has no bucket {self._bucket!r}. Create it."
@@ -140,10 +140,10 @@ class ObjectStore:
 
 
 class _CheckedPool(urllib3.PoolManager):
-    """Sends the MD5 of what it puts: not every server holds a body against the SHA-256 that was signed with it.
+    """Sends the MD5 of each upload, because not every server checks a body against its signed SHA-256.
 
-    It sends block by block, and a timeout is that of a block: one of the whole would be too long for a silent server
-    or too short for a large image.
+    It sends block by block, and the timeout is that of a block: a timeout of the whole would be too long for a silent
+    server or too short for a large image.
     """
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]  # noqa: FBT001, FBT002  # urllib3's signature
@@ -167,7 +167,7 @@ def _client(settings: AnalysisSettings, endpoint: str, silence: float) -> Minio:
             maxsize=64,
             blocksize=_BLOCK,
             timeout=urllib3.Timeout(connect=min(_CONNECT_SECONDS, silence / 2), read=silence),
-            # A server that is silent was waited for long enough; one that refuses or hiccups is asked once more.
+            # Not after a read timeout, which was long enough. A server that refuses or fails briefly is asked again.
             retries=urllib3.Retry(
                 total=_RETRIES, read=False, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504]
             ),

@@ -1,9 +1,9 @@
 """The egress guard: the only way by which this service calls a URL that a tenant chose.
 
-`shared/egress/url_policy.py` judges URLs and addresses. This module looks names up, once, and connects to the very
-addresses that were judged, so that a name which changes its mind between the two (DNS rebinding) gains nothing. TLS is
-verified against the original name. Redirects are not followed, proxies of the environment are not used, content
-encodings are not unpacked, and one deadline covers look-up, connection, request and answer, however slowly these drip.
+`shared/egress/url_policy.py` decides about URLs and addresses. This module looks a name up once, and connects to the
+very addresses that were checked, so a name that resolves differently the next time (DNS rebinding) gains nothing. TLS
+is verified against the original name. Redirects are not followed, proxies of the environment are not used, and content
+encodings are not decoded. One deadline covers look-up, connection, request and answer, however slow each is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shared.egress.ip_ranges import IPAddress
 from shared.egress.url_policy import AllowList, Destination, EgressCode, EgressError, admit, parse
 from worker.egress.pinned_transport import PinnedBackend
 
-#: So much of an answer is read and kept; then the connection is closed.
+#: The bytes of an answer's body that are read and kept; then the connection is closed.
 EXCERPT_BYTES = 2_048
 _RESOLVE_SECONDS = 5.0
 
@@ -39,7 +39,7 @@ class EgressFailed(EgressError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A destination and its addresses, looked up once: the only ones to which is connected."""
+    """A destination and its addresses, looked up once. Connections go to no other address."""
 
     destination: Destination
     addresses: tuple[IPAddress, ...]
@@ -79,7 +79,7 @@ class Egress:
             ) from error
 
     def look_up(self, url: str, timeout: float = _RESOLVE_SECONDS) -> Target:
-        """Take a URL apart and look its name up, within `timeout` seconds; nothing is judged yet but the URL's form.
+        """Take a URL apart and look its name up, within `timeout` seconds; only the URL's form is checked yet.
 
         Raises `EgressRefused` for a URL that may never be called, `EgressFailed` if its name cannot be looked up.
         """
@@ -89,7 +89,7 @@ class Egress:
         return Target(destination, tuple(self._resolve(destination, min(timeout, _RESOLVE_SECONDS))))
 
     def check(self, url: str, timeout: float = _RESOLVE_SECONDS) -> Target:
-        """Look a URL up and judge it, within `timeout` seconds.
+        """Look a URL up and check whether it may be called, within `timeout` seconds.
 
         Raises `EgressRefused` if it may not be called, `EgressFailed` if its name cannot be looked up.
         """

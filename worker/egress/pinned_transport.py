@@ -1,7 +1,7 @@
-"""Connections to addresses that were judged: by address alone, until one deadline, and for so many bytes.
+"""Connections to checked addresses: by address only, until one deadline, and for a limited number of bytes.
 
-The egress guard hands these to its HTTP client. Whatever a receiver does, a call ends with its deadline and holds no
-more memory than the budget: not by bytes that drip, nor by a head that never ends.
+The egress guard gives these to its HTTP client. Whatever a receiver does, a call ends at its deadline and reads no more
+than its budget, even if bytes arrive one by one or the answer's head never ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpcore
 from shared.egress.ip_ranges import IPAddress
 
 _CONNECT_SECONDS = 5.0
-#: Of an answer, interim answers and head included, so much is read at most. What is kept of a body is far less.
+#: The most bytes of an answer that are read, with interim answers and its head. Far less of the body is kept.
 _MOST_BYTES = 256 * 1024
 
 
@@ -88,7 +88,7 @@ class BoundedStream(httpcore.NetworkStream):
             raise httpcore.WriteError from error
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
     def start_tls(

@@ -1,6 +1,6 @@
-"""What all documents of the API have in common: pydantic models, checked on the way in and promised by OpenAPI.
+"""What all documents of the API have in common. They are pydantic models, which check requests and describe answers.
 
-Answers are made by `shared/presenter.py` and the routes; the tests hold them to these models.
+`shared/presenter.py` and the routes make the answers; the tests check them against these models.
 """
 
 from __future__ import annotations
