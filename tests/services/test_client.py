@@ -204,7 +204,7 @@ def test_waiting_tells_each_change_once_and_ends_with_the_jobs():
 def test_a_submission_asks_no_more_for_a_job_that_has_ended(image: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("deploy.submission._LOOK_SECONDS", 0.15)
     ended = {"id": "1", "status": "succeeded", "result": {"prediction": "REAL"}}
-    with following(image, {"1": ended, "2": {"id": "2", "status": "queued"}}) as (submission, script):
+    with following(image, {"1": ended, "2": {"id": "2", "status": "queued"}}) as (_, submission, script):
         looks = []
         with pytest.raises(StillRunningError):
             submission.wait(0.6, lambda: looks.append(submission.all_queued))
@@ -227,9 +227,9 @@ def test_who_waits_is_told_once_that_nobody_works_or_that_this_cannot_be_told(
 ):
     said: list[str] = []
     jobs = {number: {"id": number, "status": "queued"} for number in "12"}
-    with following(image, jobs, metrics) as (submission, _):
+    with following(image, jobs, metrics) as (client, submission, _):
         monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 3600)
-        watch = WorkerWatch(submission._client, submission, said.append)
+        watch = WorkerWatch(client, submission, said.append)
         watch.look()
         assert bool(said) == says.startswith("No ")
         monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 0)
@@ -243,8 +243,8 @@ def test_who_waits_is_told_once_that_nobody_works_or_that_this_cannot_be_told(
 @contextmanager
 def following(
     image: Path, jobs: Mapping[str, Mapping[str, Any]], metrics: str | None = None
-) -> Iterator[tuple[Submission, Script]]:
-    """A submission of an image for each of `jobs`, which stand as they are for ever, and what the API was asked."""
+) -> Iterator[tuple[Client, Submission, Script]]:
+    """A client, its submission of an image for each of `jobs`, which never change, and what the API was asked."""
 
     def answer(method: str, path: str) -> Answer:
         if path == "/metrics":
@@ -258,7 +258,7 @@ def following(
         script.choose = answer
         submission = Submission(client, [image] * len(jobs), [Row(number) for number in jobs], lambda _: None)
         submission.send()
-        yield submission, script
+        yield client, submission, script
 
 
 def test_waiting_has_an_end():

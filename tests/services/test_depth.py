@@ -132,7 +132,6 @@ class World:
             self.others = [*session.execute(text(_OTHERS), {"tenant": self.tenant})]
         self.api = self.watched.watch(Database(as_role(url, API_ROLE), tenant=lambda: self.tenant))
         self.worker = self.watched.watch(Database(as_role(url, WORKER_ROLE)))
-        self.admission = Admission(self.api, OpenLimits(1_000_000, 1_000_000))
         self.jobs: list[ClaimedJob] = []
         self.deliveries: list[ClaimedDelivery] = []
 
@@ -143,12 +142,12 @@ class World:
     def submit(self) -> UUID:
         """As the API does."""
         job_id = uuid4()
+        admission = Admission(self.api, OpenLimits(1_000_000, 1_000_000))  # a new one remembers no count
         with self.api.begin() as session:
-            self.admission.check_tenant(session, self.tenant)
-        self.admission._known_until = 0  # what all tenants have open is counted, not remembered
-        self.admission.check_service()
+            admission.check_tenant(session, self.tenant)
+        admission.check_service()
         with self.api.begin() as session:
-            self.admission.hold_tenant(session, self.tenant)
+            admission.hold_tenant(session, self.tenant)
             new = NewJob(job_id, self.tenant, "key", "digest", 1, "image/png", priority=1)
             lifecycle.create(session, new, deadline=timedelta(days=1))
         return job_id
