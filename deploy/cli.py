@@ -20,29 +20,34 @@ from shared.errors import DistildireError
 
 @dataclass(frozen=True)
 class _Entry:
+    module: str  # of deploy.commands; its `command` is the click command
     summary: str
     extra: str | None = None  # the extra of the package that it needs
 
 
 COMMANDS = {
-    "demo": _Entry("Start everything here and judge the shipped images.", "local"),
-    "up": _Entry("Start the whole service on this machine.", "local"),
-    "down": _Entry("Stop the service on this machine.", "local"),
-    "analyze": _Entry("Judge images in this process, without any service.", "worker"),
-    "submit": _Entry("Send images to a running API."),
-    "train": _Entry("Train a student on images of your own.", "worker"),
-    "evaluate": _Entry("Measure a model on labelled images.", "worker"),
-    "calibrate": _Entry("Choose a threshold on labelled images, as a policy.", "worker"),
-    "models": _Entry("List, show, fetch, import, verify and convert models.", "worker"),
-    "keys": _Entry("Create, list and revoke API keys.", "server"),
-    "tenants": _Entry("List tenants; set how much they may have open and how long it is kept.", "server"),
-    "jobs": _Entry("Show, follow and cancel jobs; list open and dead ones, run dead ones again.", "server"),
-    "egress": _Entry("Say why a webhook's URL may be called from here, or not."),
-    "db": _Entry("Bring the database's schema up to date.", "server"),
-    "store": _Entry("Make the bucket, and keys that open nothing else.", "server"),
-    "top": _Entry("Watch the workers and the queue.", "server"),
-    "doctor": _Entry("Check this installation, with a remedy for what is wrong."),
-    "bench": _Entry("Measure the model and the service on this machine, or what a teacher is worth.", "local"),
+    "demo": _Entry("stack.demo", "Start everything here and judge the shipped images.", "local"),
+    "up": _Entry("stack.up", "Start the whole service on this machine.", "local"),
+    "down": _Entry("stack.down", "Stop the service on this machine.", "local"),
+    "analyze": _Entry("analyze", "Judge images in this process, without any service.", "worker"),
+    "submit": _Entry("submit", "Send images to a running API."),
+    "train": _Entry("train", "Train a student on images of your own.", "worker"),
+    "evaluate": _Entry("evaluate", "Measure a model on labelled images.", "worker"),
+    "calibrate": _Entry("calibrate", "Choose a threshold on labelled images, as a policy.", "worker"),
+    "models": _Entry("models", "List, show, fetch, import, verify and convert models.", "worker"),
+    "keys": _Entry("operator.keys", "Create, list and revoke API keys.", "server"),
+    "tenants": _Entry(
+        "operator.tenants", "List tenants; set how much they may have open and how long it is kept.", "server"
+    ),
+    "jobs": _Entry(
+        "operator.jobs", "Show, follow and cancel jobs; list open and dead ones, run dead ones again.", "server"
+    ),
+    "egress": _Entry("operator.egress", "Say why a webhook's URL may be called from here, or not."),
+    "db": _Entry("operator.db", "Bring the database's schema up to date.", "server"),
+    "store": _Entry("operator.store", "Make the bucket, and keys that open nothing else.", "server"),
+    "top": _Entry("operator.top", "Watch the workers and the queue.", "server"),
+    "doctor": _Entry("doctor", "Check this installation, with a remedy for what is wrong."),
+    "bench": _Entry("bench", "Measure the model and the service on this machine, or what a teacher is worth.", "local"),
 }
 
 
@@ -62,7 +67,7 @@ class LazyGroup(SuggestingGroup):
         if cmd_name not in COMMANDS:
             return None
         try:
-            module = importlib.import_module(f"deploy.commands.{cmd_name}")
+            module = importlib.import_module(f"deploy.commands.{COMMANDS[cmd_name].module}")
         except ModuleNotFoundError as error:
             if ctx.resilient_parsing:  # a shell completes: it wants the names, whatever is installed
                 return click.Command(cmd_name, help=COMMANDS[cmd_name].summary)

@@ -1,1 +1,1 @@
-"""One module for each subcommand of `distildire`; each has its click command as `command`."""
+"""One module for each subcommand of `distildire`; its `command` is the click command, and deploy/cli.py lists them."""

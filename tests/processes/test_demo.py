@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deploy.commands.demo import SAMPLES
+from deploy.commands.stack.demo import SAMPLES
 from deploy.local.stack_file import running_stack
 from worker.model import find_card
 from worker.model.verdicts.policy_files import list_policies, read_policy

@@ -12,7 +12,7 @@ from rich.console import Console
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from deploy.cli import main
-from deploy.commands.top import view
+from deploy.commands.operator.top import view
 from deploy.doctor import server_checks
 from deploy.doctor.findings import Finding
 from deploy.doctor.server_checks import Servers, ask

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from deploy.cli import main
-from deploy.commands.top import view
+from deploy.commands.operator.top import view
 from deploy.local.services import ServiceUrls
 from shared.database.engine import Database
 from shared.workers import registry

@@ -72,7 +72,7 @@ def test_an_unknown_subcommand_is_wrong_usage(runner: CliRunner):
 
 
 def test_a_missing_extra_is_named_with_the_line_that_adds_it(runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
-    for module in ("deploy.commands.keys", "shared.crypto"):
+    for module in ("deploy.commands.operator.keys", "shared.crypto"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
 
@@ -83,7 +83,7 @@ def test_a_missing_extra_is_named_with_the_line_that_adds_it(runner: CliRunner, 
 
 
 def test_a_package_of_our_own_that_is_missing_is_no_missing_extra(runner: CliRunner, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(sys.modules, "deploy.commands.keys", raising=False)
+    monkeypatch.delitem(sys.modules, "deploy.commands.operator.keys", raising=False)
     monkeypatch.setitem(sys.modules, "shared.tenants.api_keys", None)
 
     result = runner.invoke(main, ["keys", "list"])

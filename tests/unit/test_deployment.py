@@ -78,7 +78,7 @@ def service_variables() -> dict[str, str]:
             "api",
             (
                 "api.wsgi, gunicorn.app.wsgiapp, worker.tasks, worker.webhooks.service, migrations.upgrade, "
-                "deploy.commands.keys, deploy.commands.store"
+                "deploy.commands.operator.keys, deploy.commands.operator.store"
             ),
         ),
         ("worker", "worker.tasks, worker.jobs.service, worker.model.detector"),

@@ -27,7 +27,7 @@ from shared.database.engine import Database
 from shared.domain import PICTURES
 from shared.workers.registry import Role, WorkerState, list_workers
 
-SAMPLES = Path(__file__).parents[1] / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 _MANIFEST = "manifest.csv"  # its columns `file` and `kind`, `real` or `fake`, are used here
 _KNOWN = {"real": "a photograph", "fake": "generated"}
 _SECONDS = 600

@@ -1,0 +1,1 @@
+"""Commands that start and stop the whole service on one machine."""
