@@ -50,7 +50,7 @@ def bucket_policy(bucket: str) -> dict[str, Any]:
 def make_bucket(settings: StoreSettings, root: RootKeys) -> None:
     """Make the bucket unless it is there; raise `StoreRefusedError`."""
     parts = urlsplit(settings.s3_endpoint)
-    with _answering(settings) as pool:
+    with _connections(settings) as pool:
         client = Minio(
             parts.netloc,
             access_key=root.user,
@@ -77,7 +77,10 @@ def make_user(settings: StoreSettings, root: RootKeys) -> None:
             "access key and secret key, and this command makes them."
         )
     parts, policy = urlsplit(settings.s3_endpoint), f"{settings.s3_bucket}-bucket"
-    with _answering(settings) as pool, NamedTemporaryFile("w", suffix=".json") as file:  # the client takes it as a file
+    with (
+        _connections(settings) as pool,
+        NamedTemporaryFile("w", suffix=".json") as file,
+    ):  # the client takes it as a file
         json.dump(bucket_policy(settings.s3_bucket), file)
         file.flush()
         admin = MinioAdmin(
@@ -93,7 +96,7 @@ def make_user(settings: StoreSettings, root: RootKeys) -> None:
 
 
 @contextmanager
-def _answering(settings: StoreSettings) -> Iterator[urllib3.PoolManager]:
+def _connections(settings: StoreSettings) -> Iterator[urllib3.PoolManager]:
     """Yield a pool of connections that wait for seconds at most, and raise our error from theirs."""
     try:
         with urllib3.PoolManager(timeout=_SECONDS, retries=False) as pool:

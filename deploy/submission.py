@@ -10,7 +10,7 @@ from typing import Any
 from deploy.terminal.verdicts import Row
 from shared.client import ApiRefusedError, Client, StillRunningError, SubmittedJob
 
-_LOOK_SECONDS = 5.0  # how often a command that waits also looks at what else can go wrong
+_CHECK_SECONDS = 5.0  # how often a command that waits also looks at what else can go wrong
 _NOT_SENT = {"error": {"code": "not_sent", "message": "The command ended before the API accepted it."}}
 
 
@@ -56,10 +56,10 @@ class Submission:
             going_on = [job_id for job_id, index in self._ids.items() if not self._rows[index].ended]
             left = max(deadline - time.monotonic(), 0.0)
             try:
-                self._client.wait(going_on, self._note, seconds=min(_LOOK_SECONDS, left))
+                self._client.wait(going_on, self._note, seconds=min(_CHECK_SECONDS, left))
             except StillRunningError:
                 check()
-                if left <= _LOOK_SECONDS:
+                if left <= _CHECK_SECONDS:
                     raise
             else:
                 return

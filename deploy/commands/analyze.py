@@ -78,13 +78,13 @@ def command(  # noqa: PLR0913  # an option each
     chosen = None
     if policy is not None:
         chosen = load_policy(policy, find_card(model, models_dir), detector.weights_sha256, detector.precision)
-    asked = _Asked(chosen, stability=stability, visualize=visualize, with_scores=scores)
+    options = _Options(chosen, stability=stability, visualize=visualize, with_scores=scores)
     rows = [Row(readable(path)) for path in files]
     with VerdictView(rows, as_json=as_json) as view, suppress(KeyboardInterrupt):  # what was judged is shown
         for path, stem, row in zip(files, stems(files, len(".dire_map.png")), rows, strict=True):
             row.stage = "diffusing"
             view.refresh(row)
-            document = _document(detector, path, stem, asked)
+            document = _document(detector, path, stem, options)
             if as_json:
                 print_json({"file": str(path), **document})
             row.problem = document.get("error", {}).get("message", "")
@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913  # an option each
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Options:
     """What is to be said of each image. `with_scores`: the numbers of the heatmap, which are many."""
 
     policy: Policy | None
@@ -109,17 +109,17 @@ class _Asked:
     with_scores: bool
 
 
-def _document(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str, Any]:
+def _document(detector: Detector, path: Path, stem: str, options: _Options) -> dict[str, Any]:
     """Judge one image and return its JSON document."""
     try:
-        return _judge(detector, path, stem, asked)
+        return _judge(detector, path, stem, options)
     except JobError as error:
         return {"error": {"code": str(error.code), "message": error.message}}
     except OSError as error:
         return {"error": {"code": "unreadable_file", "message": str(error.strerror)}}
 
 
-def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str, Any]:
+def _judge(detector: Detector, path: Path, stem: str, options: _Options) -> dict[str, Any]:
     import torch
 
     from shared.images.visualizations import heatmap_scores
@@ -131,12 +131,12 @@ def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str
 
     began = time.perf_counter()
     decoded = decode(path, ImageLimits())
-    changes = PERTURBATIONS if asked.stability else ()
-    seen = [decoded.image, *(change(decoded.image) for change in changes)]
-    detection = detector.detect(torch.stack([detector.preprocess(image) for image in seen]))
+    changes = PERTURBATIONS if options.stability else ()
+    variants = [decoded.image, *(change(decoded.image) for change in changes)]
+    detection = detector.detect(torch.stack([detector.preprocess(image) for image in variants]))
     logit, *perturbed = detection.logit[:, 0].tolist()
     content = decoded.facts.content
-    ruling = rule(logit, detector.card.threshold, asked.policy, perturbed, content=content)
+    ruling = rule(logit, detector.card.threshold, options.policy, perturbed, content=content)
     called = ruling.called
     mean = detection.feature[0].mean(dim=0).numpy()
     width, height = decoded.image.size
@@ -162,13 +162,13 @@ def _judge(detector: Detector, path: Path, stem: str, asked: _Asked) -> dict[str
             "device": str(detector.device),
             "precision": detector.precision,
         },
-        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, asked.policy, mean)],
+        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, options.policy, mean)],
     }
-    if asked.visualize is not None:
+    if options.visualize is not None:
         shown = drawn_mean(mean, content)
-        names = _write_pictures(asked.visualize, stem, decoded.image, detection.eps[0].numpy(), shown)
+        names = _write_pictures(options.visualize, stem, decoded.image, detection.eps[0].numpy(), shown)
         document["visualization_path"] = names["dire_map"]
-    if asked.with_scores:
+    if options.with_scores:
         document["heatmap_scores"] = heatmap_scores(mean, width, height).tolist()
     return document
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from deploy.commands.options import data_dir_option
 from deploy.connection import server_settings
-from deploy.doctor.findings import Finding
+from deploy.doctor.check_result import CheckResult
 from deploy.local.process_registry import ProcessRegistry
 from deploy.local.stack_file import StackDocument, running_stack
 from deploy.terminal.console import notes, output
@@ -43,22 +43,22 @@ def command(as_json: bool, data_dir: Path) -> None:
     """
     console = output()
     faults = 0
-    for finding in _findings(data_dir):
-        faults += finding.faulty
+    for result in _check_results(data_dir):
+        faults += result.faulty
         if as_json:
-            print_json(finding.document())
+            print_json(result.document())
             continue
-        remedy = f" [bold]→ {escape(finding.remedy)}[/]" if finding.remedy else ""
-        console.print(f"{_MARKS[finding.state]} {escape(finding.subject)}: {escape(finding.found)}{remedy}")
+        remedy = f" [bold]→ {escape(result.remedy)}[/]" if result.remedy else ""
+        console.print(f"{_MARKS[result.state]} {escape(result.subject)}: {escape(result.found)}{remedy}")
     sys.exit(1 if faults else 0)
 
 
-def _findings(data_dir: Path) -> Iterator[Finding]:
+def _check_results(data_dir: Path) -> Iterator[CheckResult]:
     yield _python()
     extras = {extra: find_spec(package) is not None for extra, package in _EXTRAS.items()}
     for extra, there in extras.items():
         remedy = "" if there else f'pip install "distildire[{extra}]"'
-        yield Finding(f"extra [{extra}]", "installed" if there else "not installed", remedy, optional=True)
+        yield CheckResult(f"extra [{extra}]", "installed" if there else "not installed", remedy, optional=True)
     yield _disk(data_dir)
     if extras["worker"]:
         yield _device()
@@ -67,49 +67,51 @@ def _findings(data_dir: Path) -> Iterator[Finding]:
     yield _api(data_dir)
 
 
-def _python() -> Finding:
+def _python() -> CheckResult:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("Python", version, "" if sys.version_info >= _PYTHON else "install Python 3.11 or newer")
+    return CheckResult("Python", version, "" if sys.version_info >= _PYTHON else "install Python 3.11 or newer")
 
 
-def _disk(data_dir: Path) -> Finding:
+def _disk(data_dir: Path) -> CheckResult:
     place = next(path for path in (data_dir.resolve(), *data_dir.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if not os.access(place, os.W_OK):
-        return Finding("disk space", f"{place} is not yours to write", "choose another --data-dir", optional=True)
+        return CheckResult("disk space", f"{place} is not yours to write", "choose another --data-dir", optional=True)
     remedy = "" if free >= _DISK_BYTES else f"free {_DISK_BYTES / 1e9:.0f} GB, or choose another --data-dir"
-    return Finding("disk space", f"{free / 1e9:.1f} GB free at {place}", remedy)
+    return CheckResult("disk space", f"{free / 1e9:.1f} GB free at {place}", remedy)
 
 
-def _device() -> Finding:
+def _device() -> CheckResult:
     import torch
 
     if torch.cuda.is_available():
-        return Finding("device", torch.cuda.get_device_name())
-    return Finding("device", f"CPU with {torch.get_num_threads()} threads, torch {torch.__version__}; no CUDA device")
+        return CheckResult("device", torch.cuda.get_device_name())
+    return CheckResult(
+        "device", f"CPU with {torch.get_num_threads()} threads, torch {torch.__version__}; no CUDA device"
+    )
 
 
-def _servers(data_dir: Path, *, with_model: bool) -> Iterator[Finding]:
+def _servers(data_dir: Path, *, with_model: bool) -> Iterator[CheckResult]:
     """The servers of the settings, and the model that they name."""
     try:
         settings = server_settings(data_dir)
     except DistildireError as error:
         if "DISTILDIRE_DATABASE_URL" in os.environ:
-            yield Finding("settings", "; ".join(error.message.split("\n  ")), "set what is missing")
+            yield CheckResult("settings", "; ".join(error.message.split("\n  ")), "set what is missing")
         else:
             remedy = "`distildire up` runs all on this machine; for servers of your own see docs/settings.md"
-            yield Finding("settings", "no servers are set, and no stack runs here", remedy, optional=True)
+            yield CheckResult("settings", "no servers are set, and no stack runs here", remedy, optional=True)
         return
-    from deploy.doctor.server_checks import Servers, ask
+    from deploy.doctor.server_checks import CheckedServers, check_servers
 
     stack = StackDocument.read(data_dir)
     ours = stack is not None and stack.database_url == settings.database_url.get_secret_value()
-    yield from ask(Servers(settings, stack if ours else None, data_dir))
+    yield from check_servers(CheckedServers(settings, stack if ours else None, data_dir))
     if with_model:
         yield from _model(settings)
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
+def _model(settings: Settings) -> Iterator[CheckResult]:
     """Check the model as an analysis worker does at its start, on the same device and in the same precision."""
     from worker.model import verify
 
@@ -119,37 +121,37 @@ def _model(settings: Settings) -> Iterator[Finding]:
         with notes().status(f"Verifying {settings.model} …"):
             found = verify(settings.model, settings.models_dir, device=settings.device, precision=settings.precision)
     except DistildireError as error:
-        yield Finding(subject, error.message, remedy)
+        yield CheckResult(subject, error.message, remedy)
         return
     except RuntimeError as error:  # torch's, where the device refuses or its memory is full
-        yield Finding(subject, f"cannot be run: {str(error).splitlines()[0]}", remedy)
+        yield CheckResult(subject, f"cannot be run: {str(error).splitlines()[0]}", remedy)
         return
     if found.faults:
-        yield Finding(subject, " ".join(found.faults), remedy)
+        yield CheckResult(subject, " ".join(found.faults), remedy)
     else:
         told = {"passed": "self-test passed", "absent": "the card has no self-test"}[found.self_test]
-        yield Finding(subject, f"weights whole; {told} ({found.precision} on {found.device})")
+        yield CheckResult(subject, f"weights whole; {told} ({found.precision} on {found.device})")
     subject = f"policies of {settings.model}"
     if found.policy_problems:
-        yield Finding(subject, " ".join(found.policy_problems), "workers with these settings leave them out")
+        yield CheckResult(subject, " ".join(found.policy_problems), "workers with these settings leave them out")
     elif not found.faults:
-        yield Finding(subject, ", ".join(found.policies) or "none")
+        yield CheckResult(subject, ", ".join(found.policies) or "none")
 
 
-def _api(data_dir: Path) -> Finding:
+def _api(data_dir: Path) -> CheckResult:
     try:
         document = running_stack(data_dir)
     except DistildireError as error:
-        return Finding("local stack", error.message, f"run `distildire up --data-dir {data_dir}`")
+        return CheckResult("local stack", error.message, f"run `distildire up --data-dir {data_dir}`")
     if document is None:
-        return Finding("local stack", f"none runs in {data_dir}", "`distildire up` starts one", optional=True)
+        return CheckResult("local stack", f"none runs in {data_dir}", "`distildire up` starts one", optional=True)
     missing = [name for name, identity in ProcessRegistry(data_dir).read().items() if not identity.alive]
     try:
         ready = httpx.get(f"{document.api_url}/readyz", timeout=5, trust_env=False).is_success
     except httpx.TransportError:
         ready = False
     if missing or not ready:
-        return Finding(
+        return CheckResult(
             "local stack", f"not whole: {', '.join(missing) or 'the API is not ready'}", "run `distildire up` again"
         )
-    return Finding("local stack", f"runs at {document.api_url}")
+    return CheckResult("local stack", f"runs at {document.api_url}")

@@ -21,7 +21,7 @@ from deploy.terminal.unfinished import print_ids, tell_unfinished
 from deploy.terminal.verdicts import Row, VerdictView
 from shared.client import Client, StillRunningError
 
-_UNTOLD_SECONDS = 60.0  # after which it is said that the API does not tell who works
+_UNKNOWN_SECONDS = 60.0  # after which it is said that the API does not tell who works
 
 
 @click.command()
@@ -95,33 +95,33 @@ def command(  # noqa: PLR0913  # an option each
 class WorkerWatch:
     """Says once that no analysis worker runs, or that this cannot be told, where no job of a submission is begun."""
 
-    def __init__(self, client: Client, submission: Submission, say: Callable[[str], None]) -> None:
+    def __init__(self, client: Client, submission: Submission, notify: Callable[[str], None]) -> None:
         self._client = client
         self._submission = submission
-        self._say = say
-        self._said = False
+        self._print = notify
+        self._notified = False
         self._began = time.monotonic()
 
     def look(self) -> None:
         """Look once; while a job runs or ends, a worker does."""
-        if self._said or not self._submission.all_queued:
+        if self._notified or not self._submission.all_queued:
             return
         working = self._client.anybody_analyses()
         waited = time.monotonic() - self._began
         if working is False:
-            self._tell(
+            self._notify(
                 "No analysis worker is running, so these jobs wait. They continue once one runs; `distildire doctor`, "
                 "where the service runs, says what is wrong."
             )
-        elif working is None and waited >= _UNTOLD_SECONDS:
-            self._tell(
+        elif working is None and waited >= _UNKNOWN_SECONDS:
+            self._notify(
                 f"No job has begun in {waited:.0f} s, and this API does not tell whether an analysis worker is "
                 "running. `distildire doctor`, where the service runs, does."
             )
 
-    def _tell(self, words: str) -> None:
-        self._said = True
-        self._say(words)
+    def _notify(self, message: str) -> None:
+        self._notified = True
+        self._print(message)
 
 
 def _print_documents(submission: Submission) -> None:

@@ -16,7 +16,7 @@ import redis
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from deploy.doctor.findings import Finding
+from deploy.doctor.check_result import CheckResult
 from deploy.local.stack_file import StackDocument
 from migrations.upgrade import is_current
 from shared.crypto import SecretKeyChangedError, Vault
@@ -47,7 +47,7 @@ _SAMPLE = 10
 
 
 @dataclass(frozen=True)
-class Servers:
+class CheckedServers:
     """The servers that are asked, and whose they are."""
 
     settings: Settings
@@ -67,69 +67,73 @@ class Servers:
         return f"start {server}, or correct {setting}"
 
 
-def ask(servers: Servers) -> Iterator[Finding]:
+def check_servers(servers: CheckedServers) -> Iterator[CheckResult]:
     """Ask each server; what is in the database only where that answers."""
     for name, meant in unknown_settings().items():
         said = f"there is no such setting{f'; {meant} is one' if meant else ''}"
-        yield Finding(name, said, "correct the name, or leave it out", optional=True)
+        yield CheckResult(name, said, "correct the name, or leave it out", optional=True)
     with closing(Database(servers.settings.database_url.get_secret_value(), pool_size=1)) as database:
         reached = _postgres(servers, database)
         yield reached
         if reached.faulty:
             away = "cannot be looked at while PostgreSQL does not answer"
-            yield Finding("schema, queue, workers, secret key, images", away, "start PostgreSQL first", optional=True)
+            yield CheckResult(
+                "schema, queue, workers, secret key, images", away, "start PostgreSQL first", optional=True
+            )
         else:
             yield from _database(servers, database)
     yield _redis(servers)
     yield _store(servers)
 
 
-def _postgres(servers: Servers, database: Database) -> Finding:
+def _postgres(servers: CheckedServers, database: Database) -> CheckResult:
     try:
         database.ping()
     except DatabaseUnavailableError as error:
         found = reason(error.__cause__) if isinstance(error.__cause__, DBAPIError) else error.message
         remedy = servers.remedy("PostgreSQL", "postgres.log", "DISTILDIRE_DATABASE_URL")
-        return Finding("PostgreSQL", found, remedy)
-    return Finding("PostgreSQL", "answers")
+        return CheckResult("PostgreSQL", found, remedy)
+    return CheckResult("PostgreSQL", "answers")
 
 
-def _database(servers: Servers, database: Database) -> Iterator[Finding]:
+def _database(servers: CheckedServers, database: Database) -> Iterator[CheckResult]:
     schema = _schema(servers)
     yield schema
     if schema.faulty:
-        yield Finding("queue, workers, secret key, images", "cannot be looked at", "upgrade it first", optional=True)
+        yield CheckResult(
+            "queue, workers, secret key, images", "cannot be looked at", "upgrade it first", optional=True
+        )
         return
     for check in (_isolation, _workers, _queue, _snapshots, _secret_key, _images):
         try:
             yield check(servers, database)
         except (DistildireError, SQLAlchemyError) as error:
             subject = check.__name__.strip("_").replace("_", " ")
-            yield Finding(subject, f"cannot be looked at ({type(error).__name__})", "run `distildire doctor` again")
+            yield CheckResult(subject, f"cannot be looked at ({type(error).__name__})", "run `distildire doctor` again")
 
 
-def _schema(servers: Servers) -> Finding:
+def _schema(servers: CheckedServers) -> CheckResult:
     try:
         current = is_current(servers.settings.database_url.get_secret_value())
     except DistildireError as error:
-        return Finding("database schema", error.message, "run `distildire doctor` again")
+        return CheckResult("database schema", error.message, "run `distildire doctor` again")
     if current:
-        return Finding("database schema", "is at the newest revision")
-    return Finding("database schema", "is not at the newest revision", "run `distildire db upgrade`")
+        return CheckResult("database schema", "is at the newest revision")
+    return CheckResult("database schema", "is not at the newest revision", "run `distildire db upgrade`")
 
 
-def _isolation(_servers: Servers, database: Database) -> Finding:
+def _isolation(_servers: CheckedServers, database: Database) -> CheckResult:
     """Whether PostgreSQL itself keeps tenants apart: what connects as owner sees all of them."""
     subject = "wall between tenants"
     with database.begin() as session:
         guarded = session.scalar(text("SELECT row_security_active('jobs')"))
         found = session.scalars(_CONNECTED, {"roles": [API_ROLE, WORKER_ROLE]}).all()
     if guarded or found:
-        return Finding(subject, "PostgreSQL keeps it for " + ", ".join(found or ["this login"]))
-    return Finding(subject, "no process uses it", "`distildire db roles`, as docs/security.md says", optional=True)
+        return CheckResult(subject, "PostgreSQL keeps it for " + ", ".join(found or ["this login"]))
+    return CheckResult(subject, "no process uses it", "`distildire db roles`, as docs/security.md says", optional=True)
 
 
-def _workers(servers: Servers, database: Database) -> Finding:
+def _workers(servers: CheckedServers, database: Database) -> CheckResult:
     """Tell of roles that nobody fills; only a job that waits makes that a fault."""
     with database.begin() as session:
         living = session.execute(
@@ -143,40 +147,40 @@ def _workers(servers: Servers, database: Database) -> Finding:
     told = ", ".join(f"{counts.get(role, 0)} {role}" for role in (Role.ANALYSIS, Role.WEBHOOKS, Role.BEAT))
     missing = [role for role in (Role.ANALYSIS, Role.WEBHOOKS) if not counts.get(role)]
     if not missing:
-        return Finding("workers", told)
+        return CheckResult("workers", told)
     nobody = f"no {' and no '.join(missing)} worker runs ({told}); {waiting} jobs wait"
-    return Finding("workers", nobody, _start_workers(servers), optional=not waiting)
+    return CheckResult("workers", nobody, _start_workers(servers), optional=not waiting)
 
 
-def _start_workers(servers: Servers) -> str:
+def _start_workers(servers: CheckedServers) -> str:
     if servers.stack is not None:
         return f"{servers.up} starts what is missing; the logs are in {servers.data_dir}/logs/"
     return "start them, or look into their logs: docs/operations.md"
 
 
-def _queue(_servers: Servers, database: Database) -> Finding:
+def _queue(_servers: CheckedServers, database: Database) -> CheckResult:
     """Tell of a job that nobody takes although workers may seem to run, as one that hangs does."""
     with database.begin() as session:
         now, seconds = totals(session), oldest_waiting_seconds(session) or 0
     if now.jobs_waiting and not now.jobs_running and seconds > _STUCK_SECONDS:
         found = f"no job runs, and of {now.jobs_waiting} that wait the oldest has done so for {seconds:.0f} s"
-        return Finding("queue", found, "look into the analysis worker's log: docs/operations.md")
-    return Finding("queue", f"{now.jobs_waiting} jobs wait, {now.jobs_running} run")
+        return CheckResult("queue", found, "look into the analysis worker's log: docs/operations.md")
+    return CheckResult("queue", f"{now.jobs_waiting} jobs wait, {now.jobs_running} run")
 
 
-def _snapshots(_servers: Servers, database: Database) -> Finding:
+def _snapshots(_servers: CheckedServers, database: Database) -> CheckResult:
     """Whether a transaction keeps PostgreSQL from removing what has gone: every table and index grows meanwhile."""
     with database.begin() as session:
         held = oldest_snapshot(session)
     if held is None or held.seconds < _OLD_SNAPSHOT_SECONDS:
-        return Finding("old snapshots", "none is held")
+        return CheckResult("old snapshots", "none is held")
     holder = f"{held.application or 'a client without a name'} (process {held.pid})" if held.pid else held.application
     end = f"`SELECT pg_terminate_backend({held.pid})`" if held.pid else "`COMMIT PREPARED` or `ROLLBACK PREPARED`"
     found = f"{holder} has held one for {held.seconds / 60:.0f} min, and tables grow until it ends"
-    return Finding("old snapshots", found, f"wait for it if it is a dump, else end it: {end}", optional=True)
+    return CheckResult("old snapshots", found, f"wait for it if it is a dump, else end it: {end}", optional=True)
 
 
-def _secret_key(servers: Servers, database: Database) -> Finding:
+def _secret_key(servers: CheckedServers, database: Database) -> CheckResult:
     """Whether the secret key is the one that this database was written with, as after it was restored."""
     vault = Vault(servers.settings.secret_key.get_secret_value())
     key = servers.stack.api_key if servers.stack else os.environ.get("DISTILDIRE_API_KEY")
@@ -190,14 +194,17 @@ def _secret_key(servers: Servers, database: Database) -> Finding:
         "webhook endpoint must be made anew"
     )
     if unread:
-        return Finding("secret key", f"reads none of {unread} webhook secrets, of {len(secrets)} looked at", remedy)
+        return CheckResult("secret key", f"reads none of {unread} webhook secrets, of {len(secrets)} looked at", remedy)
     if known is False:
-        return Finding("secret key", "does not open the API key that is known here", remedy)
+        return CheckResult("secret key", "does not open the API key that is known here", remedy)
     if secrets or known:
-        return Finding("secret key", "is the one that the database was written with")
+        return CheckResult("secret key", "is the one that the database was written with")
     told = "cannot be told from another: there is no webhook endpoint, and no API key is known here"
-    return Finding(
-        "secret key", told, "set DISTILDIRE_API_KEY to a key of this installation, and ask again", optional=True
+    return CheckResult(
+        "secret key",
+        told,
+        "set DISTILDIRE_API_KEY to a key of this installation, and run `distildire doctor` again",
+        optional=True,
     )
 
 
@@ -209,7 +216,7 @@ def _reads(vault: Vault, secret: bytes) -> bool:
     return True
 
 
-def _images(servers: Servers, database: Database) -> Finding:
+def _images(servers: CheckedServers, database: Database) -> CheckResult:
     """Whether the store has the images of the jobs that the database has, as after one of both was restored."""
     with database.begin() as session:
         newest = newest_jobs(session, _SAMPLE)
@@ -217,7 +224,7 @@ def _images(servers: Servers, database: Database) -> Finding:
     try:
         missing = sum(not store.keys(job_prefix(tenant, job)) for tenant, job in newest)
     except DistildireError:
-        return Finding(
+        return CheckResult(
             "images",
             "cannot be looked at while the store does not answer",
             "start the store first",
@@ -225,30 +232,30 @@ def _images(servers: Servers, database: Database) -> Finding:
         )
     if missing:
         found = f"{missing} of {len(newest)} recent jobs have nothing in the bucket {servers.settings.s3_bucket}"
-        return Finding(
+        return CheckResult(
             "images", found, "restore the bucket that belongs to this database, or correct DISTILDIRE_S3_BUCKET"
         )
-    return Finding(
+    return CheckResult(
         "images", f"of {len(newest)} recent jobs, all have theirs in the store" if newest else "there are none yet"
     )
 
 
-def _redis(servers: Servers) -> Finding:
+def _redis(servers: CheckedServers) -> CheckResult:
     url = servers.settings.redis_url.get_secret_value()
     try:
         with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
             client.ping()
     except redis.RedisError as error:
         remedy = servers.remedy("Redis", "valkey.log", "DISTILDIRE_REDIS_URL")
-        return Finding("Redis", f"does not answer ({type(error).__name__})", remedy)
-    return Finding("Redis", "answers")
+        return CheckResult("Redis", f"does not answer ({type(error).__name__})", remedy)
+    return CheckResult("Redis", "answers")
 
 
-def _store(servers: Servers) -> Finding:
+def _store(servers: CheckedServers) -> CheckResult:
     try:
         ObjectStore(servers.settings).ping()
     except DistildireError as error:
-        return Finding(
+        return CheckResult(
             "S3 store", error.message, servers.remedy("the store and make its bucket", "s3.log", "DISTILDIRE_S3_*")
         )
-    return Finding("S3 store", f"answers, with bucket {servers.settings.s3_bucket}")
+    return CheckResult("S3 store", f"answers, with bucket {servers.settings.s3_bucket}")

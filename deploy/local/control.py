@@ -19,7 +19,7 @@ from deploy.local.stack_file import STACK_FILE, StackDocument
 from deploy.local.supervisor import Supervisor, SupervisorState, read_state, write_request
 from shared.environment import with_settings
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _OWNER_SECONDS = 5  # from taking the data directory to saying who took it
 _STOP_SECONDS = 150  # the sum of what the parts may take
 
@@ -93,7 +93,7 @@ def _owner(data_dir: Path) -> SupervisorState | None:
                 return state
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         else:
             lock.release()
             return None
@@ -129,19 +129,19 @@ def _start_supervisor(data_dir: Path, port: int | None, request: str, report: Re
 
 def _follow(data_dir: Path, request: str, alive: Callable[[], bool], report: Report) -> None:
     """Report each step of the supervisor that serves `request` until the stack is up; raise if it fails."""
-    told: dict[str, str] = {}
+    reported: dict[str, str] = {}
     while True:
         was_alive = alive()  # looked at first: what it said last is then read below
         state = read_state(data_dir)
         if state is not None and state.request == request:
             for part, status in state.steps.items():
-                if told.get(part) != status:
+                if reported.get(part) != status:
                     report(part, status)
-            told = state.steps
+            reported = state.steps
             if state.phase == "ready":
                 return
             if state.phase == "failed":
                 raise StackError(state.message)
         if not was_alive:
             raise StackError(f"The process that owns the stack has ended; see {data_dir}/logs/supervisor.log.")
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)

@@ -40,9 +40,9 @@ class PostgresServer:
         """Make the cluster if there is none yet, and see to it that it belongs to who will run it."""
         if not self._cluster.exists() or not any(self._cluster.iterdir()):
             self._initialise(credentials.postgres_password)
-        self._overrule_pid_file()
+        self._remove_stale_pid_file()
         if os.geteuid() == 0:
-            _give(self._cluster, self._owner)
+            _change_owner(self._cluster, self._owner)
 
     def program(self, credentials: Credentials) -> Program:
         """The server; SIGINT is its fast and clean shutdown."""
@@ -74,11 +74,11 @@ class PostgresServer:
             connection.close()
         return True
 
-    def mend(self, exit_report: str) -> str:  # noqa: ARG002  # Server's signature
+    def repair(self, exit_report: str) -> str:  # noqa: ARG002  # EmbeddedServer's signature
         """There is nothing of it that could be done without."""
         return ""
 
-    def _overrule_pid_file(self) -> None:
+    def _remove_stale_pid_file(self) -> None:
         """Remove a lock file that names a process of somebody else, or none: whoever owns the data directory is alone.
 
         After a power cut another process may have the id in it by now, and PostgreSQL would not start beside that.
@@ -107,8 +107,8 @@ class PostgresServer:
         password_file = draft.with_name("postgres.password")
         write_private(password_file, password)
         if os.geteuid() == 0:
-            _give(draft, self._owner)
-            _give(password_file, self._owner)
+            _change_owner(draft, self._owner)
+            _change_owner(password_file, self._owner)
         command = [_binary("initdb"), "-D", str(draft), "-U", USER, "-A", "scram-sha-256"]
         command += ["--pwfile", str(password_file), "-E", "UTF8", "--locale=C.UTF-8", "--no-instructions"]
         try:
@@ -179,7 +179,7 @@ def _first_number(file: Path) -> int | None:
     return int(line) if line.isdigit() and len(line) < 10 else None
 
 
-def _give(path: Path, owner: int) -> None:
+def _change_owner(path: Path, owner: int) -> None:
     """Give `path` and all below it to `owner`, unless it has it (an earlier run may have dropped rights otherwise)."""
     if path.stat().st_uid == owner:
         return

@@ -89,13 +89,13 @@ class FileLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             os.close(descriptor)
-            raise DataDirInUseError(self._who_has_it()) from error
+            raise DataDirInUseError(self._in_use_message()) from error
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
 
-    def _who_has_it(self) -> str:
+    def _in_use_message(self) -> str:
         place = self._path.parent
         pid = lock_holder(self._path)
         if pid is None:

@@ -23,7 +23,7 @@ _READYZ_SECONDS = 2
 
 
 @dataclass(frozen=True)
-class Part:
+class StackProcess:
     """A program, and how one sees that it does its work."""
 
     program: Program
@@ -51,9 +51,9 @@ class Part:
             return False
 
 
-def product_parts(
+def stack_processes(
     data_dir: Path, port: int, environment: Mapping[str, str], databases: Mapping[str, str]
-) -> tuple[Part, ...]:
+) -> tuple[StackProcess, ...]:
     """The API, the two workers and the scheduler, in the order of their start.
 
     Of the secrets in `environment` each gets its own. `databases` has the URL of the database for each role: none of
@@ -74,7 +74,7 @@ def _with_secrets_of(kind: type[CommonSettings], environment: Mapping[str, str])
     return {name: value for name, value in environment.items() if name not in others}
 
 
-def _api(data_dir: Path, port: int, environment: Mapping[str, str]) -> Part:
+def _api(data_dir: Path, port: int, environment: Mapping[str, str]) -> StackProcess:
     program = Program(
         name="api",
         command=[sys.executable, "-P", "-m", "api"],
@@ -83,10 +83,10 @@ def _api(data_dir: Path, port: int, environment: Mapping[str, str]) -> Part:
         death_signal=signal.SIGQUIT,  # ends its workers at once
         stop_seconds=40,  # uploads that are under way finish
     )
-    return Part(program, url=f"http://{HOST}:{port}")
+    return StackProcess(program, url=f"http://{HOST}:{port}")
 
 
-def _worker(name: str, role: str, data_dir: Path, environment: Mapping[str, str]) -> Part:
+def _worker(name: str, role: str, data_dir: Path, environment: Mapping[str, str]) -> StackProcess:
     ready_file = data_dir / "run" / f"{name}.ready"
     program = Program(
         name=name,
@@ -97,4 +97,4 @@ def _worker(name: str, role: str, data_dir: Path, environment: Mapping[str, str]
         death_signal=signal.SIGKILL,
         stop_seconds=40,
     )
-    return Part(program, ready_file)
+    return StackProcess(program, ready_file)

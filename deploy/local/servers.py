@@ -23,7 +23,7 @@ BUCKET = "distildire"
 _TIMEOUT = 2  # seconds for one look whether a server answers
 
 
-class Server(Protocol):
+class EmbeddedServer(Protocol):
     """What is told about each server of the embedded stack."""
 
     name: str  # the key of its port in `Credentials`
@@ -37,7 +37,7 @@ class Server(Protocol):
     def is_ready(self, credentials: Credentials) -> bool:
         """Whether it answers who knows its password."""
 
-    def mend(self, exit_report: str) -> str:
+    def repair(self, exit_report: str) -> str:
         """Remove what may have kept it from starting, if nothing is lost by that; say so in a sentence, else ""."""
 
 
@@ -64,12 +64,12 @@ class ValkeyServer:
         ]
         write_private(self._dir / "valkey.conf", "\n".join(lines) + "\n")
 
-    def program(self, credentials: Credentials) -> Program:  # noqa: ARG002  # Server's signature
+    def program(self, credentials: Credentials) -> Program:  # noqa: ARG002  # EmbeddedServer's signature
         """The server; SIGTERM saves and ends it."""
         command = [str(get_binary_path()), str(self._dir / "valkey.conf")]
         return Program(name=self.name, command=command, log=self._log)
 
-    def mend(self, exit_report: str) -> str:
+    def repair(self, exit_report: str) -> str:
         """Set its data aside: what they hold is known to PostgreSQL too."""
         data, aside = self._dir / "appendonlydir", self._dir / "damaged"
         if not data.exists() or "listening" in exit_report or "bind" in exit_report:  # its port was taken meanwhile
@@ -96,7 +96,7 @@ class S3Server:
         self._dir = data_dir / "s3"
         self._log = log
 
-    def prepare(self, credentials: Credentials) -> None:  # noqa: ARG002  # Server's signature
+    def prepare(self, credentials: Credentials) -> None:  # noqa: ARG002  # EmbeddedServer's signature
         """Make the folder of the buckets."""
         self._dir.mkdir(exist_ok=True)
 
@@ -114,7 +114,7 @@ class S3Server:
             death_signal=signal.SIGKILL,  # it waits for open connections, and files are renamed into place whole
         )
 
-    def mend(self, exit_report: str) -> str:  # noqa: ARG002  # Server's signature
+    def repair(self, exit_report: str) -> str:  # noqa: ARG002  # EmbeddedServer's signature
         """There is nothing of it that could be done without."""
         return ""
 

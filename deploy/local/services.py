@@ -19,7 +19,7 @@ from deploy.local.postgres import PostgresServer, postgres_url
 from deploy.local.process_identity import identity_of
 from deploy.local.process_registry import FileLock, ProcessRegistry, identities
 from deploy.local.processes import ChildProcess, ProcessEndedError, StackError
-from deploy.local.servers import BUCKET, S3Server, Server, ValkeyServer, valkey_url
+from deploy.local.servers import BUCKET, EmbeddedServer, S3Server, ValkeyServer, valkey_url
 from deploy.local.state_files import DamagedError, read_damageable, remove_drafts
 
 _READY_SECONDS = 60
@@ -63,7 +63,7 @@ class LocalServices:
         self._notice = notice
         self.data_dir = data_dir.resolve()
         logs = self.data_dir / "logs"
-        self._servers: tuple[Server, ...] = (
+        self._servers: tuple[EmbeddedServer, ...] = (
             PostgresServer(self.data_dir, logs / "postgres.log", postgres_prefix),
             ValkeyServer(self.data_dir, logs / "valkey.log"),
             S3Server(self.data_dir, logs / "s3.log"),
@@ -85,7 +85,7 @@ class LocalServices:
             DataDirInUseError: it has a living owner.
         """
         if self._credentials is None:
-            _refuse_long(self.data_dir)
+            _check_path_length(self.data_dir)
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
             try:
@@ -120,7 +120,7 @@ class LocalServices:
             for server in missing:
                 self._spawn(server)
             for server in missing:
-                self._await(server)
+                self._wait_until_ready(server)
         except BaseException:
             for server in missing:
                 self._stop(server.name)
@@ -151,7 +151,7 @@ class LocalServices:
             s3_bucket=BUCKET,
         )
 
-    def _spawn(self, server: Server) -> None:
+    def _spawn(self, server: EmbeddedServer) -> None:
         credentials = self.claim()
         if not is_free(credentials.ports[server.name]):  # somebody took it while the server was down
             credentials = move_port(credentials, server.name, self.data_dir)
@@ -161,7 +161,7 @@ class LocalServices:
         self.children[server.name] = child
         self._registry.record(server.name, child.identity)
 
-    def _await(self, server: Server) -> None:
+    def _wait_until_ready(self, server: EmbeddedServer) -> None:
         """Wait for the server; try again if it ended at once, since its port can be lost between look and use."""
         for last in (*(False,) * (_TRIES - 1), True):
             try:
@@ -169,7 +169,7 @@ class LocalServices:
             except ProcessEndedError as ended:
                 if last:
                     raise
-                if word := server.mend(str(ended)):
+                if word := server.repair(str(ended)):
                     self._notice(word)
                 self._spawn(server)
             else:
@@ -188,7 +188,7 @@ class LocalServices:
         self.stop()
 
 
-def _refuse_long(data_dir: Path) -> None:
+def _check_path_length(data_dir: Path) -> None:
     length = len(os.fsencode(data_dir))
     if length > _LONGEST_PATH:
         raise StackError(

@@ -14,7 +14,7 @@ from deploy.local.postgres import role_passwords, role_urls
 from deploy.local.process_identity import ProcessIdentity
 from deploy.local.process_registry import ProcessRegistry
 from deploy.local.processes import ChildProcess, StackError
-from deploy.local.programs import HOST, Part, product_parts
+from deploy.local.programs import HOST, StackProcess, stack_processes
 from deploy.local.services import LocalServices, ServiceUrls
 from deploy.local.stack_file import STACK_FILE, StackDocument
 from deploy.local.state_files import write_private
@@ -49,7 +49,7 @@ class Stack:
         self._services = LocalServices(self._data_dir, notice=lambda word: report(word, "noted"))
         self._registry = ProcessRegistry(self._data_dir)
         self._product: dict[str, ChildProcess] = {}
-        self._mourned: set[ProcessIdentity] = set()
+        self._reported_ends: set[ProcessIdentity] = set()
         self._document: StackDocument | None = None
 
     def claim(self) -> None:
@@ -76,7 +76,7 @@ class Stack:
             api_key = _api_key(self._data_dir, urls.database_url, secret_key)
         environment = with_settings(os.environ) | {f"{PREFIX}{name.upper()}": value for name, value in values.items()}
         databases = role_urls(self._services.claim())
-        self._start_product(product_parts(self._data_dir, port, environment, databases))
+        self._start_product(stack_processes(self._data_dir, port, environment, databases))
         self._document = StackDocument(
             api_url=f"http://{HOST}:{port}",
             api_key=api_key,
@@ -96,8 +96,8 @@ class Stack:
     def ended(self) -> list[ChildProcess]:
         """Return the processes that ended by themselves and were not returned yet; `stack.json` then says so."""
         children = {**self._services.children, **self._product}.values()
-        dead = [child for child in children if not child.running and child.identity not in self._mourned]
-        self._mourned.update(child.identity for child in dead)
+        dead = [child for child in children if not child.running and child.identity not in self._reported_ends]
+        self._reported_ends.update(child.identity for child in dead)
         for child in dead:
             self._report(child.program.name, "ended")
         if dead:
@@ -126,33 +126,33 @@ class Stack:
             self._report(name, "ready")
         return urls
 
-    def _start_product(self, parts: tuple[Part, ...]) -> None:
+    def _start_product(self, processes: tuple[StackProcess, ...]) -> None:
         """Start the missing ones side by side; one that runs with outdated addresses counts as missing."""
-        missing = [part for part in parts if not self._runs_as_wanted(part)]
+        missing = [process for process in processes if not self._runs_as_wanted(process)]
         try:
-            for part in missing:
-                self._spawn(part)
-            for part in missing:
-                self._product[part.name].wait_until(part.is_ready, _READY_SECONDS)
-                self._report(part.name, "ready")
+            for process in missing:
+                self._spawn(process)
+            for process in missing:
+                self._product[process.name].wait_until(process.is_ready, _READY_SECONDS)
+                self._report(process.name, "ready")
         except BaseException:
-            self._stop_product([part.name for part in missing])
+            self._stop_product([process.name for process in missing])
             raise
 
-    def _runs_as_wanted(self, part: Part) -> bool:
-        child = self._product.get(part.name)
+    def _runs_as_wanted(self, process: StackProcess) -> bool:
+        child = self._product.get(process.name)
         running = child is not None and child.running
-        if child is not None and running and child.program != part.program:
-            self._stop_product([part.name])
+        if child is not None and running and child.program != process.program:
+            self._stop_product([process.name])
             running = False
-        self._report(part.name, "running" if running else "starting")
+        self._report(process.name, "running" if running else "starting")
         return running
 
-    def _spawn(self, part: Part) -> None:
-        part.prepare()
-        child = ChildProcess(part.program)
-        self._product[part.name] = child
-        self._registry.record(part.name, child.identity)
+    def _spawn(self, process: StackProcess) -> None:
+        process.prepare()
+        child = ChildProcess(process.program)
+        self._product[process.name] = child
+        self._registry.record(process.name, child.identity)
 
     def _stop_product(self, names: Iterable[str]) -> None:
         """Stop these side by side: each may take its time to finish what it is doing."""

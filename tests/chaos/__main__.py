@@ -17,12 +17,12 @@ from pathlib import Path
 import click
 
 from tests.chaos.deployment import DEFAULT, QUICK
+from tests.chaos.experiment import loaded
 from tests.chaos.faults import OUTSIDE
 from tests.chaos.measures import MEASURES, Target
 from tests.chaos.report import fault_lines, outcome_lines, plan_lines, verdict_lines
-from tests.chaos.run import carry_out, conclude, missed
+from tests.chaos.run import conclude, missed, run_faults
 from tests.chaos.sampler import Sampler
-from tests.chaos.scene import loaded
 from tests.chaos.schedule import Lane, one_pass, random_plan
 from tests.chaos.soak import growth
 
@@ -58,12 +58,12 @@ def _kept(options: argparse.Namespace, folder: Path) -> bool:
     rate = _REFUSED * options.jobs / (60 * options.minutes)
     click.echo(f"{options.minutes:g} minutes, {options.jobs} jobs, {rate:.1f}/s")
     _say(plan_lines(plan))
-    with loaded(folder, seed=options.seed, rate=rate, clocks=DEFAULT if options.soak else QUICK) as scene:
-        sampler = Sampler(scene.deployment, folder / "samples.csv")
+    with loaded(folder, seed=options.seed, rate=rate, clocks=DEFAULT if options.soak else QUICK) as experiment:
+        sampler = Sampler(experiment.deployment, folder / "samples.csv")
         sampler.start()
-        done = carry_out(scene, plan, patience=60 if options.once else 15)
+        done = run_faults(experiment, plan, timeout=60 if options.once else 15)
         sampler.close()
-        outcome = conclude(scene, done, options.jobs)
+        outcome = conclude(experiment, done, options.jobs)
     _say(outcome_lines(outcome))
     _say(fault_lines(outcome))
     click.echo(f"not done: {', '.join(missed(plan, done)) or 'none'}")
@@ -86,12 +86,12 @@ def _measured(options: argparse.Namespace, folder: Path) -> Iterator[bool]:
     measure = MEASURES[options.measure]
     times = options.times or measure.times
     click.echo(f"{options.measure}, {times} times, {measure.rate:g}/s")
-    with loaded(folder, seed=options.seed, rate=measure.rate, clocks=DEFAULT) as scene:
-        for line in measure.carry_out(scene, times):
+    with loaded(folder, seed=options.seed, rate=measure.rate, clocks=DEFAULT) as experiment:
+        for line in measure.run(experiment, times):
             click.echo(str(line))
             if isinstance(line, Target):
                 yield line.kept
-        outcome = conclude(scene, [], 0)
+        outcome = conclude(experiment, [], 0)
     _say(verdict_lines(outcome))
     yield not outcome.violations
 

@@ -25,16 +25,16 @@ from redis import Redis
 from deploy.bench.processes import tree
 from deploy.local.credentials import SERVERS, load_credentials
 from deploy.local.postgres import PostgresServer, postgres_url, role_passwords, role_urls
-from deploy.local.programs import Part, product_parts
-from deploy.local.servers import BUCKET, S3Server, Server, ValkeyServer, valkey_url
+from deploy.local.programs import StackProcess, stack_processes
+from deploy.local.servers import BUCKET, EmbeddedServer, S3Server, ValkeyServer, valkey_url
 from migrations.upgrade import prepare_roles, upgrade
 from shared.settings import Settings
-from tests.chaos import members
-from tests.chaos.deaths import FOLDER
+from tests.chaos import supervised
+from tests.chaos.crash_points import FOLDER
 from tests.chaos.disks import Disk, mounted
-from tests.chaos.members import Ended, Member
 from tests.chaos.proxy import StoreProxy
 from tests.chaos.receiver import Receiver
+from tests.chaos.supervised import Ended, SupervisedProcess
 from tests.processes.worker_processes import as_environment
 from tests.support.pgbouncer import PROGRAM, running_pgbouncer
 from tests.support.service_settings import SECRET_KEY
@@ -77,16 +77,18 @@ class Deployment:
         self.settings = self._settings(folder / "models", ports[3], clocks)
         self.direct = self.settings.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{ports[2]}"})
         self.api_url = f"http://127.0.0.1:{ports[4]}"
-        self.logs, self.orders = folder / "logs", folder / "orders"
+        self.logs, self.crash_requests = folder / "logs", folder / "crash_requests"
         self._temporary = folder / "tmp"
-        for made in (self.orders, self._temporary):
+        for made in (self.crash_requests, self._temporary):
             made.mkdir()
         self.disks = disks
-        self._servers = self._server_members(folder)
+        self._servers = self._supervised_servers(folder)
         self._between = ExitStack()
         self._pooler_port = ports[5]
-        self._product = {part.name: Member.of(part) for part in self._parts(folder, ports[4])}
-        self._members = self._servers | self._product
+        self._product = {
+            process.name: SupervisedProcess.of(process) for process in self._stack_processes(folder, ports[4])
+        }
+        self._processes = self._servers | self._product
         self.ended: list[Ended] = []
         self.frozen: list[float] = []
         """When a worker was frozen, by the clock of the epoch."""
@@ -96,11 +98,11 @@ class Deployment:
     def start(self) -> None:
         """Start everything and wait until it works."""
         for group in (self._servers, self._product):
-            for member in group.values():
-                member.start()
-            for member in group.values():
-                assert member.child is not None
-                member.child.wait_until(member.is_ready, _START_SECONDS)
+            for process in group.values():
+                process.start()
+            for process in group.values():
+                assert process.child is not None
+                process.child.wait_until(process.is_ready, _START_SECONDS)
             if group is self._servers:
                 upgrade(self.settings.database_url.get_secret_value())
                 passwords = role_passwords(self._credentials)
@@ -113,57 +115,57 @@ class Deployment:
             pooler = running_pgbouncer(self._temporary, self._pooler_port, server_port, passwords, connections=20)
             self._between.enter_context(pooler)
 
-    def tend(self) -> None:
+    def restart_ended(self) -> None:
         """Note what ended, start again what is due."""
-        for member in self._members.values():
-            ended = member.look()
+        for process in self._processes.values():
+            ended = process.look()
             if ended is not None:
-                alone = not any(self.ready(name) for name in ANALYSIS_WORKERS if name != ended.name)
-                self.ended.append(replace(ended, alone=alone))
+                no_other_ready = not any(self.ready(name) for name in ANALYSIS_WORKERS if name != ended.name)
+                self.ended.append(replace(ended, no_other_ready=no_other_ready))
                 self.news.set()
-            if member.due:
-                member.start()
+            if process.due:
+                process.start()
 
     def ready(self, name: str) -> bool:
         """Whether this process runs and works; asked of a server or the API, so it can take some seconds."""
-        member = self._members[name]
-        return member.pid is not None and member.is_ready()
+        process = self._processes[name]
+        return process.pid is not None and process.is_ready()
 
     @property
     def pids(self) -> dict[str, int]:
         """The processes that live, by name."""
-        return {name: member.pid for name, member in self._members.items() if member.pid is not None}
+        return {name: process.pid for name, process in self._processes.items() if process.pid is not None}
 
     @property
     def stopping(self) -> bool:
         """Whether a process was told to stop (SIGTERM) and has not ended yet."""
-        return any(member.stopped_at is not None and member.ended_at is None for member in self._members.values())
+        return any(process.stopped_at is not None and process.ended_at is None for process in self._processes.values())
 
     def close(self) -> None:
         """End all, frozen or not."""
-        for member in reversed(self._members.values()):
-            if member.child is not None and member.child.running:
-                os.killpg(member.child.pid, signal.SIGKILL)
-                member.child._process.wait()
+        for process in reversed(self._processes.values()):
+            if process.child is not None and process.child.running:
+                os.killpg(process.child.pid, signal.SIGKILL)
+                process.child._process.wait()
         self._between.close()
         self.proxy.close()
         self.receiver.close()
 
     def pid(self, name: str) -> int | None:
         """Return the living process's id."""
-        return self._members[name].pid
+        return self._processes[name].pid
 
     def signal(self, name: str, number: signal.Signals) -> bool:
         """Send a signal: SIGKILL to the process with all its children, as the end of a container does."""
-        member = self._members[name]
-        if member.pid is None or member.stopped_at is not None:
+        process = self._processes[name]
+        if process.pid is None or process.stopped_at is not None:
             return False
         if number is signal.SIGKILL:
-            os.killpg(member.pid, number)
+            os.killpg(process.pid, number)
         else:
-            os.kill(member.pid, number)
+            os.kill(process.pid, number)
         if number is signal.SIGTERM:
-            member.stopped_at = time.monotonic()
+            process.stopped_at = time.monotonic()
         return True
 
     def wait_busy(self, name: str) -> bool:
@@ -191,7 +193,7 @@ class Deployment:
 
     def freeze(self, name: str) -> bool:
         """Stop a process and its children where they stand."""
-        pid = self._members[name].pid
+        pid = self._processes[name].pid
         if pid is not None:
             os.killpg(pid, signal.SIGSTOP)
             self.frozen += [time.time()] if name in ANALYSIS_WORKERS else []
@@ -199,21 +201,21 @@ class Deployment:
 
     def thaw(self, name: str) -> None:
         """Let them go on."""
-        pid = self._members[name].pid
+        pid = self._processes[name].pid
         if pid is not None:
             os.killpg(pid, signal.SIGCONT)
 
-    def hold_down(self, name: str) -> None:
+    def keep_stopped(self, name: str) -> None:
         """Do not start this again for now."""
-        self._members[name].held_down += 1
+        self._processes[name].kept_stopped += 1
 
-    def let_up(self, name: str) -> None:
+    def allow_start(self, name: str) -> None:
         """Start it again, if nobody else holds it down."""
-        self._members[name].held_down -= 1
+        self._processes[name].kept_stopped -= 1
 
     def kill_gunicorn_worker(self) -> bool:
         """Kill one of the processes that answer requests; return whether there was one."""
-        pid = self._members["api"].pid
+        pid = self._processes["api"].pid
         children = [] if pid is None else tree(pid)[1:]
         if children:
             os.kill(children[0], signal.SIGKILL)
@@ -259,15 +261,15 @@ class Deployment:
         models_dir.mkdir()
         return {"DISTILDIRE_MODELS_DIR": str(write_model(models_dir))}
 
-    def _server_members(self, folder: Path) -> dict[str, Member]:
+    def _supervised_servers(self, folder: Path) -> dict[str, SupervisedProcess]:
         homes = {name: self.disks[name].folder if name in self.disks else folder for name in SERVERS_WITH_DISKS}
-        servers: tuple[Server, ...] = (
+        servers: tuple[EmbeddedServer, ...] = (
             PostgresServer(homes["postgres"], self.logs / "postgres.log"),
             ValkeyServer(homes["valkey"], self.logs / "valkey.log"),
             S3Server(homes["s3"], self.logs / "s3.log"),
         )
         return {
-            server.name: Member(
+            server.name: SupervisedProcess(
                 server.program(self._credentials),
                 partial(server.prepare, self._credentials),
                 partial(server.is_ready, self._credentials),
@@ -275,21 +277,21 @@ class Deployment:
             for server in servers
         }
 
-    def _parts(self, folder: Path, port: int) -> Iterator[Part]:
+    def _stack_processes(self, folder: Path, port: int) -> Iterator[StackProcess]:
         environment = as_environment(self.settings)
-        environment |= {FOLDER: str(self.orders), "PYTHONPATH": str(_ROOT), "TMPDIR": str(self._temporary)}
+        environment |= {FOLDER: str(self.crash_requests), "PYTHONPATH": str(_ROOT), "TMPDIR": str(self._temporary)}
         postgres_port = self._pooler_port if self._pooled else self._credentials.ports["postgres"]
         ports = {**self._credentials.ports, "postgres": postgres_port}
         databases = role_urls(replace(self._credentials, ports=ports))
-        for part in product_parts(folder, port, environment, databases):
-            if part.name == "api":
-                yield members.running(part, "tests.chaos.mortal_api_server", instead_of="api")
-            elif part.name == ANALYSIS_WORKERS[0]:
-                mortal = members.running(part, "tests.chaos.mortal_worker", instead_of="worker")
-                yield mortal
-                yield members.another(mortal, ANALYSIS_WORKERS[1], self._without_policies(folder / "plain_models"))
+        for process in stack_processes(folder, port, environment, databases):
+            if process.name == "api":
+                yield supervised.running(process, "tests.chaos.crashing_api_server", instead_of="api")
+            elif process.name == ANALYSIS_WORKERS[0]:
+                crashing = supervised.running(process, "tests.chaos.crashing_worker", instead_of="worker")
+                yield crashing
+                yield supervised.another(crashing, ANALYSIS_WORKERS[1], self._without_policies(folder / "plain_models"))
             else:
-                yield part
+                yield process
 
 
 @contextmanager

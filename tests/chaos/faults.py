@@ -13,9 +13,9 @@ import redis
 from psycopg2.extensions import connection as Connection  # noqa: N812  # a class in spite of its name
 
 from deploy.bench.processes import tree
-from tests.chaos.deaths import ACCEPTED, DECIDED, STAGES, have_one_die
+from tests.chaos.crash_points import ACCEPTED, DECIDED, STAGES, request_crash
 from tests.chaos.deployment import ANALYSIS_WORKERS, SERVERS_WITH_DISKS, Deployment
-from tests.chaos.proxy import Way
+from tests.chaos.proxy import Behaviour
 from tests.support.quota import Quota
 
 _AT_ONCE = (0.0, 0.0)
@@ -86,7 +86,7 @@ class DieAt(Fault):
         return f"SIGKILL {self.process}: {self.point}"
 
     def begin(self, deployment: Deployment) -> bool:
-        return have_one_die(deployment.orders, self.point, _PASSING_SECONDS)
+        return request_crash(deployment.crash_requests, self.point, _PASSING_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,12 @@ class Down(Fault):
         return f"{self.target} down{_exactly(self.lasts)}"
 
     def begin(self, deployment: Deployment) -> bool:
-        deployment.hold_down(self.target)
+        deployment.keep_stopped(self.target)
         deployment.signal(self.target, SIGKILL)  # it may have been killed a moment ago
         return True
 
     def end(self, deployment: Deployment) -> None:
-        deployment.let_up(self.target)
+        deployment.allow_start(self.target)
 
 
 @dataclass(frozen=True)
@@ -272,15 +272,15 @@ class FullDisk(Fault):
 class BadStore(Fault):
     """A share of what goes to the object store goes wrong on its way."""
 
-    way: Way = Way.CLEAN
+    behaviour: Behaviour = Behaviour.CLEAN
     share: float = 1.0
 
     @property
     def name(self) -> str:
-        return f"store: {self.way}"
+        return f"store: {self.behaviour}"
 
     def begin(self, deployment: Deployment) -> bool:
-        deployment.proxy.misbehave(self.way, share=self.share)
+        deployment.proxy.misbehave(self.behaviour, share=self.share)
         return True
 
     def end(self, deployment: Deployment) -> None:
@@ -334,10 +334,19 @@ LASTING: tuple[Fault, ...] = (
     Down((3.0, 20.0), "valkey"),
     LockJobs((5.0, 5.0)),
     Down((3.0, 8.0), "s3"),
-    *(BadStore((3.0, 8.0), way=way, share=0.5) for way in (Way.UNAVAILABLE, Way.SLOW, Way.RESET)),
-    BadStore((7.0, 12.0), way=Way.SILENT, share=1.0),
-    *(BadStore((3.0, 8.0), way=way, share=0.3) for way in (Way.CUT_ANSWER, Way.CUT_REQUEST)),
-    *(BadStore((3.0, 8.0), way=way, share=0.3) for way in (Way.WRONG_ANSWER, Way.WRONG_REQUEST)),
+    *(
+        BadStore((3.0, 8.0), behaviour=behaviour, share=0.5)
+        for behaviour in (Behaviour.UNAVAILABLE, Behaviour.SLOW, Behaviour.RESET)
+    ),
+    BadStore((7.0, 12.0), behaviour=Behaviour.SILENT, share=1.0),
+    *(
+        BadStore((3.0, 8.0), behaviour=behaviour, share=0.3)
+        for behaviour in (Behaviour.CUT_ANSWER, Behaviour.CUT_REQUEST)
+    ),
+    *(
+        BadStore((3.0, 8.0), behaviour=behaviour, share=0.3)
+        for behaviour in (Behaviour.WRONG_ANSWER, Behaviour.WRONG_REQUEST)
+    ),
     *(
         BadReceivers((2.0, 8.0), behaviour=how)
         for how in ("500", "hang", "drip-body", "drip-head", "close", "redirect")

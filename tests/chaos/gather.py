@@ -14,7 +14,7 @@ from shared.storage.object_store import ObjectStore
 from tests.chaos.deployment import Deployment
 from tests.chaos.evidence import DeliveryRow, Evidence, JobRow, ResultRow, StoredObject
 from tests.chaos.history import History
-from tests.chaos.witness import DIGEST, Witness
+from tests.chaos.observer import DIGEST, Observer
 
 _READERS = 8
 
@@ -22,7 +22,7 @@ _READERS = 8
 def gather(
     deployment: Deployment,
     history: History,
-    witness: Witness,
+    observer: Observer,
     endpoints: Mapping[str, Collection[str]],
     incidents: Sequence[float],
 ) -> Evidence:
@@ -37,7 +37,7 @@ def gather(
     return Evidence(
         accepted=accepted,
         observed=observed,
-        snapshots=list(witness.snapshots),
+        snapshots=list(observer.snapshots),
         jobs=jobs,
         results=results,
         stored=_stored(ObjectStore(deployment.direct), keys),

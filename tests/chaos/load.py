@@ -32,7 +32,7 @@ _LOOK_SECONDS, _LOOKS_SECONDS = 1.0, 20.0
 _BURST = 4
 _THREADS = 96
 #: Longer than any definite answer should take.
-_PATIENCE = httpx.Timeout(20, connect=3)
+_TIMEOUT = httpx.Timeout(20, connect=3)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Load:
         self._chance = random.Random(seed)
         self._images = [_image(random.Random(seed + number), number) for number in range(_IMAGES)]
         self._clients = [
-            httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_PATIENCE, trust_env=False)
+            httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT, trust_env=False)
             for key in keys.values()
         ]
         self._tenants = list(keys)

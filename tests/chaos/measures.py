@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from signal import SIGKILL, SIGQUIT
 
-from tests.chaos.deaths import STAGES, have_one_die
+from tests.chaos.crash_points import STAGES, request_crash
 from tests.chaos.deployment import ANALYSIS_WORKERS
+from tests.chaos.experiment import Experiment
 from tests.chaos.load import Post, latency
 from tests.chaos.report import counts, spread
-from tests.chaos.scene import Scene
 
 _PASSING_SECONDS = 0.5
 #: For what should take seconds: what takes so long has failed.
-_PATIENCE = 90.0
+_TIMEOUT_SECONDS = 90.0
 #: Submissions a second while more than enough jobs wait, and while too few do.
 _TRICKLE, _FLOOD = 2.0, 40.0
 _BACKLOG = 60
@@ -39,60 +40,63 @@ class Target:
 Line = str | Target
 
 
-def recovery(scene: Scene, times: int) -> Iterator[Line]:
+def recovery(experiment: Experiment, times: int) -> Iterator[Line]:
     """Kill a worker that carries jobs, in each stage in turn, while another is ready: when do they run elsewhere?"""
-    lease, witness = scene.deployment.settings.lease_seconds, scene.witness
+    lease, observer = experiment.deployment.settings.lease_seconds, experiment.observer
     kills = 0
-    while _witnessed(scene) < times and kills < 2 * times:
-        scene.wait(lambda: all(map(scene.deployment.ready, ANALYSIS_WORKERS)), _PATIENCE)
-        point = STAGES[kills % len(STAGES)]
-        scene.wait(lambda point=point: have_one_die(scene.deployment.orders, point, _PASSING_SECONDS), _PATIENCE)  # type: ignore[misc]  # bound for this round
+    while _observed_kills(experiment) < times and kills < 2 * times:
+        experiment.wait(lambda: all(map(experiment.deployment.ready, ANALYSIS_WORKERS)), _TIMEOUT_SECONDS)
+        crash = partial(
+            request_crash, experiment.deployment.crash_requests, STAGES[kills % len(STAGES)], _PASSING_SECONDS
+        )
+        experiment.wait(crash, _TIMEOUT_SECONDS)
         kills += 1
-        scene.pause(0.5)  # until it is known what was dropped
-    scene.wait(lambda: all(each.waited is not None for each in witness.dropped), lease + _PATIENCE)
-    waited = [each.waited or lease + _PATIENCE for each in witness.dropped if not each.alone]
-    yield f"{kills} kills, {_witnessed(scene)} of them of jobs while another worker was ready: {len(waited)} jobs"
+        experiment.pause(0.5)  # until it is known what was dropped
+    experiment.wait(lambda: all(each.waited is not None for each in observer.dropped), lease + _TIMEOUT_SECONDS)
+    waited = [each.waited or lease + _TIMEOUT_SECONDS for each in observer.dropped if not each.no_other_ready]
+    observed = _observed_kills(experiment)
+    yield f"{kills} kills, {observed} of them of jobs while another worker was ready: {len(waited)} jobs"
     yield f"from the kill to the next attempt: {spread(waited)}"
     yield Target(f"p99 at most the lease + 5 s = {lease + 5:.0f} s", percentile(waited, 99) <= lease + 5)
 
 
-def _witnessed(scene: Scene) -> int:
+def _observed_kills(experiment: Experiment) -> int:
     """Count the kills that left jobs behind for a worker that was ready."""
-    return len({each.killed_at for each in scene.witness.dropped if not each.alone})
+    return len({each.killed_at for each in experiment.observer.dropped if not each.no_other_ready})
 
 
-def flush(scene: Scene, times: int) -> Iterator[Line]:
+def flush(experiment: Experiment, times: int) -> Iterator[Line]:
     """Lose every wake-up of a backlog: workers stand still while jobs arrive, Valkey is flushed, workers go on."""
     waited = []
     for _ in range(times):
         for name in ANALYSIS_WORKERS:
-            scene.deployment.freeze(name)
-        scene.load.rate = _FLOOD
-        scene.wait(lambda: _queued(scene) >= _BACKLOG, _PATIENCE)
-        scene.load.rate = _TRICKLE
-        with scene.deployment.redis() as client:
+            experiment.deployment.freeze(name)
+        experiment.load.rate = _FLOOD
+        experiment.wait(lambda: _queued(experiment) >= _BACKLOG, _TIMEOUT_SECONDS)
+        experiment.load.rate = _TRICKLE
+        with experiment.deployment.redis() as client:
             client.flushall()
         at = time.time()
         for name in ANALYSIS_WORKERS:
-            scene.deployment.thaw(name)
-        waited.append(_until(scene, "SELECT min(started_at) FROM jobs WHERE started_at > to_timestamp(%s)", at))
-        scene.wait(lambda: _queued(scene) == 0, _PATIENCE)
-        scene.pause(1)
+            experiment.deployment.thaw(name)
+        waited.append(_until(experiment, "SELECT min(started_at) FROM jobs WHERE started_at > to_timestamp(%s)", at))
+        experiment.wait(lambda: _queued(experiment) == 0, _TIMEOUT_SECONDS)
+        experiment.pause(1)
     yield f"{times} flushes with {_BACKLOG} jobs waiting, no worker awake: next claim after {spread(waited)}"
     yield Target("each within 5 s", max(waited) <= 5)
 
 
-def valkey_down(scene: Scene, times: int) -> Iterator[Line]:
+def valkey_down(experiment: Experiment, times: int) -> Iterator[Line]:
     """Keep a backlog for `times` minutes with Valkey dead, after a fifth as long with it."""
     usual_seconds, seconds = 12.0 * times, 60.0 * times
-    _keep_backlog(scene, 20)  # warm-up
-    usual = _keep_backlog(scene, usual_seconds)
-    scene.deployment.hold_down("valkey")
-    scene.deployment.signal("valkey", SIGKILL)
+    _keep_backlog(experiment, 20)  # warm-up
+    usual = _keep_backlog(experiment, usual_seconds)
+    experiment.deployment.keep_stopped("valkey")
+    experiment.deployment.signal("valkey", SIGKILL)
     at = time.time()
-    minutes = [_keep_backlog(scene, 60) for _ in range(times)]
-    posts = _posts_since(scene, at)
-    scene.deployment.let_up("valkey")
+    minutes = [_keep_backlog(experiment, 60) for _ in range(times)]
+    posts = _posts_since(experiment, at)
+    experiment.deployment.allow_start("valkey")
     rate = sum(minutes) / len(minutes)
     yield f"jobs finished a second: {usual:.1f} in {usual_seconds:.0f} s, {rate:.1f} in {seconds:.0f} s without Valkey"
     yield f"the slowest minute {min(minutes):.1f}; answers to POST meanwhile: {counts(post.answer for post in posts)}"
@@ -101,44 +105,44 @@ def valkey_down(scene: Scene, times: int) -> Iterator[Line]:
     yield Target("no less than half of the usual rate", rate >= usual / 2)
 
 
-def valkey_frozen(scene: Scene, times: int) -> Iterator[Line]:
+def valkey_frozen(experiment: Experiment, times: int) -> Iterator[Line]:
     """Freeze Valkey for 70 s."""
-    yield from _frozen(scene, "valkey", times, 70)
+    yield from _frozen(experiment, "valkey", times, 70)
 
 
-def store_frozen(scene: Scene, times: int) -> Iterator[Line]:
+def store_frozen(experiment: Experiment, times: int) -> Iterator[Line]:
     """Freeze the object store for a minute."""
-    yield from _frozen(scene, "s3", times, 60)
+    yield from _frozen(experiment, "s3", times, 60)
 
 
-def postgres_restart(scene: Scene, times: int) -> Iterator[Line]:
+def postgres_restart(experiment: Experiment, times: int) -> Iterator[Line]:
     """Have PostgreSQL shut down immediately: when is the next job accepted, when does one accepted since end?"""
-    before = _product(scene)
+    before = _product(experiment)
     accepted, ended = [], []
     for _ in range(times):
         at = time.time()
-        scene.deployment.signal("postgres", SIGQUIT)
-        scene.wait(lambda at=at: _first_202(scene, at) is not None, _PATIENCE)  # type: ignore[misc]  # bound for this round
-        accepted.append((_first_202(scene, at) or at + _PATIENCE) - at)
-        ended.append(_until(scene, "SELECT min(finished_at) FROM jobs WHERE created_at > to_timestamp(%s)", at))
-        scene.pause(3)
+        experiment.deployment.signal("postgres", SIGQUIT)
+        experiment.wait(lambda at=at: _first_202(experiment, at) is not None, _TIMEOUT_SECONDS)  # type: ignore[misc]  # bound for this round
+        accepted.append((_first_202(experiment, at) or at + _TIMEOUT_SECONDS) - at)
+        ended.append(_until(experiment, "SELECT min(finished_at) FROM jobs WHERE created_at > to_timestamp(%s)", at))
+        experiment.pause(3)
     yield f"{times} immediate shutdowns: next 202 after {spread(accepted)}"
     yield f"next verdict of a job accepted since: {spread(ended)}"
     yield Target("service back within 10 s", max(accepted + ended) <= 10)
-    yield Target("no process of the product ended", _product(scene) == before)
+    yield Target("no process of the product ended", _product(experiment) == before)
 
 
-def _frozen(scene: Scene, target: str, times: int, seconds: float) -> Iterator[Line]:
+def _frozen(experiment: Experiment, target: str, times: int, seconds: float) -> Iterator[Line]:
     posts, after = list[Post](), []
     for _ in range(times):
-        scene.pause(5)
+        experiment.pause(5)
         at = time.time()
-        scene.deployment.freeze(target)
-        scene.pause(seconds)
-        scene.deployment.thaw(target)
-        posts += [post for post in _posts_since(scene, at) if post.at + post.seconds < at + seconds]
+        experiment.deployment.freeze(target)
+        experiment.pause(seconds)
+        experiment.deployment.thaw(target)
+        posts += [post for post in _posts_since(experiment, at) if post.at + post.seconds < at + seconds]
         after.append(
-            _until(scene, "SELECT min(finished_at) FROM jobs WHERE created_at > to_timestamp(%s)", time.time())
+            _until(experiment, "SELECT min(finished_at) FROM jobs WHERE created_at > to_timestamp(%s)", time.time())
         )
     taken = [post.seconds for post in posts]
     yield f"{times} times {seconds:.0f} s: {len(posts)} POSTs answered, {counts(post.answer for post in posts)}"
@@ -153,49 +157,49 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else float("inf")
 
 
-def _keep_backlog(scene: Scene, seconds: float) -> float:
+def _keep_backlog(experiment: Experiment, seconds: float) -> float:
     """See to it that jobs always wait; return how many ended a second."""
     began, give_up_at = time.time(), time.monotonic() + seconds
     while time.monotonic() < give_up_at:
-        scene.load.rate = _FLOOD if _queued(scene) < _BACKLOG else _TRICKLE
-        scene.pause(0.3)
-    ended = scene.ask("SELECT count(*) FROM jobs WHERE finished_at > to_timestamp(%s)", began)
+        experiment.load.rate = _FLOOD if _queued(experiment) < _BACKLOG else _TRICKLE
+        experiment.pause(0.3)
+    ended = experiment.ask("SELECT count(*) FROM jobs WHERE finished_at > to_timestamp(%s)", began)
     return float(ended) / (time.time() - began)
 
 
-def _queued(scene: Scene) -> int:
-    return scene.ask("SELECT count(*) FROM jobs WHERE state = 'queued'") or 0
+def _queued(experiment: Experiment) -> int:
+    return experiment.ask("SELECT count(*) FROM jobs WHERE state = 'queued'") or 0
 
 
-def _until(scene: Scene, moment: str, at: float) -> float:
-    """Return the seconds from `at` to the first moment that a statement finds; `_PATIENCE` where there is none."""
+def _until(experiment: Experiment, moment: str, at: float) -> float:
+    """Return the seconds from `at` to the moment that a statement finds; `_TIMEOUT_SECONDS` where it finds none."""
     found: list[float] = []
 
     def look() -> bool:
-        value = scene.ask(f"SELECT extract(epoch FROM ({moment}))::float8", at)
+        value = experiment.ask(f"SELECT extract(epoch FROM ({moment}))::float8", at)
         found.extend([] if value is None else [value - at])
         return bool(found)
 
-    return found[0] if scene.wait(look, _PATIENCE) else _PATIENCE
+    return found[0] if experiment.wait(look, _TIMEOUT_SECONDS) else _TIMEOUT_SECONDS
 
 
-def _posts_since(scene: Scene, at: float) -> list[Post]:
-    return [post for post in scene.load.posts if post.at >= at]
+def _posts_since(experiment: Experiment, at: float) -> list[Post]:
+    return [post for post in experiment.load.posts if post.at >= at]
 
 
-def _first_202(scene: Scene, at: float) -> float | None:
-    return min((post.at + post.seconds for post in _posts_since(scene, at) if post.answer == "202"), default=None)
+def _first_202(experiment: Experiment, at: float) -> float | None:
+    return min((post.at + post.seconds for post in _posts_since(experiment, at) if post.answer == "202"), default=None)
 
 
-def _product(scene: Scene) -> dict[str, int]:
-    return {name: pid for name, pid in scene.deployment.pids.items() if name != "postgres"}
+def _product(experiment: Experiment) -> dict[str, int]:
+    return {name: pid for name, pid in experiment.deployment.pids.items() if name != "postgres"}
 
 
 @dataclass(frozen=True)
 class Measure:
     """One of them, and how it is usually done."""
 
-    carry_out: Callable[[Scene, int], Iterator[Line]]
+    run: Callable[[Experiment, int], Iterator[Line]]
     times: int
     rate: float
     """Submissions a second."""

@@ -25,18 +25,18 @@ from pathlib import Path
 import click
 import httpx
 
-from deploy.local.programs import Part
+from deploy.local.programs import StackProcess
 from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.settings import Settings
 from shared.tenants.api_keys import create_key
-from tests.chaos import members
+from tests.chaos import supervised
 from tests.chaos.checker import Broken, check
 from tests.chaos.deployment import ANALYSIS_WORKERS, DEFAULT, Clocks, Deployment
 from tests.chaos.evidence import TERMINAL, Accepted
 from tests.chaos.gather import gather
 from tests.chaos.history import History
-from tests.chaos.witness import Witness
+from tests.chaos.observer import Observer
 from tests.support.bad_images import photograph, saved
 from tests.support.poison import BY_NAME, POISONS, Poison
 
@@ -57,7 +57,7 @@ _DECODER_MEMORY = 300_000_000
 
 
 @dataclass(frozen=True)
-class Fate:
+class JobOutcome:
     """What became of one job."""
 
     state: str
@@ -68,34 +68,34 @@ class Fate:
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadResult:
     """What came of one load."""
 
-    poison: Sequence[Fate]
-    neighbours: Sequence[Fate]
+    poison: Sequence[JobOutcome]
+    neighbours: Sequence[JobOutcome]
     refused: Counter[str]
     """Answers to submissions other than 202."""
-    ended: Sequence[members.Ended]
+    ended: Sequence[supervised.Ended]
     """Workers that ended meanwhile."""
 
 
-class Flawed(Deployment):
+class FlawedDeployment(Deployment):
     """A deployment whose analysis workers have flaws."""
 
     def _settings(self, models_dir: Path, proxy_port: int, clocks: Clocks) -> Settings:
         usual = super()._settings(models_dir, proxy_port, clocks)
         return usual.model_copy(update={"memory_bytes": _MEMORY, "decode_memory_bytes": _DECODER_MEMORY})
 
-    def _parts(self, folder: Path, port: int) -> Iterator[Part]:
-        for part in super()._parts(folder, port):
-            if part.name in ANALYSIS_WORKERS:
+    def _stack_processes(self, folder: Path, port: int) -> Iterator[StackProcess]:
+        for process in super()._stack_processes(folder, port):
+            if process.name in ANALYSIS_WORKERS:
                 flawed = "tests.processes.poisoned_worker"
-                yield members.running(part, flawed, instead_of="tests.chaos.mortal_worker")
+                yield supervised.running(process, flawed, instead_of="tests.chaos.crashing_worker")
             else:
-                yield part
+                yield process
 
 
-class Feeding:
+class PoisonLoad:
     """Submits to a deployment, and waits until all that it accepted has ended."""
 
     def __init__(self, deployment: Deployment, history: History, rate: float, seed: int) -> None:
@@ -108,24 +108,24 @@ class Feeding:
             base_url=deployment.api_url, headers=_key_of(deployment.settings), timeout=20, trust_env=False
         )
 
-    def feed(self, jobs: int, poison: Poison | None) -> Run:
+    def feed(self, jobs: int, poison: Poison | None) -> LoadResult:
         """Submit so many images, every hundredth of them poison, and wait for their ends."""
         chance, due, ended_before = random.Random(self._seed), time.monotonic(), len(self._deployment.ended)
         with ThreadPoolExecutor(_CLIENTS) as clients:
             answers = []
             for first in range(0, jobs, _BURST):
                 due += _BURST * chance.expovariate(self._rate)
-                self._tend_until(due)
+                self._supervise_until(due)
                 for number in range(first, min(first + _BURST, jobs)):
                     is_poison = poison is not None and number % _ONE_IN == _ONE_IN // 4
                     answers.append((is_poison, clients.submit(self._submit, poison if is_poison else None)))
             given = [(is_poison, answer.result()) for is_poison, answer in answers]
         accepted = {job: is_poison for is_poison, (status, job) in given if status == "202"}
         self._wait_ended(list(accepted))
-        fates = self._fates(list(accepted))
-        return Run(
-            [fate for job, fate in fates.items() if accepted[job]],
-            [fate for job, fate in fates.items() if not accepted[job]],
+        outcomes = self._outcomes(list(accepted))
+        return LoadResult(
+            [outcome for job, outcome in outcomes.items() if accepted[job]],
+            [outcome for job, outcome in outcomes.items() if not accepted[job]],
             Counter(status for _, (status, _) in given if status != "202"),
             [each for each in self._deployment.ended[ended_before:] if each.name in ANALYSIS_WORKERS],
         )
@@ -143,21 +143,21 @@ class Feeding:
         self._history.accepted(Accepted(job, "tenant", hashlib.sha256(image).hexdigest(), time.time()))
         return "202", job
 
-    def _tend_until(self, moment: float) -> None:
+    def _supervise_until(self, moment: float) -> None:
         while time.monotonic() < moment:
-            self._deployment.tend()
+            self._deployment.restart_ended()
             time.sleep(min(_TICK_SECONDS, max(0.0, moment - time.monotonic())))
 
     def _wait_ended(self, jobs: list[str]) -> None:
         give_up_at = time.monotonic() + _QUIET_SECONDS
         while time.monotonic() < give_up_at:
-            self._tend_until(time.monotonic() + 0.5)
-            if all(fate.state in TERMINAL for fate in self._fates(jobs).values()):
+            self._supervise_until(time.monotonic() + 0.5)
+            if all(outcome.state in TERMINAL for outcome in self._outcomes(jobs).values()):
                 break
         while not all(self._deployment.ready(name) for name in ANALYSIS_WORKERS) and time.monotonic() < give_up_at:
-            self._tend_until(time.monotonic() + 0.5)  # the next load finds what this one found
+            self._supervise_until(time.monotonic() + 0.5)  # the next load finds what this one found
 
-    def _fates(self, jobs: list[str]) -> dict[str, Fate]:
+    def _outcomes(self, jobs: list[str]) -> dict[str, JobOutcome]:
         with contextlib.closing(self._deployment.postgres()) as connection, connection.cursor() as cursor:
             cursor.execute(
                 "SELECT id::text, state, error_code, deaths, "
@@ -165,7 +165,7 @@ class Feeding:
                 "FROM jobs WHERE id = ANY(%s::uuid[])",
                 (jobs,),
             )
-            return {job: Fate(*rest) for job, *rest in cursor.fetchall()}
+            return {job: JobOutcome(*rest) for job, *rest in cursor.fetchall()}
 
 
 def main() -> int:
@@ -183,43 +183,43 @@ def main() -> int:
     )
     folder = Path(tempfile.mkdtemp(prefix="distildire-poison-"))
     click.echo(f"logs: {folder}")
-    broken = _feed_all(folder, options)
+    broken = _run_all(folder, options)
     for line in broken:
         click.echo(f"BROKEN {line}")
     return 1 if broken else 0
 
 
-def _feed_all(folder: Path, options: argparse.Namespace) -> list[str]:
+def _run_all(folder: Path, options: argparse.Namespace) -> list[str]:
     """Print what each kind did; return the broken promises."""
     broken: list[str] = []
     with _running(folder, options.seed) as deployment, contextlib.closing(History(folder / "history")) as history:
-        witness = Witness(deployment)
-        witness.start()
-        feeding = Feeding(deployment, history, options.rate, options.seed)
+        observer = Observer(deployment)
+        observer.start()
+        load = PoisonLoad(deployment, history, options.rate, options.seed)
         # Once: should the machine get busier, that counts against the promise.
-        baseline = feeding.feed(min(options.jobs, _USUAL_JOBS), None)
+        baseline = load.feed(min(options.jobs, _USUAL_JOBS), None)
         _say("no poison", baseline)
         for poison in (each for each in POISONS if each.name in options.kind):
-            run = feeding.feed(options.jobs, poison)
+            run = load.feed(options.jobs, poison)
             _say(poison.name, run)
             broken += [f"{poison.name}: {what}" for what in broken_promises(poison, run, baseline)]
-        witness.close()
-        evidence = gather(deployment, history, witness, {}, [])
+        observer.close()
+        evidence = gather(deployment, history, observer, {}, [])
         found = [each for each in check(evidence) if each.broken not in _LOOKED_AT]
         click.echo(f"history: {len(evidence.accepted)} accepted, {len(found)} violations")
         return broken + [str(each) for each in found]
 
 
-def broken_promises(poison: Poison, run: Run, baseline: Run) -> Iterator[str]:
+def broken_promises(poison: Poison, run: LoadResult, baseline: LoadResult) -> Iterator[str]:
     """Yield each promise that a run with poison broke."""
-    for fate in run.poison:
-        if (fate.state, fate.code) != ("failed", poison.code):
-            yield f"a poison ended as {fate.state} {fate.code}, not {poison.code}"
-        if fate.seconds > _SLOWEST_POISON:
-            yield f"a poison took {fate.seconds:.0f} s"
-    for fate in run.neighbours:
-        if fate.state != "succeeded" or fate.deaths:
-            yield f"a neighbour ended as {fate.state} {fate.code} with {fate.deaths} deaths counted"
+    for outcome in run.poison:
+        if (outcome.state, outcome.code) != ("failed", poison.code):
+            yield f"a poison ended as {outcome.state} {outcome.code}, not {poison.code}"
+        if outcome.seconds > _SLOWEST_POISON:
+            yield f"a poison took {outcome.seconds:.0f} s"
+    for outcome in run.neighbours:
+        if outcome.state != "succeeded" or outcome.deaths:
+            yield f"a neighbour ended as {outcome.state} {outcome.code} with {outcome.deaths} deaths counted"
     slow, usual = _percentile(run.neighbours, 95), _percentile(baseline.neighbours, 95)
     if slow > _SLOWER_NEIGHBOURS * usual:
         yield f"the neighbours' p95 went from {usual:.2f} to {slow:.2f} s"
@@ -227,30 +227,30 @@ def broken_promises(poison: Poison, run: Run, baseline: Run) -> Iterator[str]:
         yield f"submissions were refused: {dict(run.refused)}"
 
 
-def _say(name: str, run: Run) -> None:
-    codes = Counter(f"{fate.state} {fate.code or ''}".strip() for fate in run.neighbours)
+def _say(name: str, run: LoadResult) -> None:
+    codes = Counter(f"{outcome.state} {outcome.code or ''}".strip() for outcome in run.neighbours)
     p50, p95, slowest = (_percentile(run.neighbours, percent) for percent in (50, 95, 100))
     click.echo(
-        f"{name:22} neighbours: {dict(codes)}, {sum(fate.deaths for fate in run.neighbours)} deaths counted, "
+        f"{name:22} neighbours: {dict(codes)}, {sum(outcome.deaths for outcome in run.neighbours)} deaths counted, "
         f"p50 {p50:.2f} s, p95 {p95:.2f} s, max {slowest:.1f} s"
     )
     if run.poison:
-        codes = Counter(f"{fate.state} {fate.code or ''}" for fate in run.poison)
+        codes = Counter(f"{outcome.state} {outcome.code or ''}" for outcome in run.poison)
         click.echo(
-            f"{'':22} poison: {dict(codes)}, deaths counted {sorted({fate.deaths for fate in run.poison})}, "
-            f"slowest {max(fate.seconds for fate in run.poison):.1f} s; "
+            f"{'':22} poison: {dict(codes)}, deaths counted {sorted({outcome.deaths for outcome in run.poison})}, "
+            f"slowest {max(outcome.seconds for outcome in run.poison):.1f} s; "
             f"workers that ended: {len(run.ended)} {dict(Counter(each.code for each in run.ended)) or ''}"
         )
 
 
-def _percentile(fates: Sequence[Fate], percent: float) -> float:
-    ordered = sorted(fate.seconds for fate in fates)
+def _percentile(outcomes: Sequence[JobOutcome], percent: float) -> float:
+    ordered = sorted(outcome.seconds for outcome in outcomes)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
 
 
 @contextlib.contextmanager
 def _running(folder: Path, seed: int) -> Iterator[Deployment]:
-    deployment = Flawed(folder, seed, {}, DEFAULT)
+    deployment = FlawedDeployment(folder, seed, {}, DEFAULT)
     try:
         deployment.start()
         yield deployment

@@ -21,7 +21,7 @@ _SECONDS = 30.0
 _UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Way(StrEnum):
+class Behaviour(StrEnum):
     """What the proxy does to a request."""
 
     CLEAN = "clean"
@@ -42,19 +42,19 @@ class StoreProxy:
         self.port, self.upstream = port, upstream
         self.released = threading.Event()
         self._chance = random.Random(seed)
-        self._way, self._share, self._delay = Way.CLEAN, 0.0, 0.0
+        self._behaviour, self._share, self._delay = Behaviour.CLEAN, 0.0, 0.0
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.proxy = self
         threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True).start()
 
-    def misbehave(self, way: Way, *, share: float, delay: float = 1.0) -> None:
-        """Send this share of requests the bad way from now on; `delay`, seconds, is that of the slow way."""
+    def misbehave(self, behaviour: Behaviour, *, share: float, delay: float = 1.0) -> None:
+        """Send this share of requests the bad way from now on; `delay`, seconds, is that of `SLOW`."""
         self.released.clear()
-        self._way, self._share, self._delay = way, share, delay
+        self._behaviour, self._share, self._delay = behaviour, share, delay
 
     def behave(self) -> None:
         """Pass everything on again, and hang up on who was met with silence."""
-        self._way = Way.CLEAN
+        self._behaviour = Behaviour.CLEAN
         self.released.set()
 
     def close(self) -> None:
@@ -63,10 +63,10 @@ class StoreProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def draw(self) -> tuple[Way, float]:
-        """Decide one request's way, and how long it is held up."""
-        way, delay = self._way, self._delay
-        return (way, delay) if self._chance.random() < self._share else (Way.CLEAN, 0.0)
+    def draw(self) -> tuple[Behaviour, float]:
+        """Decide one request's behaviour, and how long it is held up."""
+        behaviour, delay = self._behaviour, self._delay
+        return (behaviour, delay) if self._chance.random() < self._share else (Behaviour.CLEAN, 0.0)
 
 
 class _Server(ThreadingTCPServer):
@@ -88,25 +88,25 @@ class _Handler(BaseRequestHandler):
         request = _read_request(self.request)
         if request is None:
             return
-        way, delay = self.server.proxy.draw()
-        match way:
-            case Way.UNAVAILABLE:
+        behaviour, delay = self.server.proxy.draw()
+        match behaviour:
+            case Behaviour.UNAVAILABLE:
                 self.request.sendall(_UNAVAILABLE)
-            case Way.SILENT:
+            case Behaviour.SILENT:
                 self.server.proxy.released.wait(_SECONDS)
-            case Way.RESET:
+            case Behaviour.RESET:
                 _reset(self.request)
             case _:
-                self._pass_on(request, way, delay)
+                self._pass_on(request, behaviour, delay)
 
-    def _pass_on(self, request: bytes, way: Way, delay: float) -> None:
-        self.server.proxy.released.wait(delay if way is Way.SLOW else 0)
+    def _pass_on(self, request: bytes, behaviour: Behaviour, delay: float) -> None:
+        self.server.proxy.released.wait(delay if behaviour is Behaviour.SLOW else 0)
         with socket.create_connection(("127.0.0.1", self.server.proxy.upstream), _SECONDS) as upstream:
-            upstream.sendall(_spoilt(request, way is Way.CUT_REQUEST, way is Way.WRONG_REQUEST))
-            if way is Way.CUT_REQUEST:
+            upstream.sendall(_spoilt(request, behaviour is Behaviour.CUT_REQUEST, behaviour is Behaviour.WRONG_REQUEST))
+            if behaviour is Behaviour.CUT_REQUEST:
                 return
             answer = b"".join(_chunks(upstream))
-        self.request.sendall(_spoilt(answer, way is Way.CUT_ANSWER, way is Way.WRONG_ANSWER))
+        self.request.sendall(_spoilt(answer, behaviour is Behaviour.CUT_ANSWER, behaviour is Behaviour.WRONG_ANSWER))
 
 
 def _spoilt(message: bytes, cut: bool, wrong: bool) -> bytes:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tests.chaos.checker import Broken
 from tests.chaos.load import Post, latency
-from tests.chaos.members import Ended
 from tests.chaos.run import Done, Outcome
 from tests.chaos.schedule import Lane
+from tests.chaos.supervised import Ended
 
 
 def plan_lines(plan: Sequence[Lane]) -> Iterator[str]:
@@ -96,8 +96,10 @@ def _during(post: Post, done: Done) -> bool:
 def _dropped(outcome: Outcome) -> Iterator[str]:
     stages = counts(each.stage for each in outcome.dropped)
     yield f"jobs of killed workers: {len(outcome.dropped)} ({stages})"
-    for what, alone in (("while another worker was ready", False), ("while none was", True)):
-        waited = [each.waited for each in outcome.dropped if each.waited is not None and each.alone is alone]
+    for what, no_other_ready in (("while another worker was ready", False), ("while none was", True)):
+        waited = [
+            each.waited for each in outcome.dropped if each.waited is not None and each.no_other_ready is no_other_ready
+        ]
         yield f"  {what}: {len(waited)}, run again after {spread(waited)}"
 
 

@@ -17,42 +17,42 @@ from signal import SIGTERM
 import click
 
 from tests.chaos.deployment import ANALYSIS_WORKERS, DEFAULT
+from tests.chaos.experiment import Experiment, loaded
 from tests.chaos.load import latency
 from tests.chaos.logbook import Logbook, read_logs
 from tests.chaos.measures import Line, Target
-from tests.chaos.members import Ended
 from tests.chaos.report import counts, verdict_lines
 from tests.chaos.run import conclude
-from tests.chaos.scene import Scene, loaded
+from tests.chaos.supervised import Ended
 
 PROCESSES = ("api", *ANALYSIS_WORKERS, "webhook_worker", "beat")
 _STOP_SECONDS = 30.0
 #: For an end or a start on a busy machine: what takes so long has failed.
-_PATIENCE = 120.0
+_TIMEOUT_SECONDS = 120.0
 _RATE = 4.0
 
 
-def restart_all(scene: Scene) -> Iterator[Ended]:
+def restart_all(experiment: Experiment) -> Iterator[Ended]:
     """Stop each process in turn, and wait until it works again; yield how each ended."""
-    deployment = scene.deployment
+    deployment = experiment.deployment
     for name in PROCESSES:
-        seen = len(deployment.ended)
+        before = len(deployment.ended)
         deployment.signal(name, SIGTERM)
-        scene.wait(lambda seen=seen: len(deployment.ended) > seen, _PATIENCE)  # type: ignore[misc]  # bound for this round
-        yield from deployment.ended[seen:]
-        scene.wait(lambda name=name: deployment.ready(name), _PATIENCE)  # type: ignore[misc]
+        experiment.wait(lambda before=before: len(deployment.ended) > before, _TIMEOUT_SECONDS)  # type: ignore[misc]  # bound for this round
+        yield from deployment.ended[before:]
+        experiment.wait(lambda name=name: deployment.ready(name), _TIMEOUT_SECONDS)  # type: ignore[misc]
 
 
-def rolling(scene: Scene, restarts: int) -> Iterator[Line]:
+def rolling(experiment: Experiment, restarts: int) -> Iterator[Line]:
     """Restart everything so often; hold what became of it against what was promised."""
     began, ended = time.monotonic(), list[Ended]()
     for _ in range(restarts):
-        ended += restart_all(scene)
+        ended += restart_all(experiment)
     taken = sorted(each.stop_seconds or 0.0 for each in ended)
     yield f"{restarts} rolling restarts, {len(ended)} processes ended, in {time.monotonic() - began:.0f} s"
     yield f"exit statuses: {counts(f'{each.name} {each.code}' for each in ended)}"
     yield f"from SIGTERM to the end: p50 {taken[len(taken) // 2]:.1f} s, the longest {taken[-1]:.1f} s"
-    posts = scene.load.posts
+    posts = experiment.load.posts
     yield f"answers to POST: {counts(post.answer for post in posts)}; p99 {latency(posts, 99):.1f} s"
     yield Target(
         "each process ended when told to, with 0", len(ended) == restarts * len(PROCESSES) and _all_zero(ended)
@@ -64,12 +64,12 @@ def _all_zero(ended: Sequence[Ended]) -> bool:
     return not any(each.code for each in ended)
 
 
-def consequences(scene: Scene, logbook: Logbook) -> Iterator[Line]:
+def consequences(experiment: Experiment, logbook: Logbook) -> Iterator[Line]:
     """What the restarts did to jobs and webhooks, once all are at rest."""
-    deaths = scene.ask("SELECT coalesce(sum(deaths), 0) + count(*) FILTER (WHERE suspect) FROM jobs")
-    again = scene.ask("SELECT coalesce(sum(attempt - 1), 0) FROM jobs WHERE attempt > 1")
+    deaths = experiment.ask("SELECT coalesce(sum(deaths), 0) + count(*) FILTER (WHERE suspect) FROM jobs")
+    again = experiment.ask("SELECT coalesce(sum(attempt - 1), 0) FROM jobs WHERE attempt > 1")
     unbegun = logbook.attempts["released, yes"]
-    tries = scene.ask("SELECT coalesce(sum(attempt - 1), 0) FROM webhook_deliveries WHERE attempt > 1")
+    tries = experiment.ask("SELECT coalesce(sum(attempt - 1), 0) FROM webhook_deliveries WHERE attempt > 1")
     yield f"second attempts: {again}; given back before they were begun: {unbegun}; errors: {_listed(logbook.errors)}"
     yield Target("no death counted, nobody suspected", deaths == 0)
     yield Target("no job was begun twice", again is not None and again <= unbegun)
@@ -82,11 +82,11 @@ def _listed(errors: Counter[str]) -> str:
 
 def run(folder: Path, *, seed: int, restarts: int) -> Iterator[Line]:
     """Do all of it; yield each figure and each target."""
-    with loaded(folder, seed=seed, rate=_RATE, clocks=DEFAULT) as scene:
-        yield from rolling(scene, restarts)
-        outcome = conclude(scene, [], 0)
+    with loaded(folder, seed=seed, rate=_RATE, clocks=DEFAULT) as experiment:
+        yield from rolling(experiment, restarts)
+        outcome = conclude(experiment, [], 0)
         yield f"accepted {len(outcome.evidence.accepted)}"
-        yield from consequences(scene, read_logs(scene.deployment.logs))
+        yield from consequences(experiment, read_logs(experiment.deployment.logs))
         yield from verdict_lines(outcome)
         yield Target("nothing lost, doubled, stuck or changed", not outcome.violations)
 

@@ -12,14 +12,14 @@ import psycopg2
 from tests.chaos.checker import Violation, check
 from tests.chaos.deployment import ANALYSIS_WORKERS, Deployment
 from tests.chaos.evidence import Evidence
+from tests.chaos.experiment import Experiment
 from tests.chaos.faults import LONG, Fault, LockJobs, TerminateBackends
 from tests.chaos.gather import find_ghosts, gather
 from tests.chaos.load import Post
 from tests.chaos.logbook import Logbook, read_logs
-from tests.chaos.members import Ended
-from tests.chaos.scene import Scene
+from tests.chaos.observer import Dropped
 from tests.chaos.schedule import Lane
-from tests.chaos.witness import Dropped
+from tests.chaos.supervised import Ended
 
 #: How long everything may take to come to rest after the last fault and the last submission.
 _QUIET_SECONDS = 180.0
@@ -54,17 +54,17 @@ class Outcome:
     """From the last submission to the last job's and webhook's end."""
 
 
-def carry_out(scene: Scene, plan: Sequence[Lane], *, patience: float = 15) -> list[Done]:
+def run_faults(experiment: Experiment, plan: Sequence[Lane], *, timeout: float = 15) -> list[Done]:
     """Begin and end each fault at its time; return those for which there was something to do.
 
-    A fault waits for `patience` seconds for what it can be done to; more than that only costs others.
+    A fault waits for `timeout` seconds for what it can be done to; more than that only costs others.
     """
     began, done = time.monotonic(), list[Done]()
     reserved: set[str] = set()
-    lanes = [_drive(scene.deployment, lane, began, done, reserved, patience) for lane in plan]
+    lanes = [_drive(experiment.deployment, lane, began, done, reserved, timeout) for lane in plan]
     while lanes:
         lanes = [lane for lane in lanes if next(lane, _OVER) is not _OVER]
-        scene.tick()
+        experiment.tick()
     return done
 
 
@@ -74,31 +74,31 @@ def missed(plan: Sequence[Lane], done: Sequence[Done]) -> list[str]:
     return sorted({planned.fault.name for lane in plan for planned in lane if planned.fault not in did})
 
 
-def conclude(scene: Scene, done: Sequence[Done], jobs: int) -> Outcome:
+def conclude(experiment: Experiment, done: Sequence[Done], jobs: int) -> Outcome:
     """End the load when `jobs` were accepted, wait until nothing is left to do, and check what is there."""
-    scene.load.end_after(jobs)
-    while scene.load.running or scene.deployment.stopping:
-        scene.tick()
-    scene.load.close()
-    quiet = _come_to_rest(scene)
-    scene.witness.close()
-    incidents = _incidents(scene.deployment, done)
-    evidence = gather(scene.deployment, scene.history, scene.witness, scene.endpoints, incidents)
-    _time_verdicts(scene.deployment, done)
+    experiment.load.end_after(jobs)
+    while experiment.load.running or experiment.deployment.stopping:
+        experiment.tick()
+    experiment.load.close()
+    quiet = _come_to_rest(experiment)
+    experiment.observer.close()
+    incidents = _incidents(experiment.deployment, done)
+    evidence = gather(experiment.deployment, experiment.history, experiment.observer, experiment.endpoints, incidents)
+    _time_verdicts(experiment.deployment, done)
     return Outcome(
         evidence,
         check(evidence),
         done,
-        scene.load.posts,
-        scene.witness.dropped,
-        scene.deployment.ended,
-        read_logs(scene.deployment.logs),
+        experiment.load.posts,
+        experiment.observer.dropped,
+        experiment.deployment.ended,
+        read_logs(experiment.deployment.logs),
         quiet,
     )
 
 
 def _drive(
-    deployment: Deployment, lane: Lane, began: float, done: list[Done], reserved: set[str], patience: float
+    deployment: Deployment, lane: Lane, began: float, done: list[Done], reserved: set[str], timeout: float
 ) -> Iterator[None]:
     """Do the faults of a lane, one after the other; yields between looks.
 
@@ -110,7 +110,7 @@ def _drive(
         fault = planned.fault
         if fault.target in reserved or not fault.possible(deployment):
             continue
-        give_up_at = time.monotonic() + patience
+        give_up_at = time.monotonic() + timeout
         while (happened := _begin(deployment, fault)) is None and time.monotonic() < give_up_at:
             yield  # what it is done to is still being started again
         if happened is None:
@@ -133,14 +133,14 @@ def _begin(deployment: Deployment, fault: Fault) -> Done | None:
     return None
 
 
-def _come_to_rest(scene: Scene) -> float:
+def _come_to_rest(experiment: Experiment) -> float:
     """Wait until nothing is left to do; return how long that took. What does not end will be found stuck.
 
     The tries of a webhook are up to a day apart: those that wait for one are made due at once.
     """
     began = time.monotonic()
-    while not _at_rest(scene.deployment) and time.monotonic() < began + _QUIET_SECONDS:
-        scene.pause(0.5)
+    while not _at_rest(experiment.deployment) and time.monotonic() < began + _QUIET_SECONDS:
+        experiment.pause(0.5)
     return time.monotonic() - began
 
 

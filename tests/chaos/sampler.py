@@ -96,12 +96,12 @@ class Sampler:
 
 def _of_process(name: str, pid: int) -> Iterator[tuple[Series, float]]:
     """The process with all its children; those that live for one image come and go."""
-    members = tree(pid)
+    processes = tree(pid)
     memory = resident_bytes(pid)
     if memory:  # else it has just ended
         yield Series(name, pid, "memory, MiB"), round(memory / _MIB, 1)
-        yield Series(name, pid, "descriptors"), _entries(members, "fd")
-        yield Series(name, pid, "threads"), _entries(members, "task")
+        yield Series(name, pid, "descriptors"), _entries(processes, "fd")
+        yield Series(name, pid, "threads"), _entries(processes, "task")
 
 
 def _entries(pids: Sequence[int], folder: str) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.chaos.experiment import loaded
 from tests.chaos.faults import BESIDE, KILLS, LASTING, LONG, MOMENTS
 from tests.chaos.report import ended_unasked, fault_lines, outcome_lines, plan_lines, verdict_lines
-from tests.chaos.run import carry_out, conclude, missed
-from tests.chaos.scene import loaded
+from tests.chaos.run import conclude, missed, run_faults
 from tests.chaos.schedule import one_pass, random_plan
 
 SEED = 20
@@ -21,8 +21,8 @@ SEED = 20
 def test_no_promise_is_broken_whatever_fails(tmp_path: Path):
     plan = one_pass(SEED, rest=0.5)
     click.echo("\n".join(plan_lines(plan)))
-    with loaded(tmp_path, seed=SEED, rate=3) as scene:
-        outcome = conclude(scene, carry_out(scene, plan, patience=60), jobs=200)
+    with loaded(tmp_path, seed=SEED, rate=3) as experiment:
+        outcome = conclude(experiment, run_faults(experiment, plan, timeout=60), jobs=200)
     click.echo("\n".join([*outcome_lines(outcome), *fault_lines(outcome), *verdict_lines(outcome)]))
     assert len(outcome.evidence.accepted) >= 200
     assert not [name for name in missed(plan, outcome.faults) if "disk full" not in name]  # only root has small disks

@@ -13,7 +13,7 @@ import httpx
 
 from shared.errors import ErrorCode
 from tests.hostile.corpora import HostileFile
-from tests.hostile.service import TENANTS, MemoryGauge, Service
+from tests.hostile.service import TENANTS, MemoryGauge, ServiceUnderTest
 
 #: The most that a file may take, from the first byte sent to a terminal state seen.
 MOST_SECONDS = 10.0
@@ -71,7 +71,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-def send_all(service: Service, files: Sequence[HostileFile]) -> Outcome:
+def send_all(service: ServiceUnderTest, files: Sequence[HostileFile]) -> Outcome:
     """Send every file, one at a time for each tenant, and wait for what comes of it."""
     outcome, began, rest = Outcome(), time.monotonic(), iter(files)
     taking = threading.Lock()
@@ -95,7 +95,7 @@ def send_all(service: Service, files: Sequence[HostileFile]) -> Outcome:
     return outcome
 
 
-def flood(service: Service, file: HostileFile) -> Outcome:
+def flood(service: ServiceUnderTest, file: HostileFile) -> Outcome:
     """Send one file as often as the worker carries jobs, all at once: what it may hold at the most."""
     count, began = service.place.settings.slot_count, time.monotonic()
     gauge = MemoryGauge(service.worker_pid)
@@ -115,7 +115,7 @@ def slow_among(endings: Sequence[Ending]) -> list[str]:
     return [f"{ending.file.source}, {ending.file.name}: {ending.slow}" for ending in endings if ending.slow]
 
 
-def _violations(service: Service, endings: Sequence[Ending]) -> list[str]:
+def _violations(service: ServiceUnderTest, endings: Sequence[Ending]) -> list[str]:
     return broken_by(endings) + [f"{name} ended" for name in service.ended()] + service.complaints()
 
 

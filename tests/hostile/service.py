@@ -52,7 +52,7 @@ class MemoryGauge:
 
 
 @dataclass
-class Service:
+class ServiceUnderTest:
     """A running API and analysis worker."""
 
     place: Workplace
@@ -84,7 +84,7 @@ class Service:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Service]:
+def running(folder: Path) -> Iterator[ServiceUnderTest]:
     """Start the service and its servers in `folder`; end them with the block."""
     with LocalServices(folder / "services") as local:
         urls = local.start()
@@ -93,6 +93,6 @@ def running(folder: Path) -> Iterator[Service]:
         try:
             url = place.start_api()
             worker = place.start_analysis()
-            yield Service(place, url, worker.process.pid)
+            yield ServiceUnderTest(place, url, worker.process.pid)
         finally:
             place.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.poison import POISONS, Place, Poison, do_harm
+from tests.support.poison import POISONS, Poison, PoisonedStep, do_harm
 from worker.__main__ import main
 from worker.jobs import service
 from worker.sandbox.sandbox import Sandbox
@@ -65,7 +65,7 @@ def _poison_in(image: Tensor) -> Poison | None:
     if (highest - lowest).max() > 1e-3:
         return None
     colour = ((lowest + 1) * 127.5).round().int().tolist()
-    return next((each for each in POISONS if each.place is Place.BATCH and list(each.colour) == colour), None)
+    return next((each for each in POISONS if each.place is PoisonedStep.BATCH and list(each.colour) == colour), None)
 
 
 service.load_detector = _load_flawed

@@ -46,12 +46,12 @@ def test_there_every_address_answers() -> None:
     """Public, private, link-local and metadata: all are this machine, so all could be reached."""
     code = """
 import sys
-from tests.support.egress_forms import Everybody
+from tests.support.egress_forms import AllAddresses
 import socket
-everybody = Everybody()
+all_addresses = AllAddresses()
 for address in sys.argv[1:]:
-    socket.create_connection((address, everybody.port), timeout=5).close()
-    assert everybody.take() == [address]
+    socket.create_connection((address, all_addresses.port), timeout=5).close()
+    assert all_addresses.take() == [address]
 """
     addresses = ["93.184.215.14", "10.0.0.1", "169.254.169.254", "198.18.0.1", "fd00:ec2::254", "64:ff9b::7f00:1"]
     done = inside("-c", code, *addresses, "2606:2800:21f:cb07::1")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from shared.settings import Settings
-from tests.support.api_server import LIMIT, Server, serving
+from tests.support.api_server import LIMIT, ApiServer, serving
 from tests.support.api_world import ApiWorld, png
 
 #: What may be on its way when the answer is written: socket buffers of both sides.
@@ -20,7 +20,7 @@ IN_FLIGHT = 8_000_000
 
 
 @pytest.fixture(scope="module")
-def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with serving(api_settings, tmp_path_factory.mktemp("gunicorn")) as running:
         yield running
 
@@ -38,7 +38,7 @@ def _read_answer(connection: socket.socket) -> bytes:
     return answer
 
 
-def test_a_length_over_the_limit_is_refused_before_any_of_the_body(api: ApiWorld, server: Server) -> None:
+def test_a_length_over_the_limit_is_refused_before_any_of_the_body(api: ApiWorld, server: ApiServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(_request_head(api, "Content-Length: 5000000000"))
         answer = _read_answer(connection)
@@ -46,7 +46,7 @@ def test_a_length_over_the_limit_is_refused_before_any_of_the_body(api: ApiWorld
     assert b"body_too_large" in answer
 
 
-def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(api: ApiWorld, server: Server) -> None:
+def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(api: ApiWorld, server: ApiServer) -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     sent = 0
@@ -69,13 +69,13 @@ def test_a_chunked_body_over_the_limit_is_refused_while_it_is_sent(api: ApiWorld
     assert sent < LIMIT + IN_FLIGHT
 
 
-def test_a_bad_key_is_refused_before_any_of_the_body(server: Server) -> None:
+def test_a_bad_key_is_refused_before_any_of_the_body(server: ApiServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n")
         assert _read_answer(connection).startswith(b"HTTP/1.1 401")
 
 
-def test_a_connection_that_will_be_closed_is_said_to_be(server: Server, api: ApiWorld) -> None:
+def test_a_connection_that_will_be_closed_is_said_to_be(server: ApiServer, api: ApiWorld) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n")
         assert b"\r\nConnection: close\r\n" in _read_answer(connection)
@@ -86,7 +86,7 @@ def test_a_connection_that_will_be_closed_is_said_to_be(server: Server, api: Api
         assert _read_answer(connection).startswith(b"HTTP/1.1 200")
 
 
-def test_an_image_makes_the_whole_way(api: ApiWorld, server: Server) -> None:
+def test_an_image_makes_the_whole_way(api: ApiWorld, server: ApiServer) -> None:
     with httpx.Client(base_url=server.url, headers=api.one.headers, trust_env=False) as client:
         accepted = client.post("/v1/jobs", files={"image": png()})
         assert accepted.status_code == 202
@@ -96,7 +96,7 @@ def test_an_image_makes_the_whole_way(api: ApiWorld, server: Server) -> None:
         assert client.get(job.json()["artifacts"]["overlay"]["href"]).content == b"overlay"
 
 
-def test_any_worker_answers_with_the_metrics_of_all(api: ApiWorld, server: Server) -> None:
+def test_any_worker_answers_with_the_metrics_of_all(api: ApiWorld, server: ApiServer) -> None:
     for _ in range(30):  # a new connection each, so that both workers get some
         assert httpx.get(f"{server.url}/v1/jobs", headers=api.one.headers, trust_env=False).status_code == 200
     scrapes = [httpx.get(f"{server.url}/metrics", trust_env=False).text for _ in range(4)]
@@ -104,7 +104,7 @@ def test_any_worker_answers_with_the_metrics_of_all(api: ApiWorld, server: Serve
     assert all(wanted in scrape for scrape in scrapes)
 
 
-def test_a_stop_is_clean_and_leaves_no_files(server: Server) -> None:
+def test_a_stop_is_clean_and_leaves_no_files(server: ApiServer) -> None:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=30) == 0
     assert [path.name for path in server.temporary.iterdir()] == ["log"]

@@ -23,7 +23,7 @@ from werkzeug.exceptions import RequestTimeout
 from api import gunicorn_worker
 from api.security_headers import SAFE_HEADERS
 from shared.settings import Settings
-from tests.support.api_server import Server, serving
+from tests.support.api_server import ApiServer, serving
 from tests.support.api_world import ApiWorld, png
 
 TRICKLING = 200
@@ -34,7 +34,7 @@ PROMPT_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
-def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with serving(api_settings, tmp_path_factory.mktemp("gunicorn")) as running:
         yield running
 
@@ -56,7 +56,7 @@ class Slow:
     answered_after: float | None = field(init=False, default=None)
     """Seconds from its first byte to the server's first."""
 
-    def connect(self, server: Server) -> socket.socket:
+    def connect(self, server: ApiServer) -> socket.socket:
         self.connection = server.connect()
         self.began = self.sent_until = time.monotonic()
         self.connection.sendall(self.begin)
@@ -74,7 +74,7 @@ class Slow:
 
 
 @contextmanager
-def _sending(server: Server, clients: Iterable[Slow]) -> Iterator[None]:
+def _sending(server: ApiServer, clients: Iterable[Slow]) -> Iterator[None]:
     ended = threading.Event()
     with ExitStack() as stack:
         for client in clients:
@@ -118,7 +118,7 @@ def _answer(client: socket.socket, seconds: float) -> tuple[int, dict[str, str],
     return int(first.split()[1]), dict(line.split(": ", 1) for line in lines), json.loads(body)
 
 
-def test_clients_that_trickle_hold_nobody_up_and_are_let_go(api: ApiWorld, server: Server) -> None:
+def test_clients_that_trickle_hold_nobody_up_and_are_let_go(api: ApiWorld, server: ApiServer) -> None:
     """Half of them trickle heads; half have a valid key, and trickle the body of an upload.
 
     A few more send bodies of which no end is in sight, at a quarter of the pace that is asked for.
@@ -149,7 +149,7 @@ def test_clients_that_trickle_hold_nobody_up_and_are_let_go(api: ApiWorld, serve
             assert 0.97 * client.patience <= client.answered_after < client.patience + PROMPT_SECONDS
 
 
-def test_clients_that_take_nothing_hold_nobody_up(api: ApiWorld, server: Server) -> None:
+def test_clients_that_take_nothing_hold_nobody_up(api: ApiWorld, server: ApiServer) -> None:
     """They ask for more files than a connection can hold, without a key, and read no answer."""
     asking = b"GET /docs/static/docs.js HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000
     with ExitStack() as stack:
@@ -207,7 +207,7 @@ def _is_closed(client: socket.socket) -> bool:
         return True
 
 
-def test_a_body_that_comes_at_the_pace_asked_for_may_take_longer(api: ApiWorld, server: Server) -> None:
+def test_a_body_that_comes_at_the_pace_asked_for_may_take_longer(api: ApiWorld, server: ApiServer) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (440, 440, 3), np.uint8)
     image = BytesIO()
     Image.fromarray(pixels).save(image, "PNG")
@@ -234,7 +234,7 @@ def test_a_body_that_comes_at_the_pace_asked_for_may_take_longer(api: ApiWorld, 
         assert _answer(client, 10)[0] == 202
 
 
-def test_a_body_may_come_byte_by_byte(api: ApiWorld, server: Server) -> None:
+def test_a_body_may_come_byte_by_byte(api: ApiWorld, server: ApiServer) -> None:
     fields = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + png() + b"\r\n--b--\r\n"
     head = _head(
         f"Authorization: Bearer {api.one.key}",
@@ -259,7 +259,9 @@ def test_a_body_may_come_byte_by_byte(api: ApiWorld, server: Server) -> None:
     ],
     ids=["long address", "long header", "many headers", "no header", "no request"],
 )
-def test_what_is_no_request_is_refused_like_any_other(server: Server, request_: bytes, status: int, code: str) -> None:
+def test_what_is_no_request_is_refused_like_any_other(
+    server: ApiServer, request_: bytes, status: int, code: str
+) -> None:
     with server.connect() as client:
         client.sendall(request_)
         told, headers, document = _answer(client, 10)
@@ -271,7 +273,7 @@ def test_what_is_no_request_is_refused_like_any_other(server: Server, request_: 
     assert "canary" not in str(document) + server.log()
 
 
-def test_a_body_that_is_not_chunked_as_it_says_is_refused(api: ApiWorld, server: Server) -> None:
+def test_a_body_that_is_not_chunked_as_it_says_is_refused(api: ApiWorld, server: ApiServer) -> None:
     head = _head(
         f"Authorization: Bearer {api.one.key}",
         "Content-Type: multipart/form-data; boundary=b",
@@ -283,7 +285,7 @@ def test_a_body_that_is_not_chunked_as_it_says_is_refused(api: ApiWorld, server:
     assert (status, document["code"]) == (400, "malformed_request")
 
 
-def test_a_body_that_nobody_reads_does_not_go_on_for_ever(api: ApiWorld, server: Server) -> None:
+def test_a_body_that_nobody_reads_does_not_go_on_for_ever(api: ApiWorld, server: ApiServer) -> None:
     with server.connect() as client:
         client.sendall(
             f"GET /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.one.key}\r\n"

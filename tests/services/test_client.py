@@ -202,7 +202,7 @@ def test_waiting_tells_each_change_once_and_ends_with_the_jobs():
 
 
 def test_a_submission_asks_no_more_for_a_job_that_has_ended(image: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("deploy.submission._LOOK_SECONDS", 0.15)
+    monkeypatch.setattr("deploy.submission._CHECK_SECONDS", 0.15)
     ended = {"id": "1", "status": "succeeded", "result": {"prediction": "REAL"}}
     with following(image, {"1": ended, "2": {"id": "2", "status": "queued"}}) as (_, submission, script):
         looks = []
@@ -228,11 +228,11 @@ def test_who_waits_is_told_once_that_nobody_works_or_that_this_cannot_be_told(
     said: list[str] = []
     jobs = {number: {"id": number, "status": "queued"} for number in "12"}
     with following(image, jobs, metrics) as (client, submission, _):
-        monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 3600)
+        monkeypatch.setattr("deploy.commands.submit._UNKNOWN_SECONDS", 3600)
         watch = WorkerWatch(client, submission, said.append)
         watch.look()
         assert bool(said) == says.startswith("No ")
-        monkeypatch.setattr("deploy.commands.submit._UNTOLD_SECONDS", 0)
+        monkeypatch.setattr("deploy.commands.submit._UNKNOWN_SECONDS", 0)
         watch.look()
         watch.look()
     assert len(said) == bool(says)

@@ -33,7 +33,7 @@ from shared.webhooks.queries import list_deliveries
 from shared.webhooks.retry_schedule import Decision, Delivered, Retry
 from shared.workers import registry
 from tests.support.databases import as_role, fresh_database
-from tests.support.plans import Watched, have_told
+from tests.support.plans import StatementLog, explain_statements
 
 LEASE = timedelta(hours=1)
 
@@ -124,8 +124,8 @@ class World:
     """A service at depth: what its processes do, one call at a time."""
 
     def __init__(self, url: str) -> None:
-        have_told(url, [API_ROLE, WORKER_ROLE])
-        self.watched = Watched()
+        explain_statements(url, [API_ROLE, WORKER_ROLE])
+        self.watched = StatementLog()
         with contextlib.closing(Database(url)) as owner, owner.begin() as session:
             self.tenant = session.scalars(text("SELECT id FROM tenants ORDER BY id LIMIT 1")).one()
             self.endpoint = session.scalars(text(_PROMPT), {"tenant": self.tenant}).one()

@@ -12,10 +12,10 @@ from rich.console import Console
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from deploy.cli import main
-from deploy.commands.operator.top import view
+from deploy.commands.operator.top import render
 from deploy.doctor import server_checks
-from deploy.doctor.findings import Finding
-from deploy.doctor.server_checks import Servers, ask
+from deploy.doctor.check_result import CheckResult
+from deploy.doctor.server_checks import CheckedServers, check_servers
 from deploy.local.credentials import free_ports
 from deploy.local.stack_file import StackDocument
 from shared.settings import Settings
@@ -24,9 +24,9 @@ from tests.support.api_world import ApiWorld
 from tests.support.databases import fresh_database
 
 
-def found(settings: Settings, stack: StackDocument | None = None) -> dict[str, Finding]:
+def found(settings: Settings, stack: StackDocument | None = None) -> dict[str, CheckResult]:
     """Every finding by its subject."""
-    return {finding.subject: finding for finding in ask(Servers(settings, stack, Path("data dir")))}
+    return {finding.subject: finding for finding in check_servers(CheckedServers(settings, stack, Path("data dir")))}
 
 
 def test_what_belongs_together_is_found_to(api: ApiWorld, owner_settings: Settings):
@@ -156,7 +156,7 @@ def test_top_says_that_nobody_analyses_and_tells_no_time_of_less_than_nothing(si
     jobs = {"queued": 0, "oldest_queued_seconds": -0.01, "running": 0, "ended_in_five_minutes": {}, "per_minute": 0}
     moment = {"jobs": jobs, "webhooks": {"pending": 0, "due": 0}, "workers": [worker]}
     console = Console(width=200, record=True)
-    console.print(view(moment))
+    console.print(render(moment))
     told = console.export_text()
     assert "No analysis worker is running: jobs wait." in told
     assert "No webhooks worker" not in told

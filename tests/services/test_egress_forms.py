@@ -27,7 +27,7 @@ from shared.egress.url_policy import EgressError, parse
 from shared.jobs import lifecycle
 from shared.webhooks.endpoints import create_endpoint
 from tests.support.api_world import ApiWorld
-from tests.support.egress_forms import FORMS, REDIRECTS, ConnectLog, Everybody, Form, Names
+from tests.support.egress_forms import FORMS, REDIRECTS, AllAddresses, ConnectLog, Form, Names
 from tests.support.receivers import Receiver
 from worker.egress.http_client import Egress
 from worker.webhooks.sender import WebhookSender
@@ -42,23 +42,23 @@ LOCALHOST: dict[str, list[Sequence[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def everybody() -> Iterator[Everybody]:
-    listening = Everybody()
+def all_addresses() -> Iterator[AllAddresses]:
+    listening = AllAddresses()
     yield listening
     listening.close()
 
 
 @pytest.fixture(autouse=True)
-def _nobody_yet(everybody: Everybody) -> None:
-    everybody.take()
+def _nobody_yet(all_addresses: AllAddresses) -> None:
+    all_addresses.take()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _proxies(everybody: Everybody) -> Iterator[None]:
+def _proxies(all_addresses: AllAddresses) -> Iterator[None]:
     """The environment offers proxies, which listen: whoever used one would be counted."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-            patch.setenv(name, f"http://127.0.0.1:{everybody.port}")
+            patch.setenv(name, f"http://127.0.0.1:{all_addresses.port}")
         yield
 
 
@@ -77,11 +77,11 @@ def test_there_are_eighty_forms_and_more_and_none_twice() -> None:
 
 
 def test_at_registration_each_form_is_refused_that_is_plain_without_a_look_up(
-    api: ApiWorld, everybody: Everybody
+    api: ApiWorld, all_addresses: AllAddresses
 ) -> None:
-    got = {form.url: _register(api, form.at(everybody.port)) for form in FORMS}
+    got = {form.url: _register(api, form.at(all_addresses.port)) for form in FORMS}
     assert got == {form.url: form.registration for form in FORMS}
-    assert everybody.take() == []
+    assert all_addresses.take() == []
 
 
 def _register(api: ApiWorld, url: str) -> str:
@@ -94,15 +94,15 @@ def _register(api: ApiWorld, url: str) -> str:
 
 
 def test_at_delivery_each_form_is_refused_for_its_reason_and_nobody_is_reached(
-    database: Database, tenant: UUID, everybody: Everybody
+    database: Database, tenant: UUID, all_addresses: AllAddresses
 ) -> None:
     names = Names(dict(LOCALHOST))
     for form in FORMS:
         if form.answers is not None:
-            names.answers[parse(form.at(everybody.port)).host] = [form.answers]
+            names.answers[parse(form.at(all_addresses.port)).host] = [form.answers]
     storable = [form for form in FORMS if "\0" not in form.url]  # PostgreSQL holds no NUL: such a URL is never stored
-    urls = {form.at(everybody.port): form for form in storable}
-    outcome = _deliver(database, tenant, [*urls], Egress((), names), everybody)
+    urls = {form.at(all_addresses.port): form for form in storable}
+    outcome = _deliver(database, tenant, [*urls], Egress((), names), all_addresses)
     assert {urls[url].url: error for url, error in outcome.errors.items()} == {
         form.url: form.refusal for form in storable
     }
@@ -111,13 +111,15 @@ def test_at_delivery_each_form_is_refused_for_its_reason_and_nobody_is_reached(
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if "\0" in form.url], ids=lambda form: form.group)
-def test_what_cannot_be_stored_is_refused_as_well(form: Form, everybody: Everybody) -> None:
+def test_what_cannot_be_stored_is_refused_as_well(form: Form, all_addresses: AllAddresses) -> None:
     with pytest.raises(EgressError) as refused:
-        Egress().check(form.at(everybody.port))
+        Egress().check(form.at(all_addresses.port))
     assert refused.value.code == form.refusal
 
 
-def _deliver(database: Database, tenant: UUID, urls: list[str], egress: Egress, everybody: Everybody) -> Deliveries:
+def _deliver(
+    database: Database, tenant: UUID, urls: list[str], egress: Egress, all_addresses: AllAddresses
+) -> Deliveries:
     """Deliver once to each URL, as if it had been registered before any rule was made."""
     with database.begin() as session:
         of = {create_endpoint(session, VAULT, tenant, url, ["job.canceled"])[0].id: url for url in urls}
@@ -126,7 +128,7 @@ def _deliver(database: Database, tenant: UUID, urls: list[str], egress: Egress, 
     with CONNECTS.noting(SENDERS) as connects:
         _deliver_until(sender, lambda: len(_errors(database, of)) == len(urls))
         sender.close()
-    return Deliveries(_errors(database, of), connects, everybody.take())
+    return Deliveries(_errors(database, of), connects, all_addresses.take())
 
 
 def _errors(database: Database, of: Mapping[UUID, str]) -> dict[str, str | None]:
@@ -157,26 +159,26 @@ def _deliver_until(sender: WebhookSender, condition: Callable[[], bool]) -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "[::1]"])
 def test_the_same_listener_is_reached_once_the_operator_allows_it(
-    host: str, database: Database, tenant: UUID, everybody: Everybody
+    host: str, database: Database, tenant: UUID, all_addresses: AllAddresses
 ) -> None:
     """The control: without it, the counts of zero above could come from a listener that counts nothing."""
-    url = f"http://{host}:{everybody.port}/"
+    url = f"http://{host}:{all_addresses.port}/"
     address = host.strip("[]")
-    outcome = _deliver(database, tenant, [url], Egress([address]), everybody)
+    outcome = _deliver(database, tenant, [url], Egress([address]), all_addresses)
     assert outcome.reached == [address]
-    assert [connect[:2] for connect in outcome.connects] == [(address, everybody.port)]
+    assert [connect[:2] for connect in outcome.connects] == [(address, all_addresses.port)]
     assert outcome.errors[url] in ("bad_response", "connection_lost")
 
 
-def test_a_name_is_looked_up_once_and_connected_to_at_the_address_that_was_checked(everybody: Everybody) -> None:
+def test_a_name_is_looked_up_once_and_connected_to_at_the_address_that_was_checked(all_addresses: AllAddresses) -> None:
     """A name that answers with an allowed address first and with a forbidden one to whoever asks again."""
     names = Names({"rebinding.test": [("127.0.0.2",), ("127.0.0.1",)]})
-    egress = Egress([f"127.0.0.2:{everybody.port}"], names)
+    egress = Egress([f"127.0.0.2:{all_addresses.port}"], names)
     with CONNECTS.noting("MainThread") as connects, pytest.raises(EgressError):
-        egress.post(f"http://rebinding.test:{everybody.port}/", b"{}", {}, 5)
+        egress.post(f"http://rebinding.test:{all_addresses.port}/", b"{}", {}, 5)
     assert names.asked == ["rebinding.test"]
-    assert connects == [("127.0.0.2", everybody.port)]
-    assert everybody.take() == ["127.0.0.2"]
+    assert connects == [("127.0.0.2", all_addresses.port)]
+    assert all_addresses.take() == ["127.0.0.2"]
 
 
 def test_the_address_that_the_system_says_we_are_connected_to_is_the_checked_one(receiver: Receiver) -> None:
@@ -188,12 +190,12 @@ def test_the_address_that_the_system_says_we_are_connected_to_is_the_checked_one
 
 
 def test_an_endpoint_whose_name_moves_inside_after_it_was_accepted_is_not_called_any_more(
-    database: Database, tenant: UUID, receiver: Receiver, everybody: Everybody
+    database: Database, tenant: UUID, receiver: Receiver, all_addresses: AllAddresses
 ) -> None:
     names = Names({"moving.test": [("127.0.0.1",)]})
     url = receiver.url("/200", host="moving.test")
     egress = Egress([f"127.0.0.1:{receiver.port}"], names)
-    assert _deliver(database, tenant, [url], egress, everybody).errors == {url: None}
+    assert _deliver(database, tenant, [url], egress, all_addresses).errors == {url: None}
     names.answers["moving.test"] = [("127.0.0.2",)]
     before = len(receiver.received)
     _end_a_job(database, tenant)
@@ -203,7 +205,7 @@ def test_an_endpoint_whose_name_moves_inside_after_it_was_accepted_is_not_called
         sender.close()
     assert connects == []
     assert len(receiver.received) == before
-    assert everybody.take() == []
+    assert all_addresses.take() == []
 
 
 def _last_error(database: Database) -> str | None:
@@ -213,15 +215,17 @@ def _last_error(database: Database) -> str | None:
 
 
 @pytest.mark.parametrize("status", REDIRECTS["statuses"])
-def test_no_redirect_is_followed_wherever_it_leads(status: int, receiver: Receiver, everybody: Everybody) -> None:
+def test_no_redirect_is_followed_wherever_it_leads(
+    status: int, receiver: Receiver, all_addresses: AllAddresses
+) -> None:
     egress = Egress([f"127.0.0.1:{receiver.port}"])
     for to in REDIRECTS["to"]:
-        receiver.location = to.replace("{port}", str(everybody.port))
+        receiver.location = to.replace("{port}", str(all_addresses.port))
         with CONNECTS.noting("MainThread") as connects:
             assert egress.post(receiver.url(f"/{status}"), b"{}", {}, 5).status == status
         assert connects == [("127.0.0.1", receiver.port)]
     assert len(receiver.received) == len(REDIRECTS["to"])
-    assert everybody.take() == []
+    assert all_addresses.take() == []
 
 
 def test_no_url_writes_a_second_host_into_the_head(receiver: Receiver) -> None:
@@ -232,9 +236,9 @@ def test_no_url_writes_a_second_host_into_the_head(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("connect", [False, True])
-def test_egress_check_connects_only_when_asked_to(connect: bool, everybody: Everybody) -> None:
-    arguments = ["egress", "check", f"http://127.0.0.2:{everybody.port}/", "--allow", "127.0.0.2", "--json"]
+def test_egress_check_connects_only_when_asked_to(connect: bool, all_addresses: AllAddresses) -> None:
+    arguments = ["egress", "check", f"http://127.0.0.2:{all_addresses.port}/", "--allow", "127.0.0.2", "--json"]
     result = CliRunner().invoke(main, arguments + ["--connect"] * connect)
     assert result.exit_code == 0
     assert json.loads(result.output)["connected_to"] == ("127.0.0.2" if connect else None)
-    assert everybody.take() == ["127.0.0.2"] * connect
+    assert all_addresses.take() == ["127.0.0.2"] * connect

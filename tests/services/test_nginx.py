@@ -13,20 +13,20 @@ import pytest
 
 from shared.settings import Settings
 from tests.support import nginx
-from tests.support.api_server import Server, serving
+from tests.support.api_server import ApiServer, serving
 from tests.support.api_world import ApiWorld, png
 
 pytestmark = pytest.mark.skipif(nginx.PROGRAM is None, reason="nginx is not installed (Debian: nginx-light)")
 
 
 @pytest.fixture(scope="module")
-def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     with serving(api_settings, tmp_path_factory.mktemp("gunicorn")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def proxy(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def proxy(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of the API behind nginx, over TLS."""
     folder = tmp_path_factory.mktemp("nginx")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -64,7 +64,7 @@ def test_an_image_goes_through(api: ApiWorld, proxy: httpx.Client) -> None:
     assert shown.json()["id"] == accepted.json()["id"]
 
 
-def test_the_metrics_stay_inside(proxy: httpx.Client, server: Server) -> None:
+def test_the_metrics_stay_inside(proxy: httpx.Client, server: ApiServer) -> None:
     assert server.get("/metrics", {}).status_code == 200
     assert proxy.get("/metrics").status_code == 403
 

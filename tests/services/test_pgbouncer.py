@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from deploy.doctor.server_checks import Servers, ask
+from deploy.doctor.server_checks import CheckedServers, check_servers
 from migrations.upgrade import DirectConnectionNeededError, downgrade, is_current, prepare_roles, upgrade
 from shared.database.engine import REQUEST, WORK, Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
@@ -146,5 +146,5 @@ def test_doctor_finds_nothing_wrong(api: ApiWorld, owner_settings: Settings, tmp
     api.fail_next()
     with behind_pgbouncer(tmp_path, owner_settings.database_url.get_secret_value()) as url, api.working():
         settings = owner_settings.model_copy(update={"database_url": SecretStr(url)})
-        findings = list(ask(Servers(settings, None, tmp_path)))
+        findings = list(check_servers(CheckedServers(settings, None, tmp_path)))
     assert [finding for finding in findings if finding.faulty] == []

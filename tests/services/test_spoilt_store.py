@@ -21,7 +21,7 @@ from shared.database.engine import Database
 from shared.domain import ClaimedJob, JobOptions, ModelIdentity
 from shared.errors import ErrorCode, JobError, ObjectMissingError, StoreUnavailableError
 from shared.storage.object_store import BRIEF_SECONDS, ObjectStore, source_key
-from tests.chaos.proxy import StoreProxy, Way
+from tests.chaos.proxy import Behaviour, StoreProxy
 from tests.support.service_settings import settings_for
 from worker.inference.batcher import Batcher
 from worker.jobs.attempt import Attempt
@@ -48,10 +48,10 @@ def store(services: ServiceUrls, proxy: StoreProxy) -> ObjectStore:
     return ObjectStore(settings_for(services, s3_endpoint=f"http://127.0.0.1:{proxy.port}"), silence=BRIEF_SECONDS)
 
 
-@pytest.mark.parametrize("way", [Way.WRONG_REQUEST, Way.CUT_REQUEST])
+@pytest.mark.parametrize("way", [Behaviour.WRONG_REQUEST, Behaviour.CUT_REQUEST])
 @pytest.mark.parametrize("size", [5000, pytest.param(12_000_000, id="in several parts")])
 def test_what_does_not_arrive_as_it_was_sent_is_not_kept(
-    store: ObjectStore, direct: ObjectStore, proxy: StoreProxy, way: Way, size: int
+    store: ObjectStore, direct: ObjectStore, proxy: StoreProxy, way: Behaviour, size: int
 ):
     key = source_key(uuid4(), uuid4())
     proxy.misbehave(way, share=1.0)
@@ -64,13 +64,13 @@ def test_what_does_not_arrive_as_it_was_sent_is_not_kept(
 def test_an_answer_that_is_cut_short_is_not_taken_for_whole(store: ObjectStore, proxy: StoreProxy):
     key = source_key(uuid4(), uuid4())
     store.put(key, BytesIO(bytes(5000)), 5000, "image/png")
-    proxy.misbehave(Way.CUT_ANSWER, share=1.0)
+    proxy.misbehave(Behaviour.CUT_ANSWER, share=1.0)
     with pytest.raises(StoreUnavailableError):
         store.get(key)
 
 
 def test_a_request_learns_of_a_silent_store_in_three_seconds(store: ObjectStore, proxy: StoreProxy):
-    proxy.misbehave(Way.SILENT, share=1.0)
+    proxy.misbehave(Behaviour.SILENT, share=1.0)
     began = time.monotonic()
     with pytest.raises(StoreUnavailableError):
         store.put("silent", BytesIO(bytes(5000)), 5000, "image/png")
@@ -78,7 +78,7 @@ def test_a_request_learns_of_a_silent_store_in_three_seconds(store: ObjectStore,
 
 
 def test_while_the_store_is_silent_one_waits_and_the_others_are_told_at_once(store: ObjectStore, proxy: StoreProxy):
-    proxy.misbehave(Way.SILENT, share=1.0)
+    proxy.misbehave(Behaviour.SILENT, share=1.0)
     with pytest.raises(StoreUnavailableError):
         store.ping()
     with ThreadPoolExecutor(8) as callers:
@@ -124,14 +124,14 @@ def test_an_image_that_is_spoilt_on_its_way_is_fetched_again(
     analyzer: Analyzer, direct: ObjectStore, proxy: StoreProxy
 ):
     attempt = stored(direct)
-    proxy.misbehave(Way.WRONG_ANSWER, share=1.0)
+    proxy.misbehave(Behaviour.WRONG_ANSWER, share=1.0)
     threading.Timer(0.2, proxy.behave).start()  # the second try comes half a second after the first
     assert analyzer._fetch(attempt) == bytes(5000)
 
 
 def test_an_image_that_stays_spoilt_fails_its_job(analyzer: Analyzer, direct: ObjectStore, proxy: StoreProxy):
     attempt = stored(direct)
-    proxy.misbehave(Way.WRONG_ANSWER, share=1.0)
+    proxy.misbehave(Behaviour.WRONG_ANSWER, share=1.0)
     with pytest.raises(JobError) as raised:
         analyzer._fetch(attempt)
     assert raised.value.code is ErrorCode.INTERNAL

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from deploy.cli import main
-from deploy.commands.operator.top import view
+from deploy.commands.operator.top import render
 from deploy.local.services import ServiceUrls
 from shared.database.engine import Database
 from shared.workers import registry
@@ -91,10 +91,10 @@ def test_what_waits_and_who_is_silent_are_plain_to_see() -> None:
         "workers": [worker],
     }
     console = Console(width=160, record=True)
-    console.print(view(moment))
+    console.print(render(moment))
     told = console.export_text()
     for words in ("12 queued (the oldest for 2.0 h)", "96 ended", "480 succeeded, 2 failed", "1 of them due", "[gpu]"):
         assert words in told
     assert "3 min ago" in told
-    console.print(view(moment | {"workers": []}))
+    console.print(render(moment | {"workers": []}))
     assert "No analysis worker is running: jobs wait." in console.export_text()

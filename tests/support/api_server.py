@@ -24,7 +24,7 @@ LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
-class Server:
+class ApiServer:
     """A running gunicorn."""
 
     port: int
@@ -49,7 +49,7 @@ class Server:
 
 
 @contextmanager
-def serving(settings: Settings, folder: Path) -> Iterator[Server]:
+def serving(settings: Settings, folder: Path) -> Iterator[ApiServer]:
     """Run gunicorn as it is deployed until the block ends; its log and temporary files are in `folder`."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -58,9 +58,9 @@ def serving(settings: Settings, folder: Path) -> Iterator[Server]:
         process = subprocess.Popen(
             [*command, "--bind", f"127.0.0.1:{port}"], env=_environment(settings, folder), stdout=log, stderr=log
         )
-    running = Server(port, process, folder)
+    running = ApiServer(port, process, folder)
     try:
-        _await(running)
+        _wait_until_ready(running)
         yield running
     finally:
         process.kill()
@@ -80,7 +80,7 @@ def _environment(settings: Settings, folder: Path) -> dict[str, str]:
     }
 
 
-def _await(server: Server) -> None:
+def _wait_until_ready(server: ApiServer) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert server.process.poll() is None, server.log()

@@ -1,4 +1,4 @@
-"""The forms of URLs that may reach nothing, from tests/data/egress_forms.toml, and who would be reached: everybody."""
+"""URLs that may reach nothing (tests/data/egress_forms.toml), and a listener at every address that they might reach."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _Ends(NamedTuple):
     callers_port: int
 
 
-class Everybody:
+class AllAddresses:
     """Listens on every address of this machine, and notes which of them was connected to."""
 
     def __init__(self) -> None:

@@ -13,8 +13,8 @@ from sqlalchemy import NullPool, create_engine, event, make_url, text
 
 from shared.database.engine import Database
 
-#: The settings of those who tell.
-_TOLD = {
+#: The settings that have PostgreSQL send each plan to its client.
+_SETTINGS = {
     "session_preload_libraries": "auto_explain",
     "auto_explain.log_min_duration": "0",
     "auto_explain.log_analyze": "on",
@@ -24,11 +24,11 @@ _TOLD = {
     "auto_explain.log_format": "json",
     "client_min_messages": "log",
 }
-_WORD = "plan:"
+_PLAN_MARK = "plan:"
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadStats:
     """Sums over some statements."""
 
     rows: int
@@ -41,28 +41,28 @@ class Reading:
     statements: tuple[str, ...]
 
 
-class _Ear(list[str]):
-    """For the driver's notices, which SQLAlchemy drops as soon as they are there: it hands each on, and holds none."""
+class _NoticeForwarder(list[str]):
+    """Takes the driver's notices, which SQLAlchemy drops at once: it hands each on, and holds none."""
 
-    def __init__(self, heard: list[str]) -> None:
+    def __init__(self, notices: list[str]) -> None:
         super().__init__()
-        self._heard = heard
+        self._notices = notices
 
     def append(self, notice: str) -> None:
-        self._heard.append(notice)
+        self._notices.append(notice)
 
 
-def have_told(url: str, roles: Sequence[str]) -> None:
-    """Have all that these roles do in the database of `url` be told, from their next connection on."""
+def explain_statements(url: str, roles: Sequence[str]) -> None:
+    """Have PostgreSQL explain all statements of these roles in the database of `url`, from their next connection on."""
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg2"), poolclass=NullPool)
     with engine.begin() as connection:
         name = connection.scalar(text("SELECT quote_ident(current_database())"))
-        for role, (setting, value) in product(roles, _TOLD.items()):
+        for role, (setting, value) in product(roles, _SETTINGS.items()):
             connection.execute(text(f"ALTER ROLE {role} IN DATABASE {name} SET {setting} = '{value}'"))
 
 
-class Watched:
-    """Databases that tell what their statements read: see `have_told`."""
+class StatementLog:
+    """Databases that tell what their statements read: see `explain_statements`."""
 
     def __init__(self) -> None:
         self._notices: list[str] = []
@@ -73,7 +73,7 @@ class Watched:
 
         @event.listens_for(database.engine, "connect")
         def listen(connection: Any, _record: object) -> None:
-            connection.notices = _Ear(self._notices)
+            connection.notices = _NoticeForwarder(self._notices)
 
         @event.listens_for(database.engine, "after_cursor_execute")
         def note(_connection: object, cursor: Any, *_: object) -> None:
@@ -82,13 +82,13 @@ class Watched:
         return database
 
     @contextmanager
-    def reading(self) -> Iterator[list[Reading]]:
+    def reading(self) -> Iterator[list[ReadStats]]:
         """Add what was read in the block to the list that is given."""
         self._notices.clear()
         self._sent.clear()
-        told: list[Reading] = []
-        yield told
-        told.append(_sum([_parse(notice) for notice in self._notices if _WORD in notice], self._sent))
+        stats: list[ReadStats] = []
+        yield stats
+        stats.append(_sum([_parse(notice) for notice in self._notices if _PLAN_MARK in notice], self._sent))
 
 
 def _parse(notice: str) -> dict[str, Any]:
@@ -96,9 +96,9 @@ def _parse(notice: str) -> dict[str, Any]:
     return found
 
 
-def _sum(plans: list[dict[str, Any]], sent: Collection[str]) -> Reading:
+def _sum(plans: list[dict[str, Any]], sent: Collection[str]) -> ReadStats:
     nodes = [node for plan in plans for node in _nodes(plan["Plan"])]
-    return Reading(
+    return ReadStats(
         rows=round(sum(_rows_read(node) for node in nodes if "Relation Name" in node or "Index Name" in node)),
         blocks=_blocks(plans, sent),
         whole_tables=frozenset(node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"),

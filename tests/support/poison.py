@@ -21,7 +21,7 @@ _MARK = b"poison:"
 _SIDE = 64
 
 
-class Place(StrEnum):
+class PoisonedStep(StrEnum):
     """Where the harm is done."""
 
     DECODER = "decoder"
@@ -32,7 +32,7 @@ class Place(StrEnum):
 class Poison:
     """One kind."""
 
-    place: Place
+    place: PoisonedStep
     harm: str
     code: ErrorCode
     """With which its job fails."""
@@ -56,17 +56,17 @@ class Poison:
 
 
 POISONS = (
-    Poison(Place.DECODER, "segfault", ErrorCode.DECODE_CRASHED),
-    Poison(Place.DECODER, "allocate", ErrorCode.OUT_OF_MEMORY),
-    Poison(Place.DECODER, "memory-error", ErrorCode.OUT_OF_MEMORY),
-    Poison(Place.DECODER, "loop", ErrorCode.DECODE_CRASHED),
-    Poison(Place.BATCH, "segfault", ErrorCode.ATTEMPTS_EXHAUSTED),
-    Poison(Place.BATCH, "allocate", ErrorCode.ATTEMPTS_EXHAUSTED),
-    Poison(Place.BATCH, "memory-error", ErrorCode.OUT_OF_MEMORY),
-    Poison(Place.BATCH, "loop", ErrorCode.ATTEMPTS_EXHAUSTED),
-    Poison(Place.BATCH, "error", ErrorCode.INTERNAL),
-    Poison(Place.BATCH, "nan", ErrorCode.INTERNAL),
-    Poison(Place.BATCH, "device-lost", ErrorCode.ATTEMPTS_EXHAUSTED),
+    Poison(PoisonedStep.DECODER, "segfault", ErrorCode.DECODE_CRASHED),
+    Poison(PoisonedStep.DECODER, "allocate", ErrorCode.OUT_OF_MEMORY),
+    Poison(PoisonedStep.DECODER, "memory-error", ErrorCode.OUT_OF_MEMORY),
+    Poison(PoisonedStep.DECODER, "loop", ErrorCode.DECODE_CRASHED),
+    Poison(PoisonedStep.BATCH, "segfault", ErrorCode.ATTEMPTS_EXHAUSTED),
+    Poison(PoisonedStep.BATCH, "allocate", ErrorCode.ATTEMPTS_EXHAUSTED),
+    Poison(PoisonedStep.BATCH, "memory-error", ErrorCode.OUT_OF_MEMORY),
+    Poison(PoisonedStep.BATCH, "loop", ErrorCode.ATTEMPTS_EXHAUSTED),
+    Poison(PoisonedStep.BATCH, "error", ErrorCode.INTERNAL),
+    Poison(PoisonedStep.BATCH, "nan", ErrorCode.INTERNAL),
+    Poison(PoisonedStep.BATCH, "device-lost", ErrorCode.ATTEMPTS_EXHAUSTED),
 )
 BY_NAME = {poison.name: poison for poison in POISONS}
 

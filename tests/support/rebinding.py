@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shared.egress.url_policy import EgressError
-from tests.support.egress_forms import Everybody
+from tests.support.egress_forms import AllAddresses
 from tests.support.name_server import NameServer, answering
 from worker.egress.http_client import Egress
 
@@ -29,30 +29,30 @@ NAMES: dict[str, list[Sequence[str]]] = {
 }
 
 
-def _call(name: str, everybody: Everybody, server: NameServer) -> dict[str, Any]:
-    everybody.take()
+def _call(name: str, all_addresses: AllAddresses, server: NameServer) -> dict[str, Any]:
+    all_addresses.take()
     server.asked.clear()
     try:
-        Egress().post(f"https://{name}:{everybody.port}/", b"{}", {}, 5)
+        Egress().post(f"https://{name}:{all_addresses.port}/", b"{}", {}, 5)
         code = None
     except EgressError as error:
         code = str(error.code)
-    return {"code": code, "reached": everybody.take(), "asked": len(server.asked)}
+    return {"code": code, "reached": all_addresses.take(), "asked": len(server.asked)}
 
 
-def _naive(everybody: Everybody) -> list[str]:
+def _naive(all_addresses: AllAddresses) -> list[str]:
     """Look up and judge, then have the client look up again: what the guard does not do."""
-    socket.getaddrinfo("naive.test", everybody.port)
-    socket.create_connection(("naive.test", everybody.port), timeout=5).close()
-    return everybody.take()
+    socket.getaddrinfo("naive.test", all_addresses.port)
+    socket.create_connection(("naive.test", all_addresses.port), timeout=5).close()
+    return all_addresses.take()
 
 
 def main() -> None:
     """Call each name once."""
-    everybody = Everybody()
+    all_addresses = AllAddresses()
     with answering(NAMES) as server:
-        naive = _naive(everybody)
-        guarded = {name: _call(name, everybody, server) for name in NAMES if name != "naive.test"}
+        naive = _naive(all_addresses)
+        guarded = {name: _call(name, all_addresses, server) for name in NAMES if name != "naive.test"}
     sys.stdout.write(json.dumps({"naive": naive} | guarded))
 
 

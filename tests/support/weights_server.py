@@ -31,7 +31,7 @@ Manner = Literal[
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """One request."""
 
     path: str
@@ -49,7 +49,7 @@ class WeightsServer:
     script: list[Manner] = field(default_factory=list)
     """For the next requests, one each; honest afterwards."""
     always: Manner = "honest"
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[Request] = field(default_factory=list)
 
     def url(self, path: str = "/weights.bin") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         weights = self.server.weights
-        weights.asked.append(Asked(self.path, self.headers.get("Range"), self.headers.get("If-Range")))
+        weights.asked.append(Request(self.path, self.headers.get("Range"), self.headers.get("If-Range")))
         manner = weights.script.pop(0) if weights.script else weights.always
         self.close_connection = True
         match manner:

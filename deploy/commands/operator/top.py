@@ -30,8 +30,10 @@ _STATES = {"starting": "yellow", "ready": "green", "draining": "yellow"}
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Show this moment alone; so it is where the output is no terminal.")
-@click.option("--json", "as_json", is_flag=True, help="This moment as one JSON document, and nothing else.")
+@click.option(
+    "--once", is_flag=True, help="Show the present state once, and end. Output that is no terminal always gets this."
+)
+@click.option("--json", "as_json", is_flag=True, help="The present state as one JSON document, and nothing else.")
 @data_dir_option
 def command(once: bool, as_json: bool, data_dir: Path) -> None:
     """Watch who works and what waits, over all tenants, until Ctrl-C.
@@ -42,9 +44,9 @@ def command(once: bool, as_json: bool, data_dir: Path) -> None:
     url = server_settings(data_dir).database_url.get_secret_value()
     with closing(Database(url, pool_size=1)) as database:
         if as_json:
-            print_json(look(database))
+            print_json(read_snapshot(database))
         elif once or not console.is_terminal:
-            console.print(view(look(database)))
+            console.print(render(read_snapshot(database)))
         else:
             _watch(database)
 
@@ -54,7 +56,7 @@ def _watch(database: Database) -> None:
     with suppress(KeyboardInterrupt), Live(console=output(), auto_refresh=False, screen=True) as screen:
         while True:
             try:
-                shown = view(look(database))
+                shown = render(read_snapshot(database))
             except DatabaseUnavailableError as error:
                 screen.update(Group(f"[bold red]{error.message}[/] Below is what it said last.\n", shown), refresh=True)
             else:
@@ -62,8 +64,8 @@ def _watch(database: Database) -> None:
             time.sleep(_EVERY_SECONDS)
 
 
-def look(database: Database) -> dict[str, Any]:
-    """Return this moment as a document; raise `DatabaseUnavailableError`."""
+def read_snapshot(database: Database) -> dict[str, Any]:
+    """Return what stands in the database now, as a document; raise `DatabaseUnavailableError`."""
     with database.begin() as session:
         now = overview(session)
         workers = [present_worker(worker, silence) for worker, silence in list_workers(session)]
@@ -80,9 +82,9 @@ def look(database: Database) -> dict[str, Any]:
     }
 
 
-def view(moment: dict[str, Any]) -> RenderableType:
-    """Return what a person sees of it."""
-    jobs, webhooks = moment["jobs"], moment["webhooks"]
+def render(snapshot: dict[str, Any]) -> RenderableType:
+    """Return the snapshot as a person reads it."""
+    jobs, webhooks = snapshot["jobs"], snapshot["webhooks"]
     oldest = jobs["oldest_queued_seconds"]
     waited = "" if oldest is None else f" [dim](the oldest for {_span(oldest)})[/]"
     ended = ", ".join(f"{number} {state}" for state, number in jobs["ended_in_five_minutes"].items() if number)
@@ -92,12 +94,12 @@ def view(moment: dict[str, Any]) -> RenderableType:
         f"          [dim]in five minutes: {ended or 'none ended'}[/]",
         f"[bold]Webhooks[/]  {webhooks['pending']} pending, {webhooks['due']} of them due",
     ]
-    lines += [f"[bold yellow]{words}[/]" for words in _nobody(moment["workers"])]
-    return Group(*lines, "", _workers(moment["workers"]) if moment["workers"] else "")
+    lines += [f"[bold yellow]{words}[/]" for words in _missing_roles(snapshot["workers"])]
+    return Group(*lines, "", _workers(snapshot["workers"]) if snapshot["workers"] else "")
 
 
-def _nobody(workers: list[dict[str, Any]]) -> list[str]:
-    """Say what nobody does that must be done for jobs to end, and for webhooks to be sent."""
+def _missing_roles(workers: list[dict[str, Any]]) -> list[str]:
+    """Name the roles that no worker fills, without which jobs do not end or webhooks are not sent."""
     living = {worker["role"] for worker in workers if worker["silent_seconds"] <= _GONE_SECONDS}
     losses = {Role.ANALYSIS: "jobs wait", Role.WEBHOOKS: "webhooks wait"}
     return [
@@ -122,12 +124,12 @@ def _workers(workers: list[dict[str, Any]]) -> Table:
             escape(worker["model"] or ""),
             computes,
             worker["version"],
-            _heard(worker["silent_seconds"]),
+            _heartbeat_age(worker["silent_seconds"]),
         )
     return table
 
 
-def _heard(seconds: float) -> str:
+def _heartbeat_age(seconds: float) -> str:
     colour = "red" if seconds > _GONE_SECONDS else "yellow" if seconds > _LATE_SECONDS else "green"
     return f"[{colour}]{_span(seconds)} ago[/]"
 

@@ -14,7 +14,7 @@ from psycopg2.extras import register_uuid
 
 from tests.chaos.deployment import ANALYSIS_WORKERS, Deployment
 from tests.chaos.evidence import Snapshot
-from tests.chaos.members import Ended
+from tests.chaos.supervised import Ended
 
 #: A job's row and its result, as one number.
 DIGEST = "md5(to_jsonb(jobs)::text || coalesce(to_jsonb(results)::text, ''))"
@@ -34,14 +34,14 @@ class Dropped:
     stage: str
     killed_at: float
     """By the clock of the epoch."""
-    alone: bool
+    no_other_ready: bool
     """Whether no other worker was ready then."""
     waited: float | None = None
     """Seconds until another attempt began or the job had ended; None until then."""
 
 
 @dataclass
-class Witness:
+class Observer:
     """A thread with a connection of its own; whatever happens to that one, it makes another."""
 
     deployment: Deployment
@@ -54,7 +54,7 @@ class Witness:
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -116,4 +116,4 @@ def _carried_by(connection: Connection, end: Ended) -> list[Dropped]:
         cursor.execute(
             "SELECT id, attempt, stage FROM jobs WHERE state = 'running' AND worker LIKE %s", (f"%:{end.pid}",)
         )
-        return [Dropped(job, attempt, stage, end.at, end.alone) for job, attempt, stage in cursor.fetchall()]
+        return [Dropped(job, attempt, stage, end.at, end.no_other_ready) for job, attempt, stage in cursor.fetchall()]

@@ -20,25 +20,25 @@ from shared.tenants.tenants import change_tenant
 from tests.chaos.deployment import QUICK, Clocks, Deployment, running
 from tests.chaos.history import History
 from tests.chaos.load import JUDGED_BY_POLICY, TENANTS, Load
+from tests.chaos.observer import Observer
 from tests.chaos.receiver import endpoints_of
-from tests.chaos.witness import Witness
 
 _TICK_SECONDS = 0.02
 
 
 @dataclass
-class Scene:
+class Experiment:
     """The service, its clients, and who watches them."""
 
     deployment: Deployment
     load: Load
     history: History
-    witness: Witness
+    observer: Observer
     endpoints: Mapping[str, Sequence[str]]
 
     def tick(self) -> None:
         """Let a moment pass; processes that ended meanwhile are started again."""
-        self.deployment.tend()
+        self.deployment.restart_ended()
         time.sleep(_TICK_SECONDS)
 
     def pause(self, seconds: float) -> None:
@@ -67,20 +67,20 @@ class Scene:
 
 
 @contextmanager
-def loaded(folder: Path, *, seed: int, rate: float, clocks: Clocks = QUICK) -> Iterator[Scene]:
+def loaded(folder: Path, *, seed: int, rate: float, clocks: Clocks = QUICK) -> Iterator[Experiment]:
     """Run a deployment under a load of `rate` submissions a second until the block ends."""
     with running(folder, seed, clocks) as deployment:
         endpoints = endpoints_of(deployment.receiver, TENANTS)
         keys = _tenants(deployment, endpoints)
-        history, witness = History(folder / "history.jsonl"), Witness(deployment)
+        history, observer = History(folder / "history.jsonl"), Observer(deployment)
         load = Load(deployment.api_url, keys, history, seed=seed, rate=rate)
-        witness.start()
+        observer.start()
         load.start()
         try:
-            yield Scene(deployment, load, history, witness, endpoints)
+            yield Experiment(deployment, load, history, observer, endpoints)
         finally:
             load.close()
-            witness.close()
+            observer.close()
             history.close()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check found; a finding with a remedy is a fault unless it is optional."""
 
     subject: str

@@ -6,16 +6,16 @@ from uuid import UUID
 
 from api.wakeups import WakeupQueue
 from api.wsgi import app
-from tests.chaos.deaths import ACCEPTED, die_if_told
+from tests.chaos.crash_points import ACCEPTED, crash_if_requested
 
 __all__ = ["app"]
 
 _put = WakeupQueue.put
 
 
-def _die_or_put(self: WakeupQueue, job_id: UUID) -> None:
-    die_if_told(ACCEPTED)
+def _crash_or_put(self: WakeupQueue, job_id: UUID) -> None:
+    crash_if_requested(ACCEPTED)
     _put(self, job_id)
 
 
-WakeupQueue.put = _die_or_put  # type: ignore[method-assign]
+WakeupQueue.put = _crash_or_put  # type: ignore[method-assign]

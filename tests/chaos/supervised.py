@@ -1,4 +1,4 @@
-"""One process of the deployment: started again when it ends, its ends noted."""
+"""One process of the deployment: it is started again when it ends, and each end is noted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from deploy.local.processes import ChildProcess, Program
-from deploy.local.programs import Part
+from deploy.local.programs import StackProcess
 
 #: From a process's end to the start of the next: what a supervisor takes to notice.
 RESTART_SECONDS = 0.5
@@ -25,12 +25,12 @@ class Ended:
     """How long it took to end after it was told to (SIGTERM); None where it was not."""
     at: float
     """When it was seen, by the clock of the epoch: some hundredths of a second later."""
-    alone: bool
+    no_other_ready: bool
     """For an analysis worker: whether no other was ready then."""
 
 
 @dataclass
-class Member:
+class SupervisedProcess:
     """One process that is to be there always."""
 
     program: Program
@@ -39,13 +39,13 @@ class Member:
     child: ChildProcess | None = None
     ended_at: float | None = None
     stopped_at: float | None = None
-    held_down: int = 0
+    kept_stopped: int = 0
     """How many faults want it to stay away."""
 
     @classmethod
-    def of(cls, part: Part) -> Member:
-        """Return the member that runs a part of the product."""
-        return cls(part.program, part.prepare, part.is_ready)
+    def of(cls, process: StackProcess) -> SupervisedProcess:
+        """Return the supervised form of a process of the stack."""
+        return cls(process.program, process.prepare, process.is_ready)
 
     @property
     def pid(self) -> int | None:
@@ -68,30 +68,32 @@ class Member:
         self.ended_at = time.monotonic()
         took = None if self.stopped_at is None else self.ended_at - self.stopped_at
         code: int = self.child._process.returncode
-        return Ended(self.program.name, self.child.pid, code, took, time.time(), alone=False)
+        return Ended(self.program.name, self.child.pid, code, took, time.time(), no_other_ready=False)
 
     @property
     def due(self) -> bool:
         """Whether it is time to start it again."""
-        return self.ended_at is not None and not self.held_down and time.monotonic() > self.ended_at + RESTART_SECONDS
+        return (
+            self.ended_at is not None and not self.kept_stopped and time.monotonic() > self.ended_at + RESTART_SECONDS
+        )
 
 
-def another(part: Part, name: str, settings: Mapping[str, str]) -> Part:
-    """Return a second process of a part, under a name of its own, with other settings."""
-    assert part.ready_file is not None
-    ready_file = part.ready_file.with_stem(name)
+def another(process: StackProcess, name: str, settings: Mapping[str, str]) -> StackProcess:
+    """Return a second process like this one, under a name of its own, with other settings."""
+    assert process.ready_file is not None
+    ready_file = process.ready_file.with_stem(name)
     program = replace(
-        part.program,
+        process.program,
         name=name,
-        command=[word.replace(part.name, name) for word in part.program.command],
-        log=part.program.log.with_stem(name),
-        environment={**part.program.environment, "DISTILDIRE_READY_FILE": str(ready_file), **settings},
+        command=[word.replace(process.name, name) for word in process.program.command],
+        log=process.program.log.with_stem(name),
+        environment={**process.program.environment, "DISTILDIRE_READY_FILE": str(ready_file), **settings},
     )
-    return replace(part, program=program, ready_file=ready_file)
+    return replace(process, program=program, ready_file=ready_file)
 
 
-def running(part: Part, app: str, instead_of: str) -> Part:
-    """Return the part with an application of ours in the place of the product's."""
-    command = [app if word == instead_of else word for word in part.program.command]
+def running(process: StackProcess, app: str, instead_of: str) -> StackProcess:
+    """Return the process with an application of ours in the place of the product's."""
+    command = [app if word == instead_of else word for word in process.program.command]
     assert app in command
-    return replace(part, program=replace(part.program, command=command))
+    return replace(process, program=replace(process.program, command=command))

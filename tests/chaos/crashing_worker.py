@@ -12,7 +12,7 @@ from uuid import UUID
 from shared.database.engine import Database
 from shared.domain import ClaimedJob, JobResult, Stage
 from shared.jobs import lifecycle
-from tests.chaos.deaths import DECIDED, die_if_told
+from tests.chaos.crash_points import DECIDED, crash_if_requested
 from worker.__main__ import main
 from worker.jobs.attempt import Attempt
 from worker.tasks import app
@@ -34,12 +34,12 @@ def _note_or_die(self: Attempt, stage: Stage) -> None:
 
 def _die_in(attempt: Attempt, stage: Stage) -> None:
     if not attempt.job.suspect:
-        die_if_told(stage)
+        crash_if_requested(stage)
 
 
 def _succeed_and_die(database: Database, job_id: UUID, attempt: int, result: JobResult) -> bool:
     told = _succeed(database, job_id, attempt, result)
-    die_if_told(DECIDED)
+    crash_if_requested(DECIDED)
     return told
 
 
