@@ -43,7 +43,7 @@ def command(as_json: bool, data_dir: Path) -> None:
     """
     console = output()
     faults = 0
-    for result in _check_results(data_dir):
+    for result in check_installation(data_dir):
         faults += result.faulty
         if as_json:
             print_json(result.document())
@@ -53,7 +53,8 @@ def command(as_json: bool, data_dir: Path) -> None:
     sys.exit(1 if faults else 0)
 
 
-def _check_results(data_dir: Path) -> Iterator[CheckResult]:
+def check_installation(data_dir: Path) -> Iterator[CheckResult]:
+    """Yield what each check found, as it is done."""
     yield _python()
     extras = {extra: find_spec(package) is not None for extra, package in _EXTRAS.items()}
     for extra, there in extras.items():

@@ -111,9 +111,13 @@ class ChildProcess:
                 os.killpg(self.pid, signal.SIGKILL)
                 self._process.wait()
 
+    def wait(self) -> int:
+        """Wait until it has ended; return its exit code, or the number of the signal that ended it, negated."""
+        return self._process.wait()
+
     def exit_report(self) -> str:
         """How the process ended, with the last lines of its log."""
-        code = self._process.wait()
+        code = self.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return f"{self.program.name} {how}.\n{self._log_tail()}"
 

@@ -146,7 +146,7 @@ class Deployment:
         for process in reversed(self._processes.values()):
             if process.child is not None and process.child.running:
                 os.killpg(process.child.pid, signal.SIGKILL)
-                process.child._process.wait()
+                process.child.wait()
         self._between.close()
         self.proxy.close()
         self.receiver.close()

@@ -67,8 +67,7 @@ class SupervisedProcess:
             return None
         self.ended_at = time.monotonic()
         took = None if self.stopped_at is None else self.ended_at - self.stopped_at
-        code: int = self.child._process.returncode
-        return Ended(self.program.name, self.child.pid, code, took, time.time(), no_other_ready=False)
+        return Ended(self.program.name, self.child.pid, self.child.wait(), took, time.time(), no_other_ready=False)
 
     @property
     def due(self) -> bool:

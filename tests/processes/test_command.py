@@ -48,10 +48,10 @@ def test_a_name_that_is_no_text_is_sent_like_any_other(stack: Stack, tmp_path: P
 
 @pytest.mark.parametrize("source", ["<(cat {})", "/dev/stdin < {}", "/dev/stdin < <(cat {})"])
 def test_a_pipe_is_read_once_and_sent(stack: Stack, source: str):
-    command = shlex.join(stack._command("submit", "--json"))
+    command = shlex.join(stack.command_line("submit", "--json"))
     line = f"{command} {source.format(shlex.quote(str(stack.image)))}"
     done = subprocess.run(
-        ["bash", "-c", line], env=stack._environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", line], env=stack.environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert documents(done)[0]["status"] == "queued"
@@ -75,7 +75,7 @@ def test_ctrl_c_names_what_goes_on_and_how_to_follow_or_end_it(stack: Stack):
     worker = stack.document()["pids"]["analysis_worker"]
     os.kill(worker, signal.SIGSTOP)
     try:
-        command = stack._command("submit", "--wait", str(stack.image), str(stack.image))
+        command = stack.command_line("submit", "--wait", str(stack.image), str(stack.image))
         waiting = started(stack, command)
         wait_until(lambda: len(_open(stack)) == 2, 60)
         first, second = sorted(_open(stack))
@@ -86,7 +86,7 @@ def test_ctrl_c_names_what_goes_on_and_how_to_follow_or_end_it(stack: Stack):
         assert f"distildire jobs cancel --data-dir {stack.data_dir} ID…" in told
         shown = stack.run("jobs", "show", first)
         assert shown.stdout.split()[:2] == [first, "queued"]
-        following = started(stack, stack._command("jobs", "wait", first, second))
+        following = started(stack, stack.command_line("jobs", "wait", first, second))
         assert stack.run("jobs", "cancel", second).stdout.split()[:2] == [second, "canceled"]
         assert following.stderr is not None
         assert following.stderr.readline() == f"{second}: canceled\n"
@@ -109,9 +109,9 @@ def test_ctrl_c_names_what_goes_on_and_how_to_follow_or_end_it(stack: Stack):
 def test_who_waits_where_nobody_works_is_told(stack: Stack):
     os.kill(stack.document()["pids"]["analysis_worker"], signal.SIGKILL)
     wait_until(lambda: stack.document()["pids"]["analysis_worker"] is None, 30)
-    command = stack._command("submit", "--wait", str(stack.image))
+    command = stack.command_line("submit", "--wait", str(stack.image))
     with subprocess.Popen(
-        command, env=stack._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as waiting:
         assert waiting.stderr is not None
         assert waiting.stdout is not None
@@ -125,10 +125,10 @@ def test_who_waits_where_nobody_works_is_told(stack: Stack):
 
 
 def test_a_terminal_that_knows_ascii_alone_stops_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(stack._environment, "PYTHONIOENCODING", "ascii")
+    monkeypatch.setitem(stack.environment, "PYTHONIOENCODING", "ascii")
     for command in (("doctor",), ("--help",), ("top", "--once"), ("jobs", "list")):
         line = [sys.executable, "-m", "deploy.cli", *command]
-        done = subprocess.run(line, env=stack._environment, cwd=stack.data_dir, capture_output=True, check=False)
+        done = subprocess.run(line, env=stack.environment, cwd=stack.data_dir, capture_output=True, check=False)
         assert b"Traceback" not in done.stderr, done.stderr
         assert done.returncode in (0, 1)
 
@@ -150,7 +150,7 @@ def started(stack: Stack, command: list[str]) -> subprocess.Popen[str]:
     """A command that Ctrl-C ends, as at a terminal: what tests start that run in the background would ignore it."""
     return subprocess.Popen(
         ["env", "--default-signal=INT", *command],
-        env=stack._environment,
+        env=stack.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

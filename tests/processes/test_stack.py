@@ -41,7 +41,7 @@ class Stack:
         models = folder / "models"
         models.mkdir()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISTILDIRE_")}
-        self._environment = {
+        self.environment = {
             **inherited,
             "DISTILDIRE_MODELS_DIR": str(write_model(models)),
             "DISTILDIRE_MODEL": NAME,
@@ -53,8 +53,8 @@ class Stack:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `distildire` to its end."""
         return subprocess.run(
-            self._command(*arguments),
-            env=self._environment,
+            self.command_line(*arguments),
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=_UP_SECONDS,
@@ -69,7 +69,7 @@ class Stack:
 
     def foreground(self) -> subprocess.Popen[str]:
         """Start `distildire up`; it is not awaited."""
-        return subprocess.Popen(self._command("up"), env=self._environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(self.command_line("up"), env=self.environment, stderr=subprocess.PIPE, text=True)
 
     def down(self) -> None:
         done = self.run("down")
@@ -86,7 +86,7 @@ class Stack:
         document = self.document()
         return Client(document["api_url"], document["api_key"])
 
-    def _command(self, *arguments: str) -> list[str]:
+    def command_line(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "deploy.cli", *arguments, "--data-dir", str(self.data_dir)]
 
 

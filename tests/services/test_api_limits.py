@@ -24,7 +24,7 @@ def sources(world: ApiWorld) -> int:
     return sum(len(world.around.store.keys(f"{tenant}/")) for tenant in tenants)
 
 
-def refused(answer: Answer, status: int, code: str) -> None:
+def assert_refused(answer: Answer, status: int, code: str) -> None:
     assert (answer.status_code, answer.json["code"]) == (status, code), answer.text
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
     assert "Retry-After" in answer.json["remedy"]
@@ -36,11 +36,11 @@ def test_a_tenant_at_its_limit_is_refused_until_a_job_ends_and_others_are_not(
     world = api_with(max_open_jobs_per_tenant=2)
     for _ in range(2):
         world.one.submit()
-    refused(world.one.post_form(png()), 429, "too_many_open_jobs")
+    assert_refused(world.one.post_form(png()), 429, "too_many_open_jobs")
     assert sources(world) == 2
     world.other.submit()
     _, job_id, attempt = world.claim()  # a job that runs is open all the same
-    refused(world.one.post_form(png()), 429, "too_many_open_jobs")
+    assert_refused(world.one.post_form(png()), 429, "too_many_open_jobs")
     lifecycle.fail(world.around.database, job_id, attempt, JobError(ErrorCode.CORRUPT_IMAGE))
     world.one.submit()
 
@@ -49,7 +49,7 @@ def test_the_limit_is_looked_at_before_the_body(api_with: Callable[..., ApiWorld
     world = api_with(max_open_jobs_per_tenant=1)
     world.one.submit()
     form = {"Content-Type": "multipart/form-data; boundary=b"}
-    refused(world.one.post("/v1/jobs", data=b"no form at all", headers=form), 429, "too_many_open_jobs")
+    assert_refused(world.one.post("/v1/jobs", data=b"no form at all", headers=form), 429, "too_many_open_jobs")
 
 
 def test_all_tenants_together_have_a_limit(api_with: Callable[..., ApiWorld]) -> None:
@@ -57,7 +57,8 @@ def test_all_tenants_together_have_a_limit(api_with: Callable[..., ApiWorld]) ->
     world.one.submit()
     world.other.submit()
     passes_after = [at_limit for _ in range(100) if (at_limit := world.one.post_form(png())).status_code == 503]
-    refused(passes_after[0], 503, "service_overloaded")  # once the count, reused for some milliseconds, is made anew
+    # Once the count, which is reused for some milliseconds, is made anew.
+    assert_refused(passes_after[0], 503, "service_overloaded")
     assert sources(world) == 2 + 100 - len(passes_after)
 
 
@@ -70,7 +71,7 @@ def test_a_submission_that_comes_again_is_answered_however_full_the_service_is(
     again = world.one.post_form(png())
     assert (again.status_code, again.json) == (202, first.json)
     world.one.headers["Idempotency-Key"] = "upload-8"
-    refused(world.one.post_form(png()), 429, "too_many_open_jobs")
+    assert_refused(world.one.post_form(png()), 429, "too_many_open_jobs")
 
 
 def test_submissions_at_the_same_moment_do_not_pass_a_tenants_limit(
@@ -98,7 +99,7 @@ def test_a_tenant_may_have_a_limit_of_its_own(api_with: Callable[..., ApiWorld])
     for _ in range(3):
         world.one.submit()
     answer = world.one.post_form(png())
-    refused(answer, 429, "too_many_open_jobs")
+    assert_refused(answer, 429, "too_many_open_jobs")
     assert answer.json["detail"].startswith("3 jobs")
 
 

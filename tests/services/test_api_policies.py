@@ -52,7 +52,8 @@ def test_what_a_silent_worker_had_does_not_count(api: ApiWorld) -> None:
     with api.working(policies=[]), api.around.database.begin() as session:
         session.execute(text("UPDATE workers SET heartbeat_at = now() - interval '1 minute'"))
         session.commit()
-        api.one.submit(policy="strict")
+        job_id = api.one.submit(policy="strict")
+    assert policy_of(api, job_id) == "strict"
 
 
 def test_a_submission_that_comes_again_is_answered_although_its_policy_is_gone(api: ApiWorld) -> None:

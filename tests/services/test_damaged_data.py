@@ -22,6 +22,7 @@ from deploy.local.services import LocalServices
 from deploy.local.stack_file import StackDocument, running_stack
 from deploy.local.state_files import DamagedError, write_private
 from deploy.local.supervisor import read_state
+from shared.workers.procfs import working_in
 
 #: What a file may hold after a power cut, a full disk or somebody's editor.
 DAMAGE = [
@@ -38,7 +39,7 @@ def damaged_after_a_crash(data_dir: Path, damage: Callable[[Path], object]) -> I
         services.start()
         for child in services.children.values():
             os.killpg(child.pid, signal.SIGKILL)
-            child._process.wait()
+            child.wait()
         services.stop()
     damage(data_dir)
     with LocalServices(data_dir, notice=told.append) as services:
@@ -94,10 +95,9 @@ def test_a_pid_file_that_names_a_living_stranger_is_overruled(tmp_path: Path):
     "content", [b"", b"\0" * 40, b"nonsense\n", b"-17\n"], ids=["empty", "zeros", "text", "negative"]
 )
 def test_a_damaged_pid_file_is_overruled(tmp_path: Path, content: bytes):
-    with damaged_after_a_crash(
-        tmp_path / "data", lambda data_dir: (data_dir / "postgres/postmaster.pid").write_bytes(content)
-    ):
-        pass
+    file = tmp_path / "data/postgres/postmaster.pid"
+    with damaged_after_a_crash(tmp_path / "data", lambda _: file.write_bytes(content)):
+        assert int(file.read_text().split()[0]) in working_in(file.parent)
 
 
 def test_a_server_that_still_runs_on_the_cluster_is_not_overruled(tmp_path: Path):
@@ -105,8 +105,7 @@ def test_a_server_that_still_runs_on_the_cluster_is_not_overruled(tmp_path: Path
         services.start()
         pid = services.children["postgres"].pid
         (tmp_path / "data/processes.json").unlink()  # nobody remembers that it was started
-        stray = services._lock
-        stray.release()
+        (tmp_path / "data/owner.lock").unlink()  # nor that it is owned
         with (
             pytest.raises(StackError, match=f"PostgreSQL already runs .* process {pid}"),
             LocalServices(tmp_path / "data") as second,
@@ -120,6 +119,7 @@ def test_an_empty_cluster_of_an_unfinished_start_is_made_anew(tmp_path: Path):
     (tmp_path / "data/postgres").mkdir()
     with LocalServices(tmp_path / "data") as services:
         psycopg2.connect(services.start().database_url).close()
+        assert (tmp_path / "data/postgres/PG_VERSION").exists()
 
 
 @pytest.mark.parametrize("content", DAMAGE)

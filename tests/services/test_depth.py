@@ -273,7 +273,7 @@ def _is(done: int, expected: int) -> None:
     assert done == expected
 
 
-def _measure(world: World) -> None:
+def assert_bounded(world: World) -> None:
     """Print what each call reads, and hold it to its bounds."""
     readings = []
     for name, (call, bounds) in _calls(world).items():
@@ -367,8 +367,8 @@ def test_what_is_read_is_bounded_also_while_a_snapshot_is_held(
     url = fresh_database(services.database_url, migrated_database)
     _fill(url, depth)
     with contextlib.closing(World(url)) as world, contextlib.closing(Database(url)) as owner:
-        _measure(world)
+        assert_bounded(world)
         holding(owner)
         _pass(world, owner, depth.passing)
         sys.stdout.write(f"after {depth.passing} jobs beside a snapshot:\n")
-        _measure(world)
+        assert_bounded(world)

@@ -157,7 +157,7 @@ def test_a_card_without_urls_says_what_to_do(folder: Path):
 def test_what_brings_files_needs_no_torch():
     """As in the image of the API, or on the machine that has the network."""
     code = "import sys, deploy.commands.models; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_show_names_licences_sources_digests_and_what_is_there(folder: Path, server: WeightsServer):

@@ -173,8 +173,9 @@ def test_the_bar_is_as_long_as_the_confidence(confidence: float, cells: int):
 )
 def test_no_verdict_is_called_certain(confidence: float, said: str, capsys: pytest.CaptureFixture[str]):
     assert confidence_bar(confidence, "red").plain.endswith(f" {said}")
-    with VerdictView([judged(confidence=confidence)], as_json=False) as view:
-        view.refresh(view._rows[0])
+    row = judged(confidence=confidence)
+    with VerdictView([row], as_json=False) as view:
+        view.refresh(row)
     assert capsys.readouterr().out == f"cat.png: FAKE {said.strip()} in 0.50 s\n"
 
 
@@ -312,7 +313,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_the_rest_is_in_a_private_f
     def fail(_data_dir: Path) -> None:
         raise ZeroDivisionError("of\nseveral lines")
 
-    monkeypatch.setattr("deploy.commands.doctor._check_results", fail)
+    monkeypatch.setattr("deploy.commands.doctor.check_installation", fail)
     result = runner.invoke(main, ["doctor"])
     assert result.exit_code == 70
     (line,) = result.output.splitlines()
@@ -339,7 +340,7 @@ def test_where_no_log_can_be_written_the_line_is_said_all_the_same(
     else:
         monkeypatch.setenv("HOME", home)
     monkeypatch.setattr("tempfile.gettempdir", no_place)
-    monkeypatch.setattr("deploy.commands.doctor._check_results", lambda _: 1 / 0)
+    monkeypatch.setattr("deploy.commands.doctor.check_installation", lambda _: 1 / 0)
     result = runner.invoke(main, ["doctor"])
     assert (result.exit_code, "ZeroDivisionError" in result.output) == (70, True)
 
@@ -349,7 +350,7 @@ def test_a_folder_that_somebody_else_made_gets_no_log(
 ):
     (tmp_path / f"distildire-{os.geteuid()}").symlink_to(Path.home())
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr("deploy.commands.doctor._check_results", lambda _: 1 / 0)
+    monkeypatch.setattr("deploy.commands.doctor.check_installation", lambda _: 1 / 0)
     home = Path.home()
     monkeypatch.setenv("HOME", "/proc/nowhere")
     assert runner.invoke(main, ["doctor"]).exit_code == 70
@@ -360,7 +361,7 @@ def test_a_full_disk_is_no_error_of_ours(runner: CliRunner, monkeypatch: pytest.
     def fill(_data_dir: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("deploy.commands.doctor._check_results", fill)
+    monkeypatch.setattr("deploy.commands.doctor.check_installation", fill)
     result = runner.invoke(main, ["doctor"])
     assert (result.exit_code, result.output) == (
         1,
@@ -386,7 +387,7 @@ def test_ctrl_c_is_130_and_a_no_is_1(runner: CliRunner, monkeypatch: pytest.Monk
         (stop_at_a_question, 130, "Stopped."),
         (refuse, 1, "Nothing was done."),
     ):
-        monkeypatch.setattr("deploy.commands.doctor._check_results", act)
+        monkeypatch.setattr("deploy.commands.doctor.check_installation", act)
         result = runner.invoke(main, ["doctor"])
         assert (result.exit_code, words in result.output) == (code, True)
 

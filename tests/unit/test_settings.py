@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from shared.settings import SettingsError, load_settings, unknown_settings
 
@@ -120,7 +120,8 @@ def test_what_cannot_be_is_named_at_the_start_and_no_secret_with_it(
 )
 def test_what_can_be_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"DISTILDIRE_{name}", value)
-    load_settings()
+    taken = getattr(load_settings(), name.lower())
+    assert (taken.get_secret_value() if isinstance(taken, SecretStr) else taken) == value
 
 
 def test_a_folder_of_secrets_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
