@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -37,14 +36,13 @@ from tests.chaos.receiver import Receiver
 from tests.chaos.supervised import Ended, SupervisedProcess
 from tests.processes.worker_processes import as_environment
 from tests.support.pgbouncer import PROGRAM, running_pgbouncer
+from tests.support.ports import free_ports
 from tests.support.service_settings import SECRET_KEY
 
 ANALYSIS_WORKERS = ("analysis_worker", "analysis_worker_2")
 SERVERS_WITH_DISKS = ("postgres", "valkey", "s3")
 _START_SECONDS = 180.0
 _BUSY_SECONDS = 1.0
-#: Below those that the kernel gives to clients: none of them takes the port of a server that is down for a moment.
-_PORTS = range(20_000, 32_000)
 _ROOT = Path(__file__).parents[2]
 
 
@@ -69,7 +67,7 @@ class Deployment:
     """
 
     def __init__(self, folder: Path, seed: int, disks: Mapping[str, Disk], clocks: Clocks) -> None:
-        ports = steady_ports(6)
+        ports = free_ports(6)
         self._pooled = PROGRAM is not None
         self._credentials = replace(load_credentials(folder), ports=dict(zip(SERVERS, ports, strict=False)))
         self.receiver = Receiver()
@@ -304,15 +302,3 @@ def running(folder: Path, seed: int, clocks: Clocks = QUICK) -> Iterator[Deploym
             yield deployment
         finally:
             deployment.close()
-
-
-def steady_ports(count: int) -> list[int]:
-    """Return loopback ports that are free now, below those that clients get."""
-    found: list[int] = []
-    for port in _PORTS[os.getpid() % 1000 * 10 :]:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("no ports are free")

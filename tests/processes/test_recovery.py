@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, update
 
-from deploy.local.credentials import free_ports
 from deploy.local.services import LocalServices
 from shared.broker.celery_app import ANALYSIS_QUEUE, Broker
 from shared.database.tables import Job
@@ -20,6 +19,7 @@ from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, open_workplace, wait_until
 from tests.support.bad_images import photograph, saved
 from tests.support.databases import migrate
+from tests.support.ports import free_ports
 from tests.support.service_settings import settings_for
 
 pytestmark = pytest.mark.slow

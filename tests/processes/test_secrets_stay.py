@@ -22,12 +22,12 @@ from PIL import Image, PngImagePlugin
 from pydantic import SecretStr
 from sqlalchemy import make_url, text
 
-from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
 from shared.database.row_level_security import WORKER_ROLE
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until
 from tests.support.databases import ROLE_PASSWORD
+from tests.support.ports import free_ports
 from tests.support.receivers import Receiver
 
 #: What a client sends that is nobody else's business.

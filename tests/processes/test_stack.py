@@ -21,11 +21,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from deploy.local.credentials import free_ports
 from deploy.local.process_identity import ProcessIdentity
 from deploy.local.process_registry import ProcessRegistry
 from deploy.local.supervisor import read_state
 from shared.client import Client
+from tests.support.ports import free_ports
 from tests.support.tiny_model import NAME, write_model
 
 _NAMES = {"api", "analysis_worker", "webhook_worker", "beat", "postgres", "valkey", "s3"}

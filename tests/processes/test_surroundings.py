@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 from redis import Redis
 
-from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
 from shared.environment import PREFIX
 from shared.settings import Settings
 from tests.processes.worker_processes import wait_until
+from tests.support.ports import free_ports
 from tests.support.tiny_model import NAME, write_model
 from worker.sandbox.sandbox import Sandbox
 

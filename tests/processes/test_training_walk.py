@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.credentials import free_ports
 from deploy.local.stack_file import running_stack
+from tests.support.ports import free_ports
 from worker.model import load_model
 
 _REPOSITORY = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deploy.local.credentials import free_ports
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,6 @@ from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.orm import joinedload
 
-from deploy.local.credentials import free_ports
 from shared.broker.celery_app import ANALYSIS_QUEUE, ANALYZE, Broker, make_celery
 from shared.crypto import Vault
 from shared.database.engine import Database
@@ -35,6 +34,7 @@ from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, source_key
 from shared.tenants.api_keys import create_key
 from tests.support.databases import as_role
+from tests.support.ports import free_ports
 
 #: Some seconds on an idle machine; importing torch takes a minute on a crowded one.
 READY_SECONDS = 180.0

@@ -20,12 +20,13 @@ import pytest
 from kombu import Message, Queue
 from redis import Redis
 
-from deploy.local.credentials import free_ports, load_credentials
+from deploy.local.credentials import load_credentials
 from deploy.local.processes import ChildProcess
 from deploy.local.servers import ValkeyServer, valkey_url
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import ANALYZE, Broker, make_celery
 from shared.broker.redis_transport import is_wake_up
+from tests.support.ports import free_ports
 from tests.support.receivers import Authority
 from tests.support.service_settings import settings_for
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from deploy.commands.submit import WorkerWatch
-from deploy.local.credentials import free_ports
 from deploy.submission import Submission
 from deploy.terminal.verdicts import Row
 from shared.client import ApiRefusedError, ApiUnreachableError, Client, StillRunningError, SubmittedJob
+from tests.support.ports import free_ports
 
 _PROBLEM = {"code": "key_invalid", "detail": "Not a valid API key.", "remedy": "Check the key.", "title": "No"}
 

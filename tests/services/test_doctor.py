@@ -16,12 +16,12 @@ from deploy.commands.operator.top import render
 from deploy.doctor import server_checks
 from deploy.doctor.check_result import CheckResult
 from deploy.doctor.server_checks import CheckedServers, check_servers
-from deploy.local.credentials import free_ports
 from deploy.local.stack_file import StackDocument
 from shared.settings import Settings
 from tests.processes.worker_processes import as_environment
 from tests.support.api_world import ApiWorld
 from tests.support.databases import fresh_database
+from tests.support.ports import free_ports
 
 
 def found(settings: Settings, stack: StackDocument | None = None) -> dict[str, CheckResult]:

@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select
 
-from deploy.local.credentials import free_ports
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
 from shared.domain import NewJob, Stage
 from shared.jobs import claiming, lifecycle
+from tests.support.ports import free_ports
 from worker.jobs.attempt import Attempt, Attempts
 from worker.jobs.heartbeat import Heartbeat
 

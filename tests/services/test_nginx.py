@@ -15,6 +15,7 @@ from shared.settings import Settings
 from tests.support import nginx
 from tests.support.api_server import ApiServer, serving
 from tests.support.api_world import ApiWorld, png
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.skipif(nginx.PROGRAM is None, reason="nginx is not installed (Debian: nginx-light)")
 
@@ -29,8 +30,7 @@ def server(api_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
 def proxy(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of the API behind nginx, over TLS."""
     folder = tmp_path_factory.mktemp("nginx")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    (port,) = free_ports(1)
     main = nginx.runnable(folder, port=port, api=server.url)
     assert "test is successful" in nginx.check(main)
     process = subprocess.Popen(nginx.command(main))

@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
@@ -17,6 +16,7 @@ from shared.domain import ModelIdentity, NewJob
 from shared.errors import StoreUnavailableError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import ObjectStore
+from tests.support.ports import free_ports
 from tests.support.service_settings import settings_for
 from worker.inference.batcher import Batcher
 from worker.jobs.attempt import Attempts

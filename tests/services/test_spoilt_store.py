@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import pytest
 
-from deploy.local.credentials import free_ports
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
@@ -22,6 +21,7 @@ from shared.domain import ClaimedJob, JobOptions, ModelIdentity
 from shared.errors import ErrorCode, JobError, ObjectMissingError, StoreUnavailableError
 from shared.storage.object_store import BRIEF_SECONDS, ObjectStore, source_key
 from tests.chaos.proxy import Behaviour, StoreProxy
+from tests.support.ports import free_ports
 from tests.support.service_settings import settings_for
 from worker.inference.batcher import Batcher
 from worker.jobs.attempt import Attempt

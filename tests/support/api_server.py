@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from shared.settings import Settings
+from tests.support.ports import free_ports
 
 #: The largest image that the server under test accepts.
 LIMIT = 1_000_000
@@ -51,8 +52,7 @@ class ApiServer:
 @contextmanager
 def serving(settings: Settings, folder: Path) -> Iterator[ApiServer]:
     """Run gunicorn as it is deployed until the block ends; its log and temporary files are in `folder`."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "gunicorn", "--config", "python:api.gunicorn_conf", "api.wsgi:app"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

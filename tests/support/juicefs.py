@@ -14,9 +14,9 @@ from minio import Minio
 from minio.error import MinioException
 from pydantic import SecretStr
 
-from deploy.local.credentials import free_ports
 from deploy.local.processes import ChildProcess, Program
 from shared.settings import Settings
+from tests.support.ports import free_ports
 
 _ACCESS_KEY, _SECRET_KEY, _BUCKET = "an-access-key", "a-secret-key", "distildire"
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from deploy.local.credentials import free_ports
 from deploy.local.postgres import rootless_prefix
 from deploy.local.processes import ChildProcess, Program
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from tests.support.databases import ROLE_PASSWORD
+from tests.support.ports import free_ports
 
 #: The program; None where it is not installed.
 PROGRAM = shutil.which("pgbouncer", path=f"{environ['PATH']}{pathsep}/usr/sbin")
