@@ -51,7 +51,7 @@ def connect(data_dir: Path, *, capacity_retry_seconds: float = _RETRY_SECONDS) -
 
 
 def _check_url(url: str) -> None:
-    """Refuse what is no API's address, and what would be sent as something else than one thinks."""
+    """Refuse what is not the address of an API, and parts of a URL that the client would send or drop unnoticed."""
     try:
         parts = httpx.URL(url)
         usable = parts.scheme in ("http", "https") and bool(_HOST.fullmatch(parts.raw_host))
@@ -68,7 +68,7 @@ def _check_url(url: str) -> None:
 
 
 def _check_key(key: str) -> None:
-    """Refuse what no key holds, as a line's end that came along; the key itself is not told."""
+    """Refuse characters that no key has, such as a line end that was copied too. The message does not show the key."""
     strange = next((place for place, sign in enumerate(key, 1) if not "!" <= sign <= "~"), None)
     if strange is not None:
         raise click.ClickException(

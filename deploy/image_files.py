@@ -1,4 +1,4 @@
-"""Which files a command is given: images, folders of them; and names for what is made of each."""
+"""The image files that a command is given, in folders too; and a name for the output of each."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def gather(paths: Sequence[Path], *, recursive: bool) -> list[Path]:
 
 
 def stems(paths: Sequence[Path], longest_ending: int) -> list[str]:
-    """Return a name for what is made of each file: its own, made different where two are alike, and short enough.
+    """Return a stem for the output of each file: its own, numbered where two are alike, cut where it is too long.
 
-    `longest_ending` is how many bytes are put behind it at most.
+    `longest_ending`: the most bytes that the caller appends.
     """
     taken: set[str] = set()
     names = []

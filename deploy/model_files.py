@@ -1,4 +1,4 @@
-"""Getting a model's files onto this machine: over the network, or from files that somebody brought."""
+"""Getting a model's files onto this machine: over the network, or from files brought by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fetch_files(installed: InstalledCard, folder: Path, *, accept_license: bool)
     """Download what is missing of a model, once its licence was acknowledged; return what appeared.
 
     Raises:
-        ModelError: a file could not be had; the message says how to get it by hand.
+        ModelError: a file could not be downloaded; the message says how to get it by hand.
     """
     missing = [file for file in card_files(installed).values() if not _is_there(installed, file)]
     if not missing:
@@ -49,10 +49,10 @@ def fetch_files(installed: InstalledCard, folder: Path, *, accept_license: bool)
 
 
 def import_files(installed: InstalledCard, folder: Path, paths: Sequence[Path], *, link: bool) -> list[Path]:
-    """Put files that somebody brought in their places; return these.
+    """Put weights files, brought by hand, where the card expects them; return these paths.
 
     Raises:
-        ModelError: one is none of the card's; then nothing was imported.
+        ModelError: one of them is not a file of the card; then nothing was imported.
     """
     total = sum(path.stat().st_size for path in paths)
     with _bar("recognising") as show:
@@ -88,7 +88,7 @@ def _is_there(installed: InstalledCard, file: WeightsFile) -> bool:
 
 
 def _acknowledge(installed: InstalledCard, files: Sequence[WeightsFile], *, accepted: bool) -> None:
-    """Show the licences, and go on only where somebody takes notice of them."""
+    """Show the licences, and go on only once the user has agreed to them."""
     console = notes()
     for file in files:
         console.print(f"{escape(file.weights)}: licence {license_words(file.license or installed.card.license)}")

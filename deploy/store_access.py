@@ -1,4 +1,4 @@
-"""The bucket, and keys that open nothing else: made by whoever has the root keys, so that no process needs them."""
+"""Makes the bucket, and keys that open nothing else, with the root keys: so no process of the service needs those."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OBJECT_ACTIONS = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject")
 
 
 class StoreRefusedError(DistildireError):
-    """The object store did not do what it was asked."""
+    """The object store refused a request, or did not answer."""
 
 
 @dataclass(frozen=True)

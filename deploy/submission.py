@@ -10,7 +10,7 @@ from typing import Any
 from deploy.terminal.verdicts import Row
 from shared.client import ApiRefusedError, Client, StillRunningError, SubmittedJob
 
-_CHECK_SECONDS = 5.0  # how often a command that waits also looks at what else can go wrong
+_CHECK_SECONDS = 5.0  # how often a command that waits also calls `check`
 _NOT_SENT = {"error": {"code": "not_sent", "message": "The command ended before the API accepted it."}}
 
 
@@ -78,7 +78,7 @@ class Submission:
 
     @property
     def all_queued(self) -> bool:
-        """Whether of all that was accepted and has not ended nobody has begun anything."""
+        """Whether jobs wait, and no worker has begun any of them."""
         unfinished = self.unfinished()
         return bool(unfinished) and all(job.status == "queued" for _, job in unfinished)
 

@@ -1,4 +1,4 @@
-"""How every process of the service begins: alone with its settings, and with a word on what it passes over."""
+"""How every process of the service begins: it keeps only its own settings, and logs which variables it ignores."""
 
 from __future__ import annotations
 

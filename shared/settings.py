@@ -37,7 +37,7 @@ class _ReadSettings(BaseSettings):
     def read(cls, **given: Any) -> Self:
         """Read the environment and the secrets folder; report all that is missing or wrong at once.
 
-        What is `given`, by field, goes before both.
+        What is `given`, by field, takes precedence over both.
         """
         #: The folder of files of secrets.
         folder = Path(os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR))

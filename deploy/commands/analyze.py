@@ -72,7 +72,7 @@ def command(  # noqa: PLR0913  # an option each
 
     files = gather(images, recursive=recursive)
     if visualize is not None:
-        visualize.mkdir(parents=True, exist_ok=True)  # at once: no one wants to wait for pictures that find no place
+        visualize.mkdir(parents=True, exist_ok=True)  # now, so that a wrong path fails before the model runs
     with notes().status(f"Loading {model} …"):
         detector = load_model(model, device, precision, models_dir)
     chosen = None

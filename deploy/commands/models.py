@@ -69,7 +69,9 @@ def show(name: str, models_dir: Path | None, as_json: bool) -> None:
 @command.command()
 @_name
 @_target_option
-@click.option("--accept-license", is_flag=True, help="You keep to the licences of the weights; nobody is asked.")
+@click.option(
+    "--accept-license", is_flag=True, help="You agree to the licences of the weights; the command does not ask."
+)
 def fetch(name: str, folder: Path, accept_license: bool) -> None:
     """Download a model's weights from where its card says that they are published.
 
@@ -107,7 +109,7 @@ def import_model(name: str, files: tuple[Path, ...], folder: Path, link: bool) -
 @models_dir_option
 @device_option
 @precision_option
-@click.option("--record", is_flag=True, help="Write the card's self-test anew, from what these weights answer.")
+@click.option("--record", is_flag=True, help="Replace the card's self-test by what these weights answer.")
 @_json
 def verify_model(
     name: str, models_dir: Path | None, device: str, precision: Precision, record: bool, as_json: bool

@@ -21,7 +21,7 @@ from deploy.terminal.unfinished import print_ids, tell_unfinished
 from deploy.terminal.verdicts import Row, VerdictView
 from shared.client import Client, StillRunningError
 
-_UNKNOWN_SECONDS = 60.0  # after which it is said that the API does not tell who works
+_UNKNOWN_SECONDS = 60.0  # after which the command says that the API does not tell whether a worker runs
 
 
 @click.command()
@@ -67,7 +67,7 @@ def command(  # noqa: PLR0913  # an option each
             if wait:
                 with suppress(StillRunningError):  # what has ended until then is shown, and the others by their ids
                     submission.wait(timeout, WorkerWatch(client, submission, view.note).look)
-        except (KeyboardInterrupt, Exception) as error:  # whatever it was, nobody is to lose the ids
+        except (KeyboardInterrupt, Exception) as error:  # whatever happened, the ids must not be lost
             view.close()
             if as_json:
                 _print_documents(submission)
@@ -93,7 +93,7 @@ def command(  # noqa: PLR0913  # an option each
 
 
 class WorkerWatch:
-    """Says once that no analysis worker runs, or that this cannot be told, where no job of a submission is begun."""
+    """Says once that no analysis worker runs, or that the API does not tell, while every job of a submission waits."""
 
     def __init__(self, client: Client, submission: Submission, notify: Callable[[str], None]) -> None:
         self._client = client
@@ -103,7 +103,7 @@ class WorkerWatch:
         self._began = time.monotonic()
 
     def look(self) -> None:
-        """Look once; while a job runs or ends, a worker does."""
+        """Look once. Nothing is asked while a job runs or has ended: then a worker runs."""
         if self._notified or not self._submission.all_queued:
             return
         working = self._client.anybody_analyses()

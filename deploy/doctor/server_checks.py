@@ -1,6 +1,6 @@
-"""What `distildire doctor` asks the servers, and what is to be done where they answer otherwise than they should.
+"""What `distildire doctor` asks the servers, and the remedy for each wrong answer.
 
-What cannot be looked at because PostgreSQL is away says so, in the place of a remedy that would lead elsewhere.
+Where PostgreSQL is away, a check that needs it says so; a remedy of its own would mislead.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from shared.tenants.api_keys import authenticate
 from shared.workers.registry import Role, WorkerState
 
 _STUCK_SECONDS = 10  # an idle worker looks for jobs every 2 seconds
-#: A worker beats every second; one that was not heard of for so long does nothing.
+#: A worker beats every second; one that has been silent for longer does nothing.
 _LIVING_SECONDS = 10
 _OLD_SNAPSHOT_SECONDS = 300
-#: Which of the roles somebody is connected as, or as a login of theirs.
+#: The roles as which a client is connected, directly or by a login that has the role.
 _CONNECTED = text("""
     SELECT DISTINCT role.rolname
     FROM pg_roles role JOIN pg_stat_activity client ON pg_has_role(client.usesysid, role.oid, 'member')
     WHERE role.rolname = ANY(:roles) AND client.datname = current_database()
       AND NOT (SELECT rolsuper FROM pg_roles WHERE oid = client.usesysid) ORDER BY 1
 """)
-#: So many of the newest are looked at, of each kind.
+#: How many of the newest rows of each kind are looked at.
 _SAMPLE = 10
 
 
@@ -123,8 +123,8 @@ def _schema(servers: CheckedServers) -> CheckResult:
 
 
 def _isolation(_servers: CheckedServers, database: Database) -> CheckResult:
-    """Whether PostgreSQL itself keeps tenants apart: what connects as owner sees all of them."""
-    subject = "wall between tenants"
+    """Whether row-level security keeps tenants apart: a process that connects as the owner sees all of them."""
+    subject = "isolation of tenants"
     with database.begin() as session:
         guarded = session.scalar(text("SELECT row_security_active('jobs')"))
         found = session.scalars(_CONNECTED, {"roles": [API_ROLE, WORKER_ROLE]}).all()
@@ -134,7 +134,7 @@ def _isolation(_servers: CheckedServers, database: Database) -> CheckResult:
 
 
 def _workers(servers: CheckedServers, database: Database) -> CheckResult:
-    """Tell of roles that nobody fills; only a job that waits makes that a fault."""
+    """Find roles without a worker; that is a fault only while a job waits."""
     with database.begin() as session:
         living = session.execute(
             select(Worker.role, func.count())
@@ -159,7 +159,7 @@ def _start_workers(servers: CheckedServers) -> str:
 
 
 def _queue(_servers: CheckedServers, database: Database) -> CheckResult:
-    """Tell of a job that nobody takes although workers may seem to run, as one that hangs does."""
+    """Find a job that no worker takes, although workers seem to run: one may hang."""
     with database.begin() as session:
         now, seconds = totals(session), oldest_waiting_seconds(session) or 0
     if now.jobs_waiting and not now.jobs_running and seconds > _STUCK_SECONDS:
@@ -169,7 +169,7 @@ def _queue(_servers: CheckedServers, database: Database) -> CheckResult:
 
 
 def _snapshots(_servers: CheckedServers, database: Database) -> CheckResult:
-    """Whether a transaction keeps PostgreSQL from removing what has gone: every table and index grows meanwhile."""
+    """Find a transaction that keeps PostgreSQL from removing dead rows: every table and index grows meanwhile."""
     with database.begin() as session:
         held = oldest_snapshot(session)
     if held is None or held.seconds < _OLD_SNAPSHOT_SECONDS:

@@ -1,4 +1,4 @@
-"""`up` and `down` as seen by who asks for them: one command at a time, whoever owns the stack."""
+"""`up` and `down` as the user calls them: one command at a time, whichever process owns the stack."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _follow(data_dir: Path, request: str, alive: Callable[[], bool], report: Rep
     """Report each step of the supervisor that serves `request` until the stack is up; raise if it fails."""
     reported: dict[str, str] = {}
     while True:
-        was_alive = alive()  # looked at first: what it said last is then read below
+        was_alive = alive()  # looked at first, so that its last words are read below
         state = read_state(data_dir)
         if state is not None and state.request == request:
             for part, status in state.steps.items():

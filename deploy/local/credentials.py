@@ -17,7 +17,7 @@ _FILE, _COPY = "credentials.json", "credentials.copy.json"
 _HOST = "127.0.0.1"
 SERVERS = ("postgres", "valkey", "s3")
 
-#: Told in a sentence what was found damaged, and what was done about it.
+#: Called with a sentence: what was damaged, and what was done about it.
 Notice = Callable[[str], None]
 
 
@@ -36,7 +36,7 @@ class Credentials:
 
 
 def load_credentials(data_dir: Path, notice: Notice = lambda _: None) -> Credentials:
-    """Read the credentials of `data_dir`; make and keep them the first time. `notice` is told what was damaged.
+    """Read the credentials of `data_dir`; make and keep them the first time. `notice` is called with what was damaged.
 
     Raises:
         StackError: they are lost, and with them the way to the data that is there.
@@ -54,7 +54,7 @@ def _kept(data_dir: Path, notice: Notice) -> dict[str, Any]:
     if (found := _read(data_dir / _FILE)) is not None:
         return found
     if (found := _read(data_dir / _COPY)) is not None:
-        notice(f"{_FILE} was damaged or gone; it is written anew from its copy.")
+        notice(f"{_FILE} was damaged or gone; it is restored from its copy.")
         return found
     if (data_dir / _FILE).exists() or (data_dir / "postgres").exists():
         raise StackError(

@@ -37,7 +37,7 @@ class PostgresServer:
         self._prefix = list(rootless_prefix() if prefix is None else prefix)
 
     def prepare(self, credentials: Credentials) -> None:
-        """Make the cluster if there is none yet, and see to it that it belongs to who will run it."""
+        """Make the cluster if there is none yet, and give it to the user that will run it."""
         if not self._cluster.exists() or not any(self._cluster.iterdir()):
             self._initialise(credentials.postgres_password)
         self._remove_stale_pid_file()
@@ -75,11 +75,11 @@ class PostgresServer:
         return True
 
     def repair(self, exit_report: str) -> str:  # noqa: ARG002  # EmbeddedServer's signature
-        """There is nothing of it that could be done without."""
+        """Return nothing: all of its data is needed."""
         return ""
 
     def _remove_stale_pid_file(self) -> None:
-        """Remove a lock file that names a process of somebody else, or none: whoever owns the data directory is alone.
+        """Remove a lock file that names another program's process, or none: this process alone owns the data directory.
 
         After a power cut another process may have the id in it by now, and PostgreSQL would not start beside that.
         Where the process has ended, PostgreSQL removes the file by itself and looks for what it may have left.

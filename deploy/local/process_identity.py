@@ -16,7 +16,7 @@ from shared.workers.procfs import boot_id, start_ticks
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, alive or not, that no other process can be taken for."""
+    """One process, alive or not, which cannot be mistaken for another."""
 
     pid: int
     started: str  # the boot's id and the start in clock ticks since then

@@ -1,4 +1,4 @@
-"""What the stack of a data directory has started, so that a later command can tell its processes from others."""
+"""The processes that the stack of a data directory has started, so that a later command knows them from others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class ProcessRegistry:
 
     def forget(self, name: str) -> None:
         """Forget `name`: it was stopped."""
-        with suppress(OSError):  # on a full disk it stays: who has ended is taken for nobody else
+        with suppress(
+            OSError
+        ):  # on a full disk the entry stays, which is harmless: its process has ended and matches no other
             self.write({key: value for key, value in self.read().items() if key != name})
 
     def end_leftovers(self) -> list[str]:

@@ -61,7 +61,7 @@ class ChildProcess:
             self._process = subprocess.Popen(
                 [*program.prefix, *launch, *program.command],
                 env={**plain(os.environ), **program.environment},
-                cwd="/",  # where nobody keeps modules, and no folder is held that its owner may want to remove
+                cwd="/",  # no modules lie there, and no folder is kept busy that its owner may want to remove
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -96,7 +96,7 @@ class ChildProcess:
             time.sleep(_POLL_SECONDS)
 
     def request_stop(self) -> None:
-        """Ask it to end, once, and do not wait: some programs take a second signal for hurry."""
+        """Ask it to end, once, and do not wait: to some programs a second signal means to hurry."""
         if self.running and not self._asked_to_stop:
             self._asked_to_stop = True
             self._process.send_signal(self.program.stop_signal)

@@ -24,7 +24,7 @@ _TIMEOUT = 2  # seconds for one look whether a server answers
 
 
 class EmbeddedServer(Protocol):
-    """What is told about each server of the embedded stack."""
+    """One server of the embedded stack: what it needs, how it runs, when it is ready."""
 
     name: str  # the key of its port in `Credentials`
 
@@ -35,10 +35,10 @@ class EmbeddedServer(Protocol):
         """What to run."""
 
     def is_ready(self, credentials: Credentials) -> bool:
-        """Whether it answers who knows its password."""
+        """Whether it answers a client with its password."""
 
     def repair(self, exit_report: str) -> str:
-        """Remove what may have kept it from starting, if nothing is lost by that; say so in a sentence, else ""."""
+        """Remove what may have kept it from starting, if no data is lost by that. Return a sentence about it, or ""."""
 
 
 class ValkeyServer:
@@ -70,7 +70,7 @@ class ValkeyServer:
         return Program(name=self.name, command=command, log=self._log)
 
     def repair(self, exit_report: str) -> str:
-        """Set its data aside: what they hold is known to PostgreSQL too."""
+        """Set its data aside: PostgreSQL knows all that they hold."""
         data, aside = self._dir / "appendonlydir", self._dir / "damaged"
         if not data.exists() or "listening" in exit_report or "bind" in exit_report:  # its port was taken meanwhile
             return ""
@@ -115,7 +115,7 @@ class S3Server:
         )
 
     def repair(self, exit_report: str) -> str:  # noqa: ARG002  # EmbeddedServer's signature
-        """There is nothing of it that could be done without."""
+        """Return nothing: all of its data is needed."""
         return ""
 
     def is_ready(self, credentials: Credentials) -> bool:

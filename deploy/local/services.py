@@ -24,7 +24,7 @@ from deploy.local.state_files import DamagedError, read_damageable, remove_draft
 
 _READY_SECONDS = 60
 _TRIES = 3
-#: What a stack writes anew whenever it comes up.
+#: Files that a stack rewrites whenever it comes up.
 _REBUILT: Mapping[str, Callable[[Any], object]] = {
     "processes.json": identities,
     "supervisor.json": identity_of,
@@ -58,7 +58,7 @@ class LocalServices:
     ) -> None:
         """`postgres_prefix` replaces what drops root's rights for PostgreSQL (found by itself if None).
 
-        `notice` is told what was found damaged, and what was done about it.
+        `notice` is called with a sentence about each damage: what it was, and what was done.
         """
         self._notice = notice
         self.data_dir = data_dir.resolve()

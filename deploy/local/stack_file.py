@@ -1,4 +1,4 @@
-"""`stack.json`: what a running stack tells of itself. Clients read it, so nothing but the standard library is here."""
+"""`stack.json`: addresses and keys of a running stack. Clients read it, so this needs the standard library alone."""
 
 from __future__ import annotations
 

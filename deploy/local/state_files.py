@@ -1,7 +1,7 @@
 """Files in which a stack keeps what a later command must find: written whole, and read as nothing where damaged.
 
-A power cut may leave a file empty, full of zeros or half written, whoever wrote it. What such a file said is found out
-again by `distildire up`; only the credentials cannot be, and so are kept twice.
+A power cut may leave any file empty, full of zeros or half written. `distildire up` finds out again what such a file
+said, except for the credentials, which are therefore kept twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what writers that were killed left half written. Call it while nobody else may write."""
+    """Remove the half-written files of writers that were killed. Call it while no other process may write."""
     for draft in folder.glob(".*.[0-9]*"):
         with suppress(OSError):
             draft.unlink()

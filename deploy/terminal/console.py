@@ -1,4 +1,4 @@
-"""How the command looks: results on standard output, all else on standard error; plain where it is no terminal."""
+"""What the command prints: results on standard output, the rest on standard error; plain where it is no terminal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PARTS = {
 
 
 def output() -> Console:
-    """Standard output; lines are as long as they are where it is no terminal."""
+    """Standard output; where it is no terminal, no line is broken."""
     return _console(stderr=False)
 
 

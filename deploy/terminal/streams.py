@@ -1,4 +1,4 @@
-"""Output that no character can stop: a terminal may know ASCII alone, and the name of a file need be no text at all."""
+"""Output that never fails over a character: a terminal may know only ASCII, and a file name need not be text."""
 
 from __future__ import annotations
 

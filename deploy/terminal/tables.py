@@ -1,4 +1,4 @@
-"""What the operator's commands have in common that read and write rows: the database, and how rows are shown."""
+"""What the operator's commands share: opening the database, and showing rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command that ends says of jobs that have not: they continue without it."""
+"""What a command says at its end of jobs that have not ended: they continue without it."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_no_process_of_the_product_knows_the_password_of_the_databases_owner(sta
         assert b"DISTILDIRE_DATABASE_URL=" in environment, name
         assert password not in environment, name
     assert (
-        "wall between tenants: PostgreSQL keeps it for distildire_api, distildire_worker" in stack.run("doctor").stdout
+        "isolation of tenants: PostgreSQL keeps it for distildire_api, distildire_worker" in stack.run("doctor").stdout
     )
 
 

@@ -36,7 +36,8 @@ def roles(data_dir: Path) -> None:
     """Make the roles distildire_api and distildire_worker, or grant them what they lack; harmless to repeat.
 
     With the environment's API_PASSWORD and WORKER_PASSWORD they may log in; give the API and the workers these logins
-    in the place of the owner's, and PostgreSQL itself keeps tenants apart. Without, grant the roles to logins of yours.
+    instead of the owner's, and PostgreSQL itself keeps tenants apart. Without passwords, grant the roles to logins of
+    yours.
     """
     passwords = _passwords()
     try:

@@ -24,7 +24,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--tenant", required=True, help="Whose key it is; made if it does not exist.")
+@click.option("--tenant", required=True, help="The tenant that the key is for; made if it does not exist.")
 @click.option("--name", default="default", show_default=True, help="What the key is for.")
 @click.option(
     "--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher is served first."
@@ -66,7 +66,7 @@ def list_all(as_json: bool, data_dir: Path) -> None:
 @click.argument("key_id", metavar="ID", type=click.UUID)
 @data_dir_option
 def revoke(key_id: UUID, data_dir: Path) -> None:
-    """End a key at once, by its id."""
+    """Revoke a key at once, by its id."""
     with open_database(server_settings(data_dir)) as database, database.begin() as session:
         revoked = revoke_key(session, key_id)
     unknown = f"There is no living key {key_id}; `distildire keys list` shows all."

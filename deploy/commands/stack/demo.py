@@ -61,7 +61,7 @@ def command(samples: Path, pictures: Path, as_json: bool, data_dir: Path) -> Non
     """
     signal.signal(signal.SIGTERM, _interrupt)
     images, rows = _images(samples)
-    pictures.mkdir(parents=True, exist_ok=True)  # before a minute's work, not after it
+    pictures.mkdir(parents=True, exist_ok=True)  # now, so that a wrong path fails before the work
     with _stack(data_dir) as (document, check):
         notes().print(f"\nSending {len(images)} images to {document.api_url} …\n")
         with Client(document.api_url, document.api_key) as client:
