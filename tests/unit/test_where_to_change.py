@@ -9,10 +9,9 @@ from typing import get_args
 
 import pytest
 
-from api.v1.schemas import webhooks
 from api.v1.schemas.jobs import Artifacts
 from docs.reference.source import FOLDERS
-from shared.domain import EVENT_TYPES, PICTURES, SOURCE
+from shared.domain import PICTURES, SOURCE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/architecture.md").read_text()
@@ -50,10 +49,6 @@ def test_each_picture_is_drawn_and_described_wherever_the_row_says() -> None:
     for path in ("worker/sandbox/child.py", "deploy/commands/analyze.py"):
         text = file_of(path).read_text()
         assert [name for name in PICTURES if f'"{name}":' in text] == [*PICTURES], path
-
-
-def test_the_api_documents_the_events_that_are_written() -> None:
-    assert sorted(webhooks.EVENT_TYPES) == sorted(EVENT_TYPES)
 
 
 def product_files() -> list[Path]:
