@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from api.v1.schemas.jobs import Artifacts
 from docs.reference.source import FOLDERS
-from shared.domain import PICTURES, SOURCE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/architecture.md").read_text()
@@ -41,14 +38,6 @@ def test_each_file_of_a_row_has_the_names_that_stand_behind_it(what: str) -> Non
         if not re.search(rf"\b{name}\b", file_of(path).read_text())
     ]
     assert not missing
-
-
-def test_each_picture_is_drawn_and_described_wherever_the_row_says() -> None:
-    documented = get_args(get_args(Artifacts)[0])
-    assert sorted(documented) == sorted([*PICTURES, SOURCE])
-    for path in ("worker/sandbox/child.py", "deploy/commands/analyze.py"):
-        text = file_of(path).read_text()
-        assert [name for name in PICTURES if f'"{name}":' in text] == [*PICTURES], path
 
 
 def product_files() -> list[Path]:
