@@ -127,7 +127,7 @@ def _judge(detector: Detector, path: Path, stem: str, options: _Options) -> dict
     from worker.imaging.decoding import ImageLimits, decode
     from worker.imaging.perturbations import PERTURBATIONS
     from worker.jobs.caveats import caveats_of
-    from worker.model.verdicts.verdict import rule
+    from worker.model.verdicts.assessment import assess
 
     began = time.perf_counter()
     decoded = decode(path, ImageLimits())
@@ -136,15 +136,15 @@ def _judge(detector: Detector, path: Path, stem: str, options: _Options) -> dict
     detection = detector.detect(torch.stack([detector.preprocess(image) for image in variants]))
     logit, *perturbed = detection.logit[:, 0].tolist()
     content = decoded.facts.content
-    ruling = rule(logit, detector.card.threshold, options.policy, perturbed, content=content)
-    called = ruling.called
+    assessment = assess(logit, detector.card.threshold, options.policy, perturbed, content=content)
+    verdict = assessment.verdict
     mean = detection.feature[0].mean(dim=0).numpy()
     width, height = decoded.image.size
     document: dict[str, Any] = {
-        "prediction": called.prediction,
-        "confidence": called.confidence,
-        "probability_fake": called.probability_fake,
-        "raw_probability_fake": ruling.raw_probability_fake,
+        "prediction": verdict.prediction,
+        "confidence": verdict.confidence,
+        "probability_fake": verdict.probability_fake,
+        "raw_probability_fake": assessment.raw_probability_fake,
         "processing_time": time.perf_counter() - began,
         "dimensions": {"width": width, "height": height},
         "input": {
@@ -152,9 +152,9 @@ def _judge(detector: Detector, path: Path, stem: str, options: _Options) -> dict
             "format": decoded.facts.file_format,
             "jpeg_quality_estimate": decoded.facts.jpeg_quality,
         },
-        "threshold": ruling.threshold,
-        "policy": asdict(ruling.policy) if ruling.policy else None,
-        "stability": asdict(ruling.stability) if ruling.stability else None,
+        "threshold": assessment.threshold,
+        "policy": asdict(assessment.policy) if assessment.policy else None,
+        "stability": asdict(assessment.stability) if assessment.stability else None,
         "model": {
             "name": detector.card.name,
             "weights_sha256": detector.weights_sha256,
@@ -162,7 +162,7 @@ def _judge(detector: Detector, path: Path, stem: str, options: _Options) -> dict
             "device": str(detector.device),
             "precision": detector.precision,
         },
-        "caveats": [*ruling.caveats, *caveats_of(decoded.facts, detector.card.image_size, options.policy, mean)],
+        "caveats": [*assessment.caveats, *caveats_of(decoded.facts, detector.card.image_size, options.policy, mean)],
     }
     if options.visualize is not None:
         shown = drawn_mean(mean, content)

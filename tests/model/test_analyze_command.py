@@ -21,7 +21,7 @@ from tests.support.tiny_model import NAME, write_model
 from tests.support.tiny_policy import write_tiny_policies, write_tiny_policy
 from worker.imaging.perturbations import PERTURBATIONS
 from worker.model import load_model
-from worker.model.verdicts.verdict import rule
+from worker.model.verdicts.assessment import assess
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_small_changes_are_judged_where_that_is_asked(photo: Path, tmp_path: Pat
     line = CliRunner().invoke(main, [*arguments, "--stability"]).stdout
 
     assert plain["stability"] is None
-    expected = rule(logits[0], 0.5, None, logits[1:]).stability
+    expected = assess(logits[0], 0.5, None, logits[1:]).stability
     assert expected is not None
     assert probed["stability"] == pytest.approx(asdict(expected), abs=1e-5)
     low, high = probed["stability"]["probability_min"], probed["stability"]["probability_max"]

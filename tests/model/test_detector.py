@@ -214,5 +214,6 @@ def test_every_public_name_is_what_it_says_after_torch_is_imported():
 
 
 def test_cards_are_read_without_torch():
-    code = "import sys, worker.model as m; m.list_cards(); m.verdict(0.0, 0.5); sys.exit('torch' in sys.modules)"
+    uses = "m.list_cards(); m.decide(0.0, m.DecisionRule(0.5))"
+    code = f"import sys, worker.model as m; {uses}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

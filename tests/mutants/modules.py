@@ -23,8 +23,8 @@ MODULES: Mapping[str, Module] = {
     "signing": Module(["shared/webhooks/signatures.py"], ["tests/unit/test_signatures.py"]),
     "schedule": Module(["shared/webhooks/retry_schedule.py"], ["tests/unit/test_retry_schedule.py"]),
     "verdicts": Module(
-        [f"worker/model/verdicts/{name}.py" for name in ("decision", "policy", "policy_files", "verdict")],
-        ["tests/unit/test_decision.py", "tests/unit/test_policy.py", "tests/unit/test_verdict.py"],
+        [f"worker/model/verdicts/{name}.py" for name in ("assessment", "policy", "policy_files", "verdict")],
+        ["tests/unit/test_assessment.py", "tests/unit/test_policy.py", "tests/unit/test_verdict.py"],
     ),
     "thresholds": Module(["worker/calibration/thresholds.py"], ["tests/unit/test_thresholds.py"]),
     "decode": Module(

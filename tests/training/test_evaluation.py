@@ -25,8 +25,8 @@ from tests.support.tiny_training import smooth_picture
 from worker.evaluation.batch_cache import BatchCache, Judgement
 from worker.model import load_model
 from worker.model.cards.registry import find_card
-from worker.model.verdicts.decision import sigmoid
 from worker.model.verdicts.policy_files import load_policy
+from worker.model.verdicts.verdict import sigmoid
 from worker.training.demonstration.photographs import Pixels
 
 PICTURES = 24

@@ -23,8 +23,7 @@ from worker.metrics.intervals import Interval
 from worker.metrics.logistic import fit_logistic, predict_logistic
 from worker.metrics.ranking import calibration_error, rank
 from worker.metrics.scores import Scores
-from worker.model.verdicts.decision import sigmoid
-from worker.model.verdicts.policy import judge
+from worker.model.verdicts.verdict import decide, sigmoid
 
 ORIGIN = Origin("strict", "TEST-MODEL", "0" * 64, "fp32", datetime(2026, 11, 22, tzinfo=UTC), "1" * 64)
 
@@ -89,7 +88,7 @@ def test_a_model_that_is_wrong_more_often_than_not_gives_no_policy():
 def test_a_policy_calls_as_many_photographs_fake_as_it_says():
     scores = drawn(12)
     policy = policy_for_target(scores, ORIGIN, target_fpr=0.05)
-    calls = np.array([judge(each, policy).prediction for each in scores.logits])
+    calls = np.array([decide(each, policy.decision_rule).prediction for each in scores.logits])
     evidence = policy.evidence
     assert (calls[~scores.fake] == "FAKE").mean() == pytest.approx(evidence.measured_fpr)
     assert (calls[scores.fake] == "REAL").mean() == pytest.approx(evidence.missed_fakes)
@@ -103,7 +102,7 @@ def test_images_of_which_the_model_is_all_but_certain_stay_in_order():
     scores = drawn(18)
     certain = replace(scores, logits=20 * (scores.logits + 10))
     policy = policy_for_target(certain, ORIGIN, target_fpr=0.05)
-    calls = np.array([judge(each, policy).prediction for each in certain.logits])
+    calls = np.array([decide(each, policy.decision_rule).prediction for each in certain.logits])
     assert (certain.probabilities[~certain.fake] == 1).mean() > 0.5
     assert (calls[~scores.fake] == "FAKE").mean() == policy.evidence.measured_fpr <= 0.05
     assert (calls[scores.fake] == "REAL").mean() == policy_for_target(scores, ORIGIN, 0.05).evidence.missed_fakes
@@ -120,7 +119,7 @@ def test_with_a_band_few_fakes_are_called_real():
     scores = drawn(14)
     without = policy_for_target(scores, ORIGIN, target_fpr=0.02)
     banded = policy_for_target(scores, ORIGIN, target_fpr=0.02, max_miss_rate=0.05)
-    calls = np.array([judge(each, banded).prediction for each in scores.logits])
+    calls = np.array([decide(each, banded.decision_rule).prediction for each in scores.logits])
     assert banded.threshold == without.threshold
     assert banded.inconclusive_from is not None
     assert set(calls) == {"REAL", "FAKE", "INCONCLUSIVE"}
@@ -148,7 +147,7 @@ def test_youdens_rates_are_those_of_photographs_that_did_not_choose():
 
 def test_a_class_that_is_not_there_is_named():
     scores = drawn(17)
-    with pytest.raises(TooFewPhotographsError, match="no fakes"):
+    with pytest.raises(TooFewPhotographsError, match="no fake images"):
         policy_for_target(scores.only(~scores.fake), ORIGIN, target_fpr=0.05)
 
 

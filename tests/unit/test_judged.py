@@ -14,7 +14,7 @@ from PIL import Image
 from worker.datasets.dataset import LabelledImage
 from worker.evaluation.judged import JudgedImage, false_alarms, judged_images, misses, scores_csv
 from worker.evaluation.report.thumbnails import SHOWN, gallery
-from worker.model.verdicts.decision import Verdict, sigmoid
+from worker.model.verdicts.verdict import Verdict, sigmoid
 
 
 def image(path: str, fake: bool, group: str = "", generator: str = "") -> LabelledImage:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import JobError
 from tests.support.policies import STRICT
 from worker.model.cards.registry import BUNDLED, InstalledCard, find_card
-from worker.model.verdicts.policy import PolicyError, calibrated_probability, judge
+from worker.model.verdicts.policy import PolicyError
 from worker.model.verdicts.policy_files import (
     images_of,
     list_policies,
@@ -20,6 +21,7 @@ from worker.model.verdicts.policy_files import (
     read_policy,
     write_policy,
 )
+from worker.model.verdicts.verdict import calibrated_probability, decide
 
 NAME, WEIGHTS = STRICT.model, STRICT.weights_sha256
 
@@ -47,23 +49,23 @@ def raw(calibrated: float) -> float:
         (0.29, "REAL", 0.71),
     ],
 )
-def test_a_policy_judges(calibrated: float, prediction: str, confidence: float):
-    called = judge(raw(calibrated), STRICT)
-    assert called.prediction == prediction
-    assert called.confidence == pytest.approx(confidence)
-    assert called.probability_fake == pytest.approx(calibrated)
+def test_a_policy_decides(calibrated: float, prediction: str, confidence: float):
+    verdict = decide(raw(calibrated), STRICT.decision_rule)
+    assert verdict.prediction == prediction
+    assert verdict.confidence == pytest.approx(confidence)
+    assert verdict.probability_fake == pytest.approx(calibrated)
 
 
 def test_reaching_the_threshold_is_enough():
     plain = STRICT.model_copy(update={"temperature": 1.0, "bias": 0.0, "threshold": 0.5, "inconclusive_from": None})
-    assert judge(0.0, plain).prediction == "FAKE"
-    assert judge(-0.0001, plain).prediction == "REAL"
+    assert decide(0.0, plain.decision_rule).prediction == "FAKE"
+    assert decide(-0.0001, plain.decision_rule).prediction == "REAL"
 
 
 def test_reaching_the_band_is_enough():
     plain = STRICT.model_copy(update={"temperature": 1.0, "bias": 0.0, "threshold": 0.8, "inconclusive_from": 0.5})
-    assert judge(0.0, plain).prediction == "INCONCLUSIVE"
-    assert judge(-0.0001, plain).prediction == "REAL"
+    assert decide(0.0, plain.decision_rule).prediction == "INCONCLUSIVE"
+    assert decide(-0.0001, plain.decision_rule).prediction == "REAL"
 
 
 def test_near_certainty_is_told_apart():
@@ -72,8 +74,8 @@ def test_near_certainty_is_told_apart():
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_no_verdict_of_what_is_no_number(wrong: float):
-    with pytest.raises(ValueError, match="no logit"):
-        judge(wrong, STRICT)
+    with pytest.raises(JobError, match="instead of a number"):
+        decide(wrong, STRICT.decision_rule)
 
 
 def test_what_was_written_is_read_again(installed: InstalledCard):

@@ -17,7 +17,7 @@ from worker.calibration.thresholds import (
 )
 from worker.metrics.intervals import upper_bound
 from worker.metrics.ranking import balanced_accuracy_at, rank
-from worker.model.verdicts.decision import sigmoid
+from worker.model.verdicts.verdict import sigmoid
 
 SIMULATIONS = 2000
 REALS = 400

@@ -20,10 +20,11 @@ from worker.calibration.thresholds import (
     youden_threshold,
 )
 from worker.metrics.logistic import fit_logistic
-from worker.metrics.ranking import Floats, Labels
+from worker.metrics.ranking import Floats, Labels, missing_classes
 from worker.metrics.scores import Names, Scores
 from worker.model.cards.schema import Format
-from worker.model.verdicts.policy import Evidence, Policy, calibrated_probability
+from worker.model.verdicts.policy import Evidence, Policy
+from worker.model.verdicts.verdict import sigmoids
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Calibration:
 
     def of(self, scores: Scores) -> Floats:
         """Return the calibrated probabilities (N,), computed as a service computes them."""
-        return np.array([calibrated_probability(each, self.temperature, self.bias) for each in scores.logits.tolist()])
+        return sigmoids(scores.logits / self.temperature + self.bias)
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,5 @@ def _policy(
 
 
 def _check_classes(fake: Labels) -> None:
-    for name, present in (("photographs", (~fake).any()), ("fakes", fake.any())):
-        if not present:
-            raise TooFewPhotographsError(f"There are no {name} among the images. Add images of other groups.")
+    for name in missing_classes(fake):
+        raise TooFewPhotographsError(f"There are no {name} images. Add images of other groups.")

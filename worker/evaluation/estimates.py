@@ -25,6 +25,7 @@ from worker.metrics.ranking import (
     brier,
     calibration_error,
     fall_out_at,
+    missing_classes,
     precision_at_prevalence,
     rank,
     recall_at,
@@ -145,7 +146,7 @@ def left_out(
         called = np.zeros(len(fake))
         for number in sorted(set(fold[concerned].tolist())):
             chooses = (fold != number) & (generators != name)
-            if fake[chooses].all() or not fake[chooses].any():
+            if missing_classes(fake[chooses]):
                 break
             thresholds.append(youden_threshold(probabilities[chooses], fake[chooses]))
             called[fold == number] = probabilities[fold == number] >= thresholds[-1]

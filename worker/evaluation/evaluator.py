@@ -47,12 +47,11 @@ from worker.evaluation.report.schema import (
 )
 from worker.evaluation.scorer import ABLATIONS, Follow, Judged, Scoring, scores_of
 from worker.metrics.intervals import share_interval
-from worker.metrics.ranking import Floats, Labels
+from worker.metrics.ranking import Floats, Labels, missing_classes
 from worker.metrics.scores import Names, Scores
 from worker.model.detector import Detector
-from worker.model.verdicts.decision import Verdict
-from worker.model.verdicts.policy import Policy, judge
-from worker.model.verdicts.verdict import rule
+from worker.model.verdicts.policy import Policy
+from worker.model.verdicts.verdict import DecisionRule, Verdict, decide
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ class Evaluation:
     ) -> None:
         self.detector, self.policy, self.source, self.plan = detector, policy, source, plan
         self.follow, self.batch_cache, self.calibrated_on = follow, batch_cache, calibrated_on
-        self.threshold = detector.card.threshold if policy is None else policy.threshold
+        self.rule = DecisionRule(detector.card.threshold) if policy is None else policy.decision_rule
 
     def run(self, others: Mapping[str, Detector]) -> Evaluated:
         """Do everything.
@@ -195,7 +194,7 @@ class Evaluation:
         images, reasons = self.source.images, {file.path: file.reason for file in judged.skipped}
 
         def call(logit: float) -> Verdict:
-            return rule(logit, self.detector.card.threshold, self.policy).called
+            return decide(logit, self.rule)
 
         seen = [known.of(at) for at in range(len(images))]
         return judged_images(images, judged.logits, reasons, seen, call)
@@ -263,7 +262,7 @@ class Evaluation:
         real, fake = reals.only(~reals.fake), fakes.only(fakes.fake)
         probabilities = np.concatenate([self._probabilities(real), self._probabilities(fake)])
         truth, groups = np.concatenate([real.fake, fake.fake]), np.concatenate([real.groups, fake.groups])
-        found = figures(probabilities, truth, groups, self.threshold, self.plan.resampling)
+        found = figures(probabilities, truth, groups, self.rule.threshold, self.plan.resampling)
         return found.estimates["average_precision"]
 
     def _changed(self, images: Sequence[LabelledImage], name: str, change: Change) -> Scores:
@@ -274,7 +273,9 @@ class Evaluation:
         return Scoring(detector or self.detector, images, self.plan.batch_size, self.follow, self.batch_cache)
 
     def _figures(self, scores: Scores) -> Figures:
-        return figures(self._probabilities(scores), scores.fake, scores.groups, self.threshold, self.plan.resampling)
+        return figures(
+            self._probabilities(scores), scores.fake, scores.groups, self.rule.threshold, self.plan.resampling
+        )
 
     def _probabilities(self, scores: Scores) -> Floats:
         if self.policy is None:
@@ -295,7 +296,9 @@ class Evaluation:
         policy = self.policy
         if policy is None:
             return None
-        left_open = np.array([judge(logit, policy).prediction == "INCONCLUSIVE" for logit in scores.logits.tolist()])
+        left_open = np.array(
+            [decide(logit, self.rule).prediction == "INCONCLUSIVE" for logit in scores.logits.tolist()]
+        )
         return PolicyUsed(
             name=policy.name,
             temperature=policy.temperature,
@@ -345,9 +348,8 @@ def _check_classes(fake: Labels, source: Source, skipped: Sequence[Skipped] = ()
     left_out = (*skipped, *source.skipped)
     told = "".join(f"\nSkipped: {file.path}: {file.reason}" for file in left_out[:_REASONS])
     more = f"\nSkipped as well: {len(left_out) - _REASONS:,} files." if len(left_out) > _REASONS else ""
-    for name, present in (("real", (~fake).any()), ("fake", fake.any())):
-        if not present:
-            raise EvaluationError(
-                f"{source.name} has no usable {name} image in the split {source.split!r}. Add some, or name another "
-                f"split.{told}{more}"
-            )
+    for name in missing_classes(fake):
+        raise EvaluationError(
+            f"{source.name} has no usable {name} image in the split {source.split!r}. Add some, or name another "
+            f"split.{told}{more}"
+        )

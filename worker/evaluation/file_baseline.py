@@ -15,7 +15,7 @@ from PIL import Image, JpegImagePlugin
 
 from worker.datasets.dataset import LabelledImage
 from worker.metrics.logistic import fit_logistic, predict_logistic
-from worker.metrics.ranking import Floats, Labels
+from worker.metrics.ranking import Floats, Labels, missing_classes
 from worker.metrics.scores import Names
 
 FOLDS = 5
@@ -72,7 +72,7 @@ def cross_validated(features: Floats, fake: Labels, groups: Names, seed: int) ->
     probabilities = np.full(len(fake), fake.mean())
     for number in range(FOLDS):
         held_out = fold == number
-        if held_out.any() and 0 < fake[~held_out].mean() < 1:
+        if held_out.any() and not missing_classes(fake[~held_out]):
             probabilities[held_out] = _predicted(features[~held_out], fake[~held_out], features[held_out])
     return probabilities
 

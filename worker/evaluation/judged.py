@@ -11,7 +11,7 @@ from pathlib import Path
 
 from worker.datasets.dataset import LabelledImage
 from worker.metrics.ranking import Floats
-from worker.model.verdicts.decision import Verdict
+from worker.model.verdicts.verdict import Verdict
 
 _COLUMNS = ("path", "label", "generator", "group", "split", "logit", "probability", "verdict", "seen", "skipped")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

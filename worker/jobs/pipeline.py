@@ -35,8 +35,8 @@ from worker.inference.batcher import Batcher, Finding
 from worker.jobs.attempt import Attempt
 from worker.jobs.caveats import caveats_of
 from worker.jobs.outcome import OUTAGES, Abandoned, Failed, Outcome, Refused, Released, Succeeded, outcome_of
+from worker.model.verdicts.assessment import Assessment, assess
 from worker.model.verdicts.policy import Policy
-from worker.model.verdicts.verdict import Ruling, rule
 from worker.process.resources import usable_cores
 from worker.sandbox.sandbox import OpenedImage, Sandbox
 
@@ -162,10 +162,10 @@ class Analyzer:
             pictures = self._render(image, finding, attempt)
         artifacts = self._keep(pictures, attempt)
         changed = [each.logit for each in perturbed]
-        ruling = rule(finding.logit, self._served.threshold, policy, changed, content=image.facts.content)
+        assessment = assess(finding.logit, self._served.threshold, policy, changed, content=image.facts.content)
         about_image = caveats_of(image.facts, self._served.image_size, policy, finding.feature_mean)
-        caveats = (*ruling.caveats, *about_image)
-        return _result(image.facts, finding, self._served, ruling, caveats, attempt, artifacts)
+        caveats = (*assessment.caveats, *about_image)
+        return _result(image.facts, finding, self._served, assessment, caveats, attempt, artifacts)
 
     def _fetch(self, attempt: Attempt) -> bytes:
         try:
@@ -276,23 +276,23 @@ def _result(
     image: ImageFacts,
     finding: Finding,
     served: ServedModel,
-    ruling: Ruling,
+    assessment: Assessment,
     caveats: tuple[str, ...],
     attempt: Attempt,
     artifacts: dict[str, Artifact],
 ) -> JobResult:
     """Put together what a succeeded job says."""
-    called = ruling.called
+    verdict = assessment.verdict
     region = analyzed_region(image.width, image.height, served.image_size)
     mean = np.ascontiguousarray(finding.feature_mean, dtype="<f4")
     return JobResult(
-        prediction=called.prediction,
-        confidence=called.confidence,
-        probability_fake=called.probability_fake,
-        raw_probability_fake=ruling.raw_probability_fake,
-        threshold=ruling.threshold,
-        policy=ruling.policy,
-        stability=ruling.stability,
+        prediction=verdict.prediction,
+        confidence=verdict.confidence,
+        probability_fake=verdict.probability_fake,
+        raw_probability_fake=assessment.raw_probability_fake,
+        threshold=assessment.threshold,
+        policy=assessment.policy,
+        stability=assessment.stability,
         processing_time=round(time.monotonic() - attempt.claimed_at, 3),
         image=AnalyzedImage(image.width, image.height, region, image.media_type, image.file_format, image.jpeg_quality),
         model=served.identity,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from worker.metrics.ranking import Floats
+from worker.model.verdicts.verdict import sigmoids
 
 _STEPS = 100
 _TOLERANCE = 1e-12
@@ -28,7 +29,7 @@ def fit_logistic(features: Floats, targets: Floats, weights: Floats, ridge: floa
 
     coefficients = np.zeros(features.shape[1])
     for _ in range(_STEPS):
-        probabilities = _sigmoid(features @ coefficients)
+        probabilities = sigmoids(features @ coefficients)
         gradient = features.T @ (weights * (probabilities - targets)) + ridge * coefficients
         curvature = (features.T * (weights * probabilities * (1 - probabilities))) @ features
         step = np.linalg.lstsq(curvature + ridge * np.eye(len(coefficients)), gradient)[0]
@@ -43,9 +44,4 @@ def fit_logistic(features: Floats, targets: Floats, weights: Floats, ridge: floa
 
 def predict_logistic(features: Floats, coefficients: Floats) -> Floats:
     """Return the probabilities (N,) of the positive class."""
-    return _sigmoid(features @ coefficients)
-
-
-def _sigmoid(scores: Floats) -> Floats:
-    """Without overflow at either end."""
-    return np.asarray(np.exp(-np.logaddexp(0, -scores)))
+    return sigmoids(features @ coefficients)

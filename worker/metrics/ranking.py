@@ -8,6 +8,7 @@ tables at once: a bootstrap counts each image as often as it was drawn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +89,12 @@ def rank(scores: Floats, fake: Labels, weights: Floats | None = None) -> Ranking
     fakes = np.cumsum(counted * fake[order], axis=-1)[..., ends]
     reals = np.cumsum(counted * ~fake[order], axis=-1)[..., ends]
     return Ranking(scores[order][ends].astype(np.float64), fakes, reals)
+
+
+def missing_classes(fake: Labels) -> tuple[Literal["real", "fake"], ...]:
+    """Return the classes of which labels (N,) have no image; empty if both are there."""
+    present: dict[Literal["real", "fake"], np.bool_] = {"real": np.any(~fake), "fake": np.any(fake)}
+    return tuple(name for name, there in present.items() if not there)
 
 
 def average_precision(scores: Floats, fake: Labels) -> float:

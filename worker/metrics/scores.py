@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.metrics.ranking import Floats, Labels
-from worker.model.verdicts.decision import sigmoid
+from worker.model.verdicts.verdict import sigmoids
 
 Names = NDArray[np.str_]
 
@@ -33,7 +33,7 @@ class Scores:
     @property
     def probabilities(self) -> Floats:
         """The probability of being fake that a service states without a policy, (N,)."""
-        return np.array([sigmoid(logit) for logit in self.logits.tolist()])
+        return sigmoids(self.logits)
 
     @property
     def real_groups(self) -> int:

@@ -9,13 +9,30 @@ if TYPE_CHECKING:
     from worker.model.cards.registry import ModelError, find_card, list_cards
     from worker.model.detector import Detector
     from worker.model.loading import load_model
-    from worker.model.verdicts.decision import verdict
+    from worker.model.verdicts.verdict import DecisionRule, Verdict, decide
     from worker.model.verification import verify
 
-__all__ = ["Detector", "ModelError", "find_card", "list_cards", "load_model", "verdict", "verify"]
+__all__ = [
+    "DecisionRule",
+    "Detector",
+    "ModelError",
+    "Verdict",
+    "decide",
+    "find_card",
+    "list_cards",
+    "load_model",
+    "verify",
+]
 
 # No name may be that of a module of this package: importing the module would put it in the name's place.
-_HOMES = {"Detector": "detector", "load_model": "loading", "verify": "verification", "verdict": "verdicts.decision"}
+_HOMES = {
+    "DecisionRule": "verdicts.verdict",
+    "Detector": "detector",
+    "Verdict": "verdicts.verdict",
+    "decide": "verdicts.verdict",
+    "load_model": "loading",
+    "verify": "verification",
+}
 
 
 def __getattr__(name: str) -> object:

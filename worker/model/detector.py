@@ -18,7 +18,7 @@ from worker.model.cards.schema import Format, ModelCard
 from worker.model.diffusion import SpacedDiffusion, dire, dire_unit
 from worker.model.networks.student import Student, StudentOutput
 from worker.model.networks.unet import DTYPES, AdmUnet
-from worker.model.verdicts.decision import verdict
+from worker.model.verdicts.verdict import DecisionRule, decide
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ class Detector:
         start = time.perf_counter()
         image = decode(Path(media_path), ImageLimits()).image
         detection = self.detect(self.preprocess(image)[None])
-        called = verdict(detection.logit.item(), self.card.threshold)
+        verdict = decide(detection.logit.item(), DecisionRule(self.card.threshold))
         mean = detection.feature[0].mean(dim=0).numpy()
         result = Analysis(
-            prediction=called.prediction,
-            confidence=called.confidence,
+            prediction=verdict.prediction,
+            confidence=verdict.confidence,
             processing_time=0.0,
             dimensions=Dimensions(width=image.width, height=image.height),
             heatmap_scores=heatmap_scores(mean, image.width, image.height).tolist(),

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +22,7 @@ from worker.atomic_files import sweep
 from worker.datasets.contamination import short_digests
 from worker.datasets.dataset import Dataset, DatasetError
 from worker.datasets.formats import Split
+from worker.metrics.ranking import missing_classes
 from worker.model.cards.registry import find_card
 from worker.model.cards.schema import Format, ModelName
 from worker.model.diffusion import SpacedDiffusion
@@ -234,11 +236,9 @@ def _check_splits(source: Path, dataset: Dataset) -> None:
     """Raise DatasetError where a split that training needs lacks a class."""
     faults = []
     for split in ("train", "validation"):
-        present = {image.fake for image in dataset.of(split)}
+        fake = np.array([image.fake for image in dataset.of(split)], dtype=np.bool_)
         faults += [
-            f"the split {split} has no {name} image: add some, or state other splits"
-            for name, fake in (("real", False), ("fake", True))
-            if fake not in present
+            f"the split {split} has no {name} image: add some, or state other splits" for name in missing_classes(fake)
         ]
     if faults:
         raise DatasetError(source, faults)

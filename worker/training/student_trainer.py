@@ -25,6 +25,7 @@ from shared.errors import DistildireError
 from worker.metrics.ranking import average_precision, roc_auc
 from worker.model.networks.student import Student
 from worker.model.networks.unet import DTYPES
+from worker.model.verdicts.verdict import sigmoids
 from worker.training.loop.checkpointing import step_rng, warmed_cosine
 from worker.training.loop.distributed import Team
 from worker.training.loop.tensorboard import EventLog
@@ -264,7 +265,7 @@ def probabilities(student: Student, pairs: PairSource, setting: Setting | None =
     logits = _joined(team.gather(known))
     if np.isnan(logits).any():
         raise DivergedError
-    return _sigmoid(logits)
+    return sigmoids(logits)
 
 
 def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -272,11 +273,6 @@ def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     found = np.empty(sum(map(len, parts)))
     for rank, part in enumerate(parts):
         found[rank :: len(parts)] = part
-    return found
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = torch.sigmoid(torch.from_numpy(logits)).numpy()
     return found
 
 

@@ -7,7 +7,6 @@ number format that it was made with, for no others: another model's probabilitie
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -23,9 +22,9 @@ from pydantic import (
 from shared.domain import DEFAULT, POLICY_NAME
 from worker.model.cards.registry import ModelError
 from worker.model.cards.schema import Format
-from worker.model.verdicts.decision import Verdict, sigmoid
+from worker.model.verdicts.verdict import DecisionRule
 
-Rule = Literal["false_positive_rate", "youden"]
+ThresholdMethod = Literal["false_positive_rate", "youden"]
 Name = Annotated[str, Field(pattern=POLICY_NAME)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -59,7 +58,7 @@ class Evidence(_Section):
     files were; empty where that was not recorded.
     """
 
-    rule: Rule
+    rule: ThresholdMethod
     target_fpr: Share | None = None
     measured_fpr: Share
     fpr_interval: tuple[Share, Share]
@@ -99,30 +98,7 @@ class Policy(_Section):
             raise ValueError("inconclusive_from must be below threshold")
         return self
 
-
-def judge(logit: float, policy: Policy) -> Verdict:
-    """Call an image by a policy: evidence, not proof.
-
-    Args:
-        logit: of "fake", the student's.
-        policy: of that model.
-
-    Raises:
-        ValueError: the logit is not finite; NaN would otherwise be called REAL.
-    """
-    calibrated = calibrated_probability(logit, policy.temperature, policy.bias)
-    if calibrated >= policy.threshold:
-        return Verdict("FAKE", calibrated, calibrated)
-    if policy.inconclusive_from is not None and calibrated >= policy.inconclusive_from:
-        return Verdict("INCONCLUSIVE", max(calibrated, 1 - calibrated), calibrated)
-    return Verdict("REAL", 1 - calibrated, calibrated)
-
-
-def calibrated_probability(logit: float, temperature: float, bias: float) -> float:
-    """Return sigmoid(logit / temperature + bias).
-
-    Of the logit, not of the probability: from a logit of 37 on the latter is 1 in float64, and all order is lost.
-    """
-    if not math.isfinite(logit):
-        raise ValueError(f"{logit} is no logit")
-    return sigmoid(logit / temperature + bias)
+    @property
+    def decision_rule(self) -> DecisionRule:
+        """The policy as a rule for `decide`."""
+        return DecisionRule(self.threshold, self.temperature, self.bias, self.inconclusive_from)

@@ -1,108 +1,97 @@
-"""How an image is called: by a policy, or without one by the threshold of the model's card."""
+"""From the student's logit to a verdict: evidence, not proof. Pure, and free of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
+from typing import Literal
 
-from shared.domain import AppliedPolicy, Interval, Stability
-from worker.imaging.content import Content, lacks_content
-from worker.model.verdicts.decision import Verdict, verdict
-from worker.model.verdicts.policy import Policy, judge
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import ErrorCode, JobError
 
 
 @dataclass(frozen=True)
-class Ruling:
-    """A verdict and by what it was called.
+class DecisionRule:
+    """How a logit becomes a verdict. The defaults are the rule of a model card, which has only a threshold.
 
-    `raw_probability_fake`: the model's own, while `called` has the one that the policy's calibration makes of it.
-    `threshold`: what the latter must reach to be called FAKE. `stability`: if the image was also judged after changes.
+    `threshold`: an image whose calibrated probability reaches it is FAKE. `temperature` and `bias`: the calibrated
+    probability is sigmoid(logit / temperature + bias). `inconclusive_from`: an image whose probability reaches it but
+    not the threshold is INCONCLUSIVE; with None, it is REAL.
     """
 
-    called: Verdict
-    raw_probability_fake: float
     threshold: float
-    policy: AppliedPolicy | None
-    stability: Stability | None = None
-
-    @property
-    def caveats(self) -> tuple[str, ...]:
-        """What a reader must know of how the verdict was called."""
-        if self.stability is None or not self.stability.flip_rate:
-            return self._of_the_rule()
-        changes = self.stability.passes - 1
-        flipped = (
-            f"Of {changes} small changes to the image {round(changes * self.stability.flip_rate)} moved it across the "
-            "threshold: the verdict is not stable. That is no evidence of FAKE."
-        )
-        return (*self._of_the_rule(), flipped)
-
-    def _of_the_rule(self) -> tuple[str, ...]:
-        if self.policy is None:
-            caveat = (
-                f"No policy was chosen: the threshold {self.threshold} is the model's own. How often it calls "
-                "photographs like yours FAKE is not known here."
-            )
-            return (caveat,)
-        if self.called.prediction == "INCONCLUSIVE":
-            return ("INCONCLUSIVE means that the model cannot tell by this policy; it is no evidence of FAKE.",)
-        return ()
+    temperature: float = 1.0
+    bias: float = 0.0
+    inconclusive_from: float | None = None
 
 
-def rule(
-    logit: float,
-    threshold: float,
-    policy: Policy | None,
-    perturbed: Sequence[float] = (),
-    *,
-    content: Content | None = None,
-) -> Ruling:
-    """Call an image by a policy; where there is none, by the card's threshold.
+@dataclass(frozen=True)
+class Verdict:
+    """The predicted class of an image.
+
+    `probability_fake`: calibrated, in [0, 1]. `confidence`: the probability of the predicted class; for INCONCLUSIVE,
+    which only a rule with a band gives, the probability of the likelier class.
+    """
+
+    prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"]
+    confidence: float
+    probability_fake: float
+
+
+def decide(logit: float, rule: DecisionRule) -> Verdict:
+    """Classify an image by a rule.
 
     Args:
-        logit: of the image, of "fake".
-        threshold: the card's.
-        policy: of the model, if one was chosen.
-        perturbed: logits of the image after small changes. Where one of them lies across the threshold and the policy
-            has a band, the image is INCONCLUSIVE.
-        content: of the image, if it was measured. Where that is none to judge by and the policy has a band, the image
-            is INCONCLUSIVE too.
+        logit: the student's output for the image; higher means more likely fake.
+        rule: of the model's card or of a policy.
 
     Raises:
-        JobError: a logit is not finite, so nothing can be said.
+        JobError: the logit is not finite.
     """
-    plain = verdict(logit, threshold)
-    called = _called(logit, plain, policy)
-    limit = threshold if policy is None else policy.threshold
-    others = [_called(each, verdict(each, threshold), policy).probability_fake for each in perturbed]
-    stability = _stability(called.probability_fake, others, limit) if others else None
-    doubtful = (stability and stability.flip_rate) or (content and lacks_content(content))
-    if doubtful and policy and policy.inconclusive_from is not None:
-        probability = called.probability_fake
-        called = Verdict("INCONCLUSIVE", max(probability, 1 - probability), probability)
-    applied = _applied(policy) if policy else None
-    return Ruling(called, plain.probability_fake, limit, applied, stability)
+    probability = calibrated_probability(logit, rule.temperature, rule.bias)
+    if probability >= rule.threshold:
+        return Verdict("FAKE", probability, probability)
+    if rule.inconclusive_from is not None and probability >= rule.inconclusive_from:
+        return inconclusive(probability)
+    return Verdict("REAL", 1 - probability, probability)
 
 
-def _called(logit: float, plain: Verdict, policy: Policy | None) -> Verdict:
-    return plain if policy is None else judge(logit, policy)
+def inconclusive(probability: float) -> Verdict:
+    """Return the verdict INCONCLUSIVE for an image of this calibrated probability."""
+    return Verdict("INCONCLUSIVE", max(probability, 1 - probability), probability)
 
 
-def _stability(probability: float, others: Sequence[float], threshold: float) -> Stability:
-    flips = sum((other >= threshold) != (probability >= threshold) for other in others)
-    seen = [probability, *others]
-    return Stability(flips / len(others), min(seen), max(seen), passes=len(seen))
+def calibrated_probability(logit: float, temperature: float = 1.0, bias: float = 0.0) -> float:
+    """Return sigmoid(logit / temperature + bias).
+
+    The calibration takes the logit, not the probability: from a logit of 37 on, the probability is 1 in float64, and
+    larger logits could not be told apart.
+
+    Raises:
+        JobError: the logit is not finite. NaN would otherwise be classified as REAL.
+    """
+    if not math.isfinite(logit):
+        raise JobError(
+            ErrorCode.INTERNAL,
+            f"The model gave {logit} instead of a number for this image. Run it in precision fp32; if that gives the "
+            "same, its weights are wrong.",
+        )
+    return sigmoid(logit / temperature + bias)
 
 
-def _applied(policy: Policy) -> AppliedPolicy:
-    evidence = policy.evidence
-    return AppliedPolicy(
-        name=policy.name,
-        threshold=policy.threshold,
-        inconclusive_from=policy.inconclusive_from,
-        temperature=policy.temperature,
-        bias=policy.bias,
-        measured_fpr=evidence.measured_fpr,
-        fpr_interval=Interval(*evidence.fpr_interval, confidence=evidence.confidence),
-        photographs=evidence.real_groups,
-    )
+def sigmoid(x: float) -> float:
+    """Return 1 / (1 + e^-x), without overflow at either end."""
+    if x >= 0:
+        return 1 / (1 + math.exp(-x))
+    return math.exp(x) / (1 + math.exp(x))
+
+
+def sigmoids(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sigmoid of each number, (N,) -> (N,), to the last digit as `sigmoid` gives it.
+
+    NumPy's exp may differ from Python's in the last digit. An evaluation would then count an image that lies exactly on
+    the threshold differently from the service.
+    """
+    return np.array([sigmoid(each) for each in x.tolist()], dtype=np.float64)
