@@ -109,13 +109,13 @@ def command(  # noqa: PLR0913  # an option each
     from worker.evaluation.estimates import Resampling
     from worker.evaluation.evaluator import PARTS, Evaluation, Plan, Source
     from worker.evaluation.judged import scores_csv
-    from worker.evaluation.report.card_summary import card_lines
+    from worker.evaluation.report.card_summary import record_summary
     from worker.evaluation.report.page import page
     from worker.evaluation.report.schema import report_json
     from worker.evaluation.report.thumbnails import gallery
     from worker.evaluation.scorer import identity_of
     from worker.model import load_model
-    from worker.model.cards.editing import card_to_write, require_own_folder, write_section
+    from worker.model.cards.editing import card_to_write, require_own_folder
     from worker.model.cards.schema import EVALUATION_NAME
     from worker.model.verdicts.policy_files import images_of, load_policy
 
@@ -151,7 +151,7 @@ def command(  # noqa: PLR0913  # an option each
     write_whole(out / "report.json", report_json(evaluated.report).encode())
     write_whole(out / "report.html", page(evaluated.report, gallery(evaluated.images)).encode())
     if record:
-        write_section(card_to_write(card), f"evaluations.{record}", card_lines(record, evaluated.report))
+        record_summary(card_to_write(card), record, evaluated.report)
     batch_cache.clear()
     _show(evaluated.report, out)
 

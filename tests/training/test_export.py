@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def test_kernels_are_halved_and_statistics_kept(tmp_path: Path) -> None:
     assert torch.equal(stored["norm.num_batches_tracked"], STATE["norm.num_batches_tracked"])
 
 
-def test_a_file_says_whose_licence_it_has_where_that_is_not_the_cards(tmp_path: Path) -> None:
+def test_a_card_that_was_written_is_read_again(tmp_path: Path) -> None:
     text = CardText(
         name="MINE",
         license="Ours",
@@ -36,7 +37,7 @@ def test_a_file_says_whose_licence_it_has_where_that_is_not_the_cards(tmp_path: 
         image_size=TINY_SIZE,
         unet=TINY_UNET,
         student=StudentConfig(backbone="resnet18"),
-        provenance={},
+        provenance={"quality": math.nan, "most": math.inf, "by": "a\x7fb"},
         diffusion=DiffusionConfig(),
     )
     adm = PublishedFile(tmp_path / "adm.pt", "a" * 64, ("https://example.org/adm.pt",), "MIT")
@@ -44,6 +45,8 @@ def test_a_file_says_whose_licence_it_has_where_that_is_not_the_cards(tmp_path: 
     card = parse_card(card_toml(text, adm, student), tmp_path / "card.toml")
     assert (card.license, card.adm.license, card.student.license) == ("Ours", "MIT", None)
     assert (card.adm.urls, card.student.urls) == (adm.urls, ())
+    assert card.provenance["by"] == "a\x7fb"
+    assert repr([card.provenance[name] for name in ("quality", "most")]) == "[nan, inf]"
 
 
 def test_what_is_published_is_read_as_float32(tmp_path: Path) -> None:

@@ -71,14 +71,14 @@ def record(detector: Detector, card: Path) -> None:
         raise ModelError(f"{detector.card.name} cannot be recorded in {detector.precision}: its answer is {found}.")
     write_section(
         card,
-        "self_test",
-        [
-            "# What the networks answer to a fixed picture: `distildire models verify --record`.",
-            "[self_test]",
-            f"eps = [{', '.join(f'{value:.6g}' for value in found.eps)}]",
-            f"logit = {found.logit:.6g}",
-        ],
+        ("self_test",),
+        {"eps": [_six_digits(value) for value in found.eps], "logit": _six_digits(found.logit)},
+        "What the networks answer to a fixed picture: `distildire models verify --record`.",
     )
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _failure(detector: Detector, what: str) -> SelfTestError:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from worker.evaluation.estimates import Estimate, Figures
 from worker.evaluation.report.schema import Report
+from worker.model.cards.editing import write_section
 from worker.model.cards.schema import CardEvaluation
-from worker.model.cards.toml_writer import assignments
 
 _DIGITS = 4
 
 
-def card_lines(name: str, report: Report) -> list[str]:
-    """Return the section of a card, as TOML; `name` is that of the set of images."""
+def record_summary(card: Path, name: str, report: Report) -> None:
+    """Write the figures of a report into the card file at `card`, as the section `evaluations.<name>`.
+
+    Raises:
+        ModelError, DiskFullError: as `write_section`.
+    """
     fields = summary(report).model_dump(exclude_none=True)
-    title = f"evaluations.{name}"
-    below = {part: fields.pop(part) for part in ("estimates", "average_precision_of")}
-    lines = ["# Measured by `distildire evaluate --record`.", f"[{title}]", *assignments(fields)]
-    for part, figures in below.items():
-        if figures:
-            quoted = {json.dumps(key, ensure_ascii=False): value for key, value in figures.items()}
-            lines += ["", f"[{title}.{part}]", *assignments(quoted)]
-    return lines
+    write_section(card, ("evaluations", name), fields, "Measured by `distildire evaluate --record`.")
 
 
 def summary(report: Report) -> CardEvaluation:

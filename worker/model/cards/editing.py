@@ -1,10 +1,14 @@
-"""Writing one section of a card's file; all else in the file stays as it is, a person's comments included."""
+"""Writing one section of a card's file. Everything else in the file stays as it is, a person's comments included."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit import TOMLDocument
 
 from worker.atomic_files import write_whole
 from worker.model.cards.registry import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard, ModelError, parse_card
@@ -20,7 +24,7 @@ def require_own_folder(installed: InstalledCard) -> None:
 
 
 def card_to_write(installed: InstalledCard) -> Path:
-    """Return the card's file; of a bundled one a copy in the models folder, which goes before it.
+    """Return the card's file; of a bundled one a copy in the models folder, which takes precedence over it.
 
     The report of the training goes along: by it `calibrate` knows images that the model was trained on.
 
@@ -46,42 +50,61 @@ def report_place(card: Path, model: str) -> Path:
     return card.with_name(f"{model}.training.json")
 
 
-def write_section(card: Path, title: str, lines: Sequence[str]) -> None:
-    """Put a section at the end of a card's file, in place of the one of that title and its sub-sections.
+def write_section(card: Path, section: Sequence[str], fields: Mapping[str, object], comment: str) -> None:
+    """Write one section of a card's file. Everything else in the file keeps its text, its order and its comments.
 
     Args:
         card: the file.
-        title: such as `self_test`, for the header `[self_test]`.
-        lines: of TOML: a comment if wanted, the header, its fields, its sub-sections.
+        section: the keys that lead to it, such as `("evaluations", "held-out")` for `[evaluations.held-out]`.
+        fields: all of the section's fields; those that the file has besides are removed. A mapping is a sub-section.
+        comment: said in the section when it is new.
 
     Raises:
-        ModelError: the card would not be a valid one, or the file cannot be written; it is as it was.
-        DiskFullError: there is no room for it; it is as it was.
+        ModelError: the file would not be a valid card, or it cannot be read or written. It is then unchanged.
+        DiskFullError: there is no room for it. It is then unchanged.
     """
-    kept = _without(card.read_text(encoding="utf-8"), title)
-    text = f"{kept.rstrip()}\n\n" + "\n".join(lines) + "\n"
+    text = card.read_text(encoding="utf-8")
     parse_card(text, card)
+    document = tomlkit.parse(text)
+    edited = tomlkit.dumps(_with_section(document, section, fields, comment))
+    parse_card(edited, card)
     try:
-        write_whole(card, text.encode())
+        write_whole(card, edited.encode())
     except OSError as error:
         raise ModelError(
             f"{card} cannot be written: {error.strerror}. Give the right to write, then run the same command again."
         ) from error
 
 
-def _without(text: str, title: str) -> str:
-    """Return a card's text without a section, the comment right above its header included."""
-    kept: list[str] = []
-    comment: list[str] = []
-    inside = False
-    for line in text.splitlines(keepends=True):
-        if line.startswith("#"):
-            comment.append(line)
-            continue
-        if line.startswith("["):
-            header = line.strip().partition("]")[0].lstrip("[")
-            inside = header == title or header.startswith(f"{title}.")
-        if not inside:
-            kept += [*comment, line]
-        comment = []
-    return "".join([*kept, *comment])
+def _with_section(
+    document: TOMLDocument, section: Sequence[str], fields: Mapping[str, object], comment: str
+) -> TOMLDocument:
+    parent: MutableMapping[str, Any] = document
+    *parents, name = section
+    for key in parents:
+        parent = parent.setdefault(key, tomlkit.table(is_super_table=True))
+    if name not in parent:
+        new = tomlkit.table()
+        new.add(tomlkit.comment(comment))
+        parent[name] = new
+    _update(parent[name], fields)
+    return document
+
+
+def _update(table: MutableMapping[str, Any], fields: Mapping[str, object]) -> None:
+    """Give a table these fields and no others. Tables that it has already stay, so that their comments stay.
+
+    A table that is not among the fields is emptied, not removed: the comment above the next header belongs to it.
+    """
+    for key in table.keys() - fields.keys():
+        if isinstance(table[key], MutableMapping):
+            _update(table[key], {})
+        else:
+            del table[key]
+    for key, value in fields.items():
+        if not isinstance(value, Mapping):
+            table[key] = value
+        elif key in table:
+            _update(table[key], value)
+        elif value:
+            table[key] = value

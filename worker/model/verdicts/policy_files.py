@@ -7,16 +7,15 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+import tomlkit
+from pydantic import BaseModel, ValidationError
 
 from worker.atomic_files import write_whole
 from worker.model.cards.registry import BUNDLED, MODELS_DIR_VARIABLE, InstalledCard
 from worker.model.cards.schema import Format
-from worker.model.cards.toml_writer import assignments
 from worker.model.verdicts.policy import Policy, PolicyError, Sha256
+
+_HEADING = "# Made by `distildire calibrate`; docs/evaluation.md says what each field means.\n"
 
 
 class _Images(BaseModel):
@@ -133,21 +132,13 @@ def write_policy(policy: Policy, place: Path, images: Sequence[str] | None = Non
         PolicyError: it cannot be written.
         DiskFullError: there is no room for it.
     """
-    fields = policy.model_dump(exclude_none=True)
-    evidence = fields.pop("evidence")
-    lines = [
-        "# Made by `distildire calibrate`; docs/evaluation.md says what each field means.",
-        *assignments(fields),
-        "",
-        "[evidence]",
-        *assignments(evidence),
-    ]
+    text = _HEADING + tomlkit.dumps(policy.model_dump(exclude_none=True))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if images is not None:
             known = {"data_sha256": policy.evidence.data_sha256, "images": images}
             write_whole(_images_place(place), (json.dumps(known, indent=1) + "\n").encode())
-        write_whole(place, ("\n".join(lines) + "\n").encode())
+        write_whole(place, text.encode())
     except OSError as error:
         raise PolicyError(
             f"{place} cannot be written: {error.strerror}. Nothing was left of it; calibrate again."

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomlkit
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from worker.atomic_files import write_whole
 from worker.model.cards.schema import DiffusionConfig, Format, StudentConfig, UnetConfig
-from worker.model.cards.toml_writer import assignments
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,13 @@ def card_toml(text: CardText, adm: PublishedFile, student: PublishedFile) -> str
         "student": _file_fields(student) | text.student.model_dump(),
         "provenance": text.provenance,
     }
-    lines = assignments(head)
-    for title, fields in sections.items():
-        lines += ["", f"[{title}]", *assignments(fields)]
-    return "\n".join(lines) + "\n"
+    tables = {title: _known(fields) for title, fields in sections.items()}
+    return tomlkit.dumps(_known(head) | tables)
+
+
+def _known(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields without those that are None: TOML has no null."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _file_fields(file: PublishedFile) -> dict[str, object]:
