@@ -277,14 +277,13 @@ def _check_image(stream: IO[bytes], size: int, settings: Settings) -> str:
         raise ApiError(IMAGE_EMPTY)
     if size > settings.max_upload_bytes:
         raise _too_large(settings)
-    head = stream.read(HEAD_BYTES)
-    stream.seek(0)
+    limits = ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
     try:
-        return check_header(
-            head, size, ImageLimits(max_bytes=settings.max_upload_bytes, max_pixels=settings.max_pixels)
-        )
+        return check_header(stream.read(HEAD_BYTES), size, limits, stream)
     except JobError as error:
         raise ApiError(_REFUSALS[error.code], error.message) from None
+    finally:
+        stream.seek(0)
 
 
 def _not_json(constant: str) -> NoReturn:

@@ -5,9 +5,13 @@ The API makes them on the upload and the decoder makes them again. They only rea
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import IO
+
+import imagesize
 
 from shared.errors import ErrorCode, JobError
 
@@ -43,11 +47,14 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def check_header(head: bytes, byte_count: int, limits: ImageLimits) -> str:
+def check_header(head: bytes, byte_count: int, limits: ImageLimits, whole: IO[bytes] | None = None) -> str:
     """The media type of a file of `byte_count` bytes that begins with `head`.
 
-    Raises JobError: unsupported_media_type, image_too_large or decompression_bomb. The size is known from the head for
-    JPEG, PNG, GIF, BMP and WebP; that of TIFF and AVIF is checked by the decoder.
+    `whole`: the file, if its size may be read from beyond the head, where many programs write that of a TIFF. Its
+    position is changed.
+
+    Raises JobError: unsupported_media_type, image_too_large, decompression_bomb or corrupt_image. If the size is not
+    found, nothing is refused for it: the decoder checks it again.
     """
     if byte_count > limits.max_bytes:
         raise JobError(
@@ -59,7 +66,7 @@ def check_header(head: bytes, byte_count: int, limits: ImageLimits) -> str:
     media_type = sniff(head)
     if media_type is None:
         raise JobError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
-    size = claimed_size(head)
+    size = claimed_size(head, whole)
     if size is not None:
         check_size(*size, byte_count, limits)
     return media_type
@@ -91,11 +98,13 @@ def check_size(width: int, height: int, byte_count: int, limits: ImageLimits) ->
         )
 
 
-def claimed_size(head: bytes) -> tuple[int, int] | None:
-    """(width, height) as the file's header has it; None where `head` does not reach so far, or the format hides it."""
+def claimed_size(head: bytes, whole: IO[bytes] | None = None) -> tuple[int, int] | None:
+    """(width, height) as the file's header has it; None if neither `head` nor `whole`, where given, shows it."""
     media_type = sniff(head)
     if media_type is None:
         return None
+    if media_type in _SIZED_BY_LIBRARY:
+        return _size_by_library(whole or io.BytesIO(head))
     try:
         return _SIZES[media_type](head)
     except (struct.error, IndexError):  # the head ends before the size does
@@ -192,8 +201,26 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _hidden(_head: bytes) -> tuple[int, int] | None:
-    return None
+class _BoundedReader:
+    """A file of which imagesize reads at most `HEAD_BYTES` bytes, so that no count in it keeps the reader busy."""
+
+    def __init__(self, whole: IO[bytes]) -> None:
+        self._whole, self._left = whole, HEAD_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise EOFError
+        self._left -= size
+        return self._whole.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._whole.seek(offset, whence)
+
+
+def _size_by_library(whole: IO[bytes]) -> tuple[int, int] | None:
+    """The stored size, before any rotation. imagesize returns negative numbers for whatever it does not understand."""
+    width, height = imagesize.get(_BoundedReader(whole), exif_rotation=False)
+    return (width, height) if width >= 0 and height >= 0 else None
 
 
 _SIZES: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
@@ -202,6 +229,8 @@ _SIZES: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
     "image/webp": _webp_size,
     "image/gif": _gif_size,
     "image/bmp": _bmp_size,
-    "image/tiff": _hidden,
-    "image/avif": _hidden,
 }
+
+#: The formats that imagesize reads. It is wrong about GIFs wider than 32,767, BMPs of the first kind and scaled WebPs,
+#: so the formats above keep our parsers.
+_SIZED_BY_LIBRARY = frozenset({"image/tiff", "image/avif"})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from sqlalchemy import func, select
 
 from api.v1 import submission_form
@@ -23,6 +24,20 @@ def _png_that_claims(width: int, height: int) -> bytes:
     """A PNG's header for an image of any size, without the image."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+def _tiff_that_claims(width: int, height: int) -> bytes:
+    """A TIFF's header and directory for an image of any size, without the image."""
+    return b"II*\0" + struct.pack("<LHHHLLHHLL", 8, 2, 256, 4, 1, width, 257, 4, 1, height)
+
+
+def _avif_that_claims(width: int, height: int) -> bytes:
+    """A small AVIF whose header states another size."""
+    small = BytesIO()
+    Image.new("RGB", (64, 48)).save(small, "AVIF")
+    stated = struct.pack(">II", 64, 48)
+    assert small.getvalue().count(stated) == 1
+    return small.getvalue().replace(stated, struct.pack(">II", width, height))
 
 
 def _job_count(api: ApiWorld) -> int:
@@ -42,8 +57,15 @@ def _job_count(api: ApiWorld) -> int:
         (_png_that_claims(40_000, 40_000) + bytes(2_000_000), 422, "image_too_large"),
         (_png_that_claims(1, 60_000), 422, "image_too_large"),
         (_png_that_claims(0, 5), 422, "corrupt_image"),
+        (_tiff_that_claims(40_000, 40_000), 422, "decompression_bomb"),
+        (_tiff_that_claims(40_000, 40_000) + bytes(2_000_000), 422, "image_too_large"),
+        (_avif_that_claims(40_000, 40_000), 422, "decompression_bomb"),
+        (_avif_that_claims(40_000, 40_000) + bytes(2_000_000), 422, "image_too_large"),
     ],
-    ids=["none", "empty", "text", "svg", "pdf", "bomb", "40000x40000", "1x60000", "no pixels"],
+    ids=[
+        *("none", "empty", "text", "svg", "pdf", "bomb", "40000x40000", "1x60000", "no pixels"),
+        *("tiff bomb", "tiff of 40000x40000", "avif bomb", "avif of 40000x40000"),
+    ],
 )
 def test_an_image_that_cannot_be_taken_is_refused(api: ApiWorld, image: bytes | None, status: int, code: str) -> None:
     response = api.one.post_form(image)
