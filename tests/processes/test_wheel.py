@@ -114,6 +114,14 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
     assert packed == {name for name in expected if not name.startswith(LEFT_OUT)}
 
 
+def test_the_wheel_says_that_its_packages_have_types_and_want_an_environment_of_their_own(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        typed = {name for name in archive.namelist() if name.endswith("/py.typed")}
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        assert "environment of its own" in archive.read(metadata).decode()
+    assert typed == {f"{name}/py.typed" for name in ("api", "deploy", "shared", "worker")}
+
+
 def test_the_wheel_is_what_is_imported(installation: Installation) -> None:
     script = f"import {', '.join(PACKAGES)}, json; print(json.dumps([m.__path__ for m in ({', '.join(PACKAGES)})]))"
     found = [Path(folder) for path in json.loads(installation.run("python", "-c", script)) for folder in path]
