@@ -17,6 +17,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
+from shared.database.statements import statement
 from shared.errors import DistildireError
 from shared.jobs import tally
 
@@ -35,14 +36,7 @@ _PACE, _SAMPLE = timedelta(minutes=1), 200
 _LIMIT = text("""
 SELECT coalesce(max_open_jobs, :most) FROM tenants WHERE id = :tenant AND NOT EXISTS (SELECT FROM jobs WHERE false)
 """)
-# The pace of the last jobs that ended, of some at most.
-_ENDED_OF_TENANT = text("""
-SELECT count(*), extract(epoch FROM now() - min(finished_at)) FROM (
-    SELECT finished_at FROM jobs
-    WHERE tenant_id = :tenant AND finished_at > now() - make_interval(secs => :seconds)
-    ORDER BY finished_at DESC LIMIT :sample
-) AS last
-""")
+_ENDED_OF_TENANT = statement("shared.jobs", "ended_lately")
 
 
 @dataclass(frozen=True)

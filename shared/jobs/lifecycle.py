@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
+from shared.database.statements import statement
 from shared.database.tables import Job, Worker
 from shared.domain import JobResult, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
@@ -40,46 +41,10 @@ _SWEEP_LOCK = 0x44697265
 _SWEEP_BATCH = 500
 #: Holds a tenant to one job for each idempotency key.
 _KEY_INDEX = "jobs_idempotency"
-# Whoever locks several jobs locks them in the order of their ids, or two could wait for each other. Each is found by
-# its id alone: by its state too, PostgreSQL could choose an index of what is open, and read all that it once held.
-_HEARTBEAT = text("""
-WITH owned AS (
-    SELECT job.id, beat.stage
-    FROM (
-        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:stages AS text[]))
-            AS beat(id, attempt, stage) ORDER BY id
-    ) AS beat
-    CROSS JOIN LATERAL (SELECT id, attempt, state FROM jobs WHERE jobs.id = beat.id FOR UPDATE) AS job
-    WHERE job.attempt = beat.attempt AND job.state = 'running'
-)
-UPDATE jobs SET lease_until = now() + :lease, beat_at = now(), stage = owned.stage
-FROM owned WHERE jobs.id = owned.id
-RETURNING jobs.id, jobs.attempt
-""").columns(id=Uuid)
+_HEARTBEAT = statement("shared.jobs", "heartbeat").columns(id=Uuid)
 _DROPPED = text("SELECT id FROM running_jobs WHERE lease_until < now() LIMIT :most").columns(id=Uuid)
-_WANT_POLICY = text("""
-SELECT job.id FROM tally_waiting('jobs') AS lane JOIN tenants ON tenants.id = lane.owner
-CROSS JOIN LATERAL (
-    SELECT id FROM jobs
-    WHERE state = 'queued' AND tenant_id = lane.owner AND priority = lane.rank
-      AND (attempt > 0) = lane.begun AND suspect = lane.suspect
-      AND coalesce(jobs.model, '') = lane.model AND coalesce(jobs.policy, '') = lane.policy
-      AND (created_at, id::text) >= (lane.at, lane.item::text) AND created_at < now() - :waited
-    ORDER BY tenant_id, priority, (attempt > 0), suspect, coalesce(jobs.model, ''), coalesce(jobs.policy, ''),
-             created_at, id::text
-    LIMIT :most
-) AS job
-WHERE lane.model = :model AND coalesce(nullif(lane.policy, ''), tenants.policy) = :policy
-LIMIT :most
-""").columns(id=Uuid)
-# Whether another worker can be expected to take a job that this one could not judge.
-_ANOTHER_READY = text("""
-SELECT EXISTS (
-    SELECT FROM workers
-    WHERE role = 'analysis' AND state = 'ready' AND model = :model AND id <> :worker AND heartbeat_at > now() - :fresh
-      AND :policy = ANY (array_append(policies, ''))
-)
-""")
+_WANT_POLICY = statement("shared.jobs", "waiting_for_policy").columns(id=Uuid)
+_ANOTHER_READY = statement("shared.jobs", "another_worker_is_ready")
 _CARRIED_BY = text("SELECT id FROM running_jobs WHERE worker = :worker").columns(id=Uuid)
 
 

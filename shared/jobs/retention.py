@@ -18,6 +18,7 @@ from sqlalchemy import Uuid, delete, select, text
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
+from shared.database.statements import statement
 from shared.database.tables import Erasure, Job, Result, Tenant
 from shared.domain import PICTURES, JobState
 from shared.errors import StoreUnavailableError
@@ -37,30 +38,9 @@ _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 #: The keys that `shared/storage/object_store.py` makes. Whatever else lies in the bucket is somebody else's.
 _OURS = re.compile(rf"(?P<tenant>{_UUID})/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.png)")
 
-# Of each tenant the oldest first; a webhook that still waits for its receiver goes with its job.
-_DELETE_OLD = text("""
-WITH old AS (
-    SELECT due.id FROM tenants
-    CROSS JOIN LATERAL (
-        SELECT id FROM jobs
-        WHERE tenant_id = tenants.id
-          AND finished_at < now() - make_interval(days => coalesce(tenants.retention_days, CAST(:days AS int)))
-        ORDER BY finished_at LIMIT :most FOR UPDATE SKIP LOCKED
-    ) AS due
-    LIMIT :most
-), gone AS (
-    DELETE FROM jobs WHERE id IN (SELECT id FROM old) RETURNING id, tenant_id, attempt
-)
-INSERT INTO erasures (job_id, tenant_id, attempts) SELECT id, tenant_id, attempt FROM gone RETURNING job_id
-""")
+_DELETE_OLD = statement("shared.jobs", "delete_old")
 
-_CLAIM_ERASURES = text("""
-WITH due AS (
-    SELECT job_id FROM erasures WHERE due_at <= now() ORDER BY due_at LIMIT :most FOR UPDATE SKIP LOCKED
-)
-UPDATE erasures SET due_at = now() + :retry WHERE job_id IN (SELECT job_id FROM due)
-RETURNING tenant_id, job_id, attempts
-""").columns(tenant_id=Uuid, job_id=Uuid)
+_CLAIM_ERASURES = statement("shared.jobs", "claim_erasures").columns(tenant_id=Uuid, job_id=Uuid)
 
 _TAKE_PAGE = text("""
 INSERT INTO bucket_walk (next_at) VALUES (now() + :retry)

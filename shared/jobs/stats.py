@@ -10,18 +10,13 @@ from uuid import UUID
 from sqlalchemy import Uuid, text
 from sqlalchemy.orm import Session
 
+from shared.database.statements import statement
 from shared.domain import JobState
 from shared.jobs import tally
 
 _DUE = text("SELECT due_deliveries()")
 _SNAPSHOT = text("SELECT seconds, pid, application FROM oldest_snapshot()")
-# No index has the jobs of all tenants in the order of time: of each tenant the newest.
-_NEWEST = text("""
-SELECT job.tenant_id, job.id FROM tenants CROSS JOIN LATERAL (
-    SELECT tenant_id, id, created_at FROM jobs WHERE tenant_id = tenants.id ORDER BY created_at DESC, id DESC LIMIT 1
-) AS job
-ORDER BY job.created_at DESC LIMIT :most
-""").columns(tenant_id=Uuid, id=Uuid)
+_NEWEST = statement("shared.jobs", "newest_jobs").columns(tenant_id=Uuid, id=Uuid)
 
 
 @dataclass(frozen=True)

@@ -15,38 +15,16 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
+from shared.database.statements import statement
 from shared.domain import JobState
 
 #: So many folds, or a few more, keep their sums.
 _FOLDS_KEPT = 2_000
 
 _TOTALS = text("SELECT * FROM queue_totals()")
-_OPEN = text("""
-WITH last AS (SELECT id FROM tally_last)
-SELECT (SELECT coalesce(sum(waiting), 0) FROM tally_lanes
-        WHERE fold BETWEEN (SELECT id FROM last) AND (SELECT id FROM last) AND queue = 'jobs' AND owner = :tenant)
-     + (SELECT count(*) FROM tally_running
-        WHERE fold BETWEEN (SELECT id FROM last) AND (SELECT id FROM last) AND queue = 'jobs' AND owner = :tenant)
-     + (SELECT coalesce(sum(waiting + running), 0) FROM tally_since WHERE queue = 'jobs' AND owner = :tenant)
-""")
-_OPEN_OF_ALL = text("""
-SELECT owner, sum(jobs) FROM (
-    SELECT owner, waiting AS jobs FROM tally_waiting('jobs')
-    UNION ALL
-    SELECT owner, 1 FROM tally_under_way('jobs')
-) AS open GROUP BY owner
-""")
-# Since the last fold that is so old, or the oldest of those that are kept.
-_ENDED = text("""
-SELECT totals.succeeded - past.succeeded, totals.failed - past.failed,
-       totals.canceled - past.canceled, totals.expired - past.expired
-FROM queue_totals() AS totals CROSS JOIN LATERAL (
-    (SELECT * FROM tally_folds WHERE at <= now() - :ago ORDER BY at DESC LIMIT 1)
-    UNION ALL
-    (SELECT * FROM tally_folds WHERE id > (SELECT id FROM tally_last) - :kept ORDER BY id LIMIT 1)
-    LIMIT 1
-) AS past
-""")
+_OPEN = statement("shared.jobs", "open_jobs")
+_OPEN_OF_ALL = statement("shared.jobs", "open_jobs_of_all")
+_ENDED = statement("shared.jobs", "ended")
 _OLDEST = text("SELECT extract(epoch FROM now() - oldest_waiting())")
 _FOLD = text("SELECT fold_tally(:older_than)")
 

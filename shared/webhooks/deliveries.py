@@ -14,6 +14,7 @@ from sqlalchemy import LargeBinary, Uuid, func, select, text
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
+from shared.database.statements import statement
 from shared.database.tables import WebhookAttempt, WebhookDelivery
 from shared.errors import DistildireError, LeaseLostError
 from shared.webhooks.endpoints import disable_endpoint, find_endpoint
@@ -22,66 +23,8 @@ from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Retry
 #: Of endpoints whose turn it may be, so many are looked at.
 _LOOKED = 64
 
-# The tally says for which endpoints something waits, and from where on (shared/jobs/tally.py): none is read that has
-# ended. Those with the fewest tries under way come first, so a receiver that hangs waits for others and not they for
-# it. Of these the first few are looked at, each by its own oldest delivery that is due. The lock is tried, never waited
-# for, and is one endpoint's: a process that is frozen in the middle of a claim stops that endpoint alone, until
-# PostgreSQL ends its transaction.
-_TURN = text("""
-WITH busy AS (
-    SELECT endpoint_id, count(*) AS tries FROM leased_deliveries WHERE lease_until > now() GROUP BY endpoint_id
-), failing AS MATERIALIZED (
-    SELECT id FROM webhook_endpoints WHERE failing_since IS NOT NULL AND disabled_at IS NULL
-), lane AS (
-    SELECT owner, at, item, tries
-    FROM (
-        SELECT owner, at, item, sum(tries) OVER (PARTITION BY owner) AS tries
-        FROM (
-            SELECT owner, at, item, 0 AS tries FROM tally_waiting('deliveries') WHERE at <= now()
-            UNION ALL
-            SELECT endpoint_id, NULL, NULL, tries FROM busy
-        ) AS each
-    ) AS of_endpoint
-    WHERE at IS NOT NULL AND owner <> ALL (CAST(:passed AS uuid[]))
-      AND tries < CASE WHEN owner IN (SELECT id FROM failing) THEN :per_failing
-                       WHEN owner = ANY (CAST(:proven AS uuid[])) THEN :per_proven ELSE :per_endpoint END
-    ORDER BY tries, at, owner
-), enabled AS MATERIALIZED (
-    SELECT lane.* FROM lane CROSS JOIN LATERAL (
-        SELECT FROM webhook_endpoints WHERE id = lane.owner AND disabled_at IS NULL OFFSET 0
-    ) AS endpoint
-    LIMIT :looked
-), turn AS MATERIALIZED (
-    SELECT enabled.owner AS id, enabled.at, enabled.item FROM enabled CROSS JOIN LATERAL (
-        SELECT next_attempt_at FROM webhook_deliveries
-        WHERE state = 'pending' AND lease_until IS NULL AND endpoint_id = enabled.owner
-          AND (next_attempt_at, id::text) >= (enabled.at, enabled.item::text) AND next_attempt_at <= now()
-        ORDER BY endpoint_id, next_attempt_at, id::text LIMIT 1
-    ) AS head
-    ORDER BY enabled.tries, head.next_attempt_at, enabled.owner
-)
-SELECT id, at, item FROM turn WHERE pg_try_advisory_xact_lock(1147498341, hashtext(CAST(id AS text))) LIMIT 1
-""").columns(id=Uuid, item=Uuid)
-
-# A statement of its own: it sees what the endpoint's last claim, which held the lock before, has committed.
-_CLAIM = text("""
-WITH busy AS (
-    SELECT count(*) AS tries FROM leased_deliveries WHERE endpoint_id = :endpoint AND lease_until > now()
-)
-UPDATE webhook_deliveries SET attempt = attempt + 1, lease_until = now() + :lease
-FROM webhook_endpoints AS endpoint, busy
-WHERE webhook_deliveries.id = (
-    SELECT id FROM webhook_deliveries
-    WHERE state = 'pending' AND lease_until IS NULL AND endpoint_id = :endpoint
-      AND (next_attempt_at, id::text) >= (:at, CAST(CAST(:item AS uuid) AS text)) AND next_attempt_at <= now()
-    ORDER BY endpoint_id, next_attempt_at, id::text
-    LIMIT 1 FOR UPDATE SKIP LOCKED
-) AND endpoint.id = webhook_deliveries.endpoint_id AND endpoint.disabled_at IS NULL
-  AND busy.tries < CASE WHEN endpoint.failing_since IS NOT NULL THEN :per_failing
-                        WHEN endpoint.id = ANY (CAST(:proven AS uuid[])) THEN :per_proven ELSE :per_endpoint END
-RETURNING webhook_deliveries.id, webhook_deliveries.attempt, attempt - tries_before AS planned_try, endpoint.id,
-          webhook_deliveries.body, endpoint.url, endpoint.secret_encrypted, endpoint.failing_since, busy.tries
-""").columns(id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary)
+_TURN = statement("shared.webhooks", "next_endpoint").columns(id=Uuid, item=Uuid)
+_CLAIM = statement("shared.webhooks", "claim_delivery").columns(id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary)
 
 # As it is now: another try may have ended meanwhile.
 _FAILING = text("UPDATE webhook_endpoints SET failing_since = now() WHERE id = :endpoint AND failing_since IS NULL")

@@ -14,46 +14,14 @@ from sqlalchemy.orm import Session
 
 from shared.crypto import Vault
 from shared.database.engine import Database
+from shared.database.statements import statement
 from shared.database.tables import WebhookEndpoint
 from shared.webhooks.retry_schedule import MOST_AGE
 from shared.webhooks.signatures import new_secret
 
-# Of disabled endpoints what waits, from where it begins: what is being tried waits for its result.
-_GIVE_UP_DISABLED = text("""
-WITH found AS (
-    SELECT delivery.id
-    FROM tally_waiting('deliveries') AS lane
-    JOIN webhook_endpoints AS endpoint ON endpoint.id = lane.owner AND endpoint.disabled_at IS NOT NULL
-    CROSS JOIN LATERAL (
-        SELECT id FROM webhook_deliveries
-        WHERE state = 'pending' AND lease_until IS NULL AND endpoint_id = lane.owner
-          AND (next_attempt_at, id::text) >= (lane.at, lane.item::text)
-        ORDER BY endpoint_id, next_attempt_at, id::text
-        LIMIT :most FOR UPDATE SKIP LOCKED
-    ) AS delivery
-    LIMIT :most
-)
-UPDATE webhook_deliveries SET state = 'failed', finished_at = now(), next_attempt_at = NULL
-WHERE id IN (SELECT id FROM found) RETURNING id
-""")
-_GIVE_UP_OLD = text("""
-WITH found AS (
-    SELECT id FROM webhook_deliveries
-    WHERE state = 'pending' AND begun_at < now() - :age AND (lease_until IS NULL OR lease_until < now())
-    ORDER BY begun_at LIMIT :most FOR UPDATE SKIP LOCKED
-)
-UPDATE webhook_deliveries SET state = 'failed', finished_at = now(), next_attempt_at = NULL, lease_until = NULL
-WHERE id IN (SELECT id FROM found) RETURNING id
-""")
-_PURGE = text("""
-WITH found AS (
-    SELECT delivery.id FROM webhook_endpoints AS endpoint CROSS JOIN LATERAL (
-        SELECT id FROM webhook_deliveries WHERE endpoint_id = endpoint.id LIMIT :most FOR UPDATE SKIP LOCKED
-    ) AS delivery
-    WHERE endpoint.deleted_at IS NOT NULL LIMIT :most
-)
-DELETE FROM webhook_deliveries WHERE id IN (SELECT id FROM found) RETURNING id
-""")
+_GIVE_UP_DISABLED = statement("shared.webhooks", "give_up_disabled")
+_GIVE_UP_OLD = statement("shared.webhooks", "give_up_old")
+_PURGE = statement("shared.webhooks", "purge")
 # Nobody who may still write for it has begun before it was deleted: no transaction of ours takes so long.
 _FORGET = text("""
 DELETE FROM webhook_endpoints AS endpoint

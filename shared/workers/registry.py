@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
+from shared.database.statements import statement
 from shared.database.tables import Worker
 from shared.workers import procfs
 
@@ -29,20 +30,7 @@ _END_LEASES = text("""
 UPDATE jobs SET lease_until = now()
 WHERE id IN (SELECT id FROM running_jobs WHERE worker = ANY (:buried)) AND lease_until > now()
 """)
-# Of what waits the policies that no ready worker has which may take it, where one is ready that would.
-_UNSERVED = text("""
-WITH ready AS (
-    SELECT model, policies FROM workers
-    WHERE role = 'analysis' AND state = 'ready' AND heartbeat_at > now() - :counted_on
-), wanted AS (
-    SELECT DISTINCT lane.model, coalesce(nullif(lane.policy, ''), tenants.policy) AS policy
-    FROM tally_waiting('jobs') AS lane JOIN tenants ON tenants.id = lane.owner
-)
-SELECT model, policy FROM wanted
-WHERE policy IS NOT NULL
-  AND EXISTS (SELECT FROM ready WHERE wanted.model IN ('', ready.model))
-  AND NOT EXISTS (SELECT FROM ready WHERE wanted.model IN ('', ready.model) AND wanted.policy = ANY (policies))
-""")
+_UNSERVED = statement("shared.workers", "unserved_policies")
 
 
 class Role(StrEnum):
