@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 
@@ -103,9 +103,17 @@ class NewJob:
     """The job that failed or expired, and that this one runs again."""
 
 
+class AttemptId(NamedTuple):
+    """One attempt at a job: the fence of everything that its worker writes."""
+
+    job_id: UUID
+    attempt: int
+    """From 1."""
+
+
 @dataclass(frozen=True)
 class ClaimedJob:
-    """A job as its worker holds it; `(id, attempt)` is the fence of everything the worker writes."""
+    """A job as its worker holds it."""
 
     id: UUID
     tenant_id: UUID
@@ -118,9 +126,9 @@ class ClaimedJob:
     options: JobOptions
 
     @property
-    def fence(self) -> tuple[UUID, int]:
-        """What identifies this attempt."""
-        return self.id, self.attempt
+    def attempt_id(self) -> AttemptId:
+        """Which attempt at which job this is."""
+        return AttemptId(self.id, self.attempt)
 
 
 @dataclass(frozen=True)

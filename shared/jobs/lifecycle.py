@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from shared.database.engine import Database
 from shared.database.statements import statement
 from shared.database.tables import Job, Worker
-from shared.domain import JobResult, JobState, NewJob, Stage
+from shared.domain import AttemptId, JobResult, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import tally
 from shared.jobs.claiming import FRESH
@@ -93,7 +93,7 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
     return job
 
 
-def begin_alone(database: Database, job_id: UUID, attempt: int) -> None:
+def begin_alone(database: Database, attempt_id: AttemptId) -> None:
     """Note that the process carries this job and no other: from now on its death is the job's doing.
 
     Raises:
@@ -101,31 +101,28 @@ def begin_alone(database: Database, job_id: UUID, attempt: int) -> None:
 
     """
     with database.begin() as session:
-        _owned(session, job_id, attempt).alone = True
+        _owned(session, attempt_id).alone = True
 
 
-def heartbeat(
-    database: Database, stages: Mapping[tuple[UUID, int], Stage], *, lease: timedelta
-) -> set[tuple[UUID, int]]:
+def heartbeat(database: Database, stages: Mapping[AttemptId, Stage], *, lease: timedelta) -> set[AttemptId]:
     """Extend the leases of these attempts and note their stages; return those that are still owned.
 
     An attempt that is missing from the answer was canceled, expired or given to another worker.
     """
     if not stages:
         return set()
-    fences = list(stages)
     beat = {
-        "ids": [str(job_id) for job_id, _ in fences],
-        "attempts": [attempt for _, attempt in fences],
-        "stages": [str(stages[fence]) for fence in fences],
+        "ids": [str(attempt.job_id) for attempt in stages],
+        "attempts": [attempt.attempt for attempt in stages],
+        "stages": [str(stage) for stage in stages.values()],
         "lease": lease,
     }
     with database.begin() as session:
         session.execute(text("SET LOCAL synchronous_commit = off"))  # a lost heartbeat is only an earlier lease
-        return {(row.id, row.attempt) for row in session.execute(_HEARTBEAT, beat)}
+        return {AttemptId(row.id, row.attempt) for row in session.execute(_HEARTBEAT, beat)}
 
 
-def succeed(database: Database, job_id: UUID, attempt: int, result: JobResult) -> bool:
+def succeed(database: Database, attempt_id: AttemptId, result: JobResult) -> bool:
     """End a job with its verdict; return whether a webhook is to be sent now.
 
     Raises:
@@ -133,26 +130,26 @@ def succeed(database: Database, job_id: UUID, attempt: int, result: JobResult) -
 
     """
     with database.begin() as session:
-        job = _owned(session, job_id, attempt)
-        session.add(to_row(job_id, attempt, result))
+        job = _owned(session, attempt_id)
+        session.add(to_row(*attempt_id, result))
         return _end(session, job, JobState.SUCCEEDED, result=result)
 
 
-def fail(database: Database, job_id: UUID, attempt: int, error: JobError) -> bool:
+def fail(database: Database, attempt_id: AttemptId, error: JobError) -> bool:
     """End a job with its error; return and raise as `succeed` does."""
     with database.begin() as session:
-        return _end(session, _owned(session, job_id, attempt), JobState.FAILED, error=error)
+        return _end(session, _owned(session, attempt_id), JobState.FAILED, error=error)
 
 
 def try_elsewhere(
-    database: Database, job_id: UUID, attempt: int, error: JobError, *, model: str, policy: str | None
+    database: Database, attempt_id: AttemptId, error: JobError, *, model: str, policy: str | None
 ) -> bool:
     """Queue a job again that the device of its worker cannot judge, for another worker with this model and policy.
 
     Where another could not judge it either, or there is none, the job fails with `error`. Returns and raises as `fail`.
     """
     with database.begin() as session:
-        job = _owned(session, job_id, attempt)
+        job = _owned(session, attempt_id)
         others = {"model": model, "policy": policy or "", "worker": job.worker, "fresh": FRESH}
         if job.failed_on not in (None, job.worker) or not session.scalar(_ANOTHER_READY, others):
             return _end(session, job, JobState.FAILED, error=error)
@@ -162,17 +159,17 @@ def try_elsewhere(
         return False
 
 
-def release(database: Database, fences: Collection[tuple[UUID, int]]) -> None:
+def release(database: Database, attempts: Collection[AttemptId]) -> None:
     """Queue jobs again that this worker holds and will not finish; nothing counts against them.
 
     A suspect stays one, and what was counted stays counted.
     """
     with database.begin() as session:
-        _queue_again(session, fences)
+        _queue_again(session, attempts)
 
 
 def release_after_device_failure(
-    database: Database, worker: str, in_pass: Collection[tuple[UUID, int]], *, max_attempts: int
+    database: Database, worker: str, in_pass: Collection[AttemptId], *, max_attempts: int
 ) -> int:
     """Account for the end of `worker` by a pass of its device, of which it knows beforehand; return what it carried.
 
@@ -183,9 +180,9 @@ def release_after_device_failure(
         found = session.scalars(_CARRIED_BY, {"worker": worker}).all()
         jobs = [job for job in _locked(session, found) if job.worker == worker]
         for job in jobs:
-            if (job.id, job.attempt) in in_pass:
+            if _attempt_id(job) in in_pass:
                 _drop(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
-        _queue_again(session, {(job.id, job.attempt) for job in jobs}.difference(in_pass))
+        _queue_again(session, {_attempt_id(job) for job in jobs}.difference(in_pass))
         session.execute(delete(Worker).where(Worker.id == worker))  # nobody is to count on it
         return len(jobs)
 
@@ -289,10 +286,10 @@ def _queue(job: Job) -> None:
     job.state, job.stage, job.worker, job.lease_until, job.alone = JobState.QUEUED, None, None, None, False
 
 
-def _queue_again(session: Session, fences: Collection[tuple[UUID, int]]) -> None:
+def _queue_again(session: Session, attempts: Collection[AttemptId]) -> None:
     """Queue what these attempts own; with no sign of life, so that nobody waits for the worker to come back."""
-    for job in _locked(session, {job_id for job_id, _ in fences}):
-        if (job.id, job.attempt) in fences:
+    for job in _locked(session, {attempt.job_id for attempt in attempts}):
+        if _attempt_id(job) in attempts:
             _queue(job)
             job.beat_at = None
 
@@ -303,12 +300,16 @@ def _locked(session: Session, job_ids: Collection[UUID]) -> list[Job]:
     return [job for job in session.scalars(ordered) if job.state == JobState.RUNNING]
 
 
-def _owned(session: Session, job_id: UUID, attempt: int) -> Job:
+def _owned(session: Session, attempt_id: AttemptId) -> Job:
     """Lock the job for the attempt that owns it: the fence of every late write."""
-    job = session.get(Job, job_id, with_for_update=True, populate_existing=True)
-    if job is None or job.attempt != attempt or job.state != JobState.RUNNING:
+    job = session.get(Job, attempt_id.job_id, with_for_update=True, populate_existing=True)
+    if job is None or job.attempt != attempt_id.attempt or job.state != JobState.RUNNING:
         raise LeaseLostError
     return job
+
+
+def _attempt_id(job: Job) -> AttemptId:
+    return AttemptId(job.id, job.attempt)
 
 
 def _end(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import sys
 from typing import Any
-from uuid import UUID
 
 from shared.database.engine import Database
-from shared.domain import ClaimedJob, JobResult, Stage
+from shared.domain import AttemptId, ClaimedJob, JobResult, Stage
 from shared.jobs import lifecycle
 from tests.chaos.crash_points import DECIDED, crash_if_requested
 from worker.__main__ import main
@@ -37,8 +36,8 @@ def _die_in(attempt: Attempt, stage: Stage) -> None:
         crash_if_requested(stage)
 
 
-def _succeed_and_die(database: Database, job_id: UUID, attempt: int, result: JobResult) -> bool:
-    told = _succeed(database, job_id, attempt, result)
+def _succeed_and_die(database: Database, attempt_id: AttemptId, result: JobResult) -> bool:
+    told = _succeed(database, attempt_id, result)
     crash_if_requested(DECIDED)
     return told
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from shared.domain import AttemptId
 from shared.errors import ErrorCode, JobError
 from shared.jobs import lifecycle
 from tests.support.api_world import Answer, ApiWorld, png
@@ -41,7 +42,7 @@ def test_a_tenant_at_its_limit_is_refused_until_a_job_ends_and_others_are_not(
     world.other.submit()
     _, job_id, attempt = world.claim()  # a job that runs is open all the same
     assert_refused(world.one.post_form(png()), 429, "too_many_open_jobs")
-    lifecycle.fail(world.around.database, job_id, attempt, JobError(ErrorCode.CORRUPT_IMAGE))
+    lifecycle.fail(world.around.database, AttemptId(job_id, attempt), JobError(ErrorCode.CORRUPT_IMAGE))
     world.one.submit()
 
 

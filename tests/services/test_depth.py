@@ -227,12 +227,14 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
             BY_TENANT,
         ),
         "heartbeat": (
-            lambda: lifecycle.heartbeat(database, {job.fence: Stage.DECODING for job in world.jobs[-16:]}, lease=LEASE),
+            lambda: lifecycle.heartbeat(
+                database, {job.attempt_id: Stage.DECODING for job in world.jobs[-16:]}, lease=LEASE
+            ),
             FEW,
         ),
-        "begin alone": (lambda: lifecycle.begin_alone(database, *world.jobs[-1].fence), FEW),
-        "fail": (lambda: lifecycle.fail(database, *world.jobs.pop().fence, JobError(ErrorCode.INTERNAL)), FEW),
-        "give back": (lambda: lifecycle.release(database, [world.jobs.pop().fence for _ in range(8)]), FEW),
+        "begin alone": (lambda: lifecycle.begin_alone(database, world.jobs[-1].attempt_id), FEW),
+        "fail": (lambda: lifecycle.fail(database, world.jobs.pop().attempt_id, JobError(ErrorCode.INTERNAL)), FEW),
+        "give back": (lambda: lifecycle.release(database, [world.jobs.pop().attempt_id for _ in range(8)]), FEW),
         "release_after_device_failure": (
             lambda: lifecycle.release_after_device_failure(database, "another", [], max_attempts=3),
             FEW,

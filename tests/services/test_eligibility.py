@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
-from shared.domain import NewJob
+from shared.domain import JobOptions, NewJob
 from shared.jobs import claiming, lifecycle
 from shared.workers import registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
@@ -35,7 +35,7 @@ def read_only(database: Database) -> Iterator[Database]:
 
 def add_job(database: Database, tenant: UUID, model: str | None = None, policy: str | None = None) -> UUID:
     job_id = uuid4()
-    new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", model=model, policy=policy)
+    new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", JobOptions(model=model, policy=policy))
     with database.begin() as session:
         lifecycle.create(session, new, deadline=DEADLINE)
     return job_id

@@ -27,6 +27,7 @@ from shared.domain import (
     AnalyzedImage,
     AppliedPolicy,
     Artifact,
+    AttemptId,
     ClaimedJob,
     FeatureMean,
     Interval,
@@ -215,7 +216,7 @@ def test_a_claim_owns_the_job_before_it_returns(database: Database, tenant: UUID
 
 def test_a_job_began_when_it_was_first_claimed(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
-    lifecycle.release(database, [claimed(database).fence])
+    lifecycle.release(database, [claimed(database).attempt_id])
     began = read(database, job_id).started_at
     claimed(database)
     row = read(database, job_id)
@@ -319,7 +320,7 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     with database.begin() as session:
         create_endpoint(session, VAULT, stranger, "https://example.org/not-theirs", EVENT_TYPES)
     job_id = add_job(database, tenant, metadata={"naïve": "✓"})
-    lifecycle.succeed(database, job_id, claimed(database).attempt, RESULT)
+    lifecycle.succeed(database, claimed(database).attempt_id, RESULT)
     with database.begin() as session:
         row = session.get_one(Job, job_id)
         result = session.get_one(Result, job_id)
@@ -359,7 +360,7 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
 @pytest.mark.parametrize("result", [RESULT, replace(RESULT, policy=None, stability=None)], ids=["policy", "no policy"])
 def test_a_result_is_read_as_it_was_written(database: Database, tenant: UUID, result: JobResult) -> None:
     job = claimed_job(database, tenant)
-    lifecycle.succeed(database, *job.fence, result)
+    lifecycle.succeed(database, job.attempt_id, result)
     with database.begin() as session:
         row = session.get_one(Result, job.id)
         assert from_row(row) == result
@@ -374,7 +375,7 @@ def test_jobs_of_a_tenant_end_at_the_same_moment_though_they_tell_the_same_endpo
     first, second = claimed_job(database, tenant), claimed_job(database, tenant)
     with database.begin() as session:
         lifecycle.cancel(session, tenant, first.id)  # not committed yet
-        assert lifecycle.succeed(database, *second.fence, RESULT)  # and waits for no lock
+        assert lifecycle.succeed(database, second.attempt_id, RESULT)  # and waits for no lock
 
 
 def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenant: UUID) -> None:
@@ -384,17 +385,17 @@ def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenan
     lifecycle.sweep(database, max_attempts=3)
     current = claimed(database)
     with pytest.raises(LeaseLostError):
-        lifecycle.succeed(database, job_id, stale.attempt, RESULT)
+        lifecycle.succeed(database, stale.attempt_id, RESULT)
     with pytest.raises(LeaseLostError):
-        lifecycle.fail(database, job_id, stale.attempt, JobError(ErrorCode.INTERNAL))
-    assert lifecycle.heartbeat(database, {stale.fence: Stage.STORING}, lease=LEASE) == set()
+        lifecycle.fail(database, stale.attempt_id, JobError(ErrorCode.INTERNAL))
+    assert lifecycle.heartbeat(database, {stale.attempt_id: Stage.STORING}, lease=LEASE) == set()
     before = columns(database, job_id)
-    lifecycle.release(database, [stale.fence])
-    lifecycle.release_after_device_failure(database, "another", [stale.fence], max_attempts=1)
+    lifecycle.release(database, [stale.attempt_id])
+    lifecycle.release_after_device_failure(database, "another", [stale.attempt_id], max_attempts=1)
     assert columns(database, job_id) == before  # it is still the current attempt's
     with database.begin() as session:
         assert session.get(Result, job_id) is None
-    lifecycle.succeed(database, job_id, current.attempt, RESULT)
+    lifecycle.succeed(database, current.attempt_id, RESULT)
     assert read(database, job_id).state == "succeeded"
 
 
@@ -407,7 +408,7 @@ def test_a_process_that_ends_by_a_pass_says_nothing_of_an_attempt_that_it_has_lo
     end_lease(database, job_id)
     lifecycle.sweep(database, max_attempts=3)
     claimed(database)
-    lifecycle.release_after_device_failure(database, "w", [stale.fence], max_attempts=1)
+    lifecycle.release_after_device_failure(database, "w", [stale.attempt_id], max_attempts=1)
     row = read(database, job_id)
     assert (row.state, row.deaths) == ("queued", 0)
 
@@ -416,7 +417,7 @@ def test_a_late_write_waits_for_the_end_that_is_being_written_and_is_refused(dat
     job = claimed_job(database, tenant)
     with ThreadPoolExecutor(1) as pool, database.begin() as session:
         lifecycle.cancel(session, tenant, job.id)
-        late = pool.submit(lifecycle.succeed, database, *job.fence, RESULT)
+        late = pool.submit(lifecycle.succeed, database, job.attempt_id, RESULT)
         until_it_waits(session, late)
         session.commit()
         with pytest.raises(LeaseLostError):
@@ -428,12 +429,12 @@ def test_a_late_write_waits_for_the_end_that_is_being_written_and_is_refused(dat
 
 def test_a_heartbeat_extends_what_is_owned_and_tells_what_is_not(database: Database, tenant: UUID) -> None:
     kept, lost = add_job(database, tenant), add_job(database, tenant)
-    fences = {job.id: job.fence for job in (claimed(database), claimed(database))}
+    attempt_ids = {job.id: job.attempt_id for job in (claimed(database), claimed(database))}
     with database.begin() as session:
         lifecycle.cancel(session, tenant, lost)
     end_lease(database, kept)
-    stages = {fences[kept]: Stage.DIFFUSING, fences[lost]: Stage.DIFFUSING}
-    assert lifecycle.heartbeat(database, stages, lease=LEASE) == {fences[kept]}
+    stages = {attempt_ids[kept]: Stage.DIFFUSING, attempt_ids[lost]: Stage.DIFFUSING}
+    assert lifecycle.heartbeat(database, stages, lease=LEASE) == {attempt_ids[kept]}
     row = read(database, kept)
     assert row.stage == "diffusing"
     assert lease_of(row) == LEASE
@@ -498,7 +499,7 @@ def test_of_a_tenant_one_suspect_is_under_way_at_a_time_and_others_go_on(databas
     assert {job.tenant_id for job in taken[:2]} == {tenant, other}
     assert {job.id for job in taken[2:]} == set(fresh)
     assert claim(database, worker="w5") is None
-    lifecycle.fail(database, *taken[0].fence, JobError(ErrorCode.CORRUPT_IMAGE))
+    lifecycle.fail(database, taken[0].attempt_id, JobError(ErrorCode.CORRUPT_IMAGE))
     again = claimed(database, worker="w5")
     assert (again.suspect, again.tenant_id) == (True, taken[0].tenant_id)
 
@@ -600,7 +601,7 @@ def test_a_suspect_is_taken_alone_whatever_waits_beside_it(database: Database, t
     show(database, ANOTHER, WorkerState.READY)
     assert [job.id for job in several(database, 8)] == [suspect]
     assert {job.id for job in several(database, 8)} == fresh
-    lifecycle.release(database, [(suspect, 2)])
+    lifecycle.release(database, [AttemptId(suspect, 2)])
     urgent = add_job(database, tenant, priority=1)
     assert [job.id for job in several(database, 8)] == [urgent]  # what comes behind a suspect waits for it
     assert [job.id for job in several(database, 8)] == [suspect]
@@ -611,7 +612,7 @@ def test_three_deaths_alone_end_a_job(database: Database, tenant: UUID) -> None:
     claimed(database)
     dies(database, job_id)
     for deaths in (1, 2):
-        lifecycle.begin_alone(database, *claimed(database).fence)
+        lifecycle.begin_alone(database, claimed(database).attempt_id)
         report = dies(database, job_id)
         assert (report.released, report.queued) == (1, 1)
         row = read(database, job_id)
@@ -619,7 +620,7 @@ def test_three_deaths_alone_end_a_job(database: Database, tenant: UUID) -> None:
     claimed(database)
     dies(database, job_id)
     assert read(database, job_id).deaths == 2  # it had been claimed, and still shared its process
-    lifecycle.begin_alone(database, *claimed(database).fence)
+    lifecycle.begin_alone(database, claimed(database).attempt_id)
     assert dies(database, job_id).exhausted == 1
     row = read(database, job_id)
     assert (row.state, row.error_code, row.error_retryable) == ("failed", "attempts_exhausted", False)
@@ -631,7 +632,7 @@ def test_an_attempt_that_lost_its_job_does_not_begin_alone(database: Database, t
     dies(database, job_id)
     claimed(database)
     with pytest.raises(LeaseLostError):
-        lifecycle.begin_alone(database, *stale.fence)
+        lifecycle.begin_alone(database, stale.attempt_id)
     assert not read(database, job_id).alone
 
 
@@ -685,7 +686,7 @@ def fails_on(database: Database, job: ClaimedJob, worker: str, policy: str | Non
     """Have the device of `worker` fail a job; return what state that leaves it in."""
     with database.begin() as session:
         session.execute(update(Job).where(Job.id == job.id).values(worker=worker))
-    lifecycle.try_elsewhere(database, *job.fence, FAILED_HERE, model="M", policy=policy)
+    lifecycle.try_elsewhere(database, job.attempt_id, FAILED_HERE, model="M", policy=policy)
     return read(database, job.id).state
 
 
@@ -888,7 +889,7 @@ def test_a_job_that_cannot_be_taken_gives_its_tenant_no_turn_and_hides_none(
 def test_fairness_counts_what_runs_and_neither_what_waits_nor_what_has_ended(database: Database, tenant: UUID) -> None:
     for _ in range(2):
         job = claimed_job(database, tenant)
-        lifecycle.fail(database, *job.fence, JobError(ErrorCode.CORRUPT_IMAGE))
+        lifecycle.fail(database, job.attempt_id, JobError(ErrorCode.CORRUPT_IMAGE))
     older = [add_job(database, tenant) for _ in range(2)]
     add_job(database, add_tenant(database, "b"))
     assert claimed(database).id == older[0]
@@ -900,7 +901,7 @@ def test_a_worker_whose_suspect_has_ended_is_free_of_suspects_again(database: Da
     show(database, ANOTHER, WorkerState.READY)
     taken = claiming.claim(database, worker=ANOTHER.id, model="M", lease=timedelta(seconds=1))
     assert taken is not None
-    lifecycle.fail(database, *taken.fence, JobError(ErrorCode.CORRUPT_IMAGE))
+    lifecycle.fail(database, taken.attempt_id, JobError(ErrorCode.CORRUPT_IMAGE))
     silent_for(database, second, 0)
     assert claimed(database).id == second
 
@@ -914,7 +915,7 @@ def test_one_worker_is_kept_free_of_suspects(database: Database, tenant: UUID) -
     silent_for(database, second, 8)
     claiming.claim(database, worker=ANOTHER.id, model="M", lease=LEASE)  # one that does not see us takes the first
     assert claim(database) is None
-    lifecycle.release(database, [(first, 2)])
+    lifecycle.release(database, [AttemptId(first, 2)])
     assert claim(database) is not None
 
 
@@ -930,18 +931,18 @@ def test_nobody_waits_for_longer_than_a_lease(database: Database, tenant: UUID) 
 
 def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
-    lifecycle.release(database, [claimed(database).fence])
+    lifecycle.release(database, [claimed(database).attempt_id])
     row = read(database, job_id)
     assert (row.state, row.deaths, row.lease_until) == ("queued", 0, None)
     assert (row.stage, row.worker) == (None, None)
     again = claimed(database)
     assert (again.attempt, again.suspect) == (2, False)
     dies(database, job_id)
-    lifecycle.begin_alone(database, *claimed(database).fence)
+    lifecycle.begin_alone(database, claimed(database).attempt_id)
     dies(database, job_id)
     alone = claimed(database)
-    lifecycle.begin_alone(database, *alone.fence)
-    lifecycle.release(database, [alone.fence])
+    lifecycle.begin_alone(database, alone.attempt_id)
+    lifecycle.release(database, [alone.attempt_id])
     row = read(database, job_id)
     assert (row.state, row.deaths, row.suspect, row.alone) == ("queued", 1, True, False)
     assert claim(database) is not None  # nobody died: nobody waits for a worker to come back
@@ -952,7 +953,9 @@ def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, ten
     elsewhere = add_job(database, tenant)
     claiming.claim(database, worker="another", model="M", lease=LEASE)
     show(database, replace(ANOTHER, id="w"), WorkerState.READY)
-    assert lifecycle.release_after_device_failure(database, "w", [job.fence for job in jobs[:2]], max_attempts=3) == 3
+    assert (
+        lifecycle.release_after_device_failure(database, "w", [job.attempt_id for job in jobs[:2]], max_attempts=3) == 3
+    )
     with database.begin() as session:
         assert registry.list_workers(session) == []  # nobody is to count on it
     assert read(database, elsewhere).state == "running"
@@ -967,9 +970,12 @@ def test_a_process_that_ends_by_a_pass_says_whose_it_was(database: Database, ten
 
 def test_a_process_that_ends_leaves_what_it_has_ended_as_it_is(database: Database, tenant: UUID) -> None:
     ended, carried = claimed_job(database, tenant), claimed_job(database, tenant)
-    lifecycle.succeed(database, *ended.fence, RESULT)
+    lifecycle.succeed(database, ended.attempt_id, RESULT)
     before = columns(database, ended.id)
-    assert lifecycle.release_after_device_failure(database, "w", [ended.fence, carried.fence], max_attempts=3) == 1
+    assert (
+        lifecycle.release_after_device_failure(database, "w", [ended.attempt_id, carried.attempt_id], max_attempts=3)
+        == 1
+    )
     assert columns(database, ended.id) == before
 
 
@@ -977,7 +983,7 @@ def test_a_pass_with_one_image_counts_whatever_else_the_process_carried(database
     culprit, other = claimed_job(database, tenant).id, claimed_job(database, tenant).id
     for deaths in (1, 2, 3):
         lifecycle.release_after_device_failure(
-            database, "w", [(culprit, read(database, culprit).attempt)], max_attempts=3
+            database, "w", [AttemptId(culprit, read(database, culprit).attempt)], max_attempts=3
         )
         assert read(database, culprit).deaths == deaths
         silent_for(database, culprit, 20)
@@ -1011,13 +1017,13 @@ def test_a_job_past_its_deadline_expires_whether_it_waits_or_runs(database: Data
 def test_terminal_states_never_change(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
     attempt = claimed(database).attempt
-    lifecycle.fail(database, job_id, attempt, JobError(ErrorCode.CORRUPT_IMAGE))
+    lifecycle.fail(database, AttemptId(job_id, attempt), JobError(ErrorCode.CORRUPT_IMAGE))
     finished_at = read(database, job_id).finished_at
     with database.begin() as session:
         lifecycle.cancel(session, tenant, job_id)
     with pytest.raises(LeaseLostError):
-        lifecycle.succeed(database, job_id, attempt, RESULT)
-    lifecycle.release(database, [(job_id, attempt)])
+        lifecycle.succeed(database, AttemptId(job_id, attempt), RESULT)
+    lifecycle.release(database, [AttemptId(job_id, attempt)])
     expired(database, job_id)
     assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
     row = read(database, job_id)
@@ -1073,7 +1079,7 @@ def test_a_job_that_another_transaction_holds_keeps_no_other_from_being_swept(
 def test_a_worker_that_is_heard_of_while_a_sweep_looks_keeps_its_job(database: Database, tenant: UUID) -> None:
     job = claimed_job(database, tenant)
     end_lease(database, job.id)
-    beat = partial(lifecycle.heartbeat, database, {job.fence: Stage.DIFFUSING}, lease=LEASE)
+    beat = partial(lifecycle.heartbeat, database, {job.attempt_id: Stage.DIFFUSING}, lease=LEASE)
     once_after(database, lifecycle._DROPPED, beat)
     assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
     assert read(database, job.id).state == "running"
@@ -1109,7 +1115,7 @@ def test_a_sweep_counts_what_waits_and_nothing_else(database: Database, tenant: 
     for _ in range(5):
         add_job(database, tenant)
     ended = claimed(database)
-    lifecycle.fail(database, ended.id, ended.attempt, JobError(ErrorCode.CORRUPT_IMAGE))
+    lifecycle.fail(database, ended.attempt_id, JobError(ErrorCode.CORRUPT_IMAGE))
     claimed(database)
     assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport(queued=3)
 
@@ -1118,7 +1124,7 @@ def test_who_ends_a_job_learns_whether_a_webhook_is_to_be_sent(database: Databas
     def end_two() -> list[bool]:
         good, bad = claimed_job(database, tenant), claimed_job(database, tenant)
         error = JobError(ErrorCode.CORRUPT_IMAGE)
-        return [lifecycle.succeed(database, *good.fence, RESULT), lifecycle.fail(database, *bad.fence, error)]
+        return [lifecycle.succeed(database, good.attempt_id, RESULT), lifecycle.fail(database, bad.attempt_id, error)]
 
     assert end_two() == [False, False]
     with database.begin() as session:
@@ -1146,9 +1152,9 @@ def test_a_deadlock_is_an_outage_that_passes_and_not_an_error_of_the_program(dat
 
 MOVERS: dict[str, Callable[[Database, list[ClaimedJob]], object]] = {
     "heartbeat": lambda database, jobs: lifecycle.heartbeat(
-        database, {job.fence: Stage.DECODING for job in jobs}, lease=LEASE
+        database, {job.attempt_id: Stage.DECODING for job in jobs}, lease=LEASE
     ),
-    "give back": lambda database, jobs: lifecycle.release(database, [job.fence for job in jobs]),
+    "give back": lambda database, jobs: lifecycle.release(database, [job.attempt_id for job in jobs]),
     "release_after_device_failure": lambda database, _: lifecycle.release_after_device_failure(
         database, "w", [], max_attempts=3
     ),

@@ -94,7 +94,7 @@ def succeed(database: Database, store: ObjectStore, job: ClaimedJob) -> None:
         feature_mean=FeatureMean(b"\0" * 4, 1, 1),
         artifacts={"heatmap": store.put_artifact(key, b"png")},
     )
-    lifecycle.succeed(database, job.id, job.attempt, result)
+    lifecycle.succeed(database, job.attempt_id, result)
 
 
 def finished(database: Database, store: ObjectStore, tenant: UUID, *, days_ago: int = 0) -> UUID:
@@ -268,7 +268,7 @@ def test_every_attempts_bytes_go(database: Database, store: ObjectStore, tenant:
     job_id = submit(database, store, tenant)
     first = claim(database)
     store.put_artifact(artifact_key(tenant, job_id, first.attempt, "overlay"), b"left behind")
-    lifecycle.release(database, [first.fence])
+    lifecycle.release(database, [first.attempt_id])
     succeed(database, store, claim(database))
     with database.begin() as session:
         session.execute(update(Job).values(finished_at=func.now() - timedelta(days=9)))
@@ -401,7 +401,7 @@ def test_orphans_go_after_a_day_and_what_a_job_refers_to_stays(
     succeed(database, store, claim(database))
     lost = claim(database)
     store.put_artifact(artifact_key(tenant, failed, lost.attempt, "heatmap"), b"png")
-    lifecycle.fail(database, *lost.fence, JobError(ErrorCode.INTERNAL))
+    lifecycle.fail(database, lost.attempt_id, JobError(ErrorCode.INTERNAL))
     at_work = claim(database)
     store.put_artifact(artifact_key(tenant, running, at_work.attempt, "heatmap"), b"png")
     never_committed = source_key(tenant, uuid4())

@@ -61,7 +61,7 @@ def claim(database: Database) -> ClaimedJob | None:
 
 
 def fail(database: Database, job: ClaimedJob) -> None:
-    lifecycle.fail(database, *job.fence, JobError(ErrorCode.INTERNAL))
+    lifecycle.fail(database, job.attempt_id, JobError(ErrorCode.INTERNAL))
 
 
 def totals(database: Database) -> Totals:
@@ -116,7 +116,7 @@ class Chance:
             self._random.choice([fail, fail, self._give_back, self._cancel, self._drop])(self._database, job)
 
     def _give_back(self, database: Database, job: ClaimedJob) -> None:
-        lifecycle.release(database, [job.fence])
+        lifecycle.release(database, [job.attempt_id])
 
     def _cancel(self, database: Database, job: ClaimedJob) -> None:
         with database.begin() as session:
@@ -230,7 +230,7 @@ def test_a_job_that_is_queued_again_keeps_its_place(database: Database, tenant: 
     jobs = [add_job(database, tenant) for _ in range(4)]
     taken = [claim(database) for _ in jobs[:3]]
     tally.fold(database)
-    lifecycle.release(database, [job.fence for job in taken[:1] if job])
+    lifecycle.release(database, [job.attempt_id for job in taken[:1] if job])
     tally.fold(database)
     again, last = claim(database), claim(database)
     assert again is not None

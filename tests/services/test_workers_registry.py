@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant, Worker
-from shared.domain import NewJob
+from shared.domain import AttemptId, NewJob
 from shared.jobs import claiming, lifecycle
 from shared.workers import procfs, registry
 from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
@@ -150,7 +150,7 @@ def test_what_a_claim_would_find_is_asked_without_claiming(database: Database):
     assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     job_id = carried_by(database, me)
     assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
-    lifecycle.release(database, [(job_id, 1)])
+    lifecycle.release(database, [AttemptId(job_id, 1)])
     assert claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     with database.begin() as session:
         job = session.get_one(Job, job_id)

@@ -19,7 +19,7 @@ from werkzeug.test import Client, TestResponse, encode_multipart
 
 from api.dependencies import EXTENSION, Resources
 from shared.database.engine import Database
-from shared.domain import PICTURES, AnalyzedImage, FeatureMean, JobResult, ModelIdentity, Region
+from shared.domain import PICTURES, AnalyzedImage, AttemptId, FeatureMean, JobResult, ModelIdentity, Region
 from shared.errors import ErrorCode, JobError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import artifact_key
@@ -148,7 +148,7 @@ class ApiWorld:
             feature_mean=FeatureMean(FEATURE_MEAN.tobytes(), 2, 2),
             artifacts=artifacts,
         )
-        lifecycle.succeed(self.around.database, job_id, attempt, replace(result, **changes))
+        lifecycle.succeed(self.around.database, AttemptId(job_id, attempt), replace(result, **changes))
         return str(job_id)
 
     @contextmanager
@@ -163,5 +163,5 @@ class ApiWorld:
     def fail_next(self, code: ErrorCode = ErrorCode.CORRUPT_IMAGE) -> str:
         """End the next job with an error; return its id."""
         _, job_id, attempt = self.claim()
-        lifecycle.fail(self.around.database, job_id, attempt, JobError(code))
+        lifecycle.fail(self.around.database, AttemptId(job_id, attempt), JobError(code))
         return str(job_id)

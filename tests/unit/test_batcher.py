@@ -15,12 +15,12 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from shared.domain import AttemptId
 from shared.errors import ErrorCode, JobError
 from worker.inference.batcher import (
     Batcher,
     DeviceLostError,
     DeviceMemoryError,
-    Fence,
     Finding,
     Floats,
     Infer,
@@ -84,13 +84,13 @@ def image(number: float) -> Floats:
     return np.full((3, 2, 2), number, np.float32)
 
 
-def fence(number: float) -> Fence:
+def attempt_id(number: float) -> AttemptId:
     """Of a job that is known by its image's number."""
-    return UUID(int=int(number)), 1
+    return AttemptId(UUID(int=int(number)), 1)
 
 
 def submit(batcher: Batcher, number: float) -> Future[Finding]:
-    return batcher.submit(image(number), fence(number) if math.isfinite(number) else fence(0))
+    return batcher.submit(image(number), attempt_id(number) if math.isfinite(number) else attempt_id(0))
 
 
 def submit_together(batcher: Batcher, *numbers: float) -> list[Future[Finding]]:
@@ -187,24 +187,24 @@ def test_image_that_takes_all_memory_fails_alone(start: Start, model: Model):
 
 
 def test_device_that_is_lost_ends_all_with_the_jobs_of_that_pass_named(start: Start):
-    given_up: queue.SimpleQueue[Sequence[Fence]] = queue.SimpleQueue()
+    given_up: queue.SimpleQueue[Sequence[AttemptId]] = queue.SimpleQueue()
     futures = submit_together(start(give_up=given_up.put), 1, 667)
-    assert given_up.get(timeout=SOON) == [fence(1), fence(667)]
+    assert given_up.get(timeout=SOON) == [attempt_id(1), attempt_id(667)]
     assert not any(future.done() for future in futures)  # that is for the process's end to settle
 
 
 def test_each_pass_is_watched_with_the_jobs_in_it(start: Start):
-    watched: list[Sequence[Fence]] = []
+    watched: list[Sequence[AttemptId]] = []
 
     @contextmanager
-    def watch(fences: Sequence[Fence]) -> Iterator[None]:
-        watched.append(fences)
+    def watch(attempts: Sequence[AttemptId]) -> Iterator[None]:
+        watched.append(attempts)
         yield
 
     batcher = start(max_batch=2, watch=watch)
     logits(submit_together(batcher, 1, 2))
     logits(submit_together(batcher, 3))
-    assert watched == [[fence(1), fence(2)], [fence(3)]]
+    assert watched == [[attempt_id(1), attempt_id(2)], [attempt_id(3)]]
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
@@ -231,26 +231,26 @@ def finds_nothing(images: Sequence[Floats]) -> list[Finding]:
 def test_device_that_fails_a_blank_image_too_is_given_up(
     start: Start, failing: Callable[[Sequence[Floats]], list[Finding]]
 ):
-    given_up: queue.SimpleQueue[Sequence[Fence]] = queue.SimpleQueue()
+    given_up: queue.SimpleQueue[Sequence[AttemptId]] = queue.SimpleQueue()
     future = submit(start(infer=lambda images, _: failing(images), give_up=given_up.put), 1)
     assert given_up.get(timeout=SOON) == []  # no job's doing
     assert not future.done()  # that is for the process's end to settle
 
 
 def test_device_that_fails_images_and_no_blank_one_works_on(start: Start):
-    given_up: list[Sequence[Fence]] = []
+    given_up: list[Sequence[AttemptId]] = []
     batcher = start(max_batch=1, give_up=given_up.append)
     for job, number in enumerate((666, 666, 666, 666)):
-        reason(batcher.submit(image(number), fence(job)))
+        reason(batcher.submit(image(number), attempt_id(job)))
     assert submit(batcher, 1).result(SOON).logit == 1
     assert not given_up
 
 
 @pytest.mark.parametrize("most", [1, 8])
 def test_one_job_with_several_images_does_not_make_the_device_seem_broken(model: Model, most: int):
-    given_up: list[Sequence[Fence]] = []
+    given_up: list[Sequence[AttemptId]] = []
     batcher = Batcher(model, max_batch=most, wait_seconds=0, give_up=given_up.append)
-    futures = batcher.submit_all([image(666)] * 5, fence(1))
+    futures = batcher.submit_all([image(666)] * 5, attempt_id(1))
     batcher.start()
     assert {reason(future).code for future in futures} == {ErrorCode.INTERNAL}
     assert not given_up
@@ -259,7 +259,7 @@ def test_one_job_with_several_images_does_not_make_the_device_seem_broken(model:
 
 def test_a_job_that_failed_with_one_image_is_run_no_further(model: Model):
     batcher = Batcher(model, max_batch=4, wait_seconds=0)
-    futures = [*batcher.submit_all([image(number) for number in (666, 1, 2)], fence(1)), submit(batcher, 3)]
+    futures = [*batcher.submit_all([image(number) for number in (666, 1, 2)], attempt_id(1)), submit(batcher, 3)]
     batcher.start()
     assert futures[-1].result(SOON).logit == 3
     assert reason(futures[2]).code == ErrorCode.INTERNAL
@@ -270,7 +270,7 @@ def test_a_job_that_failed_with_one_image_is_run_no_further(model: Model):
 def test_each_image_of_a_pass_is_told_when_the_classifier_begins(start: Start, model: Model):
     batcher, told = start(max_batch=2), threading.Semaphore(0)
     model.open.clear()
-    futures = [batcher.submit(image(number), fence(number), on_classifying=told.release) for number in (1, 2)]
+    futures = [batcher.submit(image(number), attempt_id(number), on_classifying=told.release) for number in (1, 2)]
     assert model.entered.wait(SOON)
     assert not told.acquire(blocking=False)
     model.open.set()
@@ -284,11 +284,11 @@ def test_thread_that_ends_against_all_rules_is_not_silent():
     def exits(_: Sequence[Floats], _classifying: Notify) -> list[Finding]:
         raise SystemExit
 
-    given_up: queue.SimpleQueue[Sequence[Fence]] = queue.SimpleQueue()
+    given_up: queue.SimpleQueue[Sequence[AttemptId]] = queue.SimpleQueue()
     batcher = Batcher(exits, max_batch=1, wait_seconds=0, give_up=given_up.put)
     batcher.start()
     submit(batcher, 1)
-    assert given_up.get(timeout=SOON) == [fence(1)]
+    assert given_up.get(timeout=SOON) == [attempt_id(1)]
     batcher.close()
 
 
@@ -320,16 +320,16 @@ def test_closing_cancels_what_still_waits(start: Start, model: Model):
 
 
 def test_images_of_one_job_are_judged_in_one_pass_and_blamed_as_one(start: Start, model: Model):
-    blamed: list[list[Fence]] = []
+    blamed: list[list[AttemptId]] = []
 
     @contextmanager
-    def watch(fences: Sequence[Fence]) -> Iterator[None]:
-        blamed.append(list(fences))
+    def watch(attempts: Sequence[AttemptId]) -> Iterator[None]:
+        blamed.append(list(attempts))
         yield
 
     batcher = start(max_batch=5, watch=watch)
     with batcher.approaching():
-        futures = batcher.submit_all([image(number) for number in range(5)], fence(1))
+        futures = batcher.submit_all([image(number) for number in range(5)], attempt_id(1))
         assert [future.result(SOON).logit for future in futures] == [0, 1, 2, 3, 4]
     assert model.batches == [5]
-    assert blamed == [[fence(1)]]
+    assert blamed == [[attempt_id(1)]]

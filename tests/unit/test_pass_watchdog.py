@@ -15,22 +15,22 @@ from uuid import UUID
 
 import pytest
 
+from shared.domain import AttemptId
 from worker.inference import pass_watchdog
-from worker.inference.batcher import Fence
 from worker.inference.pass_watchdog import PassTooSlowError, PassWatchdog, memory_limit, pass_limit, resident_bytes
 
 SOON, LONG = 5.0, 20.0  # seconds: never reached by a test that passes
-PASS = [(UUID(int=1), 1), (UUID(int=2), 3)]
+PASS = [AttemptId(UUID(int=1), 1), AttemptId(UUID(int=2), 3)]
 NO_LIMIT = 1 << 60
 
 
 @pytest.fixture
-def given_up() -> queue.SimpleQueue[Sequence[Fence]]:
+def given_up() -> queue.SimpleQueue[Sequence[AttemptId]]:
     return queue.SimpleQueue()
 
 
 def test_pass_that_takes_too_long_is_given_up_with_its_jobs_named(
-    given_up: queue.SimpleQueue[Sequence[Fence]], capfd: pytest.CaptureFixture[str]
+    given_up: queue.SimpleQueue[Sequence[AttemptId]], capfd: pytest.CaptureFixture[str]
 ):
     with PassWatchdog(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)(PASS):
         assert given_up.get(timeout=SOON) == PASS
@@ -39,7 +39,7 @@ def test_pass_that_takes_too_long_is_given_up_with_its_jobs_named(
     assert Path(__file__).name in said  # the stack says where it hung
 
 
-def test_pass_is_late_long_before_it_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
+def test_pass_is_late_long_before_it_is_given_up(given_up: queue.SimpleQueue[Sequence[AttemptId]]):
     watch = PassWatchdog(given_up.put, seconds=4, ceiling=LONG, memory_bytes=NO_LIMIT)
     with watch(PASS):
         deadline = time.monotonic() + SOON
@@ -61,13 +61,15 @@ class EndsMeanwhile(threading.Event):
         return was_set
 
 
-def test_pass_that_ends_while_it_is_found_late_keeps_nobody_from_working(given_up: queue.SimpleQueue[Sequence[Fence]]):
+def test_pass_that_ends_while_it_is_found_late_keeps_nobody_from_working(
+    given_up: queue.SimpleQueue[Sequence[AttemptId]],
+):
     watch = PassWatchdog(given_up.put, seconds=0.4, ceiling=LONG, memory_bytes=NO_LIMIT)
     watch._look_on(EndsMeanwhile(), threading.get_ident(), PASS)
     assert not watch.late
 
 
-def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue[Sequence[Fence]]):
+def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue[Sequence[AttemptId]]):
     with PassWatchdog(given_up.put, seconds=LONG, ceiling=LONG, memory_bytes=resident_bytes() + (32 << 20))(PASS):
         assert given_up.empty()
         taken: list[bytearray] = []
@@ -78,7 +80,7 @@ def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue
         del taken
 
 
-def test_pass_that_ends_in_time_leaves_nothing_behind(given_up: queue.SimpleQueue[Sequence[Fence]]):
+def test_pass_that_ends_in_time_leaves_nothing_behind(given_up: queue.SimpleQueue[Sequence[AttemptId]]):
     watch = PassWatchdog(given_up.put, seconds=0.2, ceiling=LONG, memory_bytes=NO_LIMIT)
     for _ in range(3):
         with watch(PASS):

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from uuid import UUID
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from shared.domain import AttemptId
 from shared.errors import DistildireError, ErrorCode, JobError
 
 Floats = NDArray[np.float32]
@@ -61,12 +61,10 @@ Notify = Callable[[], None]
 #: Runs images, each (3, S, S), through the networks; returns their findings in the same order. Calls what it is given
 #: when the noise maps are there and the classifier begins.
 Infer = Callable[[Sequence[Floats], Notify], Sequence[Finding]]
-#: The attempt at a job that an image is of: the job's id and the attempt's number.
-Fence = tuple[UUID, int]
 #: Entered around each pass, with whose images are in it.
-Watch = Callable[[Sequence[Fence]], AbstractContextManager[None]]
+Watch = Callable[[Sequence[AttemptId]], AbstractContextManager[None]]
 #: Ends this process, because of a pass with these in it; empty where it is nobody's doing.
-GiveUp = Callable[[Sequence[Fence]], None]
+GiveUp = Callable[[Sequence[AttemptId]], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class _Ticket:
     """An image that waits for the device."""
 
     image: Floats
-    fence: Fence
+    attempt_id: AttemptId
     since: float
     on_classifying: Notify
     future: Future[Finding]
@@ -103,7 +101,7 @@ class Batcher:
         """
         self._infer = infer
         self._give_up = give_up
-        self._in_pass: list[Fence] = []
+        self._in_pass: list[AttemptId] = []
         self._max_batch = max_batch
         self._wait_seconds = wait_seconds
         self._watch = watch
@@ -139,24 +137,24 @@ class Batcher:
                 self._on_their_way -= 1
                 self._changed.notify_all()
 
-    def submit(self, image: Floats, fence: Fence, *, on_classifying: Notify = lambda: None) -> Future[Finding]:
+    def submit(self, image: Floats, attempt_id: AttemptId, *, on_classifying: Notify = lambda: None) -> Future[Finding]:
         """Queue the image, (3, S, S) in [-1, 1], of an attempt at a job.
 
         The future ends with the finding or a `PassFailedError`; cancel it and the image is dropped if it does not run
         yet.
         `on_classifying` is called by the batcher's thread when the image's pass comes to the classifier.
         """
-        return self.submit_all([image], fence, on_classifying=on_classifying)[0]
+        return self.submit_all([image], attempt_id, on_classifying=on_classifying)[0]
 
     def submit_all(
-        self, images: Sequence[Floats], fence: Fence, *, on_classifying: Notify = lambda: None
+        self, images: Sequence[Floats], attempt_id: AttemptId, *, on_classifying: Notify = lambda: None
     ) -> list[Future[Finding]]:
         """Queue several images of one attempt at a job, next to each other; else as `submit`."""
         futures: list[Future[Finding]] = [Future() for _ in images]
         since = time.monotonic()
         with self._changed:
             for image, future in zip(images, futures, strict=True):
-                self._waiting.append(_Ticket(image, fence, since, on_classifying, future))
+                self._waiting.append(_Ticket(image, attempt_id, since, on_classifying, future))
             self._changed.notify_all()
         return futures
 
@@ -200,7 +198,7 @@ class Batcher:
             for ticket in tickets:
                 ticket.on_classifying()
 
-        self._in_pass = list(dict.fromkeys(ticket.fence for ticket in tickets))  # a job may have several images
+        self._in_pass = list(dict.fromkeys(ticket.attempt_id for ticket in tickets))  # a job may have several images
         try:
             with self._watch(self._in_pass):
                 findings = self._infer([ticket.image for ticket in tickets], tell)
@@ -261,10 +259,10 @@ class Batcher:
         middle = len(tickets) // 2
         self._serve(tickets[:middle])
         # A job that has failed with one of its images is over: the others must not run on, beside its neighbours.
-        failed = {ticket.fence for ticket in tickets[:middle] if ticket.future.exception() is not None}
-        rest = [ticket for ticket in tickets[middle:] if ticket.fence not in failed]
+        failed = {ticket.attempt_id for ticket in tickets[:middle] if ticket.future.exception() is not None}
+        rest = [ticket for ticket in tickets[middle:] if ticket.attempt_id not in failed]
         for ticket in tickets[middle:]:
-            if ticket.fence in failed:
+            if ticket.attempt_id in failed:
                 ticket.future.set_exception(PassFailedError(why))
         if rest:
             self._serve(rest)

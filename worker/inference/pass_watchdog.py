@@ -16,8 +16,9 @@ from typing import Any
 
 import structlog
 
+from shared.domain import AttemptId
 from shared.errors import DistildireError
-from worker.inference.batcher import Fence, GiveUp
+from worker.inference.batcher import GiveUp
 
 #: So often is looked. An endless allocation fills a gigabyte or two meanwhile, at worst.
 _TICK_SECONDS = 0.1
@@ -64,10 +65,10 @@ class PassWatchdog:
         return ended is not None and not ended.is_set()
 
     @contextmanager
-    def __call__(self, fences: Sequence[Fence]) -> Iterator[None]:
+    def __call__(self, attempts: Sequence[AttemptId]) -> Iterator[None]:
         """Watch a pass with these images for as long as the block runs."""
         ended = threading.Event()
-        watching = [ended, threading.get_ident(), fences]
+        watching = [ended, threading.get_ident(), attempts]
         threading.Thread(target=self._look_on, args=watching, name="pass watch", daemon=True).start()
         faulthandler.dump_traceback_later(self._ceiling + _LOCKED_SECONDS, exit=True)
         try:
@@ -76,7 +77,7 @@ class PassWatchdog:
             faulthandler.cancel_dump_traceback_later()
             ended.set()
 
-    def _look_on(self, ended: threading.Event, thread: int, fences: Sequence[Fence]) -> None:
+    def _look_on(self, ended: threading.Event, thread: int, attempts: Sequence[AttemptId]) -> None:
         ticks = 0
         while not ended.wait(_TICK_SECONDS):
             ticks += 1
@@ -85,21 +86,21 @@ class PassWatchdog:
             if ticks * _TICK_SECONDS >= self._seconds:
                 #: A pass of the device hangs: it took these `seconds`. The worker writes the stack and the jobs of that
                 #: pass, gives its jobs back and ends with status 1.
-                _log.critical("device_stuck", seconds=self._seconds, **_evidence(thread, fences))
-                self._give_up(fences)
+                _log.critical("device_stuck", seconds=self._seconds, **_evidence(thread, attempts))
+                self._give_up(attempts)
                 return
             if resident_bytes() > self._memory_bytes:
                 #: A pass of the device brought the worker above `MEMORY_BYTES`. The worker writes the stack and the
                 #: jobs of that pass, gives its jobs back and ends with status 1.
-                _log.critical("device_takes_all_memory", memory_bytes=self._memory_bytes, **_evidence(thread, fences))
-                self._give_up(fences)
+                _log.critical("device_takes_all_memory", memory_bytes=self._memory_bytes, **_evidence(thread, attempts))
+                self._give_up(attempts)
                 return
 
 
-def _evidence(thread: int, fences: Sequence[Fence]) -> dict[str, Any]:
+def _evidence(thread: int, attempts: Sequence[AttemptId]) -> dict[str, Any]:
     """Whose images are in the pass, and where its thread is."""
     stack = "".join(traceback.format_stack(sys._current_frames().get(thread)))  # noqa: SLF001  # the documented way
-    return {"jobs": [str(job_id) for job_id, _ in fences], "stack": stack}
+    return {"jobs": [str(attempt.job_id) for attempt in attempts], "stack": stack}
 
 
 def pass_limit(expected: float, ceiling: float) -> float:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from uuid import UUID
 
-from shared.domain import ClaimedJob, Stage
+from shared.domain import AttemptId, ClaimedJob, Stage
 from shared.errors import DistildireError, LeaseLostError
 
 _T = TypeVar("_T")
@@ -103,7 +102,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._carried: dict[tuple[UUID, int], Attempt] = {}
+        self._carried: dict[AttemptId, Attempt] = {}
         self._begin_no_more = threading.Event()
 
     @contextmanager
@@ -111,12 +110,12 @@ class Attempts:
         """Carry `job`: its lease is extended from now until the end of the block."""
         attempt = Attempt(job, self._begin_no_more)
         with self._lock:
-            self._carried[job.fence] = attempt
+            self._carried[job.attempt_id] = attempt
         try:
             yield attempt
         finally:
             with self._lock:
-                del self._carried[job.fence]
+                del self._carried[job.attempt_id]
 
     def now(self) -> list[Attempt]:
         """Return what is carried at this moment."""

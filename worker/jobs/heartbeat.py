@@ -44,14 +44,14 @@ class Heartbeat:
         timely = [attempt for attempt in carried if not self._overdue(attempt)]
         try:
             held = lifecycle.heartbeat(
-                self._database, {attempt.job.fence: attempt.stage for attempt in timely}, lease=self._lease
+                self._database, {attempt.job.attempt_id: attempt.stage for attempt in timely}, lease=self._lease
             )
         except DatabaseUnavailableError:
             self._lose_unconfirmed(carried)
             return
         self._answered_at = time.monotonic()
         for attempt in timely:
-            if attempt.job.fence not in held:
+            if attempt.job.attempt_id not in held:
                 attempt.lose()
 
     def _overdue(self, attempt: Attempt) -> bool:

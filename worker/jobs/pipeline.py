@@ -146,7 +146,7 @@ class Analyzer:
 
     def _analyze(self, attempt: Attempt) -> JobResult:
         if attempt.job.suspect:
-            lifecycle.begin_alone(self._database, *attempt.job.fence)
+            lifecycle.begin_alone(self._database, attempt.job.attempt_id)
         policy = self._served.policy(attempt.job.options.policy)
         with ExitStack() as opened:
             with self._batcher.approaching():
@@ -155,7 +155,7 @@ class Analyzer:
                 attempt.enter(Stage.DIFFUSING)
                 futures = self._batcher.submit_all(
                     [image.x, *image.perturbed],
-                    attempt.job.fence,
+                    attempt.job.attempt_id,
                     on_classifying=partial(attempt.note, Stage.CLASSIFYING),
                 )
             finding, *perturbed = attempt.results_of(futures)
@@ -218,16 +218,16 @@ class Analyzer:
         job = attempt.job
         match outcome:
             case Succeeded(result):
-                return self._commit(attempt, partial(lifecycle.succeed, self._database, *job.fence, result))
+                return self._commit(attempt, partial(lifecycle.succeed, self._database, job.attempt_id, result))
             case Failed(error):
-                return self._commit(attempt, partial(lifecycle.fail, self._database, *job.fence, error))
+                return self._commit(attempt, partial(lifecycle.fail, self._database, job.attempt_id, error))
             case Refused(error):
                 elsewhere = partial(
                     lifecycle.try_elsewhere, policy=job.options.policy, model=self._served.identity.name
                 )
-                return self._commit(attempt, partial(elsewhere, self._database, *job.fence, error))
+                return self._commit(attempt, partial(elsewhere, self._database, job.attempt_id, error))
             case Released():
-                return self._commit(attempt, partial(lifecycle.release, self._database, [job.fence]))
+                return self._commit(attempt, partial(lifecycle.release, self._database, [job.attempt_id]))
             case Abandoned():
                 return _Written.REFUSED
 
@@ -241,7 +241,7 @@ class Analyzer:
         try:
             written = self._settle(attempt, outcome)
         except Exception:
-            lifecycle.release(self._database, [attempt.job.fence])
+            lifecycle.release(self._database, [attempt.job.attempt_id])
             raise
         return outcome, _Written.UNKNOWN if written is _Written.REFUSED else written  # the first may have been written
 

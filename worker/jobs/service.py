@@ -14,13 +14,13 @@ import structlog
 
 from shared.broker.celery_app import Broker
 from shared.database.engine import Database
-from shared.domain import ClaimedJob, ModelIdentity
+from shared.domain import AttemptId, ClaimedJob, ModelIdentity
 from shared.images.header import ImageLimits
 from shared.jobs import claiming, lifecycle
 from shared.settings import AnalysisSettings
 from shared.storage.object_store import ObjectStore
 from shared.workers.registry import Condition, WorkerState
-from worker.inference.batcher import Batcher, Fence
+from worker.inference.batcher import Batcher
 from worker.inference.pass_watchdog import PassWatchdog, memory_limit, pass_limit
 from worker.jobs.attempt import Attempts
 from worker.jobs.executor import ClaimedWork, Executor
@@ -201,7 +201,7 @@ class AnalysisRuntime:
         if not carried:
             return True
         try:
-            lifecycle.release(self._database, [attempt.job.fence for attempt in carried])
+            lifecycle.release(self._database, [attempt.job.attempt_id for attempt in carried])
         except Exception:  # noqa: BLE001  # whatever it was, this process must end; the leases then do
             #: A worker that stops could not queue its jobs again. They run again when their leases end.
             _log.exception("jobs_not_given_back", jobs=len(carried))
@@ -240,7 +240,7 @@ class AnalysisRuntime:
                 self._executor.wait_until_alone()
             self._analyzer.carry(attempt)
 
-    def _give_up(self, in_pass: Sequence[Fence]) -> None:
+    def _give_up(self, in_pass: Sequence[AttemptId]) -> None:
         """End this process because of a pass with these images in it, and say first which jobs had no part in it."""
         self._executor.freeze(_TAKING_SECONDS)
         try:
