@@ -13,11 +13,11 @@ from shared.broker.celery_app import Broker, make_celery
 from shared.broker.wakeups import Wakeups
 from shared.crypto import Vault
 from shared.database.engine import REQUEST, Database
+from shared.domain import Role
 from shared.egress.url_policy import AllowList
 from shared.jobs.submission import Submissions
 from shared.settings import Settings
 from shared.storage.object_store import BRIEF_SECONDS, ObjectStore
-from shared.workers.registry import Role
 
 EXTENSION = "distildire"
 

@@ -12,7 +12,6 @@ from deploy.connection import server_settings
 from deploy.terminal.console import notes
 from deploy.terminal.tables import open_database, show_rows
 from shared.database.engine import Database
-from shared.domain import JobState
 from shared.errors import ObjectMissingError
 from shared.jobs.admission import FullError
 from shared.jobs.queries import TenantsJob, find_jobs, list_dead, list_open
@@ -61,7 +60,7 @@ def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Data
     """Replay each job, or say why it cannot be. Return how many were replayed."""
     submissions, replayed = Submissions(database, ObjectStore(settings), settings), 0
     for job, _ in found:
-        if not JobState(job.state).replayable:
+        if not job.state.replayable:
             notes().print(f"{job.id}: it is {job.state}; only what failed or expired is replayed.")
         elif job.model not in (None, settings.model):
             notes().print(f"{job.id}: it asks for the model {job.model}, which is not served here.")

@@ -30,6 +30,30 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
+class DeliveryState(StrEnum):
+    """`pending → delivered | failed`; `failed → pending` when its tenant has it sent anew."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class Role(StrEnum):
+    """What a worker is for."""
+
+    ANALYSIS = "analysis"
+    WEBHOOKS = "webhooks"
+    BEAT = "beat"
+
+
+class WorkerState(StrEnum):
+    """`starting → ready → draining`."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
 class Stage(StrEnum):
     """Where a running job is."""
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.database.tables import Job, Worker
-from shared.domain import SOURCE, Artifact, JobResult, JobState
+from shared.domain import SOURCE, Artifact, JobResult
 
 #: Part of every result.
 NOTICE = "A verdict is statistical evidence, not proof. Have a person look before you act on it."
@@ -93,7 +93,7 @@ def present_worker(worker: Worker, silent_seconds: float) -> dict[str, Any]:
 
 def _links(job: Job, result: JobResult | None) -> dict[str, str]:
     links = {"self": f"/v1/jobs/{job.id}"}
-    if not JobState(job.state).terminal:
+    if not job.state.terminal:
         links["cancel"] = f"/v1/jobs/{job.id}/cancel"
     if result:
         links["heatmap"] = f"/v1/jobs/{job.id}/heatmap"

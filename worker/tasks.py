@@ -29,10 +29,11 @@ from shared.broker.celery_app import (
     Broker,
     make_celery,
 )
+from shared.domain import Role, WorkerState
 from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
 from shared.settings import AnalysisSettings, CommonSettings, Settings, SettingsError
-from shared.workers.registry import Condition, Role, WorkerState
+from shared.workers.registry import Condition
 from worker.process.registration import Registration
 
 SWEEP_SECONDS = 2.0

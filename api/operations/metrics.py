@@ -16,11 +16,15 @@ from prometheus_client.registry import Collector
 from api.dependencies import resources
 from shared.database.engine import Database
 from shared.database.tables import Worker
-from shared.domain import JobState
+from shared.domain import (
+    JobState,
+    Role,
+    WorkerState,
+)
 from shared.errors import DatabaseUnavailableError
 from shared.jobs.retention import backlog
 from shared.jobs.stats import oldest_snapshot, overview
-from shared.workers.registry import Role, WorkerState, list_workers
+from shared.workers.registry import list_workers
 
 #: The folder in which the API's processes share their metrics; api/gunicorn_conf.py sets it.
 _MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"

@@ -22,7 +22,7 @@ from api.v1.heatmap_stream import drawn_mean, stream_heatmap
 from api.v1.jobs import own_job
 from api.v1.responses import answer, file_answer, refusals
 from api.v1.schemas.jobs import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
-from shared.domain import PICTURES, SOURCE, Artifact, JobResult, JobState, Region
+from shared.domain import PICTURES, SOURCE, Artifact, JobResult, Region
 from shared.images.visualizations import heatmap_png
 from shared.jobs.queries import JobRow
 from shared.presenter import timestamp
@@ -149,7 +149,7 @@ def _artifact(row: JobRow, name: str) -> Artifact:
 def _result(row: JobRow) -> JobResult:
     if row.result is not None:
         return row.result
-    if JobState(row.job.state).terminal:
+    if row.job.state.terminal:
         raise ApiError(ARTIFACT_NOT_FOUND, f"The job is {row.job.state}: it has no result.")
     raise ApiError(JOB_NOT_FINISHED, f"The job is {row.job.state}.", headers={"Retry-After": "1"})
 

@@ -105,7 +105,7 @@ def show(job_id: UUID, query: JobQuery) -> tuple[dict[str, Any], dict[str, str]]
     document = present_job(row.job, row.result)
     if query.include and row.result:
         return stream_with_scores(document, row.result)
-    ended = JobState(row.job.state).terminal
+    ended = row.job.state.terminal
     return document, ({} if ended else {"Retry-After": _POLL_AFTER})
 
 
@@ -140,7 +140,7 @@ def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
     The new job has the same image and options, and names the old one in `replay_of`; the old one stays as it is.
     """
     key, job = _idempotency_key(), own_job(job_id).job
-    if not JobState(job.state).replayable:
+    if not job.state.replayable:
         raise ApiError(JOB_NOT_REPLAYABLE, f"The job is {job.state}.")
     check_model(job.model, resources().settings)
     return _accepted(resources().submissions.replay(job, priority=caller().priority, idempotency_key=key))
@@ -156,7 +156,7 @@ def delete(job_id: UUID) -> tuple[str, int]:
     around = resources()
     with around.database.begin() as session:
         job = or_not_found(retention.delete_job(session, caller().tenant_id, job_id))
-        if not JobState(job.state).terminal:
+        if not job.state.terminal:
             raise ApiError(JOB_NOT_ENDED, f"The job is {job.state}.")
     with suppress(StoreUnavailableError, DatabaseUnavailableError):  # the erasure is a row, which retention finds
         retention.erase(around.database, around.store, caller().tenant_id, job_id)

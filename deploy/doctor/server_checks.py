@@ -23,13 +23,13 @@ from shared.crypto import SecretKeyChangedError, Vault
 from shared.database.engine import Database, reason
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.database.tables import WebhookEndpoint, Worker
+from shared.domain import Role, WorkerState
 from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.jobs.stats import newest_jobs, oldest_snapshot
 from shared.jobs.tally import oldest_waiting_seconds, totals
 from shared.settings import Settings, unknown_settings
 from shared.storage.object_store import ObjectStore, job_prefix
 from shared.tenants.api_keys import authenticate
-from shared.workers.registry import Role, WorkerState
 
 _STUCK_SECONDS = 10  # an idle worker looks for jobs every 2 seconds
 #: A worker beats every second; one that has been silent for longer does nothing.

@@ -11,8 +11,9 @@ from contextlib import suppress
 
 from shared.broker.celery_app import ANALYSIS_QUEUE, ANALYZE, DELIVER, WEBHOOK_QUEUE, Broker
 from shared.database.engine import Database
+from shared.domain import Role
 from shared.errors import DatabaseUnavailableError
-from shared.workers.registry import Role, slots_of
+from shared.workers.registry import slots_of
 
 #: Seconds between two counts of the slots.
 _COUNTED_SECONDS = 5.0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -13,6 +14,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Dialect,
     ForeignKey,
     Identity,
     Index,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    TypeDecorator,
     Uuid,
     desc,
     func,
@@ -29,9 +32,27 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from shared.domain import JobState
+from shared.domain import DeliveryState, JobState, Role, WorkerState
 
+_Values = TypeVar("_Values", bound=StrEnum)
 _STATES = ", ".join(f"'{state}'" for state in JobState)
+
+
+class _Value(TypeDecorator[_Values]):
+    """A value of an enumeration, stored as its text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, values: type[_Values]) -> None:
+        super().__init__()
+        self.values = values
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002  # SQLAlchemy's
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> _Values | None:  # noqa: ARG002
+        return None if value is None else self.values(value)
 
 
 class Base(DeclarativeBase):
@@ -43,6 +64,10 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         list[str]: ARRAY(Text),
         bytes: LargeBinary,
+        JobState: _Value(JobState),
+        DeliveryState: _Value(DeliveryState),
+        Role: _Value(Role),
+        WorkerState: _Value(WorkerState),
     }
 
 
@@ -128,7 +153,7 @@ class Job(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
-    state: Mapped[str] = mapped_column(server_default=JobState.QUEUED)
+    state: Mapped[JobState] = mapped_column(server_default=JobState.QUEUED)
     stage: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     attempt: Mapped[int] = mapped_column(server_default="0")
@@ -214,7 +239,7 @@ class Worker(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     """Of this one process, as `jobs.worker` names it."""
-    role: Mapped[str]
+    role: Mapped[Role]
     host: Mapped[str]
     pid: Mapped[int]
     pid_space: Mapped[str | None]
@@ -228,7 +253,7 @@ class Worker(Base):
     policies: Mapped[list[str]] = mapped_column(server_default="{}")
     slots: Mapped[int]
     busy: Mapped[int]
-    state: Mapped[str]
+    state: Mapped[WorkerState]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -302,7 +327,7 @@ class WebhookDelivery(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     event_type: Mapped[str]
     body: Mapped[str]
-    state: Mapped[str] = mapped_column(server_default="pending")
+    state: Mapped[DeliveryState] = mapped_column(server_default=DeliveryState.PENDING)
     attempt: Mapped[int] = mapped_column(server_default="0")
     tries_before: Mapped[int] = mapped_column(server_default="0")
     """Tries before the delivery was last sent anew: the schedule counts from there."""

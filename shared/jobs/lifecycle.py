@@ -194,7 +194,7 @@ def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
     """
     owned = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()
     job = session.scalars(owned).one_or_none()
-    if job is not None and not JobState(job.state).terminal:
+    if job is not None and not job.state.terminal:
         _end(session, job, JobState.CANCELED)
     return job
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from shared.database.engine import Database
 from shared.database.statements import statement
 from shared.database.tables import Erasure, Job, Result, Tenant
-from shared.domain import PICTURES, JobState
+from shared.domain import PICTURES
 from shared.errors import StoreUnavailableError
 from shared.storage.object_store import ObjectStore, artifact_key, job_prefix, source_key
 
@@ -98,7 +98,7 @@ def delete_job(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
     """
     owned = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()
     job = session.scalars(owned).one_or_none()
-    if job is not None and JobState(job.state).terminal:
+    if job is not None and job.state.terminal:
         session.add(Erasure(job_id=job.id, tenant_id=job.tenant_id, attempts=job.attempt))
         session.execute(delete(Job).where(Job.id == job.id))
     return job
@@ -193,7 +193,7 @@ def find_orphans(database: Database, keys: Iterable[str]) -> list[str]:
             .outerjoin(Result, Result.job_id == Job.id)
             .where(Job.id.in_({job for _, job in owners.values()}))
         ).all()
-    kept = {row.id: _referred(row.source_key, row.artifacts) for row in rows if JobState(row.state).terminal}
+    kept = {row.id: _referred(row.source_key, row.artifacts) for row in rows if row.state.terminal}
     open_jobs = {row.id for row in rows} - kept.keys()
     return [
         key

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from shared.database.engine import Database
 from shared.database.statements import statement
 from shared.database.tables import WebhookAttempt, WebhookDelivery
+from shared.domain import DeliveryState
 from shared.errors import DistildireError, LeaseLostError
 from shared.webhooks.endpoints import disable_endpoint, find_endpoint
 from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Retry
@@ -149,14 +150,15 @@ def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision:
     """
     arrived = isinstance(decision, Delivered)
     delivery = session.get(WebhookDelivery, claimed.id, with_for_update=True, populate_existing=True)
-    states = ("pending", "failed") if arrived else ("pending",)
+    states = (DeliveryState.PENDING, DeliveryState.FAILED) if arrived else (DeliveryState.PENDING,)
     if delivery is None or delivery.attempt != claimed.attempt or delivery.state not in states:
         raise LeaseLostError
     now = session.scalar(select(func.now()))
     delivery.lease_until = None
     delivery.next_attempt_at = decision.at if isinstance(decision, Retry) else None
     if not isinstance(decision, Retry):
-        delivery.state, delivery.finished_at = "delivered" if arrived else "failed", now
+        delivery.state = DeliveryState.DELIVERED if arrived else DeliveryState.FAILED
+        delivery.finished_at = now
     session.add(WebhookAttempt(delivery_id=claimed.id, attempt=claimed.attempt, **vars(tried)))
     session.flush()
     if claimed.failing == arrived:  # only then has it turned: each try that wrote its row would wait for the others
@@ -184,11 +186,11 @@ def resend(session: Session, tenant_id: UUID, delivery_id: UUID) -> WebhookDeliv
     delivery = session.scalars(mine.with_for_update().execution_options(populate_existing=True)).one_or_none()
     if delivery is None:
         return None
-    if delivery.state == "pending":
+    if delivery.state == DeliveryState.PENDING:
         raise DeliveryPendingError
     if endpoint.disabled_at is not None:
         raise EndpointDisabledError
-    delivery.state, delivery.finished_at, delivery.tries_before = "pending", None, delivery.attempt
+    delivery.state, delivery.finished_at, delivery.tries_before = DeliveryState.PENDING, None, delivery.attempt
     delivery.next_attempt_at = delivery.begun_at = session.scalars(select(func.now())).one()
     session.flush()
     return delivery

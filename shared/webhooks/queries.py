@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from shared.database.pagination import Cursor, Page, by_ids, cut_page, open_places, page_query
 from shared.database.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.domain import DeliveryState
 
-_PENDING = "pending"
 _PENDING_DELIVERIES = text(
     "SELECT * FROM pending_deliveries(:tenant, CAST(:endpoint AS uuid), :before, :before_id, :most)"
 ).columns(id=Uuid)
@@ -45,7 +45,9 @@ def list_deliveries(
 ) -> Page[DeliveryRow]:
     """Return a tenant's webhook deliveries, newest first; `only` maps columns to the value wanted."""
     state, endpoint_id = only.get("state"), only.get("endpoint_id")
-    by_places = _PENDING_DELIVERIES if state == _PENDING else _OF_ENDPOINT if endpoint_id and not state else None
+    by_places = (
+        _PENDING_DELIVERIES if state == DeliveryState.PENDING else _OF_ENDPOINT if endpoint_id and not state else None
+    )
     deleted = _deleted(session, tenant_id)
     if by_places is None or "job_id" in only:
         query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id).filter_by(**only)

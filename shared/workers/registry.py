@@ -8,7 +8,6 @@ import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from enum import StrEnum
 from importlib.metadata import version
 from typing import Self
 
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from shared.database.engine import Database
 from shared.database.statements import statement
 from shared.database.tables import Worker
+from shared.domain import Role, WorkerState
 from shared.workers import procfs
 
 #: A worker that was not heard of for so long is no longer shown; its jobs have gone elsewhere long before.
@@ -31,22 +31,6 @@ UPDATE jobs SET lease_until = now()
 WHERE id IN (SELECT id FROM running_jobs WHERE worker = ANY (:buried)) AND lease_until > now()
 """)
 _UNSERVED = statement("shared.workers", "unserved_policies")
-
-
-class Role(StrEnum):
-    """What a worker is for."""
-
-    ANALYSIS = "analysis"
-    WEBHOOKS = "webhooks"
-    BEAT = "beat"
-
-
-class WorkerState(StrEnum):
-    """`starting → ready → draining`."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from shared.database.tables import Job
+from shared.domain import WorkerState
 from shared.workers import registry
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, wait_until
@@ -133,7 +134,7 @@ def test_three_deaths_end_a_killer(open_place: OpenWorkplace, poison: Poison):
 
 def ready_workers(place: Workplace) -> int:
     with place.database.begin() as session:
-        return [worker.state for worker, _ in registry.list_workers(session)].count("ready")
+        return [worker.state for worker, _ in registry.list_workers(session)].count(WorkerState.READY)
 
 
 def submit_first(place: Workplace, poison: Poison, others: int) -> list[UUID]:

@@ -28,7 +28,7 @@ from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.database.tables import Job, Tenant
-from shared.domain import PICTURES, JobOptions, JobState, NewJob
+from shared.domain import PICTURES, JobOptions, NewJob
 from shared.jobs import lifecycle
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, source_key
@@ -172,12 +172,12 @@ class Workplace:
 
     def wait_ended(self, job_id: UUID, seconds: float = 30) -> Job:
         """Wait until a job is terminal; return it."""
-        wait_until(lambda: JobState(self.job(job_id).state).terminal, seconds, self.said)
+        wait_until(lambda: self.job(job_id).state.terminal, seconds, self.said)
         return self.job(job_id)
 
     def wait_all_ended(self, seconds: float) -> list[Job]:
         """Wait until every job is terminal; return them."""
-        wait_until(lambda: all(JobState(job.state).terminal for job in self.jobs()), seconds, self.said)
+        wait_until(lambda: all(job.state.terminal for job in self.jobs()), seconds, self.said)
         return self.jobs()
 
     def wait_stage(self, job_id: UUID, stage: str, seconds: float = 20) -> None:

@@ -11,8 +11,9 @@ from sqlalchemy import func, update
 
 from api.v1.schemas.operations import WorkerList
 from shared.database.tables import Worker
+from shared.domain import Role, WorkerState
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 from tests.support.api_world import ApiWorld
 
 

@@ -12,10 +12,15 @@ from sqlalchemy import func, select, update
 
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant
-from shared.domain import JobOptions, NewJob
+from shared.domain import (
+    JobOptions,
+    NewJob,
+    Role,
+    WorkerState,
+)
 from shared.jobs import claiming, lifecycle
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 from tests.support.databases import add_tenant
 
 LEASE = timedelta(seconds=30)

@@ -37,8 +37,10 @@ from shared.domain import (
     ModelIdentity,
     NewJob,
     Region,
+    Role,
     Stability,
     Stage,
+    WorkerState,
 )
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs import claiming, lifecycle
@@ -47,7 +49,7 @@ from shared.jobs.results import from_row
 from shared.presenter import timestamp
 from shared.webhooks.endpoints import create_endpoint
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 from tests.support.databases import add_tenant, fresh_database
 
 LEASE = timedelta(seconds=30)

@@ -11,10 +11,15 @@ from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
 from shared.database.tables import Job
-from shared.domain import JobOptions, NewJob
+from shared.domain import (
+    JobOptions,
+    NewJob,
+    Role,
+    WorkerState,
+)
 from shared.jobs import claiming, lifecycle
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 from tests.support.service_settings import settings_for
 from worker.maintenance.sweeper import Sweeper
 

@@ -13,8 +13,9 @@ from deploy.cli import main
 from deploy.commands.operator.top import render
 from deploy.local.services import ServiceUrls
 from shared.database.engine import Database
+from shared.domain import Role, WorkerState
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 from tests.processes.worker_processes import as_environment
 from tests.support.service_settings import settings_for
 

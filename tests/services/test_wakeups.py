@@ -26,10 +26,14 @@ from shared.broker.redis_transport import is_wake_up
 from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
-from shared.domain import NewJob
+from shared.domain import (
+    NewJob,
+    Role,
+    WorkerState,
+)
 from shared.jobs import lifecycle
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 from tests.support.api_world import ApiWorld
 from tests.support.databases import add_tenant, as_role
 from tests.support.service_settings import settings_for

@@ -15,10 +15,15 @@ from sqlalchemy import func, select, update
 
 from shared.database.engine import Database
 from shared.database.tables import Job, Tenant, Worker
-from shared.domain import AttemptId, NewJob
+from shared.domain import (
+    AttemptId,
+    NewJob,
+    Role,
+    WorkerState,
+)
 from shared.jobs import claiming, lifecycle
 from shared.workers import procfs, registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 
 READY = Condition(WorkerState.READY, slots=4, busy=1, model="M", device="cpu", precision="fp32")
 LEASE = timedelta(minutes=5)

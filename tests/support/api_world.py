@@ -19,13 +19,23 @@ from werkzeug.test import Client, TestResponse, encode_multipart
 
 from api.dependencies import EXTENSION, Resources
 from shared.database.engine import Database
-from shared.domain import PICTURES, AnalyzedImage, AttemptId, FeatureMean, JobResult, ModelIdentity, Region
+from shared.domain import (
+    PICTURES,
+    AnalyzedImage,
+    AttemptId,
+    FeatureMean,
+    JobResult,
+    ModelIdentity,
+    Region,
+    Role,
+    WorkerState,
+)
 from shared.errors import ErrorCode, JobError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import artifact_key
 from shared.tenants.api_keys import create_key
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 
 _NONE: Mapping[str, Any] = {}
 FEATURE_MEAN = np.array([[0.0, 1.0], [2.0, 3.0]], dtype="<f4")

@@ -18,7 +18,16 @@ import structlog
 from shared.broker.celery_app import Broker
 from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
-from shared.domain import AnalyzedImage, Artifact, ClaimedJob, FeatureMean, JobResult, ModelIdentity, Stage
+from shared.domain import (
+    AnalyzedImage,
+    Artifact,
+    ClaimedJob,
+    FeatureMean,
+    JobResult,
+    ModelIdentity,
+    Role,
+    Stage,
+)
 from shared.errors import (
     DatabaseUnavailableError,
     ErrorCode,
@@ -29,7 +38,6 @@ from shared.errors import (
 from shared.images.visualizations import analyzed_region
 from shared.jobs import lifecycle
 from shared.storage.object_store import ObjectStore, artifact_key
-from shared.workers.registry import Role
 from worker.imaging.decoding import ImageFacts
 from worker.inference.batcher import Batcher, Finding
 from worker.jobs.attempt import Attempt

@@ -14,12 +14,17 @@ import structlog
 
 from shared.broker.celery_app import Broker
 from shared.database.engine import Database
-from shared.domain import AttemptId, ClaimedJob, ModelIdentity
+from shared.domain import (
+    AttemptId,
+    ClaimedJob,
+    ModelIdentity,
+    WorkerState,
+)
 from shared.images.header import ImageLimits
 from shared.jobs import claiming, lifecycle
 from shared.settings import AnalysisSettings
 from shared.storage.object_store import ObjectStore
-from shared.workers.registry import Condition, WorkerState
+from shared.workers.registry import Condition
 from worker.inference.batcher import Batcher
 from worker.inference.pass_watchdog import PassWatchdog, memory_limit, pass_limit
 from worker.jobs.attempt import Attempts

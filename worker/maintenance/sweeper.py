@@ -12,9 +12,9 @@ import structlog
 from shared.broker.celery_app import Broker
 from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
+from shared.domain import Role
 from shared.jobs import lifecycle, tally
 from shared.workers import registry
-from shared.workers.registry import Role
 
 #: However many processes sweep, the tally is folded once in so long; sooner where much moves.
 _FOLD_AFTER = timedelta(seconds=1)

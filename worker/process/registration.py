@@ -9,9 +9,10 @@ from datetime import timedelta
 import structlog
 
 from shared.database.engine import Database
+from shared.domain import Role, WorkerState
 from shared.settings import CommonSettings
 from shared.workers import registry
-from shared.workers.registry import Condition, Role, WorkerIdentity, WorkerState
+from shared.workers.registry import Condition, WorkerIdentity
 from worker.process.periodic import Periodic
 
 _BEAT_SECONDS = 1.0

@@ -9,10 +9,11 @@ import structlog
 from shared.broker.celery_app import Broker
 from shared.crypto import Vault
 from shared.database.engine import Database
+from shared.domain import WorkerState
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 from shared.webhooks.deliveries import is_due
-from shared.workers.registry import Condition, WorkerState
+from shared.workers.registry import Condition
 from worker.egress.http_client import Egress
 from worker.maintenance.retention import Retention
 from worker.maintenance.sweeper import Sweeper

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from api.v1.schemas.base import Document
-from shared.workers.registry import Role, WorkerState
+from shared.domain import Role, WorkerState
 
 
 class Worker(Document):

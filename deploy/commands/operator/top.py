@@ -18,10 +18,11 @@ from deploy.connection import server_settings
 from deploy.terminal.console import output
 from deploy.terminal.streams import print_json
 from shared.database.engine import Database
+from shared.domain import Role
 from shared.errors import DatabaseUnavailableError
 from shared.jobs.stats import overview
 from shared.presenter import present_worker
-from shared.workers.registry import Role, list_workers
+from shared.workers.registry import list_workers
 
 _EVERY_SECONDS = 1.0
 #: A worker says every second that it lives.

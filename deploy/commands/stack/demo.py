@@ -24,8 +24,12 @@ from deploy.terminal.streams import print_json, readable
 from deploy.terminal.verdicts import Row, VerdictView
 from shared.client import Client, SubmittedJob
 from shared.database.engine import Database
-from shared.domain import PICTURES
-from shared.workers.registry import Role, WorkerState, list_workers
+from shared.domain import (
+    PICTURES,
+    Role,
+    WorkerState,
+)
+from shared.workers.registry import list_workers
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 _MANIFEST = "manifest.csv"  # its columns `file` and `kind`, `real` or `fake`, are used here
