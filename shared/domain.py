@@ -86,10 +86,10 @@ class JobOptions:
 
     To add an option, add:
 
-    - a field here, and a column of the same name in `shared/database/tables.py`, with a migration;
+    - a field here, and a column of the same name in `shared/database/tables/jobs.py`, with a migration;
       `shared/jobs/options.py` copies each field to its column and back;
     - the form's field in `api/v1/submission_form.py`, and its description in `api/docs/openapi.py`;
-    - the column to what a claim returns (`shared/jobs/claiming.py`).
+    - the column to what a claim returns (`shared/jobs/sql/claim.sql`).
     """
 
     model: str | None = None

@@ -1,4 +1,4 @@
-"""The life of a job: every statement that moves one, but for the claim (claiming.py), and nothing else.
+"""The life of a job: every statement that moves one, but for the claim (claiming.py) and the sweep (sweeping.py).
 
 The truth is here, in PostgreSQL. A job is owned by the attempt that claimed it, for as long as its lease is
 extended; whatever is written for a job is fenced by `(id, attempt, state = 'running')`, so an attempt that lost
@@ -10,15 +10,12 @@ which next runs in a process that carries nothing else. Only the death of such a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from datetime import timedelta
-from typing import TypeVar
 from uuid import UUID
 
-import structlog
 from sqlalchemy import Uuid, delete, func, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
@@ -26,40 +23,16 @@ from shared.database.statements import statement
 from shared.database.tables import Job, Worker
 from shared.domain import AttemptId, JobResult, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
-from shared.jobs import tally
 from shared.jobs.claiming import FRESH
 from shared.jobs.options import to_columns
 from shared.jobs.results import to_row
 from shared.webhooks.outbox import write_events
 
-_log = structlog.get_logger(__name__)
-_T = TypeVar("_T")
-
-#: Held while one process sweeps, so that two never do the same work. Any constant of the project's own.
-_SWEEP_LOCK = 0x44697265
-#: A sweep ends so many jobs in one transaction at most; the next takes the rest.
-_SWEEP_BATCH = 500
 #: Holds a tenant to one job for each idempotency key.
 _KEY_INDEX = "jobs_idempotency"
 _HEARTBEAT = statement("shared.jobs", "heartbeat").columns(id=Uuid)
-_DROPPED = text("SELECT id FROM running_jobs WHERE lease_until < now() LIMIT :most").columns(id=Uuid)
-_WANT_POLICY = statement("shared.jobs", "waiting_for_policy").columns(id=Uuid)
 _ANOTHER_READY = statement("shared.jobs", "another_worker_is_ready")
 _CARRIED_BY = text("SELECT id FROM running_jobs WHERE worker = :worker").columns(id=Uuid)
-
-
-@dataclass(frozen=True)
-class SweepReport:
-    """What one sweep found."""
-
-    released: int = 0
-    """Jobs whose lease had ended, back in the queue."""
-    exhausted: int = 0
-    """Jobs whose worker died too often, failed."""
-    expired: int = 0
-    """Jobs past their deadline."""
-    queued: int = 0
-    """Jobs that wait now."""
 
 
 def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
@@ -132,13 +105,13 @@ def succeed(database: Database, attempt_id: AttemptId, result: JobResult) -> boo
     with database.begin() as session:
         job = _owned(session, attempt_id)
         session.add(to_row(*attempt_id, result))
-        return _end(session, job, JobState.SUCCEEDED, result=result)
+        return end_locked(session, job, JobState.SUCCEEDED, result=result)
 
 
 def fail(database: Database, attempt_id: AttemptId, error: JobError) -> bool:
     """End a job with its error; return and raise as `succeed` does."""
     with database.begin() as session:
-        return _end(session, _owned(session, attempt_id), JobState.FAILED, error=error)
+        return end_locked(session, _owned(session, attempt_id), JobState.FAILED, error=error)
 
 
 def try_elsewhere(
@@ -152,7 +125,7 @@ def try_elsewhere(
         job = _owned(session, attempt_id)
         others = {"model": model, "policy": policy or "", "worker": job.worker, "fresh": FRESH}
         if job.failed_on not in (None, job.worker) or not session.scalar(_ANOTHER_READY, others):
-            return _end(session, job, JobState.FAILED, error=error)
+            return end_locked(session, job, JobState.FAILED, error=error)
         job.failed_on = job.worker
         _queue(job)
         job.beat_at = None
@@ -181,7 +154,7 @@ def release_after_device_failure(
         jobs = [job for job in _locked(session, found) if job.worker == worker]
         for job in jobs:
             if _attempt_id(job) in in_pass:
-                _drop(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
+                requeue_dropped(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
         _queue_again(session, {_attempt_id(job) for job in jobs}.difference(in_pass))
         session.execute(delete(Worker).where(Worker.id == worker))  # nobody is to count on it
         return len(jobs)
@@ -195,88 +168,16 @@ def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
     owned = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()
     job = session.scalars(owned).one_or_none()
     if job is not None and not job.state.terminal:
-        _end(session, job, JobState.CANCELED)
+        end_locked(session, job, JobState.CANCELED)
     return job
 
 
-def sweep(database: Database, *, max_attempts: int) -> SweepReport | None:
-    """End what is overdue and queue again what its worker dropped. None: another process is at it."""
-    with database.begin() as session:
-        if not session.scalar(select(func.pg_try_advisory_xact_lock(_SWEEP_LOCK))):
-            return None
-        expired = _expire_overdue(session)
-        released, exhausted = _release_dropped(session, max_attempts)
-        return SweepReport(released, exhausted, expired, tally.totals(session).jobs_waiting)
-
-
-def fail_unserved(database: Database, model: str | None, policy: str, *, waited: timedelta) -> int:
-    """End jobs that have waited for so long for a worker with their policy; return how many, some hundreds at most."""
-    minutes = waited.total_seconds() / 60
-    error = JobError(
-        ErrorCode.MODEL_UNAVAILABLE,
-        f"No worker has had the policy {policy!r} for {minutes:.0f} minutes. Ask the operator, or name another.",
-    )
-    wanted = {"model": model or "", "policy": policy, "waited": waited, "most": _SWEEP_BATCH}
-    with database.begin() as session:
-        found = session.scalars(_WANT_POLICY, wanted).all()
-        locked = session.scalars(select(Job).where(Job.id.in_(found)).with_for_update(skip_locked=True)).all()
-        waiting = [job for job in locked if job.state == JobState.QUEUED]
-        return len(_each(session, waiting, lambda job: _end(session, job, JobState.FAILED, error=error)))
-
-
-def _expire_overdue(session: Session) -> int:
-    overdue = (
-        select(Job)
-        .where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]), Job.deadline_at <= func.now())
-        .order_by(Job.deadline_at)  # by the index of it, however little PostgreSQL knows of how many are overdue
-        .limit(_SWEEP_BATCH)
-        .with_for_update(skip_locked=True)
-    )
-
-    def end(job: Job) -> None:
-        _end(session, job, JobState.EXPIRED, error=JobError(ErrorCode.DEADLINE_EXCEEDED))
-
-    return len(_each(session, session.scalars(overdue).all(), end))
-
-
-def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
-    found = session.scalars(_DROPPED, {"most": _SWEEP_BATCH}).all()
-    dropped = select(Job).where(Job.id.in_(found), Job.lease_until < func.now()).with_for_update(skip_locked=True)
-
-    def drop(job: Job) -> bool:
-        return _drop(session, job, counts=job.alone, max_attempts=max_attempts)
-
-    ended = _each(session, session.scalars(dropped).all(), drop)
-    return ended.count(False), ended.count(True)
-
-
-def _each(session: Session, jobs: Sequence[Job], move: Callable[[Job], _T]) -> list[_T]:
-    """Move each job; return what came of those that could be moved.
-
-    One that cannot be, for a reason that nobody foresaw, must not keep all others from being swept, now and for ever.
-    """
-    moved = []
-    for job in jobs:
-        job_id = job.id
-        try:
-            with session.begin_nested():
-                moved.append(move(job))
-                session.flush()
-        except Exception as error:
-            if isinstance(error, DBAPIError) and error.connection_invalidated:
-                raise
-            #: PostgreSQL refused to return, end or expire a job whose time was over. Check that the schema is this
-            #: release's (`distildire db upgrade`); otherwise report the traceback.
-            _log.exception("job_not_swept", job_id=str(job_id))
-    return moved
-
-
-def _drop(session: Session, job: Job, *, counts: bool, max_attempts: int) -> bool:
+def requeue_dropped(session: Session, job: Job, *, counts: bool, max_attempts: int) -> bool:
     """Queue a job again, locked and running, whose worker is gone; end it if that counts too often. True: it ended."""
     job.suspect = True
     job.deaths += counts
     if job.deaths >= max_attempts:
-        _end(session, job, JobState.FAILED, error=JobError(ErrorCode.ATTEMPTS_EXHAUSTED))
+        end_locked(session, job, JobState.FAILED, error=JobError(ErrorCode.ATTEMPTS_EXHAUSTED))
         return True
     _queue(job)
     return False
@@ -312,7 +213,7 @@ def _attempt_id(job: Job) -> AttemptId:
     return AttemptId(job.id, job.attempt)
 
 
-def _end(
+def end_locked(
     session: Session, job: Job, state: JobState, *, result: JobResult | None = None, error: JobError | None = None
 ) -> bool:
     """Make `job`, locked and not terminal, terminal; write the webhooks that tell of it. The only way to end a job.

@@ -51,7 +51,7 @@ MODULES: Mapping[str, Module] = {
         ],
     ),
     "lifecycle": Module(
-        ["shared/jobs/lifecycle.py", "shared/jobs/claiming.py", "shared/webhooks/outbox.py"],
+        ["shared/jobs/lifecycle.py", "shared/jobs/claiming.py", "shared/jobs/sweeping.py", "shared/webhooks/outbox.py"],
         [
             "tests/services/test_lifecycle.py",
             "tests/services/test_workers_registry.py",

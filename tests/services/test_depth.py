@@ -24,7 +24,7 @@ from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.domain import ClaimedJob, NewJob, Stage
 from shared.errors import ErrorCode, JobError
-from shared.jobs import claiming, lifecycle, queries, retention, tally
+from shared.jobs import claiming, lifecycle, queries, retention, sweeping, tally
 from shared.jobs.admission import Admission, FullError, OpenLimits
 from shared.jobs.stats import newest_jobs, overview
 from shared.webhooks import endpoints
@@ -240,7 +240,7 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
             FEW,
         ),
         "cancel": (world.cancel, FEW),
-        "sweep": (lambda: lifecycle.sweep(database, max_attempts=3), FEW),
+        "sweep": (lambda: sweeping.sweep(database, max_attempts=3), FEW),
         "poll": (lambda: world.poll(world.jobs[-1].id), FEW),
         "list": (world.page, FEW),
         "list, far back": (lambda: world.page(half_way), FEW),

@@ -43,7 +43,7 @@ from shared.domain import (
     WorkerState,
 )
 from shared.errors import DatabaseUnavailableError, ErrorCode, JobError, KeyTakenError, LeaseLostError
-from shared.jobs import claiming, lifecycle
+from shared.jobs import claiming, lifecycle, sweeping
 from shared.jobs.options import from_columns
 from shared.jobs.results import from_row
 from shared.presenter import timestamp
@@ -384,7 +384,7 @@ def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenan
     job_id = add_job(database, tenant)
     stale = claimed(database)
     end_lease(database, job_id)
-    lifecycle.sweep(database, max_attempts=3)
+    sweeping.sweep(database, max_attempts=3)
     current = claimed(database)
     with pytest.raises(LeaseLostError):
         lifecycle.succeed(database, stale.attempt_id, RESULT)
@@ -408,7 +408,7 @@ def test_a_process_that_ends_by_a_pass_says_nothing_of_an_attempt_that_it_has_lo
     job_id = add_job(database, tenant)
     stale = claimed(database)
     end_lease(database, job_id)
-    lifecycle.sweep(database, max_attempts=3)
+    sweeping.sweep(database, max_attempts=3)
     claimed(database)
     lifecycle.release_after_device_failure(database, "w", [stale.attempt_id], max_attempts=1)
     row = read(database, job_id)
@@ -443,14 +443,14 @@ def test_a_heartbeat_extends_what_is_owned_and_tells_what_is_not(database: Datab
     assert row.started_at is not None
     assert row.beat_at is not None
     assert row.beat_at > row.started_at
-    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
+    assert sweeping.sweep(database, max_attempts=3) == sweeping.SweepReport()
 
 
-def dies(database: Database, *jobs: UUID) -> lifecycle.SweepReport:
+def dies(database: Database, *jobs: UUID) -> sweeping.SweepReport:
     """Their worker does."""
     for job_id in jobs:
         end_lease(database, job_id)
-    report = lifecycle.sweep(database, max_attempts=3)
+    report = sweeping.sweep(database, max_attempts=3)
     assert report is not None
     return report
 
@@ -763,10 +763,10 @@ def test_a_job_fails_whose_policy_nobody_had_for_minutes_while_others_were_ready
     show(database, ANOTHER, WorkerState.READY)
     assert registry.unserved_policies(database) == {(None, "strict")}
     waited_for(database, 59)
-    assert lifecycle.fail_unserved(database, None, "strict", waited=timedelta(hours=1)) == 0  # not yet
+    assert sweeping.fail_unserved(database, None, "strict", waited=timedelta(hours=1)) == 0  # not yet
     waited_for(database, 61)
-    assert lifecycle.fail_unserved(database, None, "lax", waited=timedelta(hours=1)) == 0
-    assert lifecycle.fail_unserved(database, None, "strict", waited=timedelta(hours=1)) == 1
+    assert sweeping.fail_unserved(database, None, "lax", waited=timedelta(hours=1)) == 0
+    assert sweeping.fail_unserved(database, None, "strict", waited=timedelta(hours=1)) == 1
     row = read(database, job_id)
     assert (row.state, row.error_code, row.error_retryable) == ("failed", "model_unavailable", True)
     assert (
@@ -782,7 +782,7 @@ def test_a_job_that_another_transaction_holds_keeps_no_other_from_failing_for_it
     waited_for(database, 6)
     with database.begin() as session:
         lock(session, held)
-        assert lifecycle.fail_unserved(database, None, "strict", waited=timedelta(minutes=5)) == 1
+        assert sweeping.fail_unserved(database, None, "strict", waited=timedelta(minutes=5)) == 1
     assert [read(database, job_id).state for job_id in (held, other)] == ["queued", "failed"]
 
 
@@ -1008,7 +1008,7 @@ def test_a_job_past_its_deadline_expires_whether_it_waits_or_runs(database: Data
     with database.begin() as session:
         session.execute(update(Job).values(deadline_at=func.now() - timedelta(seconds=1)))
     assert claim(database) is None
-    report = lifecycle.sweep(database, max_attempts=3)
+    report = sweeping.sweep(database, max_attempts=3)
     assert report is not None
     assert report.expired == 2
     for job_id in (running, waiting):
@@ -1027,7 +1027,7 @@ def test_terminal_states_never_change(database: Database, tenant: UUID) -> None:
         lifecycle.succeed(database, AttemptId(job_id, attempt), RESULT)
     lifecycle.release(database, [AttemptId(job_id, attempt)])
     expired(database, job_id)
-    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
+    assert sweeping.sweep(database, max_attempts=3) == sweeping.SweepReport()
     row = read(database, job_id)
     assert (row.state, row.error_code, row.finished_at) == ("failed", "corrupt_image", finished_at)
 
@@ -1050,7 +1050,7 @@ def test_a_job_that_cannot_be_ended_keeps_no_other_from_being_swept(database: Da
         hour_ago = func.now() - timedelta(hours=1)
         session.execute(update(Job).where(Job.id.in_([cursed, overdue])).values(deadline_at=hour_ago))
     with structlog.testing.capture_logs() as told:
-        report = lifecycle.sweep(database, max_attempts=3)
+        report = sweeping.sweep(database, max_attempts=3)
     assert report is not None
     assert (report.expired, report.released) == (1, 1)
     assert [(line["event"], line["job_id"]) for line in told] == [("job_not_swept", str(cursed))]
@@ -1074,7 +1074,7 @@ def test_a_job_that_another_transaction_holds_keeps_no_other_from_being_swept(
     over(database, other)
     with database.begin() as session:
         lock(session, held)
-        lifecycle.sweep(database, max_attempts=3)  # and waits for no lock
+        sweeping.sweep(database, max_attempts=3)  # and waits for no lock
     assert [read(database, job_id).state for job_id in (held, other)] == ["running", became]
 
 
@@ -1082,8 +1082,8 @@ def test_a_worker_that_is_heard_of_while_a_sweep_looks_keeps_its_job(database: D
     job = claimed_job(database, tenant)
     end_lease(database, job.id)
     beat = partial(lifecycle.heartbeat, database, {job.attempt_id: Stage.DIFFUSING}, lease=LEASE)
-    once_after(database, lifecycle._DROPPED, beat)
-    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport()
+    once_after(database, sweeping._DROPPED, beat)
+    assert sweeping.sweep(database, max_attempts=3) == sweeping.SweepReport()
     assert read(database, job.id).state == "running"
 
 
@@ -1100,17 +1100,17 @@ def test_a_sweep_takes_so_many_at_most_and_first_what_is_overdue_for_longest(
             over = func.now() - timedelta(hours=hours)
             session.execute(update(Job).where(Job.id == job_id).values(deadline_at=over))
         session.execute(text("ANALYZE jobs"))  # so that it reads these few in the order in which they lie
-    first = lifecycle.sweep(database, max_attempts=3)
+    first = sweeping.sweep(database, max_attempts=3)
     assert [read(database, job_id).state for job_id in overdue] == ["queued", "expired", "expired"]
-    second = lifecycle.sweep(database, max_attempts=3)
+    second = sweeping.sweep(database, max_attempts=3)
     assert [(report.expired, report.released) for report in (first, second) if report] == [(2, 2), (1, 1)]
 
 
 def test_one_process_sweeps_at_a_time(database: Database, tenant: UUID) -> None:
     with database.begin() as session:
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": lifecycle._SWEEP_LOCK})
-        assert lifecycle.sweep(database, max_attempts=3) is None
-    assert lifecycle.sweep(database, max_attempts=3) is not None
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": sweeping._SWEEP_LOCK})
+        assert sweeping.sweep(database, max_attempts=3) is None
+    assert sweeping.sweep(database, max_attempts=3) is not None
 
 
 def test_a_sweep_counts_what_waits_and_nothing_else(database: Database, tenant: UUID) -> None:
@@ -1119,7 +1119,7 @@ def test_a_sweep_counts_what_waits_and_nothing_else(database: Database, tenant: 
     ended = claimed(database)
     lifecycle.fail(database, ended.attempt_id, JobError(ErrorCode.CORRUPT_IMAGE))
     claimed(database)
-    assert lifecycle.sweep(database, max_attempts=3) == lifecycle.SweepReport(queued=3)
+    assert sweeping.sweep(database, max_attempts=3) == sweeping.SweepReport(queued=3)
 
 
 def test_who_ends_a_job_learns_whether_a_webhook_is_to_be_sent(database: Database, tenant: UUID) -> None:

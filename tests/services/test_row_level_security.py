@@ -19,7 +19,7 @@ from migrations.upgrade import prepare_roles
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 from shared.database.tables import Base, Job, Result, Tenant, WebhookEndpoint
-from shared.jobs import claiming, lifecycle, queries, tally
+from shared.jobs import claiming, queries, sweeping, tally
 from shared.settings import Settings
 from shared.tenants.api_keys import authenticate
 from tests.support.api_world import ApiWorld
@@ -188,7 +188,7 @@ def test_a_worker_carries_the_jobs_of_all_tenants_under_its_role(
     owner, api.around = api.around, replace(api.around, database=connect(WORKER_ROLE))
     api.succeed_next()
     api.fail_next()
-    assert lifecycle.sweep(api.around.database, max_attempts=3) is not None
+    assert sweeping.sweep(api.around.database, max_attempts=3) is not None
     with owner.database.begin() as session:
         assert sorted(session.scalars(select(Job.state))) == ["failed", "succeeded"]
         assert session.scalar(text("SELECT count(*) FROM webhook_deliveries")) == 2

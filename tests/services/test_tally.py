@@ -19,7 +19,7 @@ from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE
 from shared.domain import ClaimedJob, JobState, NewJob
 from shared.errors import ErrorCode, JobError, LeaseLostError
-from shared.jobs import claiming, lifecycle, tally
+from shared.jobs import claiming, lifecycle, sweeping, tally
 from shared.jobs.stats import oldest_snapshot, overview
 from shared.jobs.tally import Totals
 from shared.webhooks.deliveries import claim_due
@@ -124,7 +124,7 @@ class Chance:
 
     def _drop(self, database: Database, job: ClaimedJob) -> None:
         self._execute("UPDATE jobs SET lease_until = now() - interval '1 h', beat_at = NULL WHERE id = :id", id=job.id)
-        lifecycle.sweep(database, max_attempts=3)
+        sweeping.sweep(database, max_attempts=3)
 
     def _change(self) -> None:
         some = "WHERE id IN (SELECT id FROM jobs WHERE state = 'queued' ORDER BY random() LIMIT 2)"

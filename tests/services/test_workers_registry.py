@@ -21,7 +21,7 @@ from shared.domain import (
     Role,
     WorkerState,
 )
-from shared.jobs import claiming, lifecycle
+from shared.jobs import claiming, lifecycle, sweeping
 from shared.workers import procfs, registry
 from shared.workers.registry import Condition, WorkerIdentity
 
@@ -97,7 +97,7 @@ def test_jobs_of_a_dead_neighbour_are_free_at_once_and_it_is_told_of_once(
     assert [row.id for row in listed(database)] == [me.id]
     assert lease_has_ended(database, its)
     assert not lease_has_ended(database, mine)
-    report = lifecycle.sweep(database, max_attempts=3)
+    report = sweeping.sweep(database, max_attempts=3)
     assert report is not None
     assert report.released == 1
 

@@ -13,7 +13,7 @@ from shared.broker.celery_app import Broker
 from shared.broker.wakeups import Wakeups
 from shared.database.engine import Database
 from shared.domain import Role
-from shared.jobs import lifecycle, tally
+from shared.jobs import sweeping, tally
 from shared.workers import registry
 
 #: However many processes sweep, the tally is folded once in so long; sooner where much moves.
@@ -57,11 +57,11 @@ class Sweeper:
         self._unserved_for = unserved
         self._unserved: Lasting[tuple[str | None, str]] = Lasting(unserved.total_seconds())
 
-    def sweep(self) -> lifecycle.SweepReport | None:
+    def sweep(self) -> sweeping.SweepReport | None:
         """Sweep once; None where another process is at it. Any number of processes may call this."""
         tally.fold(self._database, older_than=_FOLD_AFTER)
         self._fail_unserved()
-        report = lifecycle.sweep(self._database, max_attempts=self._max_attempts)
+        report = sweeping.sweep(self._database, max_attempts=self._max_attempts)
         if report:
             registry.forget_silent(self._database)
         if report and (report.released or report.exhausted or report.expired):
@@ -79,7 +79,7 @@ class Sweeper:
     def _fail_unserved(self) -> None:
         """End what waits for a policy that nobody has had for minutes, although others are ready."""
         for model, policy in self._unserved.look(registry.unserved_policies(self._database), time.monotonic()):
-            failed = lifecycle.fail_unserved(self._database, model, policy, waited=self._unserved_for)
+            failed = sweeping.fail_unserved(self._database, model, policy, waited=self._unserved_for)
             if failed:
                 #: Jobs waited for minutes for a worker with this policy, while workers without it were ready, and fail
                 #: as `model_unavailable`. Start a worker that has the policy, and replay them.

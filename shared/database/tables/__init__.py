@@ -1,0 +1,31 @@
+"""The database's tables, by subject.
+
+Times are the database's own clock. The states of jobs move in `lifecycle`, `sweeping` and `claiming` only.
+
+Whoever imports one has all of them: what refers to a table by its name finds it, and the metadata is complete.
+"""
+
+from shared.database.tables.base import Base
+from shared.database.tables.jobs import BucketWalk, Erasure, Job, Result
+from shared.database.tables.tally import TALLY_FOLDS, TALLY_LANES, TALLY_MOVES, TALLY_RUNNING
+from shared.database.tables.tenants import ApiKey, Tenant
+from shared.database.tables.webhooks import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from shared.database.tables.workers import Worker
+
+__all__ = [
+    "TALLY_FOLDS",
+    "TALLY_LANES",
+    "TALLY_MOVES",
+    "TALLY_RUNNING",
+    "ApiKey",
+    "Base",
+    "BucketWalk",
+    "Erasure",
+    "Job",
+    "Result",
+    "Tenant",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "Worker",
+]

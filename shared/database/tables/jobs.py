@@ -1,0 +1,171 @@
+"""Jobs, their results, and the bytes that must follow a deleted job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    desc,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from shared.database.tables.base import Base
+from shared.domain import JobState
+
+_STATES = ", ".join(f"'{state}'" for state in JobState)
+
+
+class Job(Base):
+    """An accepted image and where it stands."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(f"state IN ({_STATES})", name="jobs_state"),
+        CheckConstraint("(state = 'running') = (lease_until IS NOT NULL)", name="jobs_lease_only_while_running"),
+        CheckConstraint(
+            "(finished_at IS NOT NULL) = (state NOT IN ('queued', 'running'))", name="jobs_finished_only_when_terminal"
+        ),
+        # The queue, lane by lane (`tally_lanes`), in an order that no other index has: by another, rows that have ended
+        # would be read. None is on lease_until: a heartbeat stays a heap-only update.
+        Index(
+            "jobs_lane",
+            "tenant_id",
+            "priority",
+            text("(attempt > 0)"),
+            "suspect",
+            text("coalesce(model, '')"),
+            text("coalesce(policy, '')"),
+            "created_at",
+            text("(id::text)"),
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index("jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
+        Index("jobs_list", "tenant_id", desc("created_at"), desc("id")),
+        Index("jobs_list_by_state", "tenant_id", "state", desc("created_at"), desc("id")),
+        Index("jobs_retention", "tenant_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+        Index(
+            "jobs_list_by_error",
+            "tenant_id",
+            "error_code",
+            desc("created_at"),
+            desc("id"),
+            postgresql_where=text("error_code IS NOT NULL"),
+        ),
+        Index("jobs_replays", "replay_of", postgresql_where=text("replay_of IS NOT NULL")),
+        Index(
+            "jobs_idempotency",
+            "tenant_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    state: Mapped[JobState] = mapped_column(server_default=JobState.QUEUED)
+    stage: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    #: Its last worker died, and carried it: it must run alone.
+    suspect: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Its worker carries nothing else.
+    alone: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: Of workers that carried it alone.
+    deaths: Mapped[int] = mapped_column(server_default="0")
+    worker: Mapped[str | None]
+    #: The worker whose device could not judge it; others try first.
+    failed_on: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    #: The last sign of life of its worker.
+    beat_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deadline_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    model: Mapped[str | None]
+    policy: Mapped[str | None]
+    stability: Mapped[bool] = mapped_column(server_default=text("false"))
+    pictures: Mapped[list[str]]
+    client_metadata: Mapped[dict[str, Any]] = mapped_column("metadata")
+    source_key: Mapped[str]
+    source_sha256: Mapped[str]
+    source_bytes: Mapped[int] = mapped_column(BigInteger)
+    media_type: Mapped[str]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_retryable: Mapped[bool | None]
+    idempotency_key: Mapped[str | None]
+    replay_of: Mapped[UUID | None]
+
+    result: Mapped[Result | None] = relationship(back_populates="job", lazy="raise")
+
+
+class Result(Base):
+    """A succeeded job's verdict: written once, in the transaction that ends the job."""
+
+    __tablename__ = "results"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int]
+    prediction: Mapped[str]
+    confidence: Mapped[float]
+    probability_fake: Mapped[float]
+    raw_probability_fake: Mapped[float | None]
+    """Before the policy's calibration; null in what older versions wrote."""
+    threshold: Mapped[float]
+    policy: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    stability: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    processing_time: Mapped[float]
+    width: Mapped[int]
+    height: Mapped[int]
+    analyzed_region: Mapped[dict[str, Any]]
+    media_type: Mapped[str]
+    file_format: Mapped[str | None]
+    jpeg_quality: Mapped[int | None] = mapped_column(SmallInteger)
+    model_name: Mapped[str]
+    weights_sha256: Mapped[str]
+    demonstration: Mapped[bool]
+    device: Mapped[str | None]
+    precision: Mapped[str | None]
+    timings: Mapped[dict[str, Any]]
+    caveats: Mapped[list[str]]
+    feature_mean: Mapped[bytes]
+    feature_height: Mapped[int] = mapped_column(SmallInteger)
+    feature_width: Mapped[int] = mapped_column(SmallInteger)
+    artifacts: Mapped[dict[str, Any]]
+
+    job: Mapped[Job] = relationship(back_populates="result", lazy="raise")
+
+
+class Erasure(Base):
+    """A job whose row is gone and whose bytes must follow: written in the transaction that deletes the row."""
+
+    __tablename__ = "erasures"
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID]
+    attempts: Mapped[int | None]
+    """So many attempts may have stored something; null in what older versions wrote."""
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+class BucketWalk(Base):
+    """How far the search for objects that no row knows has come, and when it goes on. One row."""
+
+    __tablename__ = "bucket_walk"
+    __table_args__ = (CheckConstraint('"only"', name="bucket_walk_only"),)
+
+    only: Mapped[bool] = mapped_column(primary_key=True, server_default="true")
+    after_key: Mapped[str] = mapped_column(server_default="")
+    next_at: Mapped[datetime] = mapped_column(server_default=func.now())

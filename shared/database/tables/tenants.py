@@ -1,0 +1,50 @@
+"""Tenants and their API keys."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    SmallInteger,
+    func,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from shared.database.tables.base import Base
+
+
+class Tenant(Base):
+    """A platform, or a part of one, that sees only its own jobs. Where a limit is null, that of the settings holds."""
+
+    __tablename__ = "tenants"
+    __table_args__ = (
+        CheckConstraint("max_open_jobs >= 1", name="tenants_max_open_jobs"),
+        CheckConstraint("retention_days >= 1", name="tenants_retention_days"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str] = mapped_column(unique=True)
+    max_open_jobs: Mapped[int | None]
+    retention_days: Mapped[int | None]
+    policy: Mapped[str | None]
+    """Calls the jobs that name none; null: the model's own threshold does."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """A tenant's key. Only its keyed hash is here."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str]
+    hash: Mapped[bytes] = mapped_column(unique=True)
+    hint: Mapped[str]
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    operator: Mapped[bool] = mapped_column(server_default="false")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None]
