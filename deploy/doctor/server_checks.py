@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def check_servers(servers: CheckedServers) -> Iterator[CheckResult]:
     for name, meant in unknown_settings().items():
         said = f"there is no such setting{f'; {meant} is one' if meant else ''}"
         yield CheckResult(name, said, "correct the name, or leave it out", optional=True)
-    with closing(Database(servers.settings.database_url.get_secret_value(), pool_size=1)) as database:
+    with Database(servers.settings.database_url.get_secret_value(), pool_size=1) as database:
         reached = _postgres(servers, database)
         yield reached
         if reached.faulty:

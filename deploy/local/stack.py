@@ -204,14 +204,10 @@ def _api_key(data_dir: Path, database_url: str, secret_key: str) -> str:
     """Return the key of the last time while it is valid, so that scripts go on working; else a new one."""
     path = data_dir / "api.key"
     vault = Vault(secret_key)
-    database = Database(database_url, pool_size=1)
-    try:
-        with database.begin() as session:
-            kept = path.read_text(errors="replace") if path.exists() else ""
-            if authenticate(session, vault, kept) is not None:
-                return kept
-            key = create_key(session, vault, tenant=_TENANT, name="distildire up").key
-    finally:
-        database.close()
+    with Database(database_url, pool_size=1) as database, database.begin() as session:
+        kept = path.read_text(errors="replace") if path.exists() else ""
+        if authenticate(session, vault, kept) is not None:
+            return kept
+        key = create_key(session, vault, tenant=_TENANT, name="distildire up").key
     write_private(path, key)
     return key

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 import click
 from rich.measure import Measurement
@@ -20,14 +19,9 @@ _ANY_WIDTH = 10_000
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
-@contextmanager
-def open_database(settings: Settings) -> Iterator[Database]:
-    """Yield the database of these settings, closed at the end."""
-    database = Database(settings.database_url.get_secret_value(), pool_size=1)
-    try:
-        yield database
-    finally:
-        database.close()
+def open_database(settings: Settings) -> Database:
+    """Return the database of these settings, for a `with` block."""
+    return Database(settings.database_url.get_secret_value(), pool_size=1)
 
 
 def show_rows(titles: Sequence[str], rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 from uuid import UUID
 
 import psycopg2
@@ -59,7 +60,10 @@ REQUEST = Waits("distildire-request", statement_seconds=5, lock_seconds=1.5)
 
 
 class Database:
-    """One process's pool. Make it after a fork, never before: connections do not survive one."""
+    """One process's pool, closed at the end of a `with` block.
+
+    Make it after a fork, never before: connections do not survive one.
+    """
 
     def __init__(
         self,
@@ -96,6 +100,12 @@ class Database:
                 connection.execute(settings)
             else:
                 connection.execute(settings_and_tenant, {"tenant": str(tenant_id)})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @contextmanager
     def begin(self) -> Iterator[Session]:

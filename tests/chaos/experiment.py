@@ -87,12 +87,10 @@ def loaded(folder: Path, *, seed: int, rate: float, clocks: Clocks = QUICK) -> I
 def _tenants(deployment: Deployment, endpoints: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Make the tenants with their webhook endpoints; return their keys by name."""
     settings = deployment.settings
-    database = Database(settings.database_url.get_secret_value(), pool_size=1)
-    with database.begin() as session:
+    with Database(settings.database_url.get_secret_value(), pool_size=1) as database, database.begin() as session:
         vault = Vault(settings.secret_key.get_secret_value())
         keys = {tenant: create_key(session, vault, tenant=tenant).key for tenant in endpoints}
         change_tenant(session, JUDGED_BY_POLICY, {"policy": "all-fake"})
-    database.close()
     for tenant, urls in endpoints.items():
         for url in urls:
             answer = httpx.post(

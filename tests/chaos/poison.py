@@ -261,7 +261,7 @@ def _running(folder: Path, seed: int) -> Iterator[Deployment]:
 def _key_of(settings: Settings) -> dict[str, str]:
     """Make a tenant; return the header that its key goes into."""
     database = Database(settings.database_url.get_secret_value(), pool_size=1)
-    with contextlib.closing(database), database.begin() as session:
+    with database, database.begin() as session:
         key = create_key(session, Vault(settings.secret_key.get_secret_value()), tenant="tenant").key
     return {"Authorization": f"Bearer {key}"}
 

@@ -23,9 +23,8 @@ from tests.support.service_settings import settings_for
 @pytest.fixture(scope="session")
 def api_database(services: ServiceUrls, migrated_database: str) -> Iterator[Database]:
     """A database that all tests of the API share, as its owner: one for each would take longer than most tests."""
-    database = Database(fresh_database(services.database_url, migrated_database))
-    yield database
-    database.close()
+    with Database(fresh_database(services.database_url, migrated_database)) as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +79,8 @@ def api_with(api_settings: Settings, api_database: Database) -> Iterator[Callabl
 @pytest.fixture
 def database(empty_database: str) -> Iterator[Database]:
     """A migrated database without rows, and connections for as many threads as a test starts."""
-    database = Database(empty_database, pool_size=40)
-    yield database
-    database.close()
+    with Database(empty_database, pool_size=40) as database:
+        yield database
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -37,7 +35,7 @@ def test_a_connection_that_the_server_has_closed_costs_a_reconnect_and_no_failur
 ) -> None:
     with database.begin() as session:
         ended = session.scalar(text("SELECT pg_backend_pid()"))
-    with contextlib.closing(Database(empty_database)) as operator, operator.begin() as session:
+    with Database(empty_database) as operator, operator.begin() as session:
         assert session.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": ended})
     with database.begin() as session:
         assert session.scalar(text("SELECT pg_backend_pid()")) != ended

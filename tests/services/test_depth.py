@@ -126,7 +126,7 @@ class World:
     def __init__(self, url: str) -> None:
         explain_statements(url, [API_ROLE, WORKER_ROLE])
         self.watched = StatementLog()
-        with contextlib.closing(Database(url)) as owner, owner.begin() as session:
+        with Database(url) as owner, owner.begin() as session:
             self.tenant = session.scalars(text("SELECT id FROM tenants ORDER BY id LIMIT 1")).one()
             self.endpoint = session.scalars(text(_PROMPT), {"tenant": self.tenant}).one()
             self.others = [*session.execute(text(_OTHERS), {"tenant": self.tenant})]
@@ -368,7 +368,7 @@ def test_what_is_read_is_bounded_also_while_a_snapshot_is_held(
 ) -> None:
     url = fresh_database(services.database_url, migrated_database)
     _fill(url, depth)
-    with contextlib.closing(World(url)) as world, contextlib.closing(Database(url)) as owner:
+    with contextlib.closing(World(url)) as world, Database(url) as owner:
         assert_bounded(world)
         holding(owner)
         _pass(world, owner, depth.passing)

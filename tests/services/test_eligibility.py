@@ -33,9 +33,8 @@ ANOTHER = WorkerIdentity("another", Role.ANALYSIS, "host", 1, None, None, "1")
 def read_only(database: Database) -> Iterator[Database]:
     """The same database by connections that may neither write nor lock a row."""
     url = database.engine.url.update_query_dict({"options": "-c default_transaction_read_only=on"})
-    reader = Database(url.render_as_string(hide_password=False))
-    yield reader
-    reader.close()
+    with Database(url.render_as_string(hide_password=False)) as reader:
+        yield reader
 
 
 def add_job(database: Database, tenant: UUID, model: str | None = None, policy: str | None = None) -> UUID:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from uuid import uuid4
 
 from alembic.autogenerate import compare_metadata
@@ -65,7 +64,7 @@ def test_what_waited_before_endpoints_were_closed_by_a_flag_is_young_and_none_co
     url = fresh_database(services.database_url)
     upgrade(url, "0012")
     tenant, job, kept, gone = (uuid4() for _ in range(4))
-    with contextlib.closing(Database(url)) as database:
+    with Database(url) as database:
         with database.begin() as session:
             session.execute(text("INSERT INTO tenants (id, name) VALUES (:tenant, 'one')"), {"tenant": tenant})
             session.execute(text(_JOB), {"tenant": tenant, "job": job})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -80,7 +79,7 @@ def test_a_statement_and_a_lock_are_not_waited_for_too_long(connect: Connect, em
     brief = connect(waits=replace(REQUEST, statement_seconds=0.5, lock_seconds=0.1))
     with pytest.raises(DatabaseUnavailableError) as statement, brief.begin() as session:
         session.execute(text("SELECT pg_sleep(60)"))
-    with closing(Database(empty_database)) as direct, direct.begin() as holder:
+    with Database(empty_database) as direct, direct.begin() as holder:
         holder.execute(text("LOCK TABLE jobs"))
         with pytest.raises(DatabaseUnavailableError) as lock, brief.begin() as session:
             session.execute(text("SELECT count(*) FROM jobs"))

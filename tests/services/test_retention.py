@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -306,7 +305,7 @@ def test_a_round_does_all_of_it_in_the_workers_role(
     for _ in range(3):
         finished(database, store, tenant, days_ago=9)
     kept = finished(database, store, tenant)
-    with contextlib.closing(Database(as_role(empty_database, WORKER_ROLE))) as restricted:
+    with Database(as_role(empty_database, WORKER_ROLE)) as restricted:
         Retention(restricted, store, retention_days=7).tidy()
     assert jobs(database) == {kept}
     assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}

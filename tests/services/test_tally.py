@@ -347,7 +347,7 @@ def test_the_role_of_the_api_sees_what_its_tenant_has_open_and_sums_over_all(
         add_job(database, tenant)
     tally.fold(database)
     add_job(database, other)
-    with contextlib.closing(Database(as_role(empty_database, API_ROLE))) as restricted, restricted.begin() as session:
+    with Database(as_role(empty_database, API_ROLE)) as restricted, restricted.begin() as session:
         show_tenant(session, tenant)
         assert tally.open_jobs(session, tenant) == 2
         assert tally.open_jobs(session, other) == 0

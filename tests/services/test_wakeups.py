@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -98,7 +97,7 @@ def test_no_more_wake_ups_wait_than_ready_workers_have_slots(
         appear(database, Role.ANALYSIS, slots)
     appear(database, Role.ANALYSIS, 8, WorkerState.DRAINING)
     appear(database, Role.WEBHOOKS, 5)
-    with contextlib.closing(Database(as_role(empty_database, role))) as own:
+    with Database(as_role(empty_database, role)) as own:
         analysis, webhooks = (Wakeups(broker, own, each) for each in (Role.ANALYSIS, Role.WEBHOOKS))
         for number in range(300):
             analysis.send(str(number))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import statistics
 import sys
@@ -755,7 +754,7 @@ def test_a_deleted_endpoint_goes_with_its_deliveries_a_little_at_a_time_and_then
         assert delete_endpoint(session, tenant, gone)
         assert not delete_endpoint(session, tenant, gone)
         assert find_endpoint(session, tenant, gone) is None
-    with contextlib.closing(Database(as_role(empty_database, WORKER_ROLE))) as worker:
+    with Database(as_role(empty_database, WORKER_ROLE)) as worker:
         assert [purge(worker, most=600) for _ in range(3)] == [600, 403, 0]
         with database.begin() as session:  # a job that ends at this moment may still write for it
             assert session.get(WebhookEndpoint, gone) is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def command(once: bool, as_json: bool, data_dir: Path) -> None:
     """
     console = output()
     url = server_settings(data_dir).database_url.get_secret_value()
-    with closing(Database(url, pool_size=1)) as database:
+    with Database(url, pool_size=1) as database:
         if as_json:
             print_json(read_snapshot(database))
         elif once or not console.is_terminal:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -136,7 +136,7 @@ def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Callable[[], None]]]
 def _policy(database_url: str) -> str | None:
     """The policy to name: the shipped one where the model that it was made for judges; with others none is known."""
     deadline = time.monotonic() + _WORKER_SECONDS
-    with closing(Database(database_url, pool_size=1)) as database:
+    with Database(database_url, pool_size=1) as database:
         while time.monotonic() < deadline:
             with database.begin() as session:
                 workers = [worker for worker, _ in list_workers(session) if worker.role == Role.ANALYSIS]
