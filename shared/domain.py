@@ -143,7 +143,7 @@ class ClaimedJob:
     tenant_id: UUID
     attempt: int
     suspect: bool
-    """Its last worker died: it must have this one to itself (`lifecycle.begin_alone`)."""
+    """Its last worker died: it must have this one to itself (`lifecycle.begin_isolated`)."""
     source_key: str
     source_sha256: str
     deadline_at: datetime

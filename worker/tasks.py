@@ -33,7 +33,7 @@ from shared.domain import Role, WorkerState
 from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.logs import configure_logging
 from shared.settings import AnalysisSettings, CommonSettings, Settings, SettingsError
-from shared.workers.registry import Condition
+from shared.workers.registry import WorkerStatus
 from worker.process.registration import Registration
 
 SWEEP_SECONDS = 2.0
@@ -163,7 +163,7 @@ def _start_services(queues: set[str]) -> None:
         _begin(webhooks)
         _callbacks[DELIVER], _callbacks[SWEEP] = webhooks.deliver, webhooks.sweeper.sweep_and_wake
     if shutdown.services:
-        registration.show(shutdown.services[0].condition)
+        registration.show(shutdown.services[0].status)
 
 
 def _begin(service: Service) -> None:
@@ -206,6 +206,6 @@ def _close(**_: object) -> None:
 def _beat_is_ready(**_: object) -> None:
     # Celery's handler raises SystemExit wherever beat is; where a client of Redis swallows that, beat never ends.
     signal.signal(signal.SIGTERM, shutdown.tell)
-    _appear(Role.BEAT).show(lambda: Condition(WorkerState.READY))
+    _appear(Role.BEAT).show(lambda: WorkerStatus(WorkerState.READY))
     if settings.ready_file:
         settings.ready_file.touch()

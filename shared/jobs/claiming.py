@@ -44,8 +44,9 @@ def claim_several(
 ) -> list[ClaimedJob]:
     """Take the next jobs, `most` at most: priority, then fairness between tenants, then age.
 
-    The attempts are committed before this returns, so before any byte of an image is touched. A suspect comes alone,
-    and who is given one must see to it that it runs alone. A job whose policy is not among `policies` is left.
+    The attempts are committed before this returns, so before any byte of an image is touched. A suspect comes by
+    itself, and who is given one must see to it that it runs isolated. A job whose policy is not among `policies` is
+    left.
     """
     names = _claim_names(worker, model, lease, policies, most)
     for _ in range(_LOOKS):

@@ -5,7 +5,7 @@ extended; whatever is written for a job is fenced by `(id, attempt, state = 'run
 its lease writes nothing. A job ends once: result, terminal state and the webhooks to send are one transaction.
 
 When a worker dies, nobody knows which of its jobs did it. None of them gets a death counted; each becomes a *suspect*,
-which next runs in a process that carries nothing else. Only the death of such a process counts (docs/adr/0006).
+which next runs in a process that holds nothing else. Only the death of such a process counts (docs/adr/0006).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shared.webhooks.outbox import write_events
 _KEY_INDEX = "jobs_idempotency"
 _HEARTBEAT = statement("shared.jobs", "heartbeat").columns(id=Uuid)
 _ANOTHER_READY = statement("shared.jobs", "another_worker_is_ready")
-_CARRIED_BY = text("SELECT id FROM running_jobs WHERE worker = :worker").columns(id=Uuid)
+_HELD_BY = text("SELECT id FROM running_jobs WHERE worker = :worker").columns(id=Uuid)
 
 
 def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
@@ -66,15 +66,15 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
     return job
 
 
-def begin_alone(database: Database, attempt_id: AttemptId) -> None:
-    """Note that the process carries this job and no other: from now on its death is the job's doing.
+def begin_isolated(database: Database, attempt_id: AttemptId) -> None:
+    """Note that the process holds this job and no other: from now on its death is the job's doing.
 
     Raises:
         LeaseLostError: the job is no longer this attempt's.
 
     """
     with database.begin() as session:
-        _owned(session, attempt_id).alone = True
+        _owned(session, attempt_id).isolated = True
 
 
 def heartbeat(database: Database, stages: Mapping[AttemptId, Stage], *, lease: timedelta) -> set[AttemptId]:
@@ -144,13 +144,13 @@ def release(database: Database, attempts: Collection[AttemptId]) -> None:
 def release_after_device_failure(
     database: Database, worker: str, in_pass: Collection[AttemptId], *, max_attempts: int
 ) -> int:
-    """Account for the end of `worker` by a pass of its device, of which it knows beforehand; return what it carried.
+    """Account for the end of `worker` by a pass of its device, of which it knows beforehand; return how many jobs it had.
 
     Of the jobs in the pass each is a suspect; where there is but one, it is known which did it, and the death counts,
-    whatever else the worker carries. All others that it carries had no part in it.
+    whatever else the worker holds. All others that it holds had no part in it.
     """
     with database.begin() as session:
-        found = session.scalars(_CARRIED_BY, {"worker": worker}).all()
+        found = session.scalars(_HELD_BY, {"worker": worker}).all()
         jobs = [job for job in _locked(session, found) if job.worker == worker]
         for job in jobs:
             if _attempt_id(job) in in_pass:
@@ -184,7 +184,7 @@ def requeue_dropped(session: Session, job: Job, *, counts: bool, max_attempts: i
 
 
 def _queue(job: Job) -> None:
-    job.state, job.stage, job.worker, job.lease_until, job.alone = JobState.QUEUED, None, None, None, False
+    job.state, job.stage, job.worker, job.lease_until, job.isolated = JobState.QUEUED, None, None, None, False
 
 
 def _queue_again(session: Session, attempts: Collection[AttemptId]) -> None:

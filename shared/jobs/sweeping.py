@@ -90,7 +90,7 @@ def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
     dropped = select(Job).where(Job.id.in_(found), Job.lease_until < func.now()).with_for_update(skip_locked=True)
 
     def drop(job: Job) -> bool:
-        return requeue_dropped(session, job, counts=job.alone, max_attempts=max_attempts)
+        return requeue_dropped(session, job, counts=job.isolated, max_attempts=max_attempts)
 
     ended = _each(session, session.scalars(dropped).all(), drop)
     return ended.count(False), ended.count(True)

@@ -64,14 +64,14 @@ class WorkerIdentity:
 
 
 @dataclass(frozen=True)
-class Condition:
-    """How a worker says that it fares."""
+class WorkerStatus:
+    """What a worker says of itself at each beat."""
 
     state: WorkerState
     slots: int = 0
-    """What it can carry at once: jobs, or webhooks."""
+    """So many jobs, or webhooks, it can hold at once."""
     busy: int = 0
-    """What it carries."""
+    """So many it holds."""
     model: str | None = None
     device: str | None = None
     precision: str | None = None
@@ -79,9 +79,9 @@ class Condition:
     """The names of those that it can call verdicts by."""
 
 
-def beat(database: Database, worker: WorkerIdentity, condition: Condition, *, age: timedelta) -> None:
+def beat(database: Database, worker: WorkerIdentity, status: WorkerStatus, *, age: timedelta) -> None:
     """Write that `worker`, which began `age` ago, lives, and how it fares."""
-    now = asdict(condition) | {"policies": list(condition.policies)}
+    now = asdict(status) | {"policies": list(status.policies)}
     row = insert(Worker).values(**asdict(worker), **now, started_at=func.now() - age)
     with database.begin() as session:
         session.execute(text("SET LOCAL synchronous_commit = off"))  # the next beat says it again
@@ -158,7 +158,7 @@ def unserved_policies(database: Database) -> set[tuple[str | None, str]]:
 
 
 def slots_of(database: Database, role: Role) -> int:
-    """Return how much all ready workers of a role can carry at once."""
+    """Return how much all ready workers of a role can hold at once."""
     ready = (
         Worker.role == role,
         Worker.state == WorkerState.READY,

@@ -13,7 +13,7 @@ from api.v1.schemas.operations import WorkerList
 from shared.database.tables import Worker
 from shared.domain import Role, WorkerState
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 from tests.support.api_world import ApiWorld
 
 
@@ -21,8 +21,8 @@ from tests.support.api_world import ApiWorld
 def worker(api: ApiWorld) -> Iterator[WorkerIdentity]:
     """A worker that is at work."""
     identity = WorkerIdentity.of_this_process(Role.ANALYSIS)
-    condition = Condition(WorkerState.READY, slots=4, busy=2, model="M", device="cuda", precision="bf16")
-    registry.beat(api.around.database, identity, condition, age=timedelta(seconds=60))
+    status = WorkerStatus(WorkerState.READY, slots=4, busy=2, model="M", device="cuda", precision="bf16")
+    registry.beat(api.around.database, identity, status, age=timedelta(seconds=60))
     yield identity
     registry.leave(api.around.database, identity)
 

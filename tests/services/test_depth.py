@@ -232,7 +232,7 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
             ),
             FEW,
         ),
-        "begin alone": (lambda: lifecycle.begin_alone(database, world.jobs[-1].attempt_id), FEW),
+        "begin isolated": (lambda: lifecycle.begin_isolated(database, world.jobs[-1].attempt_id), FEW),
         "fail": (lambda: lifecycle.fail(database, world.jobs.pop().attempt_id, JobError(ErrorCode.INTERNAL)), FEW),
         "give back": (lambda: lifecycle.release(database, [world.jobs.pop().attempt_id for _ in range(8)]), FEW),
         "release_after_device_failure": (

@@ -20,7 +20,7 @@ from shared.domain import (
 )
 from shared.jobs import claiming, lifecycle
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 from tests.support.databases import add_tenant
 
 LEASE = timedelta(seconds=30)
@@ -56,7 +56,7 @@ def claim_one(database: Database, policies: tuple[str, ...] = ()) -> bool:
 def make_a_queue(database: Database, chance: random.Random) -> None:
     """Write jobs of all kinds: for workers with and without their policy, suspects, overdue, failed here before."""
     if chance.random() < 0.5:
-        status = Condition(chance.choice(list(WorkerState)), model=chance.choice([None, "M", "N"]), slots=2)
+        status = WorkerStatus(chance.choice(list(WorkerState)), model=chance.choice([None, "M", "N"]), slots=2)
         registry.beat(database, ANOTHER, status, age=timedelta(0))
     for _ in range(chance.randrange(1, 4)):
         tenant = add_tenant(database, str(uuid4()))

@@ -49,7 +49,7 @@ from shared.jobs.results import from_row
 from shared.presenter import timestamp
 from shared.webhooks.endpoints import create_endpoint
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 from tests.support.databases import add_tenant, fresh_database
 
 LEASE = timedelta(seconds=30)
@@ -463,7 +463,7 @@ def test_a_death_that_several_jobs_shared_counts_for_none_and_makes_each_a_suspe
     assert dies(database, *jobs).released == 3
     for job_id in jobs:
         row = read(database, job_id)
-        assert (row.state, row.attempt, row.deaths, row.suspect, row.alone) == ("queued", 1, 0, True, False)
+        assert (row.state, row.attempt, row.deaths, row.suspect, row.isolated) == ("queued", 1, 0, True, False)
     for attempt in (2, 3, 4):
         suspect = claimed(database)
         assert suspect.suspect
@@ -553,8 +553,8 @@ def test_a_suspect_counts_as_all_the_slots_that_it_empties(database: Database, t
     suspect = add_job(database, tenant)
     claimed(database)
     dies(database, suspect)
-    condition = Condition(WorkerState.READY, slots=4, model="M")
-    registry.beat(database, replace(ANOTHER, id="alone"), condition, age=timedelta(0))
+    status = WorkerStatus(WorkerState.READY, slots=4, model="M")
+    registry.beat(database, replace(ANOTHER, id="alone"), status, age=timedelta(0))
     show(database, ANOTHER, WorkerState.READY)
     assert claimed(database, worker="alone").id == suspect
     mine = [add_job(database, tenant) for _ in range(3)]
@@ -614,28 +614,28 @@ def test_three_deaths_alone_end_a_job(database: Database, tenant: UUID) -> None:
     claimed(database)
     dies(database, job_id)
     for deaths in (1, 2):
-        lifecycle.begin_alone(database, claimed(database).attempt_id)
+        lifecycle.begin_isolated(database, claimed(database).attempt_id)
         report = dies(database, job_id)
         assert (report.released, report.queued) == (1, 1)
         row = read(database, job_id)
-        assert (row.deaths, row.suspect, row.alone) == (deaths, True, False)
+        assert (row.deaths, row.suspect, row.isolated) == (deaths, True, False)
     claimed(database)
     dies(database, job_id)
     assert read(database, job_id).deaths == 2  # it had been claimed, and still shared its process
-    lifecycle.begin_alone(database, claimed(database).attempt_id)
+    lifecycle.begin_isolated(database, claimed(database).attempt_id)
     assert dies(database, job_id).exhausted == 1
     row = read(database, job_id)
     assert (row.state, row.error_code, row.error_retryable) == ("failed", "attempts_exhausted", False)
 
 
-def test_an_attempt_that_lost_its_job_does_not_begin_alone(database: Database, tenant: UUID) -> None:
+def test_an_attempt_that_lost_its_job_does_not_begin_isolated(database: Database, tenant: UUID) -> None:
     job_id = add_job(database, tenant)
     stale = claimed(database)
     dies(database, job_id)
     claimed(database)
     with pytest.raises(LeaseLostError):
-        lifecycle.begin_alone(database, stale.attempt_id)
-    assert not read(database, job_id).alone
+        lifecycle.begin_isolated(database, stale.attempt_id)
+    assert not read(database, job_id).isolated
 
 
 ANOTHER = WorkerIdentity("another", Role.ANALYSIS, "host", 1, None, None, "1.0")
@@ -643,7 +643,7 @@ ANOTHER = WorkerIdentity("another", Role.ANALYSIS, "host", 1, None, None, "1.0")
 
 def show(database: Database, worker: WorkerIdentity, state: WorkerState, *, model: str | None = "M") -> None:
     """Write that another worker lives."""
-    registry.beat(database, worker, Condition(state, model=model), age=timedelta(0))
+    registry.beat(database, worker, WorkerStatus(state, model=model), age=timedelta(0))
 
 
 #: Workers that no job is left to: each is written as it says, and then not heard of for so many seconds.
@@ -657,7 +657,7 @@ OF_NO_HELP: dict[str, tuple[WorkerIdentity, WorkerState, float]] = {
 
 def show_one_of_no_help(database: Database, who: str, policies: Sequence[str] = ()) -> None:
     worker, state, seconds = OF_NO_HELP[who]
-    registry.beat(database, worker, Condition(state, model="M", policies=policies), age=timedelta(0))
+    registry.beat(database, worker, WorkerStatus(state, model="M", policies=policies), age=timedelta(0))
     with database.begin() as session:
         session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=seconds)))
 
@@ -737,8 +737,8 @@ def test_only_a_worker_that_has_the_policy_is_another_to_try(database: Database,
     with database.begin() as session:
         session.execute(named.values(policy="strict"))
     job = claimed(database, policies=["strict"])
-    condition = Condition(WorkerState.READY, model="M", policies=("strict",))
-    registry.beat(database, ANOTHER, condition, age=timedelta(0))
+    status = WorkerStatus(WorkerState.READY, model="M", policies=("strict",))
+    registry.beat(database, ANOTHER, status, age=timedelta(0))
     assert fails_on(database, job, "w", "strict") == "queued"
     assert claim(database, policies=["strict"]) is None
     show(database, ANOTHER, WorkerState.READY)  # without it
@@ -789,8 +789,8 @@ def test_a_job_that_another_transaction_holds_keeps_no_other_from_failing_for_it
 def test_a_policy_is_served_by_who_may_take_the_job_and_is_ready(database: Database, tenant: UUID) -> None:
     add_job(database, tenant, policy="strict", model="N")
     add_job(database, tenant, policy="strict")
-    condition = Condition(WorkerState.READY, model="M", policies=("strict",))
-    registry.beat(database, ANOTHER, condition, age=timedelta(0))
+    status = WorkerStatus(WorkerState.READY, model="M", policies=("strict",))
+    registry.beat(database, ANOTHER, status, age=timedelta(0))
     assert registry.unserved_policies(database) == set()  # for N nobody is there who could say
     show(database, replace(ANOTHER, id="of N"), WorkerState.READY, model="N")
     assert registry.unserved_policies(database) == {("N", "strict")}
@@ -842,7 +842,7 @@ def test_a_suspect_waits_as_if_none_lived_beside_one_that_is_of_no_help(
 def test_a_policy_is_not_served_by_one_that_is_of_no_help(database: Database, tenant: UUID, who: str) -> None:
     add_job(database, tenant, policy="strict")
     if who == "one that starts":
-        starting = Condition(WorkerState.STARTING, model="M", policies=["strict"])
+        starting = WorkerStatus(WorkerState.STARTING, model="M", policies=["strict"])
         registry.beat(database, ANOTHER, starting, age=timedelta(0))
     else:
         show_one_of_no_help(database, who, policies=["strict"])
@@ -869,7 +869,7 @@ def of_another_model(database: Database, job_id: UUID) -> None:
 def left_to_another(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
         session.execute(update(Job).where(Job.id == job_id).values(policy="strict"))
-    registry.beat(database, ANOTHER, Condition(WorkerState.READY, model="M", policies=["strict"]), age=timedelta(0))
+    registry.beat(database, ANOTHER, WorkerStatus(WorkerState.READY, model="M", policies=["strict"]), age=timedelta(0))
 
 
 def a_suspect_that_waits(database: Database, job_id: UUID) -> None:
@@ -940,13 +940,13 @@ def test_a_job_given_back_has_nothing_counted_and_stays_what_it_was(database: Da
     again = claimed(database)
     assert (again.attempt, again.suspect) == (2, False)
     dies(database, job_id)
-    lifecycle.begin_alone(database, claimed(database).attempt_id)
+    lifecycle.begin_isolated(database, claimed(database).attempt_id)
     dies(database, job_id)
     alone = claimed(database)
-    lifecycle.begin_alone(database, alone.attempt_id)
+    lifecycle.begin_isolated(database, alone.attempt_id)
     lifecycle.release(database, [alone.attempt_id])
     row = read(database, job_id)
-    assert (row.state, row.deaths, row.suspect, row.alone) == ("queued", 1, True, False)
+    assert (row.state, row.deaths, row.suspect, row.isolated) == ("queued", 1, True, False)
     assert claim(database) is not None  # nobody died: nobody waits for a worker to come back
 
 

@@ -19,7 +19,7 @@ from shared.domain import (
 )
 from shared.jobs import claiming, lifecycle
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 from tests.support.service_settings import settings_for
 from worker.maintenance.sweeper import Sweeper
 
@@ -28,7 +28,7 @@ WITH = WorkerIdentity("with", Role.ANALYSIS, "host", 2, None, None, "1.0")
 
 
 def beat(database: Database, worker: WorkerIdentity, *policies: str) -> None:
-    registry.beat(database, worker, Condition(WorkerState.READY, model="M", policies=policies), age=timedelta(0))
+    registry.beat(database, worker, WorkerStatus(WorkerState.READY, model="M", policies=policies), age=timedelta(0))
 
 
 def test_a_fleet_in_which_one_worker_has_the_policy_may_be_silent_for_seconds(

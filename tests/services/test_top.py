@@ -15,7 +15,7 @@ from deploy.local.services import ServiceUrls
 from shared.database.engine import Database
 from shared.domain import Role, WorkerState
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 from tests.processes.worker_processes import as_environment
 from tests.support.service_settings import settings_for
 
@@ -28,7 +28,7 @@ def environment(services: ServiceUrls, empty_database: str) -> dict[str, str]:
     registry.beat(
         database,
         me,
-        Condition(WorkerState.READY, slots=8, busy=3, model="M", device="cuda", precision="bf16"),
+        WorkerStatus(WorkerState.READY, slots=8, busy=3, model="M", device="cuda", precision="bf16"),
         age=timedelta(seconds=5),
     )
     database.close()

@@ -32,7 +32,7 @@ from shared.domain import (
 )
 from shared.jobs import lifecycle
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 from tests.support.api_world import ApiWorld
 from tests.support.databases import add_tenant, as_role
 from tests.support.service_settings import settings_for
@@ -70,7 +70,7 @@ def fetch(redis_url: str, queue: str) -> object:
 
 def appear(database: Database, role: Role, slots: int, state: WorkerState = WorkerState.READY) -> None:
     worker = WorkerIdentity(str(uuid4()), role, "host", 1, None, None, "1.0")
-    registry.beat(database, worker, Condition(state, slots=slots), age=timedelta())
+    registry.beat(database, worker, WorkerStatus(state, slots=slots), age=timedelta())
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -23,9 +23,9 @@ from shared.domain import (
 )
 from shared.jobs import claiming, lifecycle, sweeping
 from shared.workers import procfs, registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 
-READY = Condition(WorkerState.READY, slots=4, busy=1, model="M", device="cpu", precision="fp32")
+READY = WorkerStatus(WorkerState.READY, slots=4, busy=1, model="M", device="cpu", precision="fp32")
 LEASE = timedelta(minutes=5)
 
 
@@ -42,8 +42,8 @@ def identity_of(process: subprocess.Popen[bytes]) -> WorkerIdentity:
     return replace(ours, id=f"neighbour:{process.pid}", pid=process.pid, pid_ticks=procfs.start_ticks(process.pid))
 
 
-def appear(database: Database, worker: WorkerIdentity, condition: Condition = READY) -> None:
-    registry.beat(database, worker, condition, age=timedelta(seconds=7))
+def appear(database: Database, worker: WorkerIdentity, status: WorkerStatus = READY) -> None:
+    registry.beat(database, worker, status, age=timedelta(seconds=7))
 
 
 def listed(database: Database) -> list[Worker]:
@@ -72,7 +72,7 @@ def lease_has_ended(database: Database, job_id: UUID) -> bool:
 
 def test_a_worker_is_on_the_list_from_its_first_beat_to_its_leave(database: Database):
     me = WorkerIdentity.of_this_process(Role.ANALYSIS)
-    appear(database, me, Condition(WorkerState.STARTING))
+    appear(database, me, WorkerStatus(WorkerState.STARTING))
     appear(database, me)
     (row,) = listed(database)
     assert (row.id, row.role, row.host, row.pid, row.version) == (me.id, "analysis", me.host, me.pid, me.version)

@@ -35,7 +35,7 @@ from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import artifact_key
 from shared.tenants.api_keys import create_key
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 
 _NONE: Mapping[str, Any] = {}
 FEATURE_MEAN = np.array([[0.0, 1.0], [2.0, 3.0]], dtype="<f4")
@@ -165,8 +165,8 @@ class ApiWorld:
     def working(self, policies: Sequence[str] = ()) -> Iterator[None]:
         """Have a worker be ready that has these policies."""
         worker = replace(WorkerIdentity.of_this_process(Role.ANALYSIS), id=str(uuid4()))
-        condition = Condition(WorkerState.READY, model=self.around.settings.model, policies=policies)
-        registry.beat(self.around.database, worker, condition, age=timedelta(0))
+        status = WorkerStatus(WorkerState.READY, model=self.around.settings.model, policies=policies)
+        registry.beat(self.around.database, worker, status, age=timedelta(0))
         yield
         registry.leave(self.around.database, worker)
 

@@ -26,14 +26,14 @@ class Work:
         self.may_end = threading.Event()
 
     def take(self, most: int) -> list[ClaimedWork]:
-        """As a claim does: what is to be alone comes alone, and ends what is taken before it."""
+        """As a claim does: what is to be isolated comes by itself, and ends what is taken before it."""
         self.looks += 1
         taken: list[ClaimedWork] = []
         while self.waiting and len(taken) < most:
-            if self.waiting[0].alone and taken:
+            if self.waiting[0].isolated and taken:
                 break
             taken.append(self.waiting.popleft())
-            if taken[-1].alone:
+            if taken[-1].isolated:
                 break
         return taken
 
@@ -197,25 +197,25 @@ def test_outage_that_every_slot_meets_is_one_pause(executor: Executor, work: Wor
     assert executor._outages == 1
 
 
-def add_alone(executor: Executor, work: Work, log: list[str], name: str) -> None:
-    """Add work that is to be alone, and notes when it has been taken, when it is, and when it ends."""
+def add_isolated(executor: Executor, work: Work, log: list[str], name: str) -> None:
+    """Add work that is to be isolated, and notes when it has been taken, when it is, and when it ends."""
 
     def do() -> None:
         log.append(f"{name} taken")
-        executor.wait_until_alone()
+        executor.wait_until_isolated()
         log.append(f"{name} alone")
         work.doing.release()
         assert work.may_end.wait(SOON)
         log.append(f"{name} ends")
 
-    work.waiting.append(ClaimedWork(do, alone=True))
+    work.waiting.append(ClaimedWork(do, isolated=True))
 
 
 def test_work_that_is_to_be_alone_begins_when_the_others_have_ended(executor: Executor, work: Work):
     log: list[str] = []
     work.add_long(2)
-    add_alone(executor, work, log, "first")
-    add_alone(executor, work, log, "second")
+    add_isolated(executor, work, log, "first")
+    add_isolated(executor, work, log, "second")
     work.add(4)
     executor.look()
     for _ in range(2):
@@ -233,7 +233,7 @@ def test_work_that_is_to_be_alone_begins_when_the_others_have_ended(executor: Ex
 
 def test_nothing_is_taken_while_work_is_alone_and_all_slots_are_used_after(executor: Executor, work: Work):
     log: list[str] = []
-    add_alone(executor, work, log, "lonely")
+    add_isolated(executor, work, log, "lonely")
     work.add_long(3)
     executor.look()
     assert work.doing.acquire(timeout=SOON)
@@ -246,7 +246,7 @@ def test_nothing_is_taken_while_work_is_alone_and_all_slots_are_used_after(execu
 
 @pytest.mark.parametrize("error", [MemoryError(), StoreUnavailableError()])
 def test_work_that_fails_alone_lets_the_others_in(executor: Executor, work: Work, error: Exception):
-    work.waiting.append(ClaimedWork(raises(error).do, alone=True))
+    work.waiting.append(ClaimedWork(raises(error).do, isolated=True))
     work.add(2)
     executor.work()
     executor._paused_until = 0.0
@@ -254,10 +254,10 @@ def test_work_that_fails_alone_lets_the_others_in(executor: Executor, work: Work
     await_true(lambda: sorted(work.done) == ["claimed 0", "claimed 1"])
 
 
-def test_executor_that_is_told_to_stop_ends_although_one_waits_to_be_alone(executor: Executor, work: Work):
+def test_executor_that_is_told_to_stop_ends_although_one_waits_to_be_isolated(executor: Executor, work: Work):
     log: list[str] = []
     work.add_long(1)
-    add_alone(executor, work, log, "last")
+    add_isolated(executor, work, log, "last")
     work.add(3)
     executor.look()
     assert work.doing.acquire(timeout=SOON)

@@ -30,14 +30,14 @@ class ClaimedWork:
     """Something to do."""
 
     do: Callable[[], None]
-    alone: bool = False
-    """It shares the executor with no other: it calls `Executor.wait_until_alone` before it begins."""
+    isolated: bool = False
+    """It shares the executor with no other: it calls `Executor.wait_until_isolated` before it begins."""
 
 
 class Executor:
-    """At most `slots` pieces of work at once, or one that is to be alone.
+    """At most `slots` pieces of work at once, or one that is to be isolated.
 
-    `take(most)` returns the work claimed next, `most` pieces at most; work that is to be alone comes by itself.
+    `take(most)` returns the work claimed next, `most` pieces at most; work that is to be isolated comes by itself.
     `take` and the work may raise an outage: the whole executor then pauses, longer each time until some work succeeds.
     """
 
@@ -46,7 +46,7 @@ class Executor:
         """How many pieces of work were taken until now."""
         self._take = take
         self._slots = threading.Semaphore(slots)
-        # One takes at a time; who has taken work that is to be alone keeps the others out until it has ended.
+        # One takes at a time; who has taken work that is to be isolated keeps the others out until it has ended.
         self._taking = threading.Lock()
         self._shared = 0
         self._shared_ended = threading.Condition()
@@ -71,8 +71,8 @@ class Executor:
         if not self._stopping.is_set() and self._slots.acquire(blocking=False):
             self._hand_over(None)
 
-    def wait_until_alone(self) -> None:
-        """Return when no other work is under way: called by one that is to be alone, so that none can begin."""
+    def wait_until_isolated(self) -> None:
+        """Return when no other work is under way: called by one that is to be isolated, so that none can begin."""
         with self._shared_ended:
             self._shared_ended.wait_for(lambda: self._shared == 0)
 
@@ -121,7 +121,7 @@ class Executor:
         """Take work and do one piece of it; False where there is none or the executor pauses."""
         with self._taking:
             claimed = self._take_for_free_slots()
-            if claimed and claimed[0].alone:
+            if claimed and claimed[0].isolated:
                 return self._do(claimed[0])  # and nobody takes meanwhile
             self._count_shared(len(claimed))
             left = [work for work in claimed[1:] if not self._hand_over(work)]

@@ -154,7 +154,7 @@ class Analyzer:
 
     def _analyze(self, attempt: Attempt) -> JobResult:
         if attempt.job.suspect:
-            lifecycle.begin_alone(self._database, attempt.job.attempt_id)
+            lifecycle.begin_isolated(self._database, attempt.job.attempt_id)
         policy = self._served.policy(attempt.job.options.policy)
         with ExitStack() as opened:
             with self._batcher.approaching():

@@ -24,7 +24,7 @@ from shared.images.header import ImageLimits
 from shared.jobs import claiming, lifecycle
 from shared.settings import AnalysisSettings
 from shared.storage.object_store import ObjectStore
-from shared.workers.registry import Condition
+from shared.workers.registry import WorkerStatus
 from worker.inference.batcher import Batcher
 from worker.inference.pass_watchdog import PassWatchdog, memory_limit, pass_limit
 from worker.jobs.attempt import Attempts
@@ -179,9 +179,9 @@ class AnalysisRuntime:
         """Work until no job is left; by the thread of a wake-up."""
         self._executor.work()
 
-    def condition(self) -> Condition:
+    def status(self) -> WorkerStatus:
         """Return how this worker fares."""
-        return Condition(
+        return WorkerStatus(
             WorkerState.DRAINING if self._executor.stopping else WorkerState.READY,
             self._slots,
             len(self._attempts.now()),
@@ -236,13 +236,13 @@ class AnalysisRuntime:
             policies=self._policies,
             most=most,
         )
-        return [ClaimedWork(partial(self._carry, job), alone=job.suspect) for job in jobs]
+        return [ClaimedWork(partial(self._carry, job), isolated=job.suspect) for job in jobs]
 
     def _carry(self, job: ClaimedJob) -> None:
         names = structlog.contextvars.bound_contextvars(job_id=str(job.id), attempt=job.attempt)
         with names, self._attempts.carrying(job) as attempt:
             if job.suspect:
-                self._executor.wait_until_alone()
+                self._executor.wait_until_isolated()
             self._analyzer.carry(attempt)
 
     def _give_up(self, in_pass: Sequence[AttemptId]) -> None:

@@ -12,7 +12,7 @@ from shared.database.engine import Database
 from shared.domain import Role, WorkerState
 from shared.settings import CommonSettings
 from shared.workers import registry
-from shared.workers.registry import Condition, WorkerIdentity
+from shared.workers.registry import WorkerIdentity, WorkerStatus
 from worker.process.periodic import Periodic
 
 _BEAT_SECONDS = 1.0
@@ -31,7 +31,7 @@ class Registration:
         self.identity = WorkerIdentity.of_this_process(role)
         self._began = time.monotonic()
         self._database = Database(settings.database_url.get_secret_value(), pool_size=1)
-        self._report: Callable[[], Condition] = lambda: Condition(WorkerState.STARTING)
+        self._report: Callable[[], WorkerStatus] = lambda: WorkerStatus(WorkerState.STARTING)
         self._periodic = Periodic(
             [self.beat, self.expire_leases_of_dead_workers],
             seconds=_BEAT_SECONDS,
@@ -43,7 +43,7 @@ class Registration:
         """Begin to be seen."""
         self._periodic.start()
 
-    def show(self, report: Callable[[], Condition]) -> None:
+    def show(self, report: Callable[[], WorkerStatus]) -> None:
         """From now on say at each beat what `report` returns."""
         self._report = report
 

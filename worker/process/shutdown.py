@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shared.workers.registry import Condition
+    from shared.workers.registry import WorkerStatus
 
 #: What a server that does not answer may cost when the time is up.
 _RELEASE_SECONDS, _LEAVE_SECONDS = 3.0, 1.0
@@ -27,7 +27,7 @@ class Service(Protocol):
     def begin(self) -> None:
         """Begin to work."""
 
-    def condition(self) -> Condition:
+    def status(self) -> WorkerStatus:
         """Return how it fares."""
 
     def stop(self) -> None:

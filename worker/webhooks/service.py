@@ -13,7 +13,7 @@ from shared.domain import WorkerState
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore
 from shared.webhooks.deliveries import is_due
-from shared.workers.registry import Condition
+from shared.workers.registry import WorkerStatus
 from worker.egress.http_client import Egress
 from worker.maintenance.retention import Retention
 from worker.maintenance.sweeper import Sweeper
@@ -62,10 +62,10 @@ class WebhookRuntime:
             self._ready_file.touch()
         _log.info("worker_ready")
 
-    def condition(self) -> Condition:
+    def status(self) -> WorkerStatus:
         """Return how this worker fares."""
         state = WorkerState.DRAINING if self._sender.closed else WorkerState.READY
-        return Condition(state, self._sender.senders, self._sender.busy)
+        return WorkerStatus(state, self._sender.senders, self._sender.busy)
 
     def deliver(self) -> None:
         """Have the sender send what is due."""

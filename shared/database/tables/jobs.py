@@ -77,11 +77,11 @@ class Job(Base):
     stage: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     attempt: Mapped[int] = mapped_column(server_default="0")
-    #: Its last worker died, and carried it: it must run alone.
+    #: Its last worker died, and held it: it must run isolated.
     suspect: Mapped[bool] = mapped_column(server_default=text("false"))
-    #: Its worker carries nothing else.
-    alone: Mapped[bool] = mapped_column(server_default=text("false"))
-    #: Of workers that carried it alone.
+    #: Its worker holds nothing else.
+    isolated: Mapped[bool] = mapped_column("alone", server_default=text("false"))
+    #: Of workers that held it and nothing else.
     deaths: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]
     #: The worker whose device could not judge it; others try first.
