@@ -144,7 +144,7 @@ def release(database: Database, attempts: Collection[AttemptId]) -> None:
 def release_after_device_failure(
     database: Database, worker: str, in_pass: Collection[AttemptId], *, max_attempts: int
 ) -> int:
-    """Account for the end of `worker` by a pass of its device, of which it knows beforehand; return how many jobs it had.
+    """Account for the end of `worker` by a pass of its device, which it foresees; return how many jobs it had.
 
     Of the jobs in the pass each is a suspect; where there is but one, it is known which did it, and the death counts,
     whatever else the worker holds. All others that it holds had no part in it.

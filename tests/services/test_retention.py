@@ -25,7 +25,18 @@ from shared.database.row_level_security import WORKER_ROLE
 from shared.database.tables import Erasure, Job, Result, WebhookDelivery
 from shared.domain import EVENT_TYPES, AnalyzedImage, ClaimedJob, FeatureMean, JobResult, ModelIdentity, NewJob, Region
 from shared.errors import ErrorCode, JobError, LeaseLostError, StoreUnavailableError
-from shared.jobs import claiming, lifecycle, retention
+from shared.jobs import claiming, lifecycle
+from shared.jobs.retention import (
+    GRACE,
+    Backlog,
+    Walked,
+    backlog,
+    collect_orphans,
+    delete_job,
+    delete_old,
+    erase,
+    erase_some,
+)
 from shared.settings import Settings
 from shared.storage.object_store import ObjectStore, artifact_key, job_prefix, source_key
 from shared.webhooks.deliveries import Try, claim_due, record_try
@@ -134,8 +145,8 @@ def test_a_job_that_has_ended_goes_with_its_rows_and_all_its_bytes(
     gone, kept = finished(database, store, tenant), finished(database, store, tenant)
     store.put_artifact(artifact_key(tenant, gone, 7, "overlay"), b"of an attempt that died")
     with database.begin() as session:
-        assert retention.delete_job(session, tenant, gone) is not None
-    retention.erase(database, store, tenant, gone)
+        assert delete_job(session, tenant, gone) is not None
+    erase(database, store, tenant, gone)
     assert store.keys(job_prefix(tenant, gone)) == []
     assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
     with database.begin() as session:
@@ -154,18 +165,18 @@ def test_what_is_kept_is_each_tenants_own_affair(database: Database, store: Obje
     young = {finished(database, store, default, days_ago=29), finished(database, store, short, days_ago=1)}
     middle = finished(database, store, short, days_ago=3)
     waiting = submit(database, store, default)
-    assert retention.delete_old(database, days=None) == 1  # nothing goes by itself; one tenant asked for it
+    assert delete_old(database, days=None) == 1  # nothing goes by itself; one tenant asked for it
     assert jobs(database) == {*old.values(), *young, waiting}
-    assert retention.delete_old(database, days=30) == 1
+    assert delete_old(database, days=30) == 1
     assert jobs(database) == {old["l"], *young, waiting}
     assert erasures(database) == {middle, old["d"]}
 
 
 def test_old_jobs_go_a_few_at_a_time_the_oldest_first(database: Database, store: ObjectStore, tenant: UUID) -> None:
     ages = {finished(database, store, tenant, days_ago=days): days for days in (5, 9, 7, 3)}
-    assert retention.delete_old(database, days=1, most=3) == 3
+    assert delete_old(database, days=1, most=3) == 3
     assert [ages[job] for job in jobs(database)] == [3]
-    assert retention.delete_old(database, days=1, most=3) == 1
+    assert delete_old(database, days=1, most=3) == 1
 
 
 def test_a_webhook_that_still_waits_goes_with_its_job(database: Database, store: ObjectStore, tenant: UUID) -> None:
@@ -175,7 +186,7 @@ def test_a_webhook_that_still_waits_goes_with_its_job(database: Database, store:
         finished(database, store, tenant, days_ago=9)
     claimed = claim_due(database, lease=HOUR, per_endpoint=1)
     assert claimed is not None
-    assert retention.delete_old(database, days=1) == 3
+    assert delete_old(database, days=1) == 3
     with database.begin() as session:
         assert session.scalars(select(WebhookDelivery.id)).all() == []
     with pytest.raises(LeaseLostError), database.begin() as session:  # the try that was under way meanwhile
@@ -212,7 +223,7 @@ def test_the_bytes_of_many_jobs_go_by_few_calls_of_the_store(
     database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     many_old(database, store, tenant, 500, stored=12)
-    retention.delete_old(database, days=1)
+    delete_old(database, days=1)
     calls: list[int] = []
     delete_all = store.delete_all
 
@@ -222,7 +233,7 @@ def test_the_bytes_of_many_jobs_go_by_few_calls_of_the_store(
 
     monkeypatch.setattr(store, "delete_all", counting)
     monkeypatch.delattr(ObjectStore, "keys")  # nothing need be listed: it is known where the bytes can lie
-    assert retention.erase_some(database, store, most=500) == 500
+    assert erase_some(database, store, most=500) == 500
     monkeypatch.undo()
     assert calls == [100] * 20  # the image and three pictures of one attempt, of 500 jobs
     assert (erasures(database), stored(store)) == (set(), set())
@@ -232,7 +243,7 @@ def test_what_the_store_refuses_to_delete_is_noted_still_and_all_else_is_done(
     database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, _, _ = (finished(database, store, tenant, days_ago=9) for _ in range(3))
-    retention.delete_old(database, days=1)
+    delete_old(database, days=1)
     delete_all = store.delete_all
 
     def refusing(keys: Sequence[str]) -> list[str]:
@@ -241,12 +252,12 @@ def test_what_the_store_refuses_to_delete_is_noted_still_and_all_else_is_done(
 
     monkeypatch.setattr(store, "delete_all", refusing)
     with pytest.raises(StoreUnavailableError, match="refused to delete"):
-        retention.erase_some(database, store)
+        erase_some(database, store)
     monkeypatch.undo()
     assert erasures(database) == {kept}
     assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
     make_due(database)
-    assert retention.erase_some(database, store) == 1
+    assert erase_some(database, store) == 1
     assert stored(store) == set()
 
 
@@ -255,11 +266,11 @@ def test_of_a_note_that_says_no_attempts_the_store_is_asked(
 ) -> None:
     """As the version before wrote it."""
     job_id = finished(database, store, tenant, days_ago=9)
-    retention.delete_old(database, days=1)
+    delete_old(database, days=1)
     store.put_artifact(artifact_key(tenant, job_id, 9, "overlay"), b"of an attempt that nobody counted")
     with database.begin() as session:
         session.execute(update(Erasure).values(attempts=None))
-    assert retention.erase_some(database, store) == 1
+    assert erase_some(database, store) == 1
     assert stored(store) == set()
 
 
@@ -279,16 +290,16 @@ def test_the_backlog_is_told_up_to_what_is_much(database: Database, store: Objec
     add_tenant(database, "short", retention_days=1)
     many_old(database, store, tenant, 30)
 
-    def backlog(days: int | None) -> retention.Backlog:
+    def backlog_of(days: int | None) -> Backlog:
         with database.begin() as session:
-            return retention.backlog(session, days=days)
+            return backlog(session, days=days)
 
-    assert backlog(None) == retention.Backlog(0, 0)
-    assert backlog(7) == retention.Backlog(30, 0)
-    retention.delete_old(database, days=7, most=10)
-    assert backlog(7) == retention.Backlog(20, 10)
+    assert backlog_of(None) == Backlog(0, 0)
+    assert backlog_of(7) == Backlog(30, 0)
+    delete_old(database, days=7, most=10)
+    assert backlog_of(7) == Backlog(20, 10)
     many_old(database, store, tenant, 10_100)
-    assert backlog(7) == retention.Backlog(10_000, 10)
+    assert backlog_of(7) == Backlog(10_000, 10)
 
 
 def test_retention_that_is_told_to_stop_begins_nothing(database: Database, store: ObjectStore, tenant: UUID) -> None:
@@ -361,28 +372,28 @@ def test_where_the_store_is_away_the_bytes_wait_and_the_next_job_has_its_turn(
 ) -> None:
     for _ in range(2):
         finished(database, store, tenant, days_ago=9)
-    retention.delete_old(database, days=1)
+    delete_old(database, days=1)
     away = ObjectStore(settings.model_copy(update={"s3_endpoint": "http://127.0.0.1:1"}))
     with pytest.raises(StoreUnavailableError):
-        retention.erase_some(database, away, most=1)
+        erase_some(database, away, most=1)
     assert len(erasures(database)) == 2
-    assert retention.erase_some(database, store) == 1
-    assert retention.erase_some(database, store) == 0  # the first one's turn comes again in a minute
+    assert erase_some(database, store) == 1
+    assert erase_some(database, store) == 0  # the first one's turn comes again in a minute
     make_due(database)
-    assert retention.erase_some(database, store) == 1
+    assert erase_some(database, store) == 1
     assert stored(store) == set()
 
 
-def walk(database: Database, store: ObjectStore, *, grace: timedelta) -> retention.Walked:
+def walk(database: Database, store: ObjectStore, *, grace: timedelta) -> Walked:
     """Walk to the end: the first page may hold nothing but folders that were left empty, which JuiceFS lists."""
-    pages = iter(lambda: retention.collect_orphans(database, store, grace=grace), None)
-    return retention.Walked(*map(sum, zip(*map(astuple, pages), strict=True)))
+    pages = iter(lambda: collect_orphans(database, store, grace=grace), None)
+    return Walked(*map(sum, zip(*map(astuple, pages), strict=True)))
 
 
 def test_a_walk_goes_on_past_pages_of_folders_that_were_left_empty(
     database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "_PAGE", 10)
+    monkeypatch.setattr("shared.jobs.retention._PAGE", 10)
     keys = [artifact_key(tenant, uuid4(), 1, "heatmap") for _ in range(30)]
     for key in keys:
         store.put_artifact(key, b"png")
@@ -410,9 +421,9 @@ def test_orphans_go_after_a_day_and_what_a_job_refers_to_stays(
         store.put(key, BytesIO(b"tar"), 3, "application/x-tar")
     everything = stored(store)
 
-    assert walk(database, store, grace=retention.GRACE) == retention.Walked(len(everything), 0, 0)
+    assert walk(database, store, grace=GRACE) == Walked(len(everything), 0, 0)
     make_due(database)
-    assert walk(database, store, grace=NOW) == retention.Walked(len(everything), 2, 0)
+    assert walk(database, store, grace=NOW) == Walked(len(everything), 2, 0)
     assert everything - stored(store) == {never_committed, artifact_key(tenant, failed, 1, "heatmap")}
     assert {source_key(tenant, done), artifact_key(tenant, done, 1, "heatmap"), *foreign} < stored(store)
 
@@ -433,7 +444,7 @@ def test_a_job_that_is_committed_while_orphans_are_collected_loses_nothing(
         return delete_all(keys)
 
     monkeypatch.setattr(store, "delete_all", delete_late)
-    collector = Thread(target=retention.collect_orphans, args=(database, store), kwargs={"grace": NOW})
+    collector = Thread(target=collect_orphans, args=(database, store), kwargs={"grace": NOW})
     collector.start()
     assert looked_up.wait(20)
     succeed(database, store, job)
@@ -445,18 +456,18 @@ def test_a_job_that_is_committed_while_orphans_are_collected_loses_nothing(
 def test_a_walk_goes_on_page_by_page_where_it_was_and_then_rests(
     database: Database, store: ObjectStore, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "_PAGE", 4)
+    monkeypatch.setattr("shared.jobs.retention._PAGE", 4)
     orphans = {source_key(tenant, uuid4()) for _ in range(9)}
     for key in orphans:
         store.put(key, BytesIO(b"x"), 1, "image/png")
     finished(database, store, tenant)
     pages = []
-    while (page := retention.collect_orphans(database, store, grace=NOW)) is not None:
+    while (page := collect_orphans(database, store, grace=NOW)) is not None:
         pages.append((page.objects, page.removed))
     assert len(pages) >= 3
     assert max(objects for objects, _ in pages) <= 4
     assert tuple(map(sum, zip(*pages, strict=True))) == (11, 9)
     assert len(stored(store)) == 2
-    assert retention.collect_orphans(database, store, grace=NOW) is None
+    assert collect_orphans(database, store, grace=NOW) is None
     make_due(database)
-    assert retention.collect_orphans(database, store, grace=NOW) is not None
+    assert collect_orphans(database, store, grace=NOW) is not None

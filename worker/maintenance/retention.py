@@ -12,7 +12,7 @@ import structlog
 
 from shared.database.engine import Database
 from shared.errors import StoreUnavailableError
-from shared.jobs import retention
+from shared.jobs.retention import collect_orphans, delete_old, erase_some
 from shared.storage.object_store import ObjectStore
 from shared.webhooks import endpoints
 
@@ -74,16 +74,16 @@ class Retention:
         return done
 
     def _delete(self) -> Counter[str]:
-        return Counter(deleted=retention.delete_old(self._database, days=self._retention_days))
+        return Counter(deleted=delete_old(self._database, days=self._retention_days))
 
     def _close(self) -> Counter[str]:
         return Counter(given_up=endpoints.give_up(self._database), purged=endpoints.purge(self._database))
 
     def _erase(self) -> Counter[str]:
-        return Counter(erased=retention.erase_some(self._database, self._store))
+        return Counter(erased=erase_some(self._database, self._store))
 
     def _collect(self) -> Counter[str]:
-        walked = retention.collect_orphans(self._database, self._store)
+        walked = collect_orphans(self._database, self._store)
         if walked is None:
             return Counter()
         # A page is work, whatever was on it: some servers list folders that are empty, and fill pages with them.
