@@ -1090,7 +1090,7 @@ def test_a_worker_that_is_heard_of_while_a_sweep_looks_keeps_its_job(database: D
 def test_a_sweep_takes_so_many_at_most_and_first_what_is_overdue_for_longest(
     database: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "_SWEEP_BATCH", 2)
+    monkeypatch.setattr(sweeping, "_SWEEP_BATCH", 2)
     dropped = [claimed_job(database, tenant).id for _ in range(3)]
     overdue = [add_job(database, tenant) for _ in range(3)]
     for job_id in dropped:
