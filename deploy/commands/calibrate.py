@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from worker.datasets.formats import Split
+    from worker.datasets.labelled_image import LabelledImage
     from worker.model.cards.registry import InstalledCard
     from worker.model.loading import Precision
     from worker.model.verdicts.policy import Policy
@@ -80,9 +81,9 @@ def command(  # noqa: PLR0913  # an option each
     from worker.calibration.fitting import Origin, check_enough, policy_by_youden, policy_for_target
     from worker.datasets.contamination import short_digests
     from worker.datasets.dataset import read_dataset
-    from worker.datasets.digests import data_sha256, files_sha256
+    from worker.datasets.digests import data_sha256
     from worker.evaluation.batch_cache import BatchCache
-    from worker.evaluation.scorer import Scoring, identity_of, media_types, scores_of
+    from worker.evaluation.scorer import Scoring, identity_of, scores_of
     from worker.model import load_model
     from worker.model.verdicts.policy_files import policy_place, write_policy
 
@@ -92,10 +93,9 @@ def command(  # noqa: PLR0913  # an option each
     card, folder = chosen_card(model, models_dir)
     place = policy_place(name, card)
     with notes().status("Reading the images …"):
-        dataset = read_dataset(data)
+        dataset = read_dataset(data, hold=split)
     images = dataset.of(split)
-    files = files_sha256(images)
-    _check_unseen(card, files)
+    _check_unseen(card, images)
     known = scores_of(images, np.zeros(len(images)))
     check_enough(known.fake, known.groups, target_fpr, max_miss_rate)  # now, not after hours
     with notes().status(f"Loading {card.card.name} …"):
@@ -107,22 +107,21 @@ def command(  # noqa: PLR0913  # an option each
         notes().print(f"[yellow]skipped[/] {escape(readable(file.path))}: {escape(file.reason)}")
     skipped = {file.path for file in judged.skipped}
     used = [image for image in images if image.path not in skipped]
-    used_files = [sha256 for image, sha256 in zip(images, files, strict=True) if image.path not in skipped]
     origin = Origin(
         name=name,
         model=card.card.name,
         weights_sha256=detector.weights_sha256,
         precision=detector.precision,
         made_at=datetime.now(UTC).replace(microsecond=0),
-        data_sha256=data_sha256(used, used_files),
-        media_types=media_types(used),
+        data_sha256=data_sha256(used),
+        media_types=tuple(sorted({image.media_type for image in used})),
     )
     scores = scores_of(images, judged.logits)
     if target_fpr is None:
         policy = policy_by_youden(scores, origin, max_miss_rate=max_miss_rate)
     else:
         policy = policy_for_target(scores, origin, target_fpr, max_miss_rate)
-    write_policy(policy, place, short_digests(used_files))
+    write_policy(policy, place, short_digests(used))
     batch_cache.clear()
     _show(policy, place)
 
@@ -142,24 +141,24 @@ def _check_name(name: str) -> None:
         ) from error
 
 
-def _check_unseen(card: InstalledCard, files: Sequence[str]) -> None:
+def _check_unseen(card: InstalledCard, images: Sequence[LabelledImage]) -> None:
     """Refuse images that the model was trained on, by their digests, and say of others what is known."""
     from worker.calibration.thresholds import CalibrationError
-    from worker.datasets.contamination import seen_images
+    from worker.datasets.contamination import training_contamination
     from worker.model.cards.editing import report_place
 
-    seen = seen_images(card.card, card.path, files)
+    seen = training_contamination(card.card, card.path, images)
     if seen is None:
         place = report_place(card.path, card.card.name)
         notes().print(f"Whether the model was trained on these images is not known: no {place} tells.", markup=False)
     elif seen.training:
         raise CalibrationError(
-            f"{card.card.name} was trained on {seen.training:,} of these {len(files):,} images, so its rates here say "
+            f"{card.card.name} was trained on {seen.training:,} of these {len(images):,} images, so its rates here say "
             "nothing of others. Leave them out, as `--split validation` does, or take images of your own."
         )
     elif seen.validation:
         notes().print(
-            f"By {seen.validation:,} of these {len(files):,} images the training chose its best epoch, which flatters "
+            f"By {seen.validation:,} of these {len(images):,} images the training chose its best epoch, which flatters "
             "the rates. Images that took no part in it are better evidence."
         )
     else:

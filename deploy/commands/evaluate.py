@@ -128,7 +128,7 @@ def command(  # noqa: PLR0913  # an option each
     if record:
         require_own_folder(card)
     with notes().status("Reading the images …"):
-        dataset = read_dataset(data)
+        dataset = read_dataset(data, hold=split)
     images = dataset.of(split)
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)

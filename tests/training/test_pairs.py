@@ -15,7 +15,8 @@ from PIL import Image
 from tests.support.tiny_dataset import write_dataset
 from tests.support.tiny_training import TINY_SIZE, TINY_UNET
 from worker.atomic_files import DiskFullError
-from worker.datasets.dataset import LabelledImage, read_dataset
+from worker.datasets.dataset import read_dataset
+from worker.datasets.labelled_image import LabelledImage
 from worker.imaging.decoding import preprocess
 from worker.model.cards.schema import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion, dire
@@ -56,14 +57,21 @@ def maker() -> NoiseMaker:
 
 
 @pytest.fixture
-def images(tmp_path: Path) -> tuple[LabelledImage, ...]:
-    return read_dataset(write_dataset(tmp_path / "data", each=6)).images
+def data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data", each=6)
 
 
 @pytest.fixture
-def store_of(tmp_path: Path, images: tuple[LabelledImage, ...]) -> Callable[..., PairStore]:
+def images(data: Path) -> tuple[LabelledImage, ...]:
+    return read_dataset(data).images
+
+
+@pytest.fixture
+def store_of(tmp_path: Path, data: Path) -> Callable[..., PairStore]:
+    """Makes a store of the images as they are on disk at that moment."""
+
     def make(variants: int = 2, folder: str = "pairs", **changes: object) -> PairStore:
-        return PairStore(tmp_path / folder, replace(KEY, **changes), images, variants)  # type: ignore[arg-type]
+        return PairStore(tmp_path / folder, replace(KEY, **changes), read_dataset(data).images, variants)  # type: ignore[arg-type]
 
     return make
 

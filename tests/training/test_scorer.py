@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 
 from deploy.bench.model import seeded_detector
+from tests.support.labelled_images import labelled
 from tests.support.tiny_model import NAME, write_model
 from tests.support.tiny_training import smooth_picture
-from worker.datasets.dataset import LabelledImage
 from worker.datasets.digests import data_sha256
+from worker.datasets.labelled_image import LabelledImage
 from worker.evaluation.batch_cache import BatchCache
 from worker.evaluation.scorer import ABLATIONS, Scoring, scores_of
 from worker.model import Detector, load_model
@@ -33,8 +35,15 @@ def images(tmp_path: Path) -> list[LabelledImage]:
     for number in range(7):
         path = tmp_path / f"{number}.png"
         Image.fromarray(smooth_picture(number)).save(path)
-        found.append(LabelledImage(path, number % 2 == 1, "adm" if number % 2 else "", f"g{number}", "test"))
+        found.append(labelled(path, number % 2 == 1, "adm" if number % 2 else "", f"g{number}"))
     return found
+
+
+def damage(images: list[LabelledImage], number: int, content: bytes) -> None:
+    """Replace an image's file before its digest is computed."""
+    image = images[number]
+    image.path.write_bytes(content)
+    images[number] = labelled(image.path, image.fake, image.generator, image.group)
 
 
 def unseen(name: str) -> Callable[[], object]:
@@ -52,7 +61,7 @@ def test_logits_are_those_of_a_service_in_the_images_order(detector: Detector, i
 
 
 def test_what_cannot_be_read_is_listed_and_left_out(detector: Detector, images: list[LabelledImage]):
-    images[1].path.write_bytes(images[1].path.read_bytes()[:60])
+    damage(images, 1, images[1].path.read_bytes()[:60])
     images[4].path.unlink()
     judged = Scoring(detector, images, 2, unseen).logits("plain")
     assert {(file.path, file.reason.partition(":")[0]) for file in judged.skipped} == {
@@ -63,6 +72,23 @@ def test_what_cannot_be_read_is_listed_and_left_out(detector: Detector, images: 
     assert scores.groups.tolist() == ["g0", "g2", "g3", "g5", "g6"]
     assert scores.fake.tolist() == [False, False, True, True, False]
     assert scores.generators.tolist() == ["", "", "adm", "adm", ""]
+
+
+def test_a_file_that_changed_since_its_digest_was_computed_is_not_scored(
+    detector: Detector, images: list[LabelledImage]
+):
+    images[1].path.write_bytes(images[2].path.read_bytes())
+    judged = Scoring(detector, images, 2, unseen).logits("plain")
+    assert [file.path for file in judged.skipped] == [images[1].path]
+    assert "has changed since this command read the data set" in judged.skipped[0].reason
+
+
+def test_a_file_that_stays_in_memory_is_scored_whatever_happens_to_it(detector: Detector, images: list[LabelledImage]):
+    expected = Scoring(detector, images, 8, unseen).logits("plain").logits
+    held = [replace(image, content=image.path.read_bytes()) for image in images]
+    for image in images:
+        image.path.unlink()
+    np.testing.assert_array_equal(Scoring(detector, held, 8, unseen).logits("plain").logits, expected)
 
 
 def test_ablations_take_from_the_student_what_they_say(detector: Detector, images: list[LabelledImage]):
@@ -133,7 +159,7 @@ def test_what_was_broken_off_goes_on_where_it_was(
     detector: Detector, images: list[LabelledImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     batch_cache = BatchCache(tmp_path, ["these images"])
-    images[1].path.write_bytes(b"no image")
+    damage(images, 1, b"no image")
     whole = Scoring(detector, images, 2, unseen).logits("plain", ablations=ABLATIONS)
     seen: list[str] = []
 
@@ -183,7 +209,7 @@ def test_the_digest_follows_bytes_and_labels_not_paths(images: list[LabelledImag
     before = data_sha256(images)
     moved = tmp_path / "elsewhere.png"
     images[0].path.rename(moved)
-    first = LabelledImage(moved, fake=False, generator="", group="g0", split="test")
+    first = labelled(moved, fake=False, group="g0")
     assert data_sha256([*images[1:], first]) == before
-    relabelled = LabelledImage(moved, fake=True, generator="adm", group="g0", split="test")
+    relabelled = labelled(moved, fake=True, generator="adm", group="g0")
     assert data_sha256([*images[1:], relabelled]) != before

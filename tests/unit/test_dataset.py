@@ -7,12 +7,13 @@ import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
 
 from worker.datasets.dataset import Dataset, DatasetError, read_dataset, split_of
-from worker.datasets.formats import Skipped
+from worker.datasets.formats import Skipped, Split
 
 
 def save(path: Path) -> Path:
@@ -108,7 +109,7 @@ def test_a_group_is_where_any_of_its_images_is_said_to_be(manifest: Path) -> Non
 def test_every_mistake_is_listed_at_once_before_an_image_is_opened(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("worker.datasets.dataset.decode")
+    monkeypatch.delattr("worker.datasets.labelled_image.decode")
     add(
         manifest,
         "x.png,genuine,,x,train",
@@ -248,3 +249,20 @@ def test_a_groups_digest_decides_14_3_and_3_in_20() -> None:
     buckets = {int(hashlib.sha256(name.encode()).hexdigest(), 16) % 20: name for name in map(str, range(1000))}
     found = [split_of(buckets[bucket]) for bucket in range(20)]
     assert found == ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
+
+
+def test_only_the_asked_split_stays_in_memory_and_only_while_there_is_room(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not stay is read again, and has the same bytes."""
+    size = (manifest.parent / "files" / "a.png").stat().st_size
+    cases: list[tuple[int, dict[Split | Literal["all"] | None, int]]] = [
+        (1000 * size, {"test": 2, "all": 3, None: 0}),
+        (size, {"test": 1}),
+    ]
+    for room, held in cases:
+        monkeypatch.setattr("worker.datasets.labelled_image.HELD_BYTES", room)
+        for split, count in held.items():
+            images = read_dataset(manifest, hold=split).images
+            assert sum(image.content is not None for image in images) == count
+            assert all(image.read() == image.path.read_bytes() for image in images)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.labelled_images import labelled
 from tests.support.tiny_dataset import write_dataset
-from worker.datasets.dataset import LabelledImage, read_dataset
+from worker.datasets.dataset import read_dataset
+from worker.datasets.labelled_image import LabelledImage
 from worker.evaluation.estimates import Resampling, chance_average_precision, figures, labels_leak
 from worker.evaluation.file_baseline import cross_validated, file_features, fold_of, probabilities_by_file
 from worker.imaging.decoding import ImageLimits, decode
@@ -28,7 +30,7 @@ def images(folder: Path, *, telling: bool) -> list[LabelledImage]:
     for number in range(60):
         fake, path = number % 2 == 0, folder / f"{number}.jpg"
         picture(number).save(path, quality=int(rng.integers(85, 96) if telling and fake else rng.integers(60, 80)))
-        found.append(LabelledImage(path, fake, "adm" if fake else "", str(number), "test"))
+        found.append(labelled(path, fake, "adm" if fake else "", str(number)))
     return found
 
 
@@ -61,7 +63,7 @@ def test_a_group_is_in_one_fold_and_folds_are_alike():
 def test_every_accepted_format_has_features(tmp_path: Path, suffix: str):
     picture(0).save(tmp_path / f"one.{suffix}")
     picture(0).convert("L").save(tmp_path / f"grey.{suffix}")
-    first, second = (file_features(tmp_path / f"{name}.{suffix}") for name in ("one", "grey"))
+    first, second = (file_features((tmp_path / f"{name}.{suffix}").read_bytes()) for name in ("one", "grey"))
     assert np.isfinite(first).all()
     assert np.isfinite(second).all()
     assert len(first) == len(second)
@@ -76,16 +78,17 @@ def test_damaged_descriptions_and_steps_of_nothing_are_features_too(tmp_path: Pa
     (tmp_path / "steps.jpg").write_bytes(data)
     for name in ("described", "steps"):
         decode(tmp_path / f"{name}.jpg", ImageLimits())
-        assert np.isfinite(file_features(tmp_path / f"{name}.jpg")).all(), name
+        assert np.isfinite(file_features((tmp_path / f"{name}.jpg").read_bytes())).all(), name
 
 
 @pytest.mark.parametrize(("stored", "leak"), [("as the page says", False), ("compressed", True)])
 def test_the_pictures_of_the_training_page_give_nothing_away(tmp_path: Path, stored: str, leak: bool):
     """Stripes compress worse: had the files been compressed, their sizes would tell what is fake."""
-    found = read_dataset(write_dataset(tmp_path, each=40)).images
+    data = write_dataset(tmp_path, each=40)
     if stored == "compressed":
-        for image in found:
-            Image.open(image.path).save(image.path)
+        for path in tmp_path.glob("*.png"):
+            Image.open(path).save(path)
+    found = read_dataset(data).images
     fake, groups = np.array([image.fake for image in found]), np.array([image.group for image in found])
     by_file = figures(probabilities_by_file(found), fake, groups, 0.5).estimates["average_precision"]
     chance = chance_average_precision(np.random.default_rng(0).random(len(found)), fake, groups, Resampling())

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.datasets.dataset import Dataset, DatasetError, LabelledImage
+from tests.support.labelled_images import labelled
+from worker.datasets.dataset import Dataset, DatasetError
 from worker.datasets.filters import with_permuted_labels, without_generators
 from worker.datasets.formats import Skipped, Split
+from worker.datasets.labelled_image import LabelledImage
 
 SOURCE = Path("data.csv")
 SPLITS: tuple[Split, ...] = ("validation", "train", "test", "train")
@@ -19,7 +21,7 @@ SPLITS: tuple[Split, ...] = ("validation", "train", "test", "train")
 def image(number: int) -> LabelledImage:
     """Every third one is a fake, of three generators in turn."""
     generator = ("adm", "sdxl", "flux")[number // 3 % 3] if number % 3 == 0 else ""
-    return LabelledImage(Path(f"{number}.png"), bool(generator), generator, f"g{number}", SPLITS[number % 4])
+    return labelled(Path(f"{number}.png"), bool(generator), generator, f"g{number}", SPLITS[number % 4])
 
 
 DATASET = Dataset(tuple(image(number) for number in range(2000)), (Skipped(Path("x.png"), "gone"),))
@@ -38,7 +40,7 @@ def test_generators_are_left_out_of_what_is_learned_from() -> None:
 
 
 def test_a_generator_that_is_not_there_is_refused() -> None:
-    only_in_test = Dataset((*DATASET.images, LabelledImage(Path("t.png"), True, "iddpm", "t", "test")), ())
+    only_in_test = Dataset((*DATASET.images, labelled(Path("t.png"), True, "iddpm", "t", "test")), ())
     with pytest.raises(DatasetError) as caught:
         without_generators(SOURCE, only_in_test, ["sdxl", "SDXL", "iddpm"])
     assert caught.value.mistakes == tuple(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from worker.datasets.dataset import DatasetError, read_dataset
-from worker.datasets.formats import Row
+from worker.datasets.formats import ListedImage
 from worker.datasets.sources import read_listing
 
 FORENSICS = ("images/train/l/real/a.png", "images/train/l/adm/b.png")
@@ -27,11 +27,11 @@ def lay(root: Path, files: Sequence[str]) -> Path:
     return root
 
 
-def rows_of(source: Path) -> list[Row]:
+def rows_of(source: Path) -> list[ListedImage]:
     mistakes: list[str] = []
     found = read_listing(source, mistakes)
     assert mistakes == []
-    return list(found.rows)
+    return list(found.images)
 
 
 def mistakes_of(source: Path) -> str:
@@ -214,7 +214,7 @@ def test_hidden_files_are_listed_and_are_no_generator(tmp_path: Path) -> None:
     mistakes: list[str] = []
     found = read_listing(tmp_path, mistakes)
     assert mistakes == []
-    assert [row.path.name for row in found.rows] == ["a.png", "b.png"]
+    assert [row.path.name for row in found.images] == ["a.png", "b.png"]
     assert {skipped.path.name for skipped in found.skipped} == {".cache", ".a.png", "__MACOSX"}
 
 

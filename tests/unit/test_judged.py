@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worker.datasets.dataset import LabelledImage
+from tests.support.labelled_images import labelled
+from worker.datasets.labelled_image import LabelledImage
 from worker.evaluation.judged import JudgedImage, false_alarms, judged_images, misses, scores_csv
 from worker.evaluation.report.thumbnails import SHOWN, gallery
 from worker.model.verdicts.verdict import Verdict, sigmoid
 
 
 def image(path: str, fake: bool, group: str = "", generator: str = "") -> LabelledImage:
-    return LabelledImage(Path(path), fake, generator, group or path, "test")
+    return labelled(Path(path), fake, generator, group)
 
 
 def call(logit: float) -> Verdict:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from worker.datasets.dataset import LabelledImage
 from worker.datasets.digests import data_sha256
+from worker.datasets.labelled_image import LabelledImage
 from worker.model.cards.editing import report_place
 from worker.model.cards.registry import ModelError
 from worker.model.cards.schema import ModelCard
@@ -24,7 +24,7 @@ _DIGITS = 16
 
 
 @dataclass(frozen=True)
-class Seen:
+class Contamination:
     """Which images, in their order, the model was trained on, and by which its best epoch was chosen."""
 
     trained_on: tuple[bool, ...]
@@ -41,13 +41,13 @@ class Seen:
         return sum(self.chosen_by)
 
 
-class _Images(BaseModel):
+class _TrainingDigests(BaseModel):
     train: frozenset[str]
     validation: frozenset[str]
 
 
 class _Data(BaseModel):
-    images: _Images | None = None
+    images: _TrainingDigests | None = None
 
 
 class _Student(BaseModel):
@@ -61,18 +61,18 @@ class _Report(BaseModel):
     student: _Student
 
 
-def short_digests(files: Iterable[str]) -> list[str]:
-    """Return the first 16 hexadecimal digits of the files' SHA-256, each once, sorted."""
-    return sorted({sha256[:_DIGITS] for sha256 in files})
+def short_digests(images: Iterable[LabelledImage]) -> list[str]:
+    """Return the first 16 hexadecimal digits of the images' SHA-256, each once, sorted."""
+    return sorted({image.sha256[:_DIGITS] for image in images})
 
 
-def seen_images(card: ModelCard, path: Path, files: Sequence[str]) -> Seen | None:
+def training_contamination(card: ModelCard, path: Path, images: Sequence[LabelledImage]) -> Contamination | None:
     """Find the images that took part in a model's training.
 
     Args:
         card: the model's.
         path: the card's file.
-        files: the images' `files_sha256`.
+        images: those that are to be looked for.
 
     Returns:
         Which did; None where that is not known: there is no report beside the card, or it is of other weights.
@@ -80,36 +80,35 @@ def seen_images(card: ModelCard, path: Path, files: Sequence[str]) -> Seen | Non
     Raises:
         ModelError: the report cannot be read.
     """
-    known = _known_images(card, report_place(path, card.name))
+    known = _training_digests(card, report_place(path, card.name))
     if known is None:
         return None
-    return Seen(_known(files, known.train), _known(files, known.validation))
+    return Contamination(_among(images, known.train), _among(images, known.validation))
 
 
-def seen_by_policy(
-    policy: Policy, known: Collection[str] | None, images: Sequence[LabelledImage], files: Sequence[str]
+def policy_contamination(
+    policy: Policy, known: Collection[str] | None, images: Sequence[LabelledImage]
 ) -> tuple[bool, ...] | None:
-    """Find the images that a policy was made of.
+    """Find the images that a policy was calibrated on.
 
     Args:
-        policy: that is asked.
+        policy: the policy.
         known: its images, as `images_of` returns them; without them one can only tell whether they are these.
-        images: which can be read.
-        files: their `files_sha256`.
+        images: those that are to be looked for.
 
     Returns:
-        Of which of them, in their order; None where that is not known.
+        For each image whether it was one of them; None where that is not known.
     """
     if known is not None:
-        return _known(files, known)
-    return (True,) * len(images) if data_sha256(images, files) == policy.evidence.data_sha256 else None
+        return _among(images, known)
+    return (True,) * len(images) if data_sha256(images) == policy.evidence.data_sha256 else None
 
 
-def _known(files: Sequence[str], known: Collection[str]) -> tuple[bool, ...]:
-    return tuple(sha256[:_DIGITS] in known for sha256 in files)
+def _among(images: Sequence[LabelledImage], known: Collection[str]) -> tuple[bool, ...]:
+    return tuple(image.sha256[:_DIGITS] in known for image in images)
 
 
-def _known_images(card: ModelCard, place: Path) -> _Images | None:
+def _training_digests(card: ModelCard, place: Path) -> _TrainingDigests | None:
     try:
         report = _Report.model_validate_json(place.read_bytes())
     except FileNotFoundError:

@@ -10,16 +10,16 @@ import hashlib
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared.errors import DistildireError, JobError
-from worker.datasets.formats import LABELS, Row, Skipped, Split
+from shared.errors import DistildireError
+from worker.datasets.formats import LABELS, ListedImage, Skipped, Split
+from worker.datasets.labelled_image import FileMemory, LabelledImage, checked_image
 from worker.datasets.sources import read_listing
-from worker.imaging.decoding import ImageLimits, decode
 
 
 class DatasetError(DistildireError):
@@ -29,21 +29,6 @@ class DatasetError(DistildireError):
         self.mistakes = tuple(mistakes)
         lines = "".join(f"\n- {mistake}" for mistake in mistakes)
         super().__init__(f"{source} cannot be used as a data set until this is corrected:{lines}")
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """One image and what is known of it.
-
-    `generator`: what made a fake; empty for a real photograph. `group`: the photograph that it is, or was made from;
-    its own path where that is not known. All images of a group are in one split.
-    """
-
-    path: Path
-    fake: bool
-    generator: str
-    group: str
-    split: Split
 
 
 @dataclass(frozen=True)
@@ -58,16 +43,17 @@ class Dataset:
         return tuple(image for image in self.images if split in {"all", image.split})
 
 
-def read_dataset(source: Path) -> Dataset:
-    """Read which images there are, and decode each once to see that it can be.
+def read_dataset(source: Path, hold: Split | Literal["all"] | None = None) -> Dataset:
+    """Read which images there are, and open each file once: decode it to see that it can be, and compute its digest.
 
-    What is wrong with the list itself is told before any image is opened: to decode a million takes its time.
+    Mistakes in the list itself are reported before any image is opened, because decoding a million images takes hours.
 
     Args:
         source: a folder of one of the four conventions (`worker/datasets/conventions.py`), or a CSV file with the
             columns `path` (relative to the file's folder), `label` (`real` or `fake`), and, where known, `generator`,
             `group` and `split` (`train`, `validation` or `test`). A group whose split is not stated gets one by its
             digest.
+        hold: the split whose files stay in memory, up to 1 GiB, because the caller needs their pixels next.
 
     Raises:
         DatasetError: a label, split or group is wrong, a group is in two splits, an image is listed twice, a class has
@@ -76,12 +62,13 @@ def read_dataset(source: Path) -> Dataset:
     """
     mistakes: list[str] = []
     listing = read_listing(source, mistakes)
-    images = _with_splits(listing.rows, mistakes)
-    mistakes += _repeated(listing.rows)
-    if listing.rows or not mistakes:  # else it could not be read at all
-        mistakes += _missing_classes(images, ())
+    splits = _splits(listing.images, mistakes)
+    mistakes += _repeated(listing.images)
+    if listing.images or not mistakes:  # else it could not be read at all
+        mistakes += _missing_classes(listing.images, ())
     _require(source, mistakes)
-    usable, skipped = _sift(images, mistakes)
+    usable, skipped = _checked(listing.images, splits, hold)
+    mistakes += _contradictions(usable)
     mistakes += _missing_classes(usable, skipped)
     _require(source, mistakes)
     return Dataset(usable, (*listing.skipped, *skipped))
@@ -100,69 +87,61 @@ def split_of(group: str) -> Split:
     return "validation" if bucket < 17 else "test"
 
 
-def _with_splits(rows: Sequence[Row], mistakes: list[str]) -> tuple[LabelledImage, ...]:
-    """Give every image the split that its group has, by statement or by digest."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.group].append(row)
+def _splits(listed: Iterable[ListedImage], mistakes: list[str]) -> dict[str, Split]:
+    """Return the split of each group, by statement or by digest."""
+    groups: dict[str, list[ListedImage]] = defaultdict(list)
+    for image in listed:
+        groups[image.group].append(image)
     splits: dict[str, Split] = {}
     for group, members in groups.items():
-        stated = {row.split: row.where for row in reversed(members) if row.split is not None}
+        stated = {image.split: image.where for image in reversed(members) if image.split is not None}
         if len(stated) > 1:
             places = " and ".join(f"{split} ({where})" for split, where in sorted(stated.items()))
             mistakes.append(f"the group {group!r} is in {len(stated)} splits: {places}; put it into one")
         splits[group] = next(iter(stated), split_of(group))
-    return tuple(LabelledImage(row.path, row.fake, row.generator, row.group, splits[row.group]) for row in rows)
+    return splits
 
 
-def _repeated(rows: Iterable[Row]) -> list[str]:
-    first: dict[str, Row] = {}
+def _repeated(listed: Iterable[ListedImage]) -> list[str]:
+    first: dict[str, ListedImage] = {}
     return [
-        f"{row.where} repeats {other.path} of {other.where}{'' if row.fake == other.fake else ' with another label'}: "
-        "remove one"
-        for row in rows
-        if (other := first.setdefault(os.path.normpath(row.path), row)) is not row
+        f"{image.where} repeats {other.path} of {other.where}"
+        f"{'' if image.fake == other.fake else ' with another label'}: remove one"
+        for image in listed
+        if (other := first.setdefault(os.path.normpath(image.path), image)) is not image
     ]
 
 
-def _missing_classes(images: Sequence[LabelledImage], skipped: Sequence[Skipped]) -> list[str]:
+def _missing_classes(images: Sequence[ListedImage | LabelledImage], skipped: Sequence[Skipped]) -> list[str]:
     present = {image.fake for image in images}
     first = "; ".join(f"{one.path}: {one.reason}" for one in skipped[:3])
     why = f"; {len(skipped)} files were left out ({first} …)" if skipped else ""
     return [f"there is no {label} image{why}" for label, fake in LABELS.items() if fake not in present]
 
 
-def _sift(
-    images: Sequence[LabelledImage], mistakes: list[str]
+def _checked(
+    listed: Sequence[ListedImage], splits: Mapping[str, Split], hold: Split | Literal["all"] | None
 ) -> tuple[tuple[LabelledImage, ...], tuple[Skipped, ...]]:
-    """Part the images that can be decoded from those that cannot. Decoders run side by side: they release the GIL."""
-    # The filters of warnings, which `decode` sets for its time, belong to all threads: what these leave ends with it.
+    """Separate the images that can be decoded from those that cannot. Decoders run in threads: they release the GIL."""
+    memory = FileMemory()
+
+    def check(image: ListedImage) -> LabelledImage | Skipped:
+        split = splits[image.group]
+        return checked_image(image, split, memory if hold in {"all", split} else None)
+
+    # Warning filters, which `decode` changes for a moment, belong to all threads: this block restores them at its end.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda image: _inspected(image.path), images))
-    usable = [(image, one) for image, one in zip(images, found, strict=True) if not isinstance(one, Skipped)]
-    mistakes += _contradictions(usable)
-    return tuple(image for image, _ in usable), tuple(one for one in found if isinstance(one, Skipped))
+        found = list(pool.map(check, listed))
+    usable = tuple(one for one in found if isinstance(one, LabelledImage))
+    return usable, tuple(one for one in found if isinstance(one, Skipped))
 
 
-def _inspected(path: Path) -> str | Skipped:
-    """Return the SHA-256 of a file that can be decoded, or why it cannot."""
-    try:
-        if path.exists() and not path.is_file():
-            return Skipped(path, "is no file")  # a pipe would be waited for without end
-        decode(path, ImageLimits())
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except JobError as error:
-        return Skipped(path, f"{error.code}: {error.message}")
-    except OSError as error:
-        return Skipped(path, f"cannot be read: {error.strerror or error}")
-
-
-def _contradictions(images: Iterable[tuple[LabelledImage, str]]) -> list[str]:
+def _contradictions(images: Iterable[LabelledImage]) -> list[str]:
     """Name the files of one content that have two labels, or are in two splits or groups."""
     first: dict[str, LabelledImage] = {}
     mistakes = []
-    for image, sha256 in images:
-        other = first.setdefault(sha256, image)
+    for image in images:
+        other = first.setdefault(image.sha256, image)
         if image.path == other.path:
             continue  # itself, or named by `_repeated`
         if image.fake != other.fake:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.datasets.dataset import Dataset, DatasetError, LabelledImage
+from worker.datasets.dataset import Dataset, DatasetError
 from worker.datasets.formats import UNKNOWN_GENERATOR, Split
+from worker.datasets.labelled_image import LabelledImage
 
 _LEARNED: tuple[Split, ...] = ("train", "validation")
 

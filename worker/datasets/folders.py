@@ -8,7 +8,7 @@ from pathlib import Path
 
 from worker.datasets.conventions import CONVENTIONS, DIFFUSION_FORENSICS, Convention, MisplacedError, Parts, Place
 from worker.datasets.folder_walk import Folder, Walk, is_hidden, looks_like_image
-from worker.datasets.formats import SPLIT_WORDS, Listing, Row, Skipped, is_utf8
+from worker.datasets.formats import SPLIT_WORDS, ListedImage, Listing, Skipped, is_utf8
 from worker.datasets.manifest import lists_images
 
 _COMPANIONS = ("eps", "dire", "recons")
@@ -66,7 +66,7 @@ def _convention(folders: Sequence[Folder], root: _Root, mistakes: list[str]) -> 
     return None
 
 
-def _rows(convention: Convention, folders: Sequence[Folder], root: _Root, mistakes: list[str]) -> Iterator[Row]:
+def _rows(convention: Convention, folders: Sequence[Folder], root: _Root, mistakes: list[str]) -> Iterator[ListedImage]:
     known = {folder.parts for folder in folders}
     told: dict[str, None] = {}  # each once, however many folders lie below
     for folder in folders:
@@ -84,10 +84,10 @@ def _rows(convention: Convention, folders: Sequence[Folder], root: _Root, mistak
     mistakes += sorted(told)
 
 
-def _placed(folder: Folder, place: Place, root: _Root) -> Iterator[Row]:
+def _placed(folder: Folder, place: Place, root: _Root) -> Iterator[ListedImage]:
     for path in folder.files:
         where = path.relative_to(root.source).as_posix()
-        yield Row(where, path, place.fake, place.generator, group=where, split=place.split)
+        yield ListedImage(where, path, place.fake, place.generator, group=where, split=place.split)
 
 
 def _strays(folder: Folder, where: str, convention: Convention) -> str:

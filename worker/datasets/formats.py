@@ -28,7 +28,7 @@ SPLIT_WORDS: dict[str, Split] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedImage:
     """An image as its source states it; what it does not state is None or empty."""
 
     where: str
@@ -51,7 +51,7 @@ class Skipped:
 class Listing:
     """What a source lists, in its order, and what it holds that is no part of it."""
 
-    rows: tuple[Row, ...] = ()
+    images: tuple[ListedImage, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO, get_args
 
 from worker.datasets.class_words import says_real
-from worker.datasets.formats import LABELS, SPLIT_WORDS, UNKNOWN_GENERATOR, Listing, Row, Split
+from worker.datasets.formats import LABELS, SPLIT_WORDS, UNKNOWN_GENERATOR, ListedImage, Listing, Split
 
 _REQUIRED = ("path", "label")
 _COLUMNS = (*_REQUIRED, "generator", "group", "split")
@@ -76,7 +76,7 @@ def _column_faults(heads: Sequence[str]) -> list[str]:
 
 def _rows(
     source: Path, heads: Sequence[str], lines: Iterator[tuple[int, list[str]]], mistakes: list[str]
-) -> Iterator[Row]:
+) -> Iterator[ListedImage]:
     for number, cells in lines:
         told = [cell.strip() for cell in cells]
         if not any(told):
@@ -106,8 +106,8 @@ def _faults(fields: Mapping[str, str]) -> Iterator[str]:
         yield f"has the split {split!r}: use {', '.join(get_args(Split))}, or leave it empty"
 
 
-def _row(source: Path, number: int, fields: Mapping[str, str]) -> Row:
+def _row(source: Path, number: int, fields: Mapping[str, str]) -> ListedImage:
     path, fake = fields["path"], LABELS[fields["label"].casefold()]
     generator = (fields.get("generator") or UNKNOWN_GENERATOR) if fake else ""
     split = SPLIT_WORDS.get(fields.get("split", "").casefold())
-    return Row(f"line {number}", source.parent / path, fake, generator, fields.get("group") or path, split)
+    return ListedImage(f"line {number}", source.parent / path, fake, generator, fields.get("group") or path, split)

@@ -14,11 +14,11 @@ import numpy as np
 
 from shared.errors import DistildireError
 from worker.calibration.fitting import Calibration
-from worker.datasets.contamination import Seen, seen_by_policy, seen_images
+from worker.datasets.contamination import Contamination, policy_contamination, training_contamination
 from worker.datasets.corruptions import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
-from worker.datasets.dataset import LabelledImage
-from worker.datasets.digests import data_sha256, files_sha256
+from worker.datasets.digests import data_sha256
 from worker.datasets.formats import Skipped
+from worker.datasets.labelled_image import LabelledImage
 from worker.evaluation.batch_cache import BatchCache
 from worker.evaluation.curves import curves, roc
 from worker.evaluation.estimates import (
@@ -107,7 +107,7 @@ class Evaluated:
 class _Known:
     """Which images the model knows, and which the policy was made of; None where nobody knows."""
 
-    model: Seen | None
+    model: Contamination | None
     policy: Sequence[bool] | None
 
     def of(self, at: int) -> str:
@@ -154,14 +154,11 @@ class Evaluation:
         """
         began = time.monotonic()
         _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
-        files = files_sha256(self.source.images)
-        known = self._known(files)
+        known = self._known()
         pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
         asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
         judged = self._over(self.source.images).logits("as they are", ablations=asked)
-        judgeable = np.isfinite(judged.logits)
-        usable = list(compress(self.source.images, judgeable))
-        sha256 = data_sha256(usable, list(compress(files, judgeable)))
+        usable = list(compress(self.source.images, np.isfinite(judged.logits)))
         scores = scores_of(self.source.images, judged.logits)
         _check_classes(scores.fake, self.source, judged.skipped)
         probabilities = self._probabilities(scores)
@@ -174,7 +171,7 @@ class Evaluation:
             seed=self.plan.resampling.seed,
             model=self._identity(),
             policy=self._policy_used(scores, known),
-            data=self._data(sha256, scores, judged.skipped, known),
+            data=self._data(usable, scores, judged.skipped, known),
             overall=self._figures(scores),
             curves=curves(probabilities, scores.fake),
             generators={name: self._figures(part) for name, part in scores.by_generator().items()},
@@ -314,24 +311,24 @@ class Evaluation:
         exact = share_interval(share, len(np.unique(groups)), self.plan.resampling.confidence)
         return Estimate(share, exact.low, exact.high)
 
-    def _known(self, files: Sequence[str]) -> _Known:
+    def _known(self) -> _Known:
         """Find the images that the model and the policy know, and warn of them now, not after hours."""
         detector, policy, images = self.detector, self.policy, self.source.images
-        seen = seen_images(detector.card, detector.card_path, files) if detector.card_path else None
+        seen = training_contamination(detector.card, detector.card_path, images) if detector.card_path else None
         if seen and seen.training:
             _warn(f"{seen.training} of {len(images)} images were used to train {detector.card.name}")
-        calibrated = seen_by_policy(policy, self.calibrated_on, images, files) if policy else None
+        calibrated = policy_contamination(policy, self.calibrated_on, images) if policy else None
         if policy and calibrated and any(calibrated):
             _warn(f"The policy {policy.name} was made of {sum(calibrated)} of {len(images)} images")
         return _Known(seen, calibrated)
 
-    def _data(self, sha256: str, scores: Scores, skipped: Sequence[Skipped], known: _Known) -> Data:
+    def _data(self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped], known: _Known) -> Data:
         seen = known.model
         names, counts = np.unique(scores.generators[scores.fake], return_counts=True)
         return Data(
             source=self.source.name,
             split=self.source.split,
-            sha256=sha256,
+            sha256=data_sha256(usable),
             seen_in_training=seen.training if seen else None,
             seen_in_validation=seen.validation if seen else None,
             generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),

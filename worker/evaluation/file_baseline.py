@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from worker.datasets.dataset import LabelledImage
+from worker.datasets.labelled_image import LabelledImage
 from worker.metrics.logistic import fit_logistic, predict_logistic
 from worker.metrics.ranking import Floats, Labels, missing_classes
 from worker.metrics.scores import Names
@@ -24,13 +23,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _SUBSAMPLINGS = 3  # of JPEG: 4:4:4, 4:2:2, 4:2:0
 
 
-def file_features(path: Path) -> list[float]:
-    """Return format, size, compression and quantisation of an image file; nothing in it is decoded.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    data = path.read_bytes()
+def file_features(data: bytes) -> list[float]:
+    """Return format, size, compression and quantisation of an image file; its pixels are not decoded."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         kind = "JPEG" if image.format == "MPO" else image.format
@@ -58,9 +52,10 @@ def probabilities_by_file(images: Sequence[LabelledImage], seed: int = 0) -> Flo
     """Return each image's probability of being fake, (N,), by a regression that saw neither it nor its group.
 
     Raises:
+        ChangedImageError: a file has changed since its digest was computed.
         OSError: a file cannot be read.
     """
-    features = np.array([file_features(image.path) for image in images], dtype=np.float64)
+    features = np.array([file_features(image.read()) for image in images], dtype=np.float64)
     fake = np.array([image.fake for image in images], dtype=np.bool_)
     groups = np.array([image.group for image in images], dtype=np.str_)
     return cross_validated(features, fake, groups, seed)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.datasets.dataset import LabelledImage
+from worker.datasets.labelled_image import LabelledImage
 from worker.metrics.ranking import Floats
 from worker.model.verdicts.verdict import Verdict
 

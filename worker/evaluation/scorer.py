@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from shared.errors import JobError
-from shared.images.header import HEAD_BYTES, sniff
 from worker.datasets.corruptions import Change, as_it_is
-from worker.datasets.dataset import LabelledImage
 from worker.datasets.digests import data_sha256
 from worker.datasets.formats import Skipped
+from worker.datasets.labelled_image import ChangedImageError, LabelledImage
 from worker.evaluation.batch_cache import BatchCache, Judgement
 from worker.imaging.decoding import ImageLimits, decode
 from worker.metrics.ranking import Floats
@@ -146,20 +145,18 @@ class Scoring:
         """Yield index and preprocessed square (3, S, S) of each image that can be read."""
         for at in batch:
             try:
-                image = decode(self.images[at].path, ImageLimits()).image
+                image = decode(self.images[at].read(), ImageLimits()).image
                 yield at, self.detector.preprocess(change(image, _own_generator(image.tobytes())))
             except JobError as error:
                 skipped[str(at)] = f"{error.code}: {error.message}"
+            except ChangedImageError as error:
+                skipped[str(at)] = error.message
             except OSError as error:
                 skipped[str(at)] = f"cannot be read: {error.strerror or error}"
 
 
 def identity_of(images: Sequence[LabelledImage], batch_size: int) -> list[str]:
-    """Return what the numbers of a pass depend on besides the model and where it runs, for a batch cache.
-
-    Raises:
-        OSError: an image cannot be read.
-    """
+    """Return what the numbers of a pass depend on besides the model and where it runs, for a batch cache."""
     return [data_sha256(images), str(batch_size), *(str(image.path) for image in images)]
 
 
@@ -172,15 +169,6 @@ def scores_of(images: Sequence[LabelledImage], logits: Floats) -> Scores:
         np.array([image.group for image in images], dtype=np.str_),
     )
     return told.only(np.isfinite(logits))
-
-
-def media_types(images: Sequence[LabelledImage]) -> tuple[str, ...]:
-    """Return the media types of the images' files, by their first bytes, sorted."""
-    found = set()
-    for image in images:
-        with image.path.open("rb") as file:
-            found.add(sniff(file.read(HEAD_BYTES)))
-    return tuple(sorted(filter(None, found)))
 
 
 def _own_generator(pixels: bytes) -> np.random.Generator:

@@ -199,8 +199,8 @@ class Training:
                 "permuted_labels": self.order.permute_labels,
                 "sha256": self.pairs.data_sha256,
                 "images": {
-                    "train": short_digests(self.pairs.files_sha256),
-                    "validation": short_digests(self.validation.files_sha256),
+                    "train": short_digests(self.pairs.images),
+                    "validation": short_digests(self.validation.images),
                 },
             },
             "adm": {"card": self.installed.card.name, "sha256": self.pairs.key.adm_sha256, "precision": self.precision},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from shared.errors import JobError
-from worker.datasets.dataset import LabelledImage
+from worker.datasets.labelled_image import ChangedImageError, LabelledImage
 from worker.evaluation.judged import JudgedImage, Said, false_alarms, misses
 from worker.imaging.decoding import ImageLimits, decode
 
@@ -53,8 +53,8 @@ def _exhibits(wrong: Iterable[tuple[JudgedImage, Said]]) -> Iterator[Exhibit]:
 def _picture(image: LabelledImage) -> str:
     """Return a small copy of what was judged, read as it was then."""
     try:
-        small = decode(image.path, ImageLimits()).image
-    except (JobError, OSError):
+        small = decode(image.read(), ImageLimits()).image
+    except (ChangedImageError, JobError, OSError):
         return ""
     small.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()

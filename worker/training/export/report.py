@@ -8,8 +8,9 @@ from typing import Any, get_args
 
 import torch
 
-from worker.datasets.dataset import Dataset, LabelledImage
+from worker.datasets.dataset import Dataset
 from worker.datasets.formats import Split
+from worker.datasets.labelled_image import LabelledImage
 
 _CAVEAT = (
     "The threshold was not chosen on any data. Evaluate the model on images that it never saw, and choose a policy "

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from shared.errors import DistildireError
 from worker.atomic_files import write_whole
-from worker.datasets.dataset import LabelledImage
-from worker.datasets.digests import data_sha256, files_sha256
+from worker.datasets.digests import data_sha256, ordered_sha256
+from worker.datasets.labelled_image import ChangedImageError, LabelledImage
 from worker.imaging.decoding import ImageLimits, decode, preprocess
 from worker.model.cards.schema import DiffusionConfig, Format, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
@@ -133,10 +133,9 @@ class NoiseMaker:
 
 @dataclass(frozen=True)
 class _Item:
-    """One pair to be: an image of that digest, and the number of its variant."""
+    """One pair to be: an image, and the number of its variant."""
 
     image: LabelledImage
-    sha256: str
     variant: int
 
 
@@ -158,16 +157,12 @@ class PairStore:
         self.reads_dire = reads_dire
         self.key, self.description = key, key.describe()
         self.folder = folder / hashlib.sha256(self.description.encode()).hexdigest()[:16]
-        self.files_sha256 = files_sha256(images)
-        items = [
-            _Item(image, sha256, variant)
-            for image, sha256 in zip(images, self.files_sha256, strict=True)
-            for variant in range(variants)
-        ]
+        self.images = images
+        items = [_Item(image, variant) for image in images for variant in range(variants)]
         self.shards = [items[start : start + SHARD_PAIRS] for start in range(0, len(items), SHARD_PAIRS)]
         self.labels: NDArray[np.bool_] = np.array([item.image.fake for item in items])
-        self.data_sha256 = data_sha256(images, self.files_sha256)
-        self._ordered_digest = _ordered_digest(images, self.files_sha256)
+        self.data_sha256 = data_sha256(images)
+        self._ordered_digest = ordered_sha256(images)
         self._open = lru_cache(_OPEN_SHARDS)(_open_shard)
 
     @property
@@ -216,7 +211,7 @@ class PairStore:
         return {name: shard.get_slice(name)[number % SHARD_PAIRS] for name in shard.keys()}  # noqa: SIM118  # no dict
 
     def _path(self, number: int) -> Path:
-        names = "".join(f"{item.sha256} {item.variant}\n" for item in self.shards[number])
+        names = "".join(f"{item.image.sha256} {item.variant}\n" for item in self.shards[number])
         return self.folder / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.safetensors"
 
     def _computed(self, items: Sequence[_Item], maker: NoiseMaker) -> bytes:
@@ -243,28 +238,20 @@ class PairStore:
     def _squares(self, item: _Item) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what the student sees of an image and what the ADM is asked about: the same, unless `clean_eps`."""
         options, size = self.key.augmentation, self.key.image_size
-        image = decode(_unchanged(item), ImageLimits()).image
-        rng = np.random.default_rng([self.key.seed, int(item.sha256[:16], 16), item.variant])
+        image = decode(_content(item.image), ImageLimits()).image
+        rng = np.random.default_rng([self.key.seed, int(item.image.sha256[:16], 16), item.variant])
         seen = preprocess(augmented(image, options, rng), size)
         return seen, preprocess(image, size) if options.clean_eps else seen
 
 
-def _unchanged(item: _Item) -> bytes:
+def _content(image: LabelledImage) -> bytes:
     """Return the bytes of an image's file. Raises PairError where they are not those whose digest names the pair."""
-    content = item.image.path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != item.sha256:
-        raise PairError(f"{item.image.path} changed while noise maps were made. Run the same command again.")
-    return content
+    try:
+        return image.read()
+    except ChangedImageError as error:
+        raise PairError(f"{image.path} changed while noise maps were made. Run the same command again.") from error
 
 
 def _open_shard(path: Path) -> Any:
     """Map a shard into memory. Nothing else writes it: `write_whole` replaces files, it never changes one."""
     return safe_open(path, framework="pt")
-
-
-def _ordered_digest(images: Sequence[LabelledImage], files: Sequence[str]) -> str:
-    """Return a digest that also changes with the images' order: a batch is drawn by the pairs' numbers."""
-    lines = [
-        f"{sha256} {image.fake} {image.generator} {image.group}\n" for image, sha256 in zip(images, files, strict=True)
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
