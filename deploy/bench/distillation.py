@@ -2,7 +2,7 @@
 
 Every student is trained by the same number of steps, from the same start and on the same batches as the others of its
 seed. All share one folder of pairs, so that each noise map and DIRE image is computed once, those of the test split
-included. A run that is done leaves its outcome; the same command goes on from there.
+included. A run that is done leaves its outcome; the same command continues from there.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from worker.datasets.dataset import DatasetError
 from worker.metrics.ranking import Floats, average_precision, roc_auc
 from worker.model.cards.schema import StudentConfig
 from worker.model.networks.student import Student
-from worker.training.loop.distributed import Team
+from worker.training.loop.distributed import ProcessGroup
 from worker.training.pairs.store import PairStore
-from worker.training.pipeline import Training
+from worker.training.pipeline import Training, prepare
 from worker.training.recipe import Recipe, changed
-from worker.training.request import Order
+from worker.training.request import TrainingRequest
 from worker.training.student_trainer import Setting, probabilities
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def distilled(backbone: str, lambdas: Sequence[float] = LAMBDAS) -> list[Arm]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared, and on what. `recipe`: what all students share; `data`, `adm` and so on as in `Order`."""
+    """What is compared, and on what. `recipe`: what all students share. Other fields are as in `TrainingRequest`."""
 
     data: Path
     adm: str
@@ -95,7 +95,7 @@ class Outcome:
     """One trained student on the test split.
 
     `probabilities` (N,) of being fake, in the data set's order; `steps` of the optimizer; `epoch`: the best one by the
-    validation split, which is the one that was judged.
+    validation split, which is the one that was scored.
     """
 
     arm: Arm
@@ -109,12 +109,12 @@ class Outcome:
 
 
 class Run:
-    """One student of an experiment, from its order to its outcome."""
+    """One student of an experiment, from its request to its outcome."""
 
     def __init__(self, experiment: Experiment, arm: Arm, seed: int) -> None:
         self.arm, self.seed = arm, seed
         self.folder = experiment.out / "runs" / f"{arm.name}-seed-{seed}"
-        order = Order(
+        request = TrainingRequest(
             data=experiment.data,
             adm=experiment.adm,
             out=self.folder,
@@ -125,7 +125,7 @@ class Run:
             models_dir=experiment.models_dir,
             device=experiment.device,
         )
-        self.training = Training(order, Team())
+        self.training = prepare(request, ProcessGroup())
         self.test = held_out_pairs(self.training)
         self._identity = f"{self.training.fingerprint}, test={self.test.identity}"
         self._file = self.folder / "outcome.json"
@@ -153,7 +153,7 @@ class Run:
             training.make_pairs(self.test)
         with training.stopwatch.timed("student"):
             trainer = training.train_student()
-        scores = probabilities(trainer.best_student(), self.test, Setting(training.device))
+        scores = probabilities(trainer.best_student(), self.test, Setting(training.adm.device))
         told = {
             "identity": self._identity,
             "probabilities": scores.tolist(),
@@ -173,9 +173,9 @@ def held_out_pairs(training: Training) -> PairStore:
     """
     images = training.dataset.of("test")
     if len({image.fake for image in images}) < 2:
-        raise DatasetError(training.order.data, ["the split test needs photographs and fakes: add what is missing"])
+        raise DatasetError(training.request.data, ["the split test needs real images and fakes: add what is missing"])
     validation = training.validation
-    return PairStore(training.order.pairs, validation.key, images, 1, reads_dire=validation.reads_dire)
+    return PairStore(training.request.pairs, validation.key, images, 1, reads_dire=validation.reads_dire)
 
 
 def outcomes(experiment: Experiment) -> Iterator[Outcome]:

@@ -1,7 +1,7 @@
-"""What an experiment with distillation shows: means, how sure they are, and what cannot be said.
+"""The result of an experiment with distillation: means with intervals, and what cannot be concluded.
 
 Two things are uncertain, and neither contains the other: how another seed would have turned out (Student's interval
-over the seeds) and how the same students would do on other photographs (bootstrap by source photograph).
+over the seeds) and how the same students would do on other images (bootstrap by source image).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOTHING_SHOWN = "no difference can be shown"
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over the seeds, with its interval over them and, of average precision, that over photographs."""
+    """A mean over the seeds, with its interval over them and, of average precision, that over images."""
 
     value: float
     seeds: Interval
@@ -87,7 +87,7 @@ class Findings:
 
 
 def compare(experiment: Experiment, resampling: Resampling | None = None) -> Findings:
-    """Train what is not trained yet, judge everything on the split `test`, and time the students.
+    """Train what is not trained yet, score everything on the split `test`, and time the students.
 
     Raises:
         DistildireError: what is wrong, with its remedy.
@@ -110,8 +110,8 @@ def results(runs: Sequence[Outcome], fake: Labels, groups: Names, resampling: Re
     Args:
         runs: of every arm the same seeds, in the same order.
         fake: (N,), the truth of the test split.
-        groups: (N,), its source photographs.
-        resampling: of the photographs.
+        groups: (N,), its source images.
+        resampling: of the images.
     """
     by_arm: dict[Arm, list[Outcome]] = {}
     for run in runs:
@@ -135,12 +135,12 @@ def sentence(result: ArmResult) -> str:
     verdict = f"{'better' if gain.value > 0 else 'worse'} than without" if gain.differs else NOTHING_SHOWN
     return (
         f"Teacher sees {sees}, λ {result.arm.weight:g}: {verdict} ({gain.value:+.3f} AP; over seeds "
-        f"{interval_text(gain.seeds, sign='+')}, over photographs {interval_text(gain.photographs, sign='+')})."
+        f"{interval_text(gain.seeds, sign='+')}, over images {interval_text(gain.photographs, sign='+')})."
     )
 
 
 def interval_text(interval: Interval, sign: str = "") -> str:
-    """Return an interval to three decimals, or a dash where nothing can be said."""
+    """Return an interval to three decimals, or a dash where it cannot be estimated."""
     if np.isnan(interval.low):
         return "–"
     low, high = (f"{end:{sign}.3f}" if sign else decimal(end) for end in (interval.low, interval.high))
@@ -148,7 +148,7 @@ def interval_text(interval: Interval, sign: str = "") -> str:
 
 
 def as_document(result: ArmResult, speeds: Mapping[str, Speed]) -> dict[str, Any]:
-    """Return an arm for the JSON file; null where nothing can be said."""
+    """Return an arm for the JSON file; null where it cannot be estimated."""
     arm, speed = result.arm, speeds.get(result.arm.backbone)
     teacher = {"weight": arm.weight, "sees": arm.sees} if arm.weight else None
     fields = {name: _mean_document(getattr(result, name)) for name in ("average_precision", "roc_auc", "gain")}

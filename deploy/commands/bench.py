@@ -103,8 +103,8 @@ def distillation(  # noqa: PLR0913  # an option each
     """What a teacher is worth, and a smaller student.
 
     DATA is as for `train`. Trains students without and with a teacher, for three λ, which sees the image or the DIRE
-    image; then other backbones. All take as many steps, and are judged on the split `test`. The command may be stopped
-    or killed at any moment; the same command goes on from there.
+    image; then other backbones. All take as many steps, and are scored on the split `test`. The command may be stopped
+    or killed at any moment; the same command continues from there.
     """
     from deploy.bench.distillation import BACKBONES, RECIPE, Arm, Experiment, distilled
     from deploy.bench.distillation_report import compare
@@ -120,7 +120,7 @@ def distillation(  # noqa: PLR0913  # an option each
     try:
         found = compare(Experiment(data, adm, out, recipe, tuple(arms), seeds, models_dir, device))
     except KeyboardInterrupt:
-        notes().print("Stopped. The same command goes on from here.")
+        notes().print("Stopped. The same command continues from here.")
         sys.exit(130)
     document = found.document()
     write_whole(out / "distillation.json", (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
@@ -134,9 +134,7 @@ def _show(found: Findings, machine: str) -> None:
 
     output().print(escape(machine))
     confidence = confidence_level(found.resampling.confidence)
-    output().print(
-        f"AP with its {confidence} intervals over {found.experiment.seeds} seeds and over photographs; ROC-AUC."
-    )
+    output().print(f"AP with its {confidence} intervals over {found.experiment.seeds} seeds and over images; ROC-AUC.")
     first = found.results[0].arm
     taught = [result for result in found.results if result.arm.backbone == first.backbone]
     table = _table("teacher sees", "λ", *_FIGURES)
@@ -154,7 +152,7 @@ def _show(found: Findings, machine: str) -> None:
     output().print(table)
 
 
-_FIGURES = ("AP", "seeds", "photographs", "ROC-AUC", "seeds")
+_FIGURES = ("AP", "seeds", "images", "ROC-AUC", "seeds")
 
 
 def _table(*columns: str) -> Table:

@@ -27,8 +27,10 @@ from shared.percentages import confidence_level, decimal, percent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.datasets.formats import Split
+    from worker.calibration.fitting import Origin
+    from worker.datasets.formats import Skipped, Split
     from worker.datasets.labelled_image import LabelledImage
+    from worker.model import Detector
     from worker.model.cards.registry import InstalledCard
     from worker.model.loading import Precision
     from worker.model.verdicts.policy import Policy
@@ -41,12 +43,14 @@ _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--name", required=True, help="The policy's name, by which jobs and tenants choose it.")
 @model_option
 @models_dir_option
-@click.option("--target-fpr", type=_SHARE, help="Call at most this share of photographs FAKE; its bound is exact.")
+@click.option(
+    "--target-fpr", type=_SHARE, help="Classify at most this share of real images as FAKE; its bound is exact."
+)
 @click.option("--youden", is_flag=True, help="Instead: the threshold with the best sum of both classes' rates.")
 @click.option(
     "--max-miss-rate",
     type=_SHARE,
-    help="Call REAL only what at most this share of the fakes lies below, and what is between INCONCLUSIVE.",
+    help="Classify as REAL only where at most this share of the fakes lies; what lies between is INCONCLUSIVE.",
 )
 @click.option(
     "--split",
@@ -76,12 +80,9 @@ def command(  # noqa: PLR0913  # an option each
 
     Writes a policy beside the model's card, with what was measured of it. Use other images for `distildire evaluate`.
     """
-    import numpy as np
-
-    from worker.calibration.fitting import Origin, check_enough, policy_by_youden, policy_for_target
+    from worker.calibration.fitting import policy_by_youden, policy_for_target
     from worker.datasets.contamination import short_digests
     from worker.datasets.dataset import read_dataset
-    from worker.datasets.digests import data_sha256
     from worker.evaluation.batch_cache import BatchCache
     from worker.evaluation.scorer import Scoring, identity_of, scores_of
     from worker.model import load_model
@@ -95,28 +96,16 @@ def command(  # noqa: PLR0913  # an option each
     with notes().status("Reading the images …"):
         dataset = read_dataset(data, hold=split)
     images = dataset.of(split)
-    _check_unseen(card, images)
-    known = scores_of(images, np.zeros(len(images)))
-    check_enough(known.fake, known.groups, target_fpr, max_miss_rate)  # now, not after hours
+    _check_images(card, images, target_fpr, max_miss_rate)
     with notes().status(f"Loading {card.card.name} …"):
         detector = load_model(card.card.name, device, precision, folder)
     batch_cache = BatchCache(place.parent, [*identity_of(images, batch), name])  # two policies may be made at once
     with resumable(place.parent), ImageProgress(len(images)) as progress:
-        judged = Scoring(detector, images, batch, progress.follow, batch_cache).logits("as they are")
-    for file in (*dataset.skipped, *judged.skipped):
-        notes().print(f"[yellow]skipped[/] {escape(readable(file.path))}: {escape(file.reason)}")
-    skipped = {file.path for file in judged.skipped}
+        scored = Scoring(detector, images, batch, progress.follow, batch_cache).logits("as they are")
+    _show_skipped((*dataset.skipped, *scored.skipped))
+    skipped = {file.path for file in scored.skipped}
     used = [image for image in images if image.path not in skipped]
-    origin = Origin(
-        name=name,
-        model=card.card.name,
-        weights_sha256=detector.weights_sha256,
-        precision=detector.precision,
-        made_at=datetime.now(UTC).replace(microsecond=0),
-        data_sha256=data_sha256(used),
-        media_types=tuple(sorted({image.media_type for image in used})),
-    )
-    scores = scores_of(images, judged.logits)
+    scores, origin = scores_of(images, scored.logits), _origin(name, detector, used)
     if target_fpr is None:
         policy = policy_by_youden(scores, origin, max_miss_rate=max_miss_rate)
     else:
@@ -124,6 +113,41 @@ def command(  # noqa: PLR0913  # an option each
     write_policy(policy, place, short_digests(used))
     batch_cache.clear()
     _show(policy, place)
+
+
+def _check_images(
+    card: InstalledCard, images: Sequence[LabelledImage], target_fpr: float | None, max_miss_rate: float | None
+) -> None:
+    """Refuse images that the model was trained on, and too few of them, before hours of work."""
+    import numpy as np
+
+    from worker.calibration.fitting import check_enough
+    from worker.evaluation.scorer import scores_of
+
+    _check_contamination(card, images)
+    known = scores_of(images, np.zeros(len(images)))
+    check_enough(known.fake, known.groups, target_fpr, max_miss_rate)
+
+
+def _show_skipped(files: Sequence[Skipped]) -> None:
+    for file in files:
+        notes().print(f"[yellow]skipped[/] {escape(readable(file.path))}: {escape(file.reason)}")
+
+
+def _origin(name: str, detector: Detector, images: Sequence[LabelledImage]) -> Origin:
+    """Return what the policy says of where it comes from: the model, and the images that could be scored."""
+    from worker.calibration.fitting import Origin
+    from worker.datasets.digests import data_sha256
+
+    return Origin(
+        name=name,
+        model=detector.card.name,
+        weights_sha256=detector.weights_sha256,
+        precision=detector.precision,
+        made_at=datetime.now(UTC).replace(microsecond=0),
+        data_sha256=data_sha256(images),
+        media_types=tuple(sorted({image.media_type for image in images})),
+    )
 
 
 def _check_name(name: str) -> None:
@@ -141,25 +165,25 @@ def _check_name(name: str) -> None:
         ) from error
 
 
-def _check_unseen(card: InstalledCard, images: Sequence[LabelledImage]) -> None:
-    """Refuse images that the model was trained on, by their digests, and say of others what is known."""
+def _check_contamination(card: InstalledCard, images: Sequence[LabelledImage]) -> None:
+    """Refuse images that the model was trained on, by their digests, and report what is known of the others."""
     from worker.calibration.thresholds import CalibrationError
     from worker.datasets.contamination import training_contamination
     from worker.model.cards.editing import report_place
 
-    seen = training_contamination(card.card, card.path, images)
-    if seen is None:
+    found = training_contamination(card.card, card.path, images)
+    if found is None:
         place = report_place(card.path, card.card.name)
         notes().print(f"Whether the model was trained on these images is not known: no {place} tells.", markup=False)
-    elif seen.training:
+    elif found.training:
         raise CalibrationError(
-            f"{card.card.name} was trained on {seen.training:,} of these {len(images):,} images, so its rates here say "
-            "nothing of others. Leave them out, as `--split validation` does, or take images of your own."
+            f"{card.card.name} was trained on {found.training:,} of these {len(images):,} images, so its rates here "
+            "say nothing about others. Exclude them, as `--split validation` does, or take images of your own."
         )
-    elif seen.validation:
+    elif found.validation:
         notes().print(
-            f"By {seen.validation:,} of these {len(images):,} images the training chose its best epoch, which flatters "
-            "the rates. Images that took no part in it are better evidence."
+            f"By {found.validation:,} of these {len(images):,} images the training chose its best epoch, which "
+            "flatters the rates. Images that took no part in it are better evidence."
         )
     else:
         notes().print("None of these files took part in the model's training.")
@@ -177,11 +201,11 @@ def _show(policy: Policy, place: Path) -> None:
         f"  threshold {decimal(policy.threshold, 4)}, temperature {policy.temperature:.3f}, bias {policy.bias:+.3f}"
     )
     output().print(
-        f"  photographs called FAKE: {percent(evidence.measured_fpr, 2)} of {evidence.real_groups:,}, with "
+        f"  real images classified as FAKE: {percent(evidence.measured_fpr, 2)} of {evidence.real_groups:,}, with "
         f"{confidence_level(evidence.confidence)} confidence at most {percent(evidence.fpr_upper_bound, 2)}"
     )
     output().print(
-        f"  fakes called REAL: {percent(evidence.missed_fakes, 1)} of {evidence.fake_groups:,}, "
+        f"  fakes classified as REAL: {percent(evidence.missed_fakes, 1)} of {evidence.fake_groups:,}, "
         f"{confidence_level(evidence.confidence)} interval "
         f"{spread(evidence.missed_fakes, share.low, share.high, percent=True)}"
     )

@@ -24,7 +24,7 @@ from deploy.terminal.console import notes
 @click.option("--no-teacher", is_flag=True, help="Learn from the labels alone.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the recipe's seed of the training.")
 @click.option("--without-generator", "without", metavar="NAME", multiple=True, help="Leave its fakes out; repeatable.")
-@click.option("--permute-labels", is_flag=True, help="Deal the labels out anew: a control that learns chance.")
+@click.option("--permute-labels", is_flag=True, help="Shuffle the labels: a control that learns chance.")
 @click.option(
     "--pairs", type=click.Path(file_okay=False, path_type=Path), help="Where noise maps are kept.  [default: OUT/pairs]"
 )
@@ -50,14 +50,14 @@ def command(  # noqa: PLR0913  # an option each
 ) -> None:
     """Train a student on images of your own: DATA is a folder or a CSV file (docs/training.md).
 
-    The command may be stopped or killed at any moment; the same command goes on from there. Under `torchrun` several
+    The command may be stopped or killed at any moment; the same command continues from there. Under `torchrun` several
     processes train together.
     """
     from worker.model.loading import choose_device
-    from worker.training.loop.distributed import assembled_team
-    from worker.training.pipeline import Training
+    from worker.training.loop.distributed import joined_process_group
+    from worker.training.pipeline import prepare
     from worker.training.recipe import changed, read_recipe
-    from worker.training.request import Order
+    from worker.training.request import TrainingRequest
 
     recipe = read_recipe(named)
     if teacher_weights is not None:
@@ -66,7 +66,7 @@ def command(  # noqa: PLR0913  # an option each
         recipe = changed(recipe, "teacher", weight=0.0)
     if seed is not None:
         recipe = changed(recipe, "training", seed=seed)
-    order = Order(
+    request = TrainingRequest(
         data=data,
         adm=adm,
         out=out,
@@ -79,14 +79,14 @@ def command(  # noqa: PLR0913  # an option each
         without=without,
         permute_labels=permute_labels,
     )
-    with assembled_team(choose_device(device).type) as team:
+    with joined_process_group(choose_device(device).type) as processes:
         logging.basicConfig(
-            level=logging.INFO if team.is_main else logging.WARNING, format="%(asctime)s %(message)s", force=True
+            level=logging.INFO if processes.is_main else logging.WARNING, format="%(asctime)s %(message)s", force=True
         )
         try:
-            card = Training(order, team).run()
+            card = prepare(request, processes).run()
         except KeyboardInterrupt:
-            notes().print("Stopped. The same command goes on from here.")
+            notes().print("Stopped. The same command continues from here.")
             sys.exit(130)
-        if team.is_main:
+        if processes.is_main:
             notes().print(f"Trained. The card is {card}; use it with --models-dir {out} --model {name}.")

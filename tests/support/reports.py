@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.support.pages import Element, points, read_page
 from worker.evaluation.curves import curves, roc
-from worker.evaluation.estimates import Estimate, Figures, Resampling, figures, left_out
+from worker.evaluation.estimates import Estimate, Estimates, Resampling, estimates_of, held_out_generators
 from worker.evaluation.report.page import page
 from worker.evaluation.report.schema import SCHEMA, Controls, Data, ModelIdentity, Report
 from worker.evaluation.report.thumbnails import Gallery
@@ -33,8 +33,8 @@ def report(*, fakes: int = 60, shift: float = 1.5, threshold: float = 0.5, contr
     probabilities: Floats = 1 / (1 + np.exp(-(rng.normal(size=len(fake)) + np.where(fake, shift, -shift))))
     groups = np.arange(len(fake)).astype(str)
 
-    def of(chosen: Labels) -> Figures:
-        return figures(probabilities[chosen], fake[chosen], groups[chosen], threshold, QUICK)
+    def of(chosen: Labels) -> Estimates:
+        return estimates_of(probabilities[chosen], fake[chosen], groups[chosen], threshold, QUICK)
 
     names = sorted(set(generators[fake].tolist()))
     return Report(
@@ -53,7 +53,7 @@ def report(*, fakes: int = 60, shift: float = 1.5, threshold: float = 0.5, contr
         generators_roc={
             name: roc(probabilities[~fake | (generators == name)], fake[~fake | (generators == name)]) for name in names
         },
-        left_out=left_out(probabilities, fake, generators, groups, QUICK),
+        left_out=held_out_generators(probabilities, fake, generators, groups, QUICK),
         robustness={"blur": of(np.arange(len(fake)) % 2 == 0)},
         controls=controls,
         formats=None,

@@ -38,11 +38,11 @@ class KilledAtStepFive(AdmTrainer):
 
 def _train_until_killed(pictures: list[Pixels], checkpoint: Path) -> None:
     torch.set_num_threads(1)
-    train(KilledAtStepFive(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, checkpoint, every=2)
+    train(KilledAtStepFive.build(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, checkpoint, every=2)
 
 
 def _trained(pictures: list[Pixels], checkpoint: Path, seed: int = TINY_PLAN.seed) -> AdmTrainer:
-    trainer = AdmTrainer(TINY_UNET, TINY_SIZE, pictures, replace(TINY_PLAN, seed=seed))
+    trainer = AdmTrainer.build(TINY_UNET, TINY_SIZE, pictures, replace(TINY_PLAN, seed=seed))
     train(trainer, TINY_PLAN.steps, checkpoint, every=2)
     return trainer
 
@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_told_with_what_to_do(pictures: list[Pixels], tm
 def test_a_training_can_be_extended(pictures: list[Pixels], tmp_path: Path) -> None:
     checkpoint = tmp_path / "adm.checkpoint"
     _trained(pictures, checkpoint)
-    longer = AdmTrainer(TINY_UNET, TINY_SIZE, pictures, replace(TINY_PLAN, steps=8))
+    longer = AdmTrainer.build(TINY_UNET, TINY_SIZE, pictures, replace(TINY_PLAN, steps=8))
     train(longer, 8, checkpoint, every=2)
     assert torch.load(checkpoint, weights_only=True)["step"] == 8
 
@@ -121,7 +121,7 @@ class Unsaveable(AdmTrainer):
 def test_a_checkpoint_that_breaks_off_leaves_the_one_before(pictures: list[Pixels], tmp_path: Path) -> None:
     checkpoint = tmp_path / "adm.checkpoint"
     with pytest.raises(Exception, match="lambda"):
-        train(Unsaveable(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, checkpoint, every=2)
+        train(Unsaveable.build(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, checkpoint, every=2)
     assert torch.load(checkpoint, weights_only=True)["step"] == 2
 
 
@@ -140,12 +140,12 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_work_goes_on(pictures: lis
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, usual[1]))
     try:
         with pytest.raises(DiskFullError, match="goes on from what is there"):
-            train(AdmTrainer(TINY_UNET, TINY_SIZE, pictures, longer), 8, checkpoint, every=2)
+            train(AdmTrainer.build(TINY_UNET, TINY_SIZE, pictures, longer), 8, checkpoint, every=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert torch.load(checkpoint, weights_only=True)["step"] == 6
     assert [path.name for path in tmp_path.iterdir()] == ["adm.checkpoint"]
-    train(AdmTrainer(TINY_UNET, TINY_SIZE, pictures, longer), 8, checkpoint, every=2)
+    train(AdmTrainer.build(TINY_UNET, TINY_SIZE, pictures, longer), 8, checkpoint, every=2)
     assert torch.load(checkpoint, weights_only=True)["step"] == 8
 
 
@@ -157,7 +157,11 @@ def test_a_checkpoint_is_not_saved_more_often_than_asked(pictures: list[Pixels],
             saved.append(1)
             return super().state()
 
-    train(Watched(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, tmp_path / "a", every=1, pause=3600)
+    train(
+        Watched.build(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, tmp_path / "a", every=1, pause=3600
+    )
     assert len(saved) == 1  # at the end
-    train(Watched(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, tmp_path / "b", every=1, keeps=False)
+    train(
+        Watched.build(TINY_UNET, TINY_SIZE, pictures, TINY_PLAN), TINY_PLAN.steps, tmp_path / "b", every=1, keeps=False
+    )
     assert not (tmp_path / "b").exists()

@@ -32,19 +32,19 @@ from worker.training.demonstration.__main__ import (
     SPLITS,
     AdmRecipe,
     Demonstration,
-    Recipe,
+    DemonstrationRecipe,
     eps_loss,
 )
 from worker.training.demonstration.photographs import Photograph
 from worker.training.demonstration.synthesis import Faker
 from worker.training.loop.checkpointing import CheckpointMismatchError
-from worker.training.loop.distributed import Team
-from worker.training.pipeline import Training
+from worker.training.loop.distributed import ProcessGroup
+from worker.training.pipeline import prepare
 from worker.training.recipe import changed, read_recipe
-from worker.training.request import Order
+from worker.training.request import TrainingRequest
 
 SAMPLES = Path(__file__).parents[2] / "deploy" / "samples"
-TINY_RECIPE = Recipe(
+TINY_RECIPE = DemonstrationRecipe(
     image_size=TINY_SIZE,
     adms={
         "adm": AdmRecipe(TINY_UNET, TINY_PLAN),
@@ -135,7 +135,7 @@ def test_a_student_can_be_trained_with_the_adm(made: Path, tmp_path: Path) -> No
     assert verify(ADM_CARD, made / "models", device="cpu").problems == ()
     recipe = changed(read_recipe("demonstration"), "training", epochs=1, batch_size=4)
     recipe = changed(recipe, "student", input_size=32)
-    order = Order(
+    request = TrainingRequest(
         made / "images.csv",
         ADM_CARD,
         tmp_path,
@@ -146,7 +146,7 @@ def test_a_student_can_be_trained_with_the_adm(made: Path, tmp_path: Path) -> No
         made / "models",
         "cpu",
     )
-    Training(order, Team()).run()
+    prepare(request, ProcessGroup()).run()
     card = load_model(NAME, device="cpu", models_dir=tmp_path).card
     assert card.demonstration
     assert card.notice == recipe.card.notice

@@ -26,11 +26,11 @@ from worker.metrics.intervals import grouped_bootstrap
 from worker.metrics.ranking import Floats, area_under_precision, rank
 from worker.model import load_model
 from worker.model.networks.student import feature_layers
-from worker.training.loop.distributed import Team
+from worker.training.loop.distributed import ProcessGroup
 from worker.training.pairs.store import NoiseMaker
-from worker.training.pipeline import Training
+from worker.training.pipeline import Training, prepare
 from worker.training.recipe import RecipeError, changed, read_recipe
-from worker.training.request import Order
+from worker.training.request import TrainingRequest
 
 BACKBONE = "mobilenet_v3_small"
 ALONE, TAUGHT = Arm(BACKBONE), Arm(BACKBONE, 0.5, "dire")
@@ -139,7 +139,7 @@ def test_a_student_is_judged_as_evaluate_judges_what_train_makes(
     experiment: Experiment, found: Findings, tmp_path: Path
 ) -> None:
     recipe = TAUGHT.recipe(experiment.recipe, seed=1)
-    order = Order(
+    request = TrainingRequest(
         data=experiment.data,
         adm=experiment.adm,
         out=tmp_path,
@@ -150,7 +150,7 @@ def test_a_student_is_judged_as_evaluate_judges_what_train_makes(
         models_dir=experiment.models_dir,
         device="cpu",
     )
-    Training(order, Team()).run()
+    prepare(request, ProcessGroup()).run()
     images = read_dataset(experiment.data).of("test")
     scoring = Scoring(load_model("MINE", "cpu", "fp32", tmp_path), images, 4, lambda _: lambda: None)
     evaluated = scores_of(images, scoring.logits("as they are").logits).probabilities

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tests.support.tiny_training import PairsInMemory
 from worker.model.networks.student import feature_layers
-from worker.training.loop.distributed import Team, assembled_team
+from worker.training.loop.distributed import ProcessGroup, joined_process_group
 from worker.training.pairs.store import Batch
 from worker.training.pretrained import Teacher, new_student
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
@@ -36,7 +36,7 @@ class Wide(PairsInMemory):
         return Batch(self.x[index], self.eps[index], None, self.fake[index].double())
 
 
-def trained(team: Team, teacher_weights: Path) -> dict[str, torch.Tensor]:
+def trained(processes: ProcessGroup, teacher_weights: Path) -> dict[str, torch.Tensor]:
     """Do two steps and an epoch's end, and return all that came of it; gradients are those of the first step."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -47,9 +47,9 @@ def trained(team: Team, teacher_weights: Path) -> dict[str, torch.Tensor]:
     options = TeacherOptions(
         weight=0.5, backbone="mobilenet_v3_small", weights=teacher_weights, sees="image", normalised=True
     )
-    setting = Setting(team=team)
+    setting = Setting(processes=processes)
     teacher = Teacher(options, 32)
-    trainer = StudentTrainer(student, PLAN, examples, examples, fingerprint="x", teacher=teacher, setting=setting)
+    trainer = StudentTrainer.build(student, PLAN, examples, examples, fingerprint="x", teacher=teacher, setting=setting)
     loss = trainer.advance(0)
     found = {f"gradient.{name}": value.grad.clone() for name, value in trainer.network.named_parameters()}  # type: ignore[union-attr]
     trainer.advance(1)
@@ -62,18 +62,18 @@ def trained(team: Team, teacher_weights: Path) -> dict[str, torch.Tensor]:
 def _child(rank: int, port: int, teacher_weights: Path, out: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with assembled_team("cpu") as team:
+    with joined_process_group("cpu") as processes:
         torch.set_default_dtype(torch.float64)
-        found = trained(team, teacher_weights)
-        assert team.gather(rank) == [0, 1]
-        assert team.from_main(lambda: rank) == 0
+        found = trained(processes, teacher_weights)
+        assert processes.gather(rank) == [0, 1]
+        assert processes.from_main(lambda: rank) == 0
     torch.save(found, out / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def alone_and_together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
     """What one process finds, and what each of two does."""
-    out = tmp_path_factory.mktemp("team")
+    out = tmp_path_factory.mktemp("processes")
     torch.manual_seed(1)
     weights = out / "teacher.pth"
     torch.save(feature_layers("mobilenet_v3_small").state_dict(), weights)
@@ -86,7 +86,7 @@ def alone_and_together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
         child.start()
     torch.set_default_dtype(torch.float64)
     try:
-        alone = trained(Team(), weights)
+        alone = trained(ProcessGroup(), weights)
     finally:
         torch.set_default_dtype(torch.float32)
     for child in children:
@@ -116,7 +116,7 @@ def test_statistics_of_batch_normalisation_and_probabilities_are_as_well(
 
 
 def test_without_torchrun_a_process_is_alone() -> None:
-    with assembled_team("cpu") as team:
-        assert (team.rank, team.size, team.is_main) == (0, 1, True)
-        assert team.gather("x") == ["x"]
-        assert team.from_main(lambda: "x") == "x"
+    with joined_process_group("cpu") as processes:
+        assert (processes.rank, processes.size, processes.is_main) == (0, 1, True)
+        assert processes.gather("x") == ["x"]
+        assert processes.from_main(lambda: "x") == "x"

@@ -22,7 +22,7 @@ from deploy.cli import main
 from tests.support.pages import read_page
 from tests.support.tiny_model import NAME, write_model
 from tests.support.tiny_training import smooth_picture
-from worker.evaluation.batch_cache import BatchCache, Judgement
+from worker.evaluation.batch_cache import BatchCache, BatchResult
 from worker.model import load_model
 from worker.model.cards.registry import find_card
 from worker.model.verdicts.policy_files import load_policy
@@ -133,7 +133,7 @@ def test_figures_are_not_recorded_under_a_name_that_a_card_cannot_have(models: P
 def test_the_command_says_what_it_found(evaluated: tuple[Path, Result]):
     out, result = evaluated
     assert result.exit_code == 0, result.output
-    assert "12 photographs, 12 fakes" in result.output
+    assert "12 real images, 12 fakes" in result.output
     assert "not estimable" in result.output
     assert "2 files were skipped" in result.output
     assert str(out / "report.html") in result.output.replace("\n", "")
@@ -214,7 +214,7 @@ def test_the_page_needs_nothing_else_and_shows_no_number_that_is_none(evaluated:
     assert "<script" not in page
     assert len(page) < 1_500_000
     assert not re.findall(r'(?:src|href)="|url\(|@import', page)
-    assert "not estimable below 300 independent photographs" in page
+    assert "not estimable below 300 independent real images" in page
     assert "demonstration model" in page
     assert "evidence, not proof" in page
     assert not re.search(r"\bnan\b|\bNone\b", page)
@@ -244,7 +244,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on_from_there(
     noted: list[tuple[str, int]] = []
     note = BatchCache.note
 
-    def note_and_stop(batch_cache: BatchCache, part: str, batch: int, judgement: Judgement) -> None:
+    def note_and_stop(batch_cache: BatchCache, part: str, batch: int, judgement: BatchResult) -> None:
         note(batch_cache, part, batch, judgement)
         noted.append((part, batch))
         if len(noted) == 2:
@@ -268,7 +268,7 @@ def test_a_policy_goes_from_calibration_to_evaluation(models: Path, data: Path, 
     common = ("--model", NAME, "--models-dir", models, "--device", "cpu")
     made = call("calibrate", data, "--name", "half", "--youden", "--split", "all", *common)
     assert made.exit_code == 0, made.output
-    assert "photographs called FAKE" in made.output
+    assert "real images classified as FAKE" in made.output
     written = tomllib.loads((policies / "half.toml").read_text())
     detector = load_model(NAME, "cpu", "auto", models)
     assert written["weights_sha256"] == detector.weights_sha256

@@ -21,8 +21,8 @@ from worker.imaging.decoding import preprocess
 from worker.model.cards.schema import DiffusionConfig
 from worker.model.diffusion import SpacedDiffusion, dire
 from worker.model.networks.unet import AdmUnet
-from worker.training.loop.disk_space import require_room
-from worker.training.loop.distributed import Team
+from worker.training.loop.disk_space import require_disk_space
+from worker.training.loop.distributed import ProcessGroup
 from worker.training.pairs import store as pairs_module
 from worker.training.pairs.augmentation import augmented
 from worker.training.pairs.store import NoiseMaker, PairError, PairKey, PairStore
@@ -281,14 +281,14 @@ def test_all_that_a_disk_will_take_is_summed_before_any_work(
     monkeypatch.setattr("worker.training.loop.disk_space.shutil.disk_usage", lambda _: room)
     pairs = [(store.folder, store.missing_bytes()) for store in stores]
     with pytest.raises(DiskFullError, match="fewer variants"):
-        require_room([*pairs, (tmp_path / "out", 100)])
-    require_room([*pairs, (tmp_path / "out", 99)])
+        require_disk_space([*pairs, (tmp_path / "out", 100)])
+    require_disk_space([*pairs, (tmp_path / "out", 99)])
 
 
 def test_processes_share_the_shards(store_of: StoreOf, maker: NoiseMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Team, "wait", lambda _: None)
-    monkeypatch.setattr(Team, "from_main", lambda _, make: make())
-    store_of().make(maker, Team(rank=1, size=2))
+    monkeypatch.setattr(ProcessGroup, "wait", lambda _: None)
+    monkeypatch.setattr(ProcessGroup, "from_main", lambda _, make: make())
+    store_of().make(maker, ProcessGroup(rank=1, size=2))
     assert store_of().missing() == [0, 2]
 
 

@@ -48,7 +48,7 @@ def test_report_and_card_say_what_was_left_out_and_that_labels_mean_nothing(desk
     assert (data["without_generators"], data["permuted_labels"]) == (["dots"], True)
     card = load_model(NAME, device="cpu", models_dir=desk / "out").card
     assert card.provenance["without_generators"] == "dots"
-    assert card.provenance["labels"] == "dealt out anew: they mean nothing"
+    assert card.provenance["labels"] == "shuffled: they mean nothing"
     assert card.notice is not None
     assert "its verdicts mean nothing" in card.notice
     assert card.demonstration
@@ -61,7 +61,7 @@ def test_report_and_card_say_what_was_left_out_and_that_labels_mean_nothing(desk
 def test_what_cannot_be_left_out_is_refused_before_any_work(desk: Path) -> None:
     unknown = train(desk, "x", "--without-generator", "dots", "--without-generator", "adm")
     assert unknown.exit_code == 1
-    assert "no fake of the generator 'adm' is there to be left out, only of dots, stripes" in unknown.output
+    assert "no fake of the generator 'adm' is there to be excluded, only of dots, stripes" in unknown.output
     nothing_left = train(desk, "x", "--without-generator", "dots", "--without-generator", "stripes")
     assert nothing_left.exit_code == 1
     assert "the split train has no fake image" in nothing_left.output

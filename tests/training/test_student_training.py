@@ -17,7 +17,13 @@ from worker.model.networks.student import Student, feature_layers
 from worker.training.pairs.store import Batch
 from worker.training.pretrained import Teacher, new_student, pretrained_layers
 from worker.training.recipe import StudentOptions, StudentPlan, TeacherOptions
-from worker.training.student_trainer import DivergedError, StudentTrainer, _joined, _learning_rate, probabilities
+from worker.training.student_trainer import (
+    DivergedError,
+    StudentTrainer,
+    joined,
+    learning_rate,
+    probabilities,
+)
 
 OPTIONS = StudentOptions(backbone="mobilenet_v3_small", input_size=32)
 PLAN = StudentPlan(epochs=8, batch_size=16, seed=3)
@@ -54,7 +60,7 @@ def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trainer_of(examples: PairsInMemory, plan: StudentPlan = PLAN, teacher: Teacher | None = None) -> StudentTrainer:
     student = new_student(OPTIONS, plan.seed)
-    return StudentTrainer(student, plan, examples, examples, fingerprint="x", teacher=teacher)
+    return StudentTrainer.build(student, plan, examples, examples, fingerprint="x", teacher=teacher)
 
 
 def changed(**fields: object) -> StudentPlan:
@@ -153,14 +159,14 @@ def test_a_student_that_answers_no_number_ends_the_training(examples: PairsInMem
     with pytest.raises(DivergedError):
         probabilities(student, examples)
     assert np.array_equal(
-        _joined([np.array([0.0, math.nan]), np.array([1.0])]), np.array([0.0, 1.0, math.nan]), equal_nan=True
+        joined([np.array([0.0, math.nan]), np.array([1.0])]), np.array([0.0, 1.0, math.nan]), equal_nan=True
     )
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
     plan = changed(warmup_steps=4, learning_rate=1e-3)
     cosine, constant = (
-        [_learning_rate(plan.model_copy(update={"schedule": schedule}), step, steps=12) for step in range(12)]
+        [learning_rate(plan.model_copy(update={"schedule": schedule}), step, steps=12) for step in range(12)]
         for schedule in ("cosine", "constant")
     )
     assert cosine[:4] == constant[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
@@ -175,7 +181,7 @@ def test_the_loss_is_cross_entropy_and_the_weighted_distance_to_the_teacher(
     teacher = Teacher(TEACHER.model_copy(update={"weights": teacher_weights}), 32)
     trainer = trainer_of(examples, changed(pos_weight=3.0), teacher)
     batch = examples.load(np.arange(8))
-    loss, classification, distillation = trainer._losses(batch)
+    loss, classification, distillation = trainer.losses(batch)
     logit, feature = trainer.network(batch.x, batch.eps)
     weights = torch.where(batch.fake == 1, 3.0, 1.0)
     expected = (weights * nn.functional.softplus(torch.where(batch.fake == 1, -logit, logit))).mean()
@@ -258,7 +264,7 @@ def test_mixed_precision_keeps_weights_in_float32(examples: PairsInMemory, preci
 def test_backbones_of_torchvision_can_be_trained(backbone: str, examples: PairsInMemory) -> None:
     plan = changed(batch_size=4, recalibrate=False)
     student = new_student(OPTIONS.model_copy(update={"backbone": backbone}), seed=0)
-    trainer = StudentTrainer(student, plan, examples, examples, fingerprint="x")
+    trainer = StudentTrainer.build(student, plan, examples, examples, fingerprint="x")
     before = student.state_dict()["student_head.2.weight"].clone()
     assert math.isfinite(trainer.advance(0))
     assert not torch.equal(student.state_dict()["student_head.2.weight"], before)

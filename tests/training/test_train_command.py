@@ -32,10 +32,10 @@ from worker.model.cards.registry import find_card
 from worker.model.diffusion import dire, dire_unit
 from worker.model.networks.student import feature_layers
 from worker.model.weights.conversion import convert
-from worker.training.loop.distributed import Team
-from worker.training.pipeline import Training, TrainingError
+from worker.training.loop.distributed import ProcessGroup
+from worker.training.pipeline import TrainingError, prepare
 from worker.training.recipe import read_recipe
-from worker.training.request import Order
+from worker.training.request import TrainingRequest
 
 pytestmark = pytest.mark.slow
 
@@ -153,11 +153,13 @@ def test_the_adm_keeps_its_licence_and_addresses_that_lead_to_it(converted: bool
     if converted:
         convert(installed, installed.card.adm)
     recipe = read_recipe(str(desk.folder / "recipe.toml"))
-    order = Order(desk.folder / "data" / "data.csv", tiny_model.NAME, tmp_path / "out", tmp_path, NAME, "Ours", recipe)
-    adm = Training(replace(order, models_dir=models), Team()).result.place_adm()
+    request = TrainingRequest(
+        desk.folder / "data" / "data.csv", tiny_model.NAME, tmp_path / "out", tmp_path, NAME, "Ours", recipe
+    )
+    adm = prepare(replace(request, models_dir=models), ProcessGroup()).model.place_adm()
     assert (adm.path.name, adm.license) == ("adm.pt.safetensors" if converted else "adm.pt", "MIT")
     assert adm.urls == (() if converted else ("https://example.org/adm.pt",))
-    assert Training(replace(order, models_dir=models, license="MIT"), Team()).result.place_adm().license is None
+    assert prepare(replace(request, models_dir=models, license="MIT"), ProcessGroup()).model.place_adm().license is None
 
 
 def test_an_adm_on_another_disk_is_copied_whole_or_not_at_all(
@@ -250,11 +252,11 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(trained: Path, desk: D
     finally:
         process.kill()  # it would train for hours
     assert process.returncode == 130
-    assert said.decode().strip().endswith("Stopped. The same command goes on from here.")
+    assert said.decode().strip().endswith("Stopped. The same command continues from here.")
     assert torch.load(checkpoint, weights_only=True)["step"] >= 1
 
 
-def refused(result: Result, *said: str) -> None:
+def assert_refused(result: Result, *said: str) -> None:
     assert result.exit_code == 1
     for part in said:
         assert part in result.output
@@ -262,23 +264,23 @@ def refused(result: Result, *said: str) -> None:
 
 def test_a_training_with_other_settings_is_refused_before_any_work(trained: Path, desk: Desk, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs"
-    refused(desk.run("unbroken", "--seed", "9", "--pairs", str(pairs)), "training.seed=0, not training.seed=9")
+    assert_refused(desk.run("unbroken", "--seed", "9", "--pairs", str(pairs)), "training.seed=0, not training.seed=9")
     assert not pairs.exists()
 
 
 def test_a_teacher_without_weights_is_told_where_they_are(desk: Desk, tmp_path: Path) -> None:
     result = desk.run("x", recipe=str(ROOT / "worker/training/recipes/corrected.toml"))
-    refused(result, "Nothing is downloaded", "resnet50-11ad3fa6.pth", "--teacher-weights", "--no-teacher")
+    assert_refused(result, "Nothing is downloaded", "resnet50-11ad3fa6.pth", "--teacher-weights", "--no-teacher")
     result = desk.run(
         "x", "--teacher-weights", "nowhere.pth", recipe=str(ROOT / "worker/training/recipes/corrected.toml")
     )
-    refused(result, "names the file nowhere.pth, which is not there")
+    assert_refused(result, "names the file nowhere.pth, which is not there")
 
 
 def test_a_start_without_its_weights_is_told_what_there_is_to_do(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('[student]\nbackbone = "resnet18"\nweights = "nowhere.pth"\n')
     result = desk.run("x", "--no-teacher", recipe=str(tmp_path / "r.toml"))
-    refused(result, "nowhere.pth, which is not there", "`weights` in [student]", "start from random weights")
+    assert_refused(result, "nowhere.pth, which is not there", "`weights` in [student]", "start from random weights")
     assert "--student-weights" not in result.output  # there is no such option
 
 
@@ -295,37 +297,39 @@ def test_a_size_that_a_backbone_cannot_look_at_is_refused_before_any_work(
         }[section]
     )
     result = desk.run("x", recipe=str(tmp_path / "r.toml"))
-    refused(result, f"{section}.backbone: alexnet cannot look at images of 32 pixels", "student.input_size")
+    assert_refused(result, f"{section}.backbone: alexnet cannot look at images of 32 pixels", "student.input_size")
     assert not (desk.folder / "x").exists()
 
 
 def test_weights_of_another_network_are_refused(desk: Desk, tmp_path: Path) -> None:
     torch.save(feature_layers("resnet18").state_dict(), tmp_path / "resnet18.pth")
     (tmp_path / "r.toml").write_text('[teacher]\nbackbone = "mobilenet_v3_small"\nweights = "resnet18.pth"\n')
-    refused(desk.run("x", recipe=str(tmp_path / "r.toml")), "resnet18.pth", "does not fit")
+    assert_refused(desk.run("x", recipe=str(tmp_path / "r.toml")), "resnet18.pth", "does not fit")
 
 
 @pytest.mark.parametrize("section", ["student", "teacher"])
 def test_a_backbone_that_torchvision_lacks_is_refused(section: str, desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(f'[{section}]\nbackbone = "resnet49"\n')
-    refused(desk.run("x", recipe=str(tmp_path / "r.toml")), f"{section}.backbone", "resnet49", "Name another one")
+    assert_refused(
+        desk.run("x", recipe=str(tmp_path / "r.toml")), f"{section}.backbone", "resnet49", "Name another one"
+    )
 
 
 def test_a_model_that_is_not_installed_is_refused(desk: Desk) -> None:
-    refused(desk.run("x", "--adm", "NOWHERE"), "There is no model named 'NOWHERE'")
-    refused(desk.run("x", "--adm", "DISTILDIRE-V1"), "256x256_diffusion_uncond.pt")
+    assert_refused(desk.run("x", "--adm", "NOWHERE"), "There is no model named 'NOWHERE'")
+    assert_refused(desk.run("x", "--adm", "DISTILDIRE-V1"), "256x256_diffusion_uncond.pt")
 
 
 def test_a_name_that_no_card_may_have_is_refused(desk: Desk) -> None:
-    refused(desk.run("x", "--name", "my model"), "A model cannot be called 'my model'")
+    assert_refused(desk.run("x", "--name", "my model"), "A model cannot be called 'my model'")
 
 
 def test_nothing_that_is_there_is_overwritten(desk: Desk) -> None:
     (desk.folder / "taken").mkdir()
     (desk.folder / "taken" / "adm.safetensors").write_bytes(b"another")
-    refused(desk.run("taken"), "is another file than")
+    assert_refused(desk.run("taken"), "is another file than")
     (desk.folder / "taken" / f"{NAME}.toml").write_text("a card of the operator's")
-    refused(desk.run("taken"), "was not made by this training")
+    assert_refused(desk.run("taken"), "was not made by this training")
     assert not (desk.folder / "taken" / "pairs").exists()
 
 
@@ -333,16 +337,16 @@ def test_a_split_without_a_class_is_refused(desk: Desk) -> None:
     manifest = desk.folder / "data" / "one-class.csv"
     lines = (desk.folder / "data" / "data.csv").read_text().splitlines()
     manifest.write_text("\n".join(line for line in lines if not line.endswith("validation") or ",real," in line))
-    refused(desk.run("x", data="data/one-class.csv"), "the split validation has no fake image")
+    assert_refused(desk.run("x", data="data/one-class.csv"), "the split validation has no fake image")
     assert read_dataset(manifest).images
     assert not (desk.folder / "x").exists()
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(desk: Desk) -> None:
     recipe = read_recipe(str(desk.folder / "recipe.toml"))
-    order = Order(desk.folder, tiny_model.NAME, desk.folder, desk.folder, NAME, "x", recipe)
+    request = TrainingRequest(desk.folder, tiny_model.NAME, desk.folder, desk.folder, NAME, "x", recipe)
     with pytest.raises(TrainingError, match="cannot be shared evenly by 3 processes"):
-        Training(order, Team(size=3))
+        prepare(request, ProcessGroup(size=3))
 
 
 def first_loss(trained: Path) -> float:

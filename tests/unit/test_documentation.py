@@ -19,7 +19,7 @@ from shared.environment import PREFIX
 from shared.errors import ErrorCode
 from shared.settings import Settings
 from tests.chaos.measures import MEASURES
-from worker.evaluation.estimates import Figures, Resampling, figures
+from worker.evaluation.estimates import Estimates, Resampling, estimates_of
 from worker.evaluation.report.schema import Controls, Data, ModelIdentity, Report
 from worker.model.verdicts.policy import Evidence, Policy
 from worker.webhooks.sender import OwnFault
@@ -120,8 +120,10 @@ def test_every_command_is_listed() -> None:
 
 def test_every_field_of_reports_and_policies_is_documented() -> None:
     words = set(re.findall(r"[\w.]+", (ROOT / "docs/evaluation.md").read_text()))
-    found = figures(np.array([0.2, 0.8]), np.array([False, True]), np.array(["a", "b"]), 0.5, Resampling(resamples=2))
-    names = {field.name for part in (Report, Figures, ModelIdentity, Data) for field in fields(part)}
+    found = estimates_of(
+        np.array([0.2, 0.8]), np.array([False, True]), np.array(["a", "b"]), 0.5, Resampling(resamples=2)
+    )
+    names = {field.name for part in (Report, Estimates, ModelIdentity, Data) for field in fields(part)}
     names |= {f"controls.{field.name}" for field in fields(Controls)} | set(found.estimates)
     names |= {name for part in (Policy, Evidence) for name in part.model_fields}
     assert not {name for name in names if name not in words and f"evidence.{name}" not in words}

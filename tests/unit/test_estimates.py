@@ -9,7 +9,14 @@ import pytest
 from scipy import stats
 
 from worker.evaluation.curves import curves
-from worker.evaluation.estimates import Estimate, Resampling, chance_average_precision, figures, labels_leak, left_out
+from worker.evaluation.estimates import (
+    Estimate,
+    Resampling,
+    chance_average_precision,
+    estimates_of,
+    held_out_generators,
+    labels_leak,
+)
 from worker.metrics.ranking import ESTIMABLE_REALS, Floats, Labels, area_under_precision, rank
 from worker.metrics.scores import Names
 
@@ -25,7 +32,7 @@ class World:
 
 
 def world(reals: int = 120, fakes: int = 60, crops: int = 2) -> World:
-    """Photographs, and the fakes of an easy and a hard generator, each in several crops."""
+    """Real images, and the fakes of an easy and a hard generator, each in several crops."""
     rng = np.random.default_rng(20)
     generators = np.repeat(["", "easy", "hard"], [reals, fakes, fakes])
     means = np.repeat([-1.0, 3.0, -0.5], [reals, fakes, fakes])
@@ -37,7 +44,7 @@ def world(reals: int = 120, fakes: int = 60, crops: int = 2) -> World:
 
 def test_every_figure_has_its_interval():
     drawn = world()
-    found = figures(drawn.probabilities, drawn.fake, drawn.groups, 0.5, QUICK)
+    found = estimates_of(drawn.probabilities, drawn.fake, drawn.groups, 0.5, QUICK)
     assert (found.reals, found.fakes, found.real_groups, found.groups) == (240, 240, 120, 240)
     estimable = {name: each for name, each in found.estimates.items() if name != "tpr_at_1_percent_fpr"}
     assert set(estimable) == {
@@ -66,7 +73,7 @@ def test_every_figure_has_its_interval():
 @pytest.mark.parametrize(("reals", "told"), [(ESTIMABLE_REALS - 1, False), (ESTIMABLE_REALS, True)])
 def test_one_in_a_hundred_is_told_only_of_enough_photographs(reals: int, told: bool):
     drawn = world(reals=reals)
-    found = figures(drawn.probabilities, drawn.fake, drawn.groups, 0.5, QUICK).estimates["tpr_at_1_percent_fpr"]
+    found = estimates_of(drawn.probabilities, drawn.fake, drawn.groups, 0.5, QUICK).estimates["tpr_at_1_percent_fpr"]
     assert (found.value is not None) is told
     assert (found.low is not None) is told
 
@@ -76,7 +83,7 @@ def test_intervals_are_as_wide_as_few_photographs_make_them():
     own = np.arange(len(drawn.fake)).astype(str)
     widths = []
     for groups in (drawn.groups, own):
-        found = figures(drawn.probabilities, drawn.fake, groups, 0.5, QUICK).estimates["roc_auc"]
+        found = estimates_of(drawn.probabilities, drawn.fake, groups, 0.5, QUICK).estimates["roc_auc"]
         assert found.low is not None
         assert found.high is not None
         widths.append(found.high - found.low)
@@ -85,9 +92,11 @@ def test_intervals_are_as_wide_as_few_photographs_make_them():
 
 @pytest.mark.parametrize("crops", [1, 3])
 def test_what_no_photograph_showed_is_not_ruled_out(crops: int):
-    """Of 20 photographs none is called FAKE: no draw of them shows another rate, but one of a sixth is possible."""
+    """None of 20 real images is classified as FAKE: no draw shows another rate, but one of a sixth is possible."""
     fake = np.repeat(np.arange(40) < 20, crops)
-    found = figures(np.where(fake, 0.9, 0.1), fake, np.repeat(np.arange(40).astype(str), crops), 0.5, QUICK).estimates
+    found = estimates_of(
+        np.where(fake, 0.9, 0.1), fake, np.repeat(np.arange(40).astype(str), crops), 0.5, QUICK
+    ).estimates
     exact = stats.binomtest(0, 20).proportion_ci(method="exact").high
     assert astuple(found["false_positive_rate"]) == pytest.approx((0, 0, exact))
     assert astuple(found["true_positive_rate"]) == pytest.approx((1, 1 - exact, 1))
@@ -101,7 +110,7 @@ def test_an_honest_detector_is_found_honest_however_rare_fakes_are(fakes: float)
     rng = np.random.default_rng(23)
     fake = rng.random(20_000) < fakes
     honest = 1 / (1 + np.exp(-np.where(fake, 1, -1) - np.sqrt(2) * rng.normal(size=len(fake))))
-    found = figures(honest, fake, np.arange(len(fake)).astype(str), 0.5, Resampling(resamples=2)).estimates
+    found = estimates_of(honest, fake, np.arange(len(fake)).astype(str), 0.5, Resampling(resamples=2)).estimates
     assert (found["calibration_error"].value or 1) < 0.03
     assert found["brier"].value == pytest.approx((np.mean((1 - honest[fake]) ** 2) + np.mean(honest[~fake] ** 2)) / 2)
     reliability = curves(honest, fake).reliability
@@ -116,30 +125,30 @@ def test_no_interval_leaves_its_own_figure_out():
         rng = np.random.default_rng(seed)
         probabilities = 1 / (1 + np.exp(-1.5 * rng.normal(size=100)))
         fake = rng.random(100) < probabilities
-        found = figures(probabilities, fake, np.arange(100).astype(str), 0.5, QUICK).estimates
+        found = estimates_of(probabilities, fake, np.arange(100).astype(str), 0.5, QUICK).estimates
         for name, each in found.items():
             if each.value is not None:
                 assert (each.low or 0) <= each.value <= (each.high or 0), (seed, name)
 
 
 def test_draws_that_lack_a_class_say_nothing():
-    """One photograph is above all fakes, so no average precision is 1; a third of the draws are without it."""
+    """One real image is above all fakes, so no average precision is 1; a third of the draws are without it."""
     fake = np.array([False, True, True, True])
-    found = figures(np.array([0.9, 0.8, 0.7, 0.6]), fake, np.array(list("abcd")), 0.5, QUICK).estimates
+    found = estimates_of(np.array([0.9, 0.8, 0.7, 0.6]), fake, np.array(list("abcd")), 0.5, QUICK).estimates
     assert (found["average_precision"].high or 1) < 1
     assert found["roc_auc"].high == 0
 
 
 def test_where_nothing_is_called_fake_its_precision_is_not_told():
     drawn = world()
-    found = figures(drawn.probabilities, drawn.fake, drawn.groups, 1.1, QUICK).estimates
+    found = estimates_of(drawn.probabilities, drawn.fake, drawn.groups, 1.1, QUICK).estimates
     assert found["precision_at_1_percent"].value is None
     assert found["true_positive_rate"].value == 0
 
 
 def test_a_threshold_of_easy_fakes_misses_a_hard_generator():
     drawn = world()
-    found = left_out(drawn.probabilities, drawn.fake, drawn.generators, drawn.groups, QUICK)
+    found = held_out_generators(drawn.probabilities, drawn.fake, drawn.generators, drawn.groups, QUICK)
     assert set(found) == {"easy", "hard"}
     missed, hit = (found[name].estimates["true_positive_rate"].value for name in ("hard", "easy"))
     assert missed is not None
@@ -151,20 +160,22 @@ def test_a_threshold_of_easy_fakes_misses_a_hard_generator():
 
 
 def test_a_threshold_is_measured_on_photographs_that_did_not_choose_it():
-    """Scores that are noise: a threshold that is measured on the photographs that chose it would look useful."""
+    """Scores that are noise: a threshold that is measured on the real images that chose it would look useful."""
     fake = np.arange(40) % 2 == 0
     generators = np.where(fake, np.where(np.arange(40) % 4 == 0, "one", "two"), "")
     gained = []
     for seed in range(40):
         scores = np.random.default_rng(seed).random(40)
-        found = left_out(scores, fake, generators, np.arange(40).astype(str), Resampling(resamples=2))
+        found = held_out_generators(scores, fake, generators, np.arange(40).astype(str), Resampling(resamples=2))
         gained += [each.estimates["balanced_accuracy"].value or 0 for each in found.values()]
     assert np.mean(gained) == pytest.approx(0.5, abs=0.02)
 
 
 def test_of_one_generator_nothing_is_left_out():
     drawn = world()
-    assert left_out(drawn.probabilities, drawn.fake, np.where(drawn.fake, "one", ""), drawn.groups, QUICK) == {}
+    assert (
+        held_out_generators(drawn.probabilities, drawn.fake, np.where(drawn.fake, "one", ""), drawn.groups, QUICK) == {}
+    )
 
 
 def test_chance_is_the_share_of_fakes_and_as_wide_as_few_photographs_make_it():
@@ -196,10 +207,10 @@ def test_thinned_curves_keep_ends_and_area():
 
 @pytest.mark.parametrize(("called", "told"), [(9, False), (10, True)])
 def test_no_precision_is_told_of_fewer_than_ten_verdicts(called: int, told: bool):
-    """Of 600 fakes 1.5 % are found and no photograph is called FAKE: 100 % would be a boast."""
+    """Of 600 fakes 1.5 % are found and no real image is classified as FAKE: 100 % would be a boast."""
     fake = np.arange(1000) >= 400
-    scores = np.where(np.arange(1000) >= 1000 - called, 0.5, 0.1)  # what equals the threshold is called FAKE
-    found = figures(scores, fake, np.arange(1000).astype(str), 0.5, QUICK).estimates
+    scores = np.where(np.arange(1000) >= 1000 - called, 0.5, 0.1)  # what equals the threshold is classified as FAKE
+    found = estimates_of(scores, fake, np.arange(1000).astype(str), 0.5, QUICK).estimates
     for name in ("precision_at_0.1_percent", "precision_at_1_percent", "precision_at_10_percent"):
         assert (found[name].value is not None) is told
         assert (found[name].low or 0) < 0.6
@@ -209,14 +220,14 @@ def test_no_precision_is_told_of_fewer_than_ten_verdicts(called: int, told: bool
 def test_crops_of_one_photograph_are_one_verdict():
     fake = np.arange(100) >= 50
     groups = np.where(fake, "one", np.arange(100).astype(str))
-    found = figures(np.where(fake, 0.9, 0.1), fake, groups, 0.5, QUICK).estimates
+    found = estimates_of(np.where(fake, 0.9, 0.1), fake, groups, 0.5, QUICK).estimates
     assert found["precision_at_1_percent"].value is None
 
 
 @pytest.mark.parametrize(("fakes", "reals"), [(12, 12), (40, 160)])
 def test_a_perfect_ranking_of_few_images_is_no_certainty(fakes: int, reals: int):
     fake = np.arange(fakes + reals) < fakes
-    found = figures(fake.astype(float), fake, np.arange(len(fake)).astype(str), 0.5, QUICK).estimates
+    found = estimates_of(fake.astype(float), fake, np.arange(len(fake)).astype(str), 0.5, QUICK).estimates
     missed, wronged = (1 - 0.025 ** (1 / count) for count in (fakes, reals))  # the exact bounds of none
     assert astuple(found["roc_auc"]) == pytest.approx((1, (1 - missed) * (1 - wronged), 1))
     assert astuple(found["balanced_accuracy"]) == pytest.approx((1, 1 - (missed + wronged) / 2, 1))
@@ -235,7 +246,9 @@ def test_the_bounds_of_a_perfect_ranking_hold():
         scores = stats.norm.cdf(rng.normal(size=24) + 4 * fake - 2)
         if scores[fake].min() > scores[~fake].max():
             seemed += 1
-            found = figures(scores, fake, np.arange(24).astype(str), 0.5, Resampling(resamples=2)).estimates["roc_auc"]
+            found = estimates_of(scores, fake, np.arange(24).astype(str), 0.5, Resampling(resamples=2)).estimates[
+                "roc_auc"
+            ]
             held += (found.low or 1) <= truth <= (found.high or 0)
     assert seemed > 100
     assert held / seemed >= 0.95
@@ -243,7 +256,7 @@ def test_the_bounds_of_a_perfect_ranking_hold():
 
 def test_the_worst_figures_are_no_certainty_either():
     fake = np.arange(40) < 20
-    found = figures((~fake).astype(float), fake, np.arange(40).astype(str), 0.5, QUICK).estimates
+    found = estimates_of((~fake).astype(float), fake, np.arange(40).astype(str), 0.5, QUICK).estimates
     exact = 1 - 0.025 ** (1 / 20)
     assert astuple(found["roc_auc"]) == pytest.approx((0, 0, 1 - (1 - exact) ** 2))
     best = 0.01 * exact / (0.01 * exact + 0.99 * (1 - exact))
@@ -252,7 +265,9 @@ def test_the_worst_figures_are_no_certainty_either():
 
 def test_where_all_are_found_at_one_in_a_hundred_few_fakes_are_no_certainty():
     fake = np.arange(320) >= 300
-    found = figures(fake.astype(float), fake, np.arange(320).astype(str), 0.5, QUICK).estimates["tpr_at_1_percent_fpr"]
+    found = estimates_of(fake.astype(float), fake, np.arange(320).astype(str), 0.5, QUICK).estimates[
+        "tpr_at_1_percent_fpr"
+    ]
     assert astuple(found) == pytest.approx((1, 0.025 ** (1 / 20), 1))
 
 
@@ -280,14 +295,14 @@ def test_what_equals_a_threshold_is_called_fake_also_where_a_generator_is_left_o
     fake, second = np.arange(60) >= 30, np.arange(60) >= 45
     scores = np.where(second, 0.5, fake.astype(float))
     generators = np.where(second, "second", np.where(fake, "first", ""))
-    found = left_out(scores, fake, generators, np.arange(60).astype(str), QUICK)["second"]
+    found = held_out_generators(scores, fake, generators, np.arange(60).astype(str), QUICK)["second"]
     assert set(found.thresholds) == {0.5}
     assert found.estimates["true_positive_rate"].value == 1
 
 
 def test_an_interval_holds_its_figure_where_all_draws_are_better():
-    """Each photograph ranks above its fake: a draw that repeats a few is less mixed, its average precision higher."""
+    """Each real image ranks above its fake: a draw that repeats a few is less mixed, its average precision higher."""
     fake = np.repeat([False, True], 40)
     scores = np.concatenate([np.linspace(0.6, 0.9, 40), np.linspace(0.1, 0.4, 40)])
-    told = figures(scores, fake, np.tile(np.arange(40).astype(str), 2), 0.5, QUICK).estimates["average_precision"]
+    told = estimates_of(scores, fake, np.tile(np.arange(40).astype(str), 2), 0.5, QUICK).estimates["average_precision"]
     assert told.low == told.value

@@ -12,7 +12,7 @@ from tests.support.labelled_images import labelled
 from tests.support.tiny_dataset import write_dataset
 from worker.datasets.dataset import read_dataset
 from worker.datasets.labelled_image import LabelledImage
-from worker.evaluation.estimates import Resampling, chance_average_precision, figures, labels_leak
+from worker.evaluation.estimates import Resampling, chance_average_precision, estimates_of, labels_leak
 from worker.evaluation.file_baseline import cross_validated, file_features, fold_of, probabilities_by_file
 from worker.imaging.decoding import ImageLimits, decode
 from worker.metrics.ranking import average_precision
@@ -90,6 +90,6 @@ def test_the_pictures_of_the_training_page_give_nothing_away(tmp_path: Path, sto
             Image.open(path).save(path)
     found = read_dataset(data).images
     fake, groups = np.array([image.fake for image in found]), np.array([image.group for image in found])
-    by_file = figures(probabilities_by_file(found), fake, groups, 0.5).estimates["average_precision"]
+    by_file = estimates_of(probabilities_by_file(found), fake, groups, 0.5).estimates["average_precision"]
     chance = chance_average_precision(np.random.default_rng(0).random(len(found)), fake, groups, Resampling())
     assert labels_leak(by_file, chance) is leak

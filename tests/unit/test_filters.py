@@ -1,4 +1,4 @@
-"""What a training takes of a data set: generators left out, labels dealt out anew."""
+"""What a training takes of a data set: generators left out, labels shuffled."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_generator_that_is_not_there_is_refused() -> None:
     with pytest.raises(DatasetError) as caught:
         without_generators(SOURCE, only_in_test, ["sdxl", "SDXL", "iddpm"])
     assert caught.value.mistakes == tuple(
-        f"no fake of the generator {name!r} is there to be left out, only of adm, flux, sdxl"
+        f"no fake of the generator {name!r} is there to be excluded, only of adm, flux, sdxl"
         for name in ("SDXL", "iddpm")
     )
 

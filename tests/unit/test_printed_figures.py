@@ -23,8 +23,8 @@ def test_calibrate_prints_no_share_as_none_or_all_that_is_neither(capsys: pytest
     calibrate._show(policy, Path("strict.toml"))
     told = " ".join(capsys.readouterr().out.split())
     assert "threshold >0.9999, temperature 2.000" in told
-    assert "photographs called FAKE: <0.01% of 300, with 99.9% confidence at most >99.99%" in told
-    assert "fakes called REAL: >99.9% of 40, 99.9% interval" in told
+    assert "real images classified as FAKE: <0.01% of 300, with 99.9% confidence at most >99.99%" in told
+    assert "fakes classified as REAL: >99.9% of 40, 99.9% interval" in told
     assert "inconclusive from <0.0001 up to the threshold" in told
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from tests.support.pages import Element, points, read_page
 from tests.support.reports import QUICK, dot_of, estimates, heads, mark_of, read, report, rows, section, written
-from worker.evaluation.estimates import Estimate, LeftOut, figures
-from worker.evaluation.judged import Said
+from worker.evaluation.estimates import Estimate, HeldOutGenerator, estimates_of
 from worker.evaluation.report.page import page
 from worker.evaluation.report.schema import (
     Controls,
@@ -23,6 +22,7 @@ from worker.evaluation.report.schema import (
     SkippedFile,
 )
 from worker.evaluation.report.thumbnails import Exhibit, Gallery
+from worker.evaluation.scored_images import ImageVerdict
 
 
 def test_every_tile_has_its_own_figure() -> None:
@@ -30,7 +30,7 @@ def test_every_tile_has_its_own_figure() -> None:
         "Average precision": "average_precision",
         "ROC-AUC": "roc_auc",
         "Fakes found": "true_positive_rate",
-        "Photographs called FAKE": "false_positive_rate",
+        "Real images classified as FAKE": "false_positive_rate",
         "Found at 1 % false alarms": "tpr_at_1_percent_fpr",
         "Accuracy": "accuracy",
         "Brier score": "brier",
@@ -59,20 +59,20 @@ def test_tiles_tell_bounds_and_what_is_not_estimable() -> None:
     assert re.fullmatch(r"≥ 0\.\d{3}", found["Fakes found"].one("div", "value").text)
     assert re.fullmatch(r"1 here, 0\.\d{3} – 1\.000", found["Fakes found"].one("div", "range").text)
     assert re.fullmatch(r"≥ 0\.\d{3}", found["ROC-AUC"].one("div", "value").text)
-    assert re.fullmatch(r"≤ 0\.0\d\d", found["Photographs called FAKE"].one("div", "value").text)
+    assert re.fullmatch(r"≤ 0\.0\d\d", found["Real images classified as FAKE"].one("div", "value").text)
     assert "below 300" in found["Found at 1 % false alarms"].text
     assert re.match(
-        r"Of 100 photographs like these it calls at most [\d.]+ FAKE; .* finds at least [\d.]+\.",
+        r"Of 100 real images like these it classifies at most [\d.]+ as FAKE; .* finds at least [\d.]+\.",
         told.one("p", "says").text,
     )
 
 
 def test_what_a_verdict_is_worth_is_not_told_of_few_verdicts() -> None:
-    """Of 60 fakes one is found, and no photograph is called FAKE: that is no precision of 100 %."""
+    """Of 60 fakes one is found, and no real image is classified as FAKE: that is no precision of 100 %."""
     told = report()
     fake = np.arange(180) >= 120
     probabilities = np.where(np.arange(180) == 179, 0.9, 0.1 + np.arange(180) / 1000)
-    few = figures(probabilities, fake, np.arange(180).astype(str), 0.5, QUICK)
+    few = estimates_of(probabilities, fake, np.arange(180).astype(str), 0.5, QUICK)
     assert (few.estimates["true_positive_rate"].value, few.estimates["false_positive_rate"].value) == (1 / 60, 0)
     whole = read(replace(told, overall=few))
     table = rows(section(whole, "What a FAKE verdict is worth"))
@@ -104,7 +104,7 @@ def test_the_sentence_tells_the_rates() -> None:
     expected = " ".join(
         f"{words} about {percent(each.value)} ({percent(each.low)} to {percent(each.high)}){end}"
         for words, each, end in (
-            ("Of 100 photographs like these it calls", alarms, " FAKE;"),
+            ("Of 100 real images like these it classifies", alarms, " as FAKE;"),
             ("of 100 such fakes it finds", found, "."),
         )
     )
@@ -123,7 +123,7 @@ def test_rows_of_figures_have_the_columns_of_their_heads(title: str, first: str)
         "average precision",
         "ROC-AUC",
         "fakes found",
-        "photographs called FAKE",
+        "real images classified as FAKE",
     ]
     sets = told.generators if first == "generator" else {"as they are": told.overall, **told.robustness}
     table = rows(whole)
@@ -139,7 +139,7 @@ def test_rows_of_figures_have_the_columns_of_their_heads(title: str, first: str)
 def test_generators_left_out_have_their_rates() -> None:
     told = report()
     rates = dict(zip(("true_positive_rate", "false_positive_rate", "balanced_accuracy"), estimates(2), strict=False))
-    told = replace(told, left_out={"sdxl": LeftOut(20, [0.5], rates)})
+    told = replace(told, left_out={"sdxl": HeldOutGenerator(20, [0.5], rates)})
     (row,) = rows(section(read(told), "A generator nobody knew of"))
     expected = [written(each, percent=at < 2) for at, each in enumerate(rates.values())]
     assert [cell.text for cell in row[:5]] == ["sdxl", "20", *expected]
@@ -221,7 +221,7 @@ def test_charts_draw_the_reports_curves_on_axes_of_their_own() -> None:
     figures_ = {figure.one("h3").text: figure for figure in read(told).all("figure") if figure.all("h3")}
     axes = {title: [label.text for label in figure.all("text", "label")] for title, figure in figures_.items()}
     assert axes == {
-        "ROC": ["photographs called FAKE", "fakes found"],
+        "ROC": ["real images classified as FAKE", "fakes found"],
         "Precision and recall": ["fakes found (recall)", "FAKE verdicts that are right (precision)"],
         "Reliability": ["stated probability of being fake", "share of fakes"],
         "Probabilities": ["stated probability of being fake", "share of the class"],
@@ -248,7 +248,7 @@ def test_charts_draw_the_reports_curves_on_axes_of_their_own() -> None:
 def test_a_policys_band_is_told_with_its_intervals() -> None:
     policy = PolicyUsed("strict", 1.5, 0.1, 0.4, Estimate(0.05, 0.019, 0.11), Estimate(0.0, 0.0, 0.06), 0)
     whole = read(replace(report(), policy=policy))
-    assert "of 100 photographs about 5 (1.9 to 11), of 100 fakes at most 6." in whole.text
+    assert "of 100 real images about 5 (1.9 to 11), of 100 fakes at most 6." in whole.text
     marks = next(figure for figure in whole.all("figure") if figure.text.startswith("Probabilities")).all(
         "path", "mark"
     )
@@ -259,13 +259,13 @@ def test_a_policys_band_is_told_with_its_intervals() -> None:
 
 def test_the_gallery_shows_scores_and_paths() -> None:
     picture = "data:image/webp;base64,UklGRg=="
-    alarms = tuple(Exhibit(f"{number}<b>.png", "", Said(9.0, 0.99999, "FAKE"), picture) for number in range(12))
-    missed = (Exhibit("a.png", "<i>sdxl</i>", Said(-1.0, 0.269, "INCONCLUSIVE"), ""),)
+    alarms = tuple(Exhibit(f"{number}<b>.png", "", ImageVerdict(9.0, 0.99999, "FAKE"), picture) for number in range(12))
+    missed = (Exhibit("a.png", "<i>sdxl</i>", ImageVerdict(-1.0, 0.269, "INCONCLUSIVE"), ""),)
     whole = read(report(), Gallery(alarms, missed, 1234, 1))
     shown = section(whole, "The worst mistakes")
     assert [each.text for each in shown if each.tag == "h3"] == [
-        "Photographs called FAKE: 12 of 1,234",
-        "Fakes not called FAKE: 1",
+        "Real images classified as FAKE: 12 of 1,234",
+        "Fakes not classified as FAKE: 1",
     ]
     shots = whole.all("figure", "shot")
     assert [shot.one("figcaption").text for shot in shots[:2]] == [">99.9%0<b>.png", ">99.9%1<b>.png"]
@@ -284,13 +284,13 @@ def test_the_page_is_small_and_needs_nothing_else() -> None:
         told,
         generators=dict.fromkeys(names, told.overall) | {"largest": replace(told.overall, fakes=10**6)},
         generators_roc=dict.fromkeys([*names, "largest"], told.curves.roc),
-        left_out=dict.fromkeys(names, LeftOut(20, [0.5], told.overall.estimates)),
+        left_out=dict.fromkeys(names, HeldOutGenerator(20, [0.5], told.overall.estimates)),
         data=replace(
             told.data, skipped=[SkippedFile(f"/data/{number}.png", "corrupt_image") for number in range(10**5)]
         ),
     )
     picture = f"data:image/webp;base64,{'A' * 25_000}"  # as of noise, 160 pixels wide
-    exhibits = tuple(Exhibit("x" * 250, "sdxl", Said(9.0, 0.99, "FAKE"), picture) for _ in range(12))
+    exhibits = tuple(Exhibit("x" * 250, "sdxl", ImageVerdict(9.0, 0.99, "FAKE"), picture) for _ in range(12))
     html = page(told, Gallery(exhibits, exhibits, 12, 12))
     assert len(html.encode()) < 1_500_000
     whole = read_page(html)

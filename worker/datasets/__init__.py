@@ -1,1 +1,1 @@
-"""Data sets of labelled images: how a folder or a CSV file is read, what is chosen of it, and what a model has seen."""
+"""Data sets of labelled images: reading a folder or a CSV file, choosing images, and finding those a model knows."""

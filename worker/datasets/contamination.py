@@ -1,7 +1,9 @@
-"""Which images a model knows: the report that its training left beside its card names them by their digests.
+"""Contamination: which images of a data set took part in a model's training, or were used to calibrate a policy.
 
-A policy's images are known alike, by the list that lies beside it (`worker/model/verdicts/policy.py`).
-An image is recognised by its bytes. One that was saved anew since, or cropped, is not.
+A training's report, which lies beside the card, names its images by their digests.
+
+A list beside a policy names the policy's images (`worker/model/verdicts/policy_files.py`).
+An image is recognised by its bytes: a copy is, but an image that was saved again or cropped is not.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from worker.model.cards.schema import ModelCard
 from worker.model.verdicts.policy import Policy
 
 _DIGITS = 16
-"""Of each SHA-256, so that the report of a million images has 20 MB, not 70. None of them are alike by chance."""
+"""Hexadecimal digits of each SHA-256: a report of a million images has 20 MB, not 70, and no two agree by chance."""
 
 
 @dataclass(frozen=True)
 class Contamination:
-    """Which images, in their order, the model was trained on, and by which its best epoch was chosen."""
+    """For each image whether the model was trained on it, and whether its best epoch was chosen by it."""
 
     trained_on: tuple[bool, ...]
     chosen_by: tuple[bool, ...]

@@ -1,7 +1,7 @@
 """Four ways to name the folders of a data set, each with what may stand where.
 
-A word of a class or of a split may stand only where its convention has it. Everywhere else it is a mistake: a folder
-of photographs that is read as a generator's would teach and measure the opposite of the truth.
+The name of a class or of a split may stand only where its convention has it. Everywhere else it is a mistake: if real
+images were read as a generator's, a model would learn the opposite of the truth.
 """
 
 from __future__ import annotations

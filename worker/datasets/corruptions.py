@@ -28,7 +28,7 @@ def as_it_is(image: Image.Image, rng: np.random.Generator) -> Image.Image:  # no
     return image
 
 
-def robustness_views(side: int) -> Mapping[str, Change]:
+def robustness_corruptions(side: int) -> Mapping[str, Change]:
     """Return the changes that a detector should withstand; `side`: of what the model sees, in pixels."""
     return {
         "JPEG 90": partial(_jpeg, qualities=(90, 90)),
@@ -40,7 +40,7 @@ def robustness_views(side: int) -> Mapping[str, Change]:
     }
 
 
-def format_views() -> Mapping[tuple[str, str], Change]:
+def format_conversions() -> Mapping[tuple[str, str], Change]:
     """Return the cells of the format control that change an image: (file format, resize history) -> change.
 
     As stored, an image keeps what its own file did to the pixels, such as JPEG's blocks; no format takes them away.

@@ -1,7 +1,7 @@
 """A data set of one's own: which images there are, which class, generator, group and split each belongs to.
 
-docs/training.md has the layouts that are understood. All that can be wrong with labels, splits and groups is found at
-once, before anything is computed; files that are missing or cannot be decoded are listed and left out.
+docs/training.md describes the layouts. All mistakes in labels, splits and groups are found at once, before anything is
+computed; files that are missing or cannot be decoded are listed and skipped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DatasetError(DistildireError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The usable images in the source's order, and the files that were left out."""
+    """The usable images in the source's order, and the files that were skipped."""
 
     images: tuple[LabelledImage, ...]
     skipped: tuple[Skipped, ...]
@@ -115,7 +115,7 @@ def _repeated(listed: Iterable[ListedImage]) -> list[str]:
 def _missing_classes(images: Sequence[ListedImage | LabelledImage], skipped: Sequence[Skipped]) -> list[str]:
     present = {image.fake for image in images}
     first = "; ".join(f"{one.path}: {one.reason}" for one in skipped[:3])
-    why = f"; {len(skipped)} files were left out ({first} …)" if skipped else ""
+    why = f"; {len(skipped)} files were skipped ({first} …)" if skipped else ""
     return [f"there is no {label} image{why}" for label, fake in LABELS.items() if fake not in present]
 
 

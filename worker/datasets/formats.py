@@ -1,7 +1,7 @@
 """What a data set's source says of its images: a CSV file line by line, a folder by the names of its folders.
 
-No image is opened here. Whatever nearly fits a layout is named, never guessed and never passed over: a photograph that
-is labelled fake costs more than a refusal.
+No image is opened here. What nearly fits a layout is reported, never guessed and never ignored: a real image that is
+labelled fake costs more than a refusal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ListedImage:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was left out, and why."""
+    """A file that was skipped, and why."""
 
     path: Path
     reason: str

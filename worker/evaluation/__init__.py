@@ -1,1 +1,1 @@
-"""The evaluation of a model on labelled images: its scores, its figures, and its report."""
+"""The evaluation of a model on labelled images: its scores, its estimates, and its report."""

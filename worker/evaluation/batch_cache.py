@@ -1,7 +1,7 @@
-"""What was judged already: so that an evaluation that was broken off goes on where it was.
+"""The batches that were scored already, so that an interrupted evaluation continues where it stopped.
 
-One small file for each batch, in folders whose names tell images, batch size, weights, what the card makes of them,
-device and number format, so that nothing stale is used.
+Each batch has a small file. The names of its folders are digests of all that the numbers depend on: images, batch size,
+weights, the card's settings, device and number format. So nothing stale is used.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from worker.atomic_files import write_whole
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What came of one batch: each image's numbers by their names, None where it was skipped; and why it was."""
+class BatchResult:
+    """One batch: each image's numbers by their names, None where the image was skipped; and the reasons."""
 
     numbers: dict[str, list[float | None]]
     skipped: dict[str, str]
 
 
 class BatchCache:
-    """Judgements of the evaluation that `identity` describes, kept below `folder` until it is done.
+    """Results of the evaluation that `identity` describes, kept below `folder` until it is done.
 
     `identity`: everything that the numbers depend on.
     """
@@ -34,18 +34,18 @@ class BatchCache:
         digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
         self.folder = folder / f".judged-{digest[:16]}"
 
-    def recall(self, part: str, batch: int) -> Judgement | None:
-        """Return what was noted of a batch, or None."""
+    def recall(self, part: str, batch: int) -> BatchResult | None:
+        """Return the result of a batch, or None if there is none."""
         try:
-            return Judgement(**json.loads(self._place(part, batch).read_bytes()))
+            return BatchResult(**json.loads(self._place(part, batch).read_bytes()))
         except FileNotFoundError:
             return None
 
-    def note(self, part: str, batch: int, judgement: Judgement) -> None:
-        """Keep what came of a batch. Raises DiskFullError; what was noted before stays."""
+    def note(self, part: str, batch: int, result: BatchResult) -> None:
+        """Keep the result of a batch. Raises DiskFullError; earlier results stay."""
         place = self._place(part, batch)
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place, json.dumps(asdict(judgement)).encode())
+        write_whole(place, json.dumps(asdict(result)).encode())
 
     def clear(self) -> None:
         """Remove everything: the work is done, its result is written."""

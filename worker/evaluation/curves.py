@@ -1,4 +1,4 @@
-"""Curves for a report: of few points, and told by their numbers."""
+"""The curves of a report, reduced to as many points as a reader can see."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Points = list[tuple[float, float]]
 class Bin:
     """Images of similar probability: the share of all, their mean probability, and the share of fakes among them.
 
-    In all three photographs and fakes weigh the same, however many there are of each.
+    In all three real images and fakes weigh the same, however many there are of each.
     """
 
     mass: float
@@ -28,7 +28,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Histogram:
-    """The shares of photographs and of fakes in bars of equal width between the probabilities 0 and 1."""
+    """The shares of real images and of fakes in bars of equal width between the probabilities 0 and 1."""
 
     reals: list[float]
     fakes: list[float]

@@ -41,7 +41,7 @@ _LEAK = 0.1
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are computed: bootstrap draws of photographs, seed and confidence."""
+    """How intervals are computed: bootstrap draws of real images, seed and confidence."""
 
     resamples: int = 1000
     seed: int = 0
@@ -50,9 +50,9 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its interval; None where nothing can be said.
+    """A figure and its interval; None where it cannot be estimated.
 
-    Where there is an interval and no figure, so little was counted that only the interval says something.
+    An interval without a figure means that too few images were counted for the figure to be meaningful.
     """
 
     value: float | None
@@ -61,7 +61,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Estimates:
     """What was counted, the threshold that holds, and the figures by name (`figure_names`)."""
 
     reals: int
@@ -73,10 +73,10 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """How a generator's fakes are called by thresholds that were chosen without them.
+class HeldOutGenerator:
+    """How thresholds that were chosen without a generator classify its fakes.
 
-    The thresholds (one of each fold) are Youden's, of all other generators and of other photographs. `estimates`:
+    The thresholds (one of each fold) are Youden's, of all other generators and of other real images. `estimates`:
     true-positive rate, false-positive rate and balanced accuracy.
     """
 
@@ -110,17 +110,17 @@ _STATISTICS: Mapping[str, _Statistic] = {
 }
 
 
-def figures(
+def estimates_of(
     probabilities: Floats, fake: Labels, groups: Names, threshold: float, resampling: Resampling | None = None
-) -> Figures:
-    """Return all figures of probabilities (N,) of being fake; what reaches the threshold is called FAKE."""
+) -> Estimates:
+    """Return all figures of probabilities (N,) of being fake; what reaches the threshold is classified as FAKE."""
     estimates = _estimates(_STATISTICS, probabilities, fake, groups, threshold, resampling or Resampling())
     real_groups = len(np.unique(groups[~fake]))
     if real_groups < ESTIMABLE_REALS:
         estimates["tpr_at_1_percent_fpr"] = Estimate(None, None, None)
     if len(np.unique(groups[probabilities >= threshold])) < ESTIMABLE_VERDICTS:
         estimates |= {name: replace(estimates[name], value=None) for name in _PRECISIONS}
-    return Figures(
+    return Estimates(
         reals=int((~fake).sum()),
         fakes=int(fake.sum()),
         real_groups=real_groups,
@@ -130,12 +130,12 @@ def figures(
     )
 
 
-def left_out(
+def held_out_generators(
     probabilities: Floats, fake: Labels, generators: Names, groups: Names, resampling: Resampling
-) -> dict[str, LeftOut]:
-    """Return for each generator how a threshold does that was chosen on all others; nothing where there is one alone.
+) -> dict[str, HeldOutGenerator]:
+    """Return for each generator how a threshold performs that was chosen on all others; nothing if there is only one.
 
-    A generator is left out of the answer where a fold without it lacks a class.
+    A generator is missing from the answer if a fold without it lacks a class.
     """
     names = sorted(set(generators[fake].tolist()))
     fold = fold_of(groups, _FOLDS, resampling.seed)
@@ -143,41 +143,42 @@ def left_out(
     for name in names if len(names) > 1 else ():
         concerned = ~fake | (generators == name)
         thresholds = []
-        called = np.zeros(len(fake))
+        classified = np.zeros(len(fake))
         for number in sorted(set(fold[concerned].tolist())):
             chooses = (fold != number) & (generators != name)
             if missing_classes(fake[chooses]):
                 break
             thresholds.append(youden_threshold(probabilities[chooses], fake[chooses]))
-            called[fold == number] = probabilities[fold == number] >= thresholds[-1]
+            classified[fold == number] = probabilities[fold == number] >= thresholds[-1]
         else:
-            rates = _estimates(_RATES, called[concerned], fake[concerned], groups[concerned], 0.5, resampling)
-            found[name] = LeftOut(int(fake[concerned].sum()), thresholds, rates)
+            rates = _estimates(_RATES, classified[concerned], fake[concerned], groups[concerned], 0.5, resampling)
+            found[name] = HeldOutGenerator(int(fake[concerned].sum()), thresholds, rates)
     return found
 
 
 def chance_average_precision(probabilities: Floats, fake: Labels, groups: Names, resampling: Resampling) -> Estimate:
-    """Return the mean average precision of labels dealt out anew, and the range of that share of the deals.
+    """Return the mean average precision under shuffled labels, and the range of most shuffles (`confidence`).
 
     It is what a detector that knows nothing reaches, about the share of fakes among the images; it says nothing of
-    this detector. A group's fakes and its photographs are dealt out as a whole each, as what is alike scores alike.
+    this detector. A group's fakes are shuffled as one, and so are its real images,
+    because similar images have similar scores.
     """
     rng = np.random.default_rng(resampling.seed)
     _, first, cluster = np.unique(np.char.add(np.where(fake, "f", "r"), groups), return_index=True, return_inverse=True)
-    dealt = [
+    shuffled = [
         float(area_under_precision(rank(probabilities, rng.permutation(fake[first])[cluster])))
         for _ in range(_PERMUTATIONS)
     ]
-    low, high = np.quantile(dealt, [(1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2])
-    return Estimate(float(np.mean(dealt)), float(low), float(high))
+    low, high = np.quantile(shuffled, [(1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2])
+    return Estimate(float(np.mean(shuffled)), float(low), float(high))
 
 
 def labels_leak(by_file: Estimate, chance: Estimate) -> bool:
     """Tell whether files give their labels away: whether what is known of them without a pixel ranks well above chance.
 
-    It must be half as far again from chance as its range goes, since a regression varies more than labels that are
-    dealt out, or, of few images, in the upper half of what is above that range; and a tenth of the way to a perfect
-    ranking, since of many images even what is of no weight differs from chance.
+    Two conditions must hold. First, the distance from chance exceeds 1.5 times what shuffled labels reach, because a
+    regression varies more than those; with few images, the upper half of what remains up to 1 is enough. Second, it
+    exceeds a tenth of the way from chance to 1, because with many images even a trifle differs from chance.
     """
     if by_file.value is None or chance.value is None or chance.high is None:
         return False
@@ -194,7 +195,7 @@ def _estimates(
     resampling: Resampling,
 ) -> dict[str, Estimate]:
     def all_of(weights: Floats) -> Floats:
-        """All statistics of the draws (R, N), (M, R); NaN of draws without photographs or without fakes."""
+        """All statistics of the draws (R, N), (M, R); NaN of draws without real images or without fakes."""
         found = np.full((len(statistics), len(weights)), np.nan)
         both = weights[:, fake].any(axis=1) & weights[:, ~fake].any(axis=1)
         ranking = rank(scores, fake, weights[both])
@@ -216,7 +217,7 @@ def _estimates(
 def _widened(found: Mapping[str, Estimate], fake: Labels, groups: Names, confidence: float) -> dict[str, Estimate]:
     """Return the shares that were counted, and what follows from them, not narrower than their exact bounds allow.
 
-    Where no photograph is called FAKE, none is in any draw either: the bootstrap alone would rule out a higher rate.
+    If no real image is classified as FAKE, none is in any draw: the bootstrap alone would rule out a higher rate.
     """
     counted = {
         "accuracy": groups,
@@ -251,8 +252,8 @@ def _of_the_separated(
     found: Mapping[str, Estimate], fake: Labels, groups: Names, confidence: float
 ) -> dict[str, Estimate]:
     """Return the figures at their best or worst value with the exact bound of as many groups: no draw shows another."""
-    fakes, photographs = len(np.unique(groups[fake])), len(np.unique(groups[~fake]))
-    bounds = Separation.of(fakes, photographs, confidence)
+    fakes, reals = len(np.unique(groups[fake])), len(np.unique(groups[~fake]))
+    bounds = Separation.of(fakes, reals, confidence)
     least = {
         "roc_auc": bounds.least_area,
         "balanced_accuracy": bounds.least_balanced_accuracy,
@@ -261,7 +262,7 @@ def _of_the_separated(
     told = {name: each for name, each in found.items() if name in least and each.low is not None}
     best = {name: replace(each, low=least[name]) for name, each in told.items() if np.isclose(each.value or 0, 1)}
     area = told.get("roc_auc")
-    if area and area.value == 0 and min(fakes, photographs) > 1:
+    if area and area.value == 0 and min(fakes, reals) > 1:
         return best | {"roc_auc": replace(area, high=1 - bounds.least_area)}
     return best
 

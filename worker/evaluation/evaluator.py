@@ -1,8 +1,7 @@
-"""The steps of an evaluation: judge, compare, ablate, change, and count."""
+"""The steps of an evaluation: score the images, compare models, ablate inputs, corrupt images, and estimate."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ import numpy as np
 
 from shared.errors import DistildireError
 from worker.calibration.fitting import Calibration
-from worker.datasets.contamination import Contamination, policy_contamination, training_contamination
-from worker.datasets.corruptions import AS_IT_IS, AS_STORED, Change, format_views, robustness_views
+from worker.datasets.corruptions import AS_IT_IS, AS_STORED, Change, format_conversions, robustness_corruptions
 from worker.datasets.digests import data_sha256
 from worker.datasets.formats import Skipped
 from worker.datasets.labelled_image import LabelledImage
@@ -23,15 +21,15 @@ from worker.evaluation.batch_cache import BatchCache
 from worker.evaluation.curves import curves, roc
 from worker.evaluation.estimates import (
     Estimate,
-    Figures,
+    Estimates,
     Resampling,
     chance_average_precision,
-    figures,
+    estimates_of,
+    held_out_generators,
     labels_leak,
-    left_out,
 )
 from worker.evaluation.file_baseline import probabilities_by_file
-from worker.evaluation.judged import JudgedImage, judged_images
+from worker.evaluation.known_images import KnownImages, find_known_images
 from worker.evaluation.report.schema import (
     SCHEMA,
     Controls,
@@ -45,15 +43,14 @@ from worker.evaluation.report.schema import (
     Report,
     SkippedFile,
 )
-from worker.evaluation.scorer import ABLATIONS, Follow, Judged, Scoring, scores_of
+from worker.evaluation.scored_images import ScoredImage, scored_images
+from worker.evaluation.scorer import ABLATIONS, Follow, PassResult, Scoring, scores_of
 from worker.metrics.intervals import share_interval
 from worker.metrics.ranking import Floats, Labels, missing_classes
 from worker.metrics.scores import Names, Scores
 from worker.model.detector import Detector
 from worker.model.verdicts.policy import Policy
 from worker.model.verdicts.verdict import DecisionRule, Verdict, decide
-
-log = logging.getLogger(__name__)
 
 Part = Literal["robustness", "controls", "formats", "dire"]
 PARTS: frozenset[Part] = frozenset(get_args(Part))
@@ -75,10 +72,10 @@ class Plan:
     resampling: Resampling
 
     def passes(self, side: int, others: int) -> int:
-        """Count how many times each image is judged by a whole model."""
+        """Count how often each image passes through a whole model."""
         extra: dict[Part, int] = {
-            "robustness": len(robustness_views(side)),
-            "formats": len(format_views()),
+            "robustness": len(robustness_corruptions(side)),
+            "formats": len(format_conversions()),
             "controls": others,
             "dire": 1,
         }
@@ -87,7 +84,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Source:
-    """The data set as it was named, the split, and its images and those that it left out."""
+    """The data set as it was named, the split, its images, and the files that were skipped."""
 
     name: str
     split: str
@@ -97,50 +94,31 @@ class Source:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came of an evaluation: its report, and what was said of each image."""
+    """What came of an evaluation: its report, and the verdict on each image."""
 
     report: Report
-    images: tuple[JudgedImage, ...]
+    images: tuple[ScoredImage, ...]
 
 
 @dataclass(frozen=True)
-class _Known:
-    """Which images the model knows, and which the policy was made of; None where nobody knows."""
-
-    model: Contamination | None
-    policy: Sequence[bool] | None
-
-    def of(self, at: int) -> str:
-        """Return in what an image took part."""
-        told = []
-        if self.model is None:
-            told.append("unknown")
-        elif self.model.trained_on[at] or self.model.chosen_by[at]:
-            told.append("training" if self.model.trained_on[at] else "validation")
-        if self.policy is not None and self.policy[at]:
-            told.append("policy")
-        return " ".join(told)
-
-
 class Evaluation:
     """One model on one set of images, by its card's threshold or by a policy.
 
     `calibrated_on`: the images that the policy was made of, where that is known (`images_of`).
     """
 
-    def __init__(
-        self,
-        detector: Detector,
-        policy: Policy | None,
-        source: Source,
-        plan: Plan,
-        follow: Follow,
-        batch_cache: BatchCache | None = None,
-        calibrated_on: frozenset[str] | None = None,
-    ) -> None:
-        self.detector, self.policy, self.source, self.plan = detector, policy, source, plan
-        self.follow, self.batch_cache, self.calibrated_on = follow, batch_cache, calibrated_on
-        self.rule = DecisionRule(detector.card.threshold) if policy is None else policy.decision_rule
+    detector: Detector
+    policy: Policy | None
+    source: Source
+    plan: Plan
+    follow: Follow
+    batch_cache: BatchCache | None = None
+    calibrated_on: frozenset[str] | None = None
+
+    @property
+    def rule(self) -> DecisionRule:
+        """How an image is classified."""
+        return DecisionRule(self.detector.card.threshold) if self.policy is None else self.policy.decision_rule
 
     def run(self, others: Mapping[str, Detector]) -> Evaluated:
         """Do everything.
@@ -154,15 +132,15 @@ class Evaluation:
         """
         began = time.monotonic()
         _check_classes(np.array([image.fake for image in self.source.images], dtype=np.bool_), self.source)
-        known = self._known()
+        known = find_known_images(self.detector, self.policy, self.calibrated_on, self.source.images)
         pairs = self.detector.card.student.inputs != "dire"  # such a student makes its input itself, from the image
         asked = ABLATIONS if "controls" in self.plan.parts and pairs else {}
-        judged = self._over(self.source.images).logits("as they are", ablations=asked)
-        usable = list(compress(self.source.images, np.isfinite(judged.logits)))
-        scores = scores_of(self.source.images, judged.logits)
-        _check_classes(scores.fake, self.source, judged.skipped)
+        scored = self._over(self.source.images).logits("as they are", ablations=asked)
+        usable = list(compress(self.source.images, np.isfinite(scored.logits)))
+        scores = scores_of(self.source.images, scored.logits)
+        _check_classes(scores.fake, self.source, scored.skipped)
         probabilities = self._probabilities(scores)
-        ablated = {name: scores_of(self.source.images, logits) for name, logits in judged.ablated.items()}
+        ablated = {name: scores_of(self.source.images, logits) for name, logits in scored.ablated.items()}
         report = Report(
             schema=SCHEMA,
             made_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -171,34 +149,36 @@ class Evaluation:
             seed=self.plan.resampling.seed,
             model=self._identity(),
             policy=self._policy_used(scores, known),
-            data=self._data(usable, scores, judged.skipped, known),
-            overall=self._figures(scores),
+            data=self._data(usable, scores, scored.skipped, known),
+            overall=self._estimates_of(scores),
             curves=curves(probabilities, scores.fake),
-            generators={name: self._figures(part) for name, part in scores.by_generator().items()},
+            generators={name: self._estimates_of(part) for name, part in scores.by_generator().items()},
             generators_roc={
                 name: roc(self._probabilities(part), part.fake) for name, part in scores.by_generator().items()
             },
-            left_out=left_out(probabilities, scores.fake, scores.generators, scores.groups, self.plan.resampling),
+            left_out=held_out_generators(
+                probabilities, scores.fake, scores.generators, scores.groups, self.plan.resampling
+            ),
             robustness=self._robustness(usable) if "robustness" in self.plan.parts else {},
             controls=self._controls(usable, scores, ablated, others) if "controls" in self.plan.parts else None,
             formats=self._formats(usable, scores) if "formats" in self.plan.parts else None,
             dire=self._dire(usable) if "dire" in self.plan.parts else None,
             seconds=round(time.monotonic() - began, 1),
         )
-        return Evaluated(report, self._one_by_one(judged, known))
+        return Evaluated(report, self._one_by_one(scored, known))
 
-    def _one_by_one(self, judged: Judged, known: _Known) -> tuple[JudgedImage, ...]:
-        images, reasons = self.source.images, {file.path: file.reason for file in judged.skipped}
+    def _one_by_one(self, scored: PassResult, known: KnownImages) -> tuple[ScoredImage, ...]:
+        images, reasons = self.source.images, {file.path: file.reason for file in scored.skipped}
 
         def call(logit: float) -> Verdict:
             return decide(logit, self.rule)
 
-        seen = [known.of(at) for at in range(len(images))]
-        return judged_images(images, judged.logits, reasons, seen, call)
+        took_part_in = [known.took_part_in(at) for at in range(len(images))]
+        return scored_images(images, scored.logits, reasons, took_part_in, call)
 
-    def _robustness(self, images: Sequence[LabelledImage]) -> dict[str, Figures]:
-        views = robustness_views(self.detector.card.image_size)
-        return {name: self._figures(self._changed(images, name, change)) for name, change in views.items()}
+    def _robustness(self, images: Sequence[LabelledImage]) -> dict[str, Estimates]:
+        corruptions = robustness_corruptions(self.detector.card.image_size)
+        return {name: self._estimates_of(self._changed(images, name, change)) for name, change in corruptions.items()}
 
     def _controls(
         self,
@@ -207,7 +187,7 @@ class Evaluation:
         ablated: Mapping[str, Scores],
         others: Mapping[str, Detector],
     ) -> Controls:
-        by_file = figures(
+        by_file = estimates_of(
             probabilities_by_file(images, self.plan.resampling.seed),
             scores.fake,
             scores.groups,
@@ -216,9 +196,9 @@ class Evaluation:
         )
         compared = {}
         for name, detector in others.items():
-            judged = self._over(images, detector).logits(name)
-            told = scores_of(images, judged.logits)
-            compared[name] = figures(
+            scored = self._over(images, detector).logits(name)
+            told = scores_of(images, scored.logits)
+            compared[name] = estimates_of(
                 told.probabilities, told.fake, told.groups, detector.card.threshold, self.plan.resampling
             )
         chance = chance_average_precision(self._probabilities(scores), scores.fake, scores.groups, self.plan.resampling)
@@ -226,18 +206,18 @@ class Evaluation:
             chance=chance,
             file_statistics=by_file.estimates["average_precision"],
             labels_leak=labels_leak(by_file.estimates["average_precision"], chance),
-            ablations={name: self._figures(each) for name, each in ablated.items()},
+            ablations={name: self._estimates_of(each) for name, each in ablated.items()},
             others=compared,
         )
 
     def _formats(self, images: Sequence[LabelledImage], scores: Scores) -> FormatControl:
         changed = {(AS_STORED, AS_IT_IS): scores} | {
             (kind, history): self._changed(images, f"{kind}, {history}", change)
-            for (kind, history), change in format_views().items()
+            for (kind, history), change in format_conversions().items()
         }
         cells = []
-        for (kind, history), judged in changed.items():
-            rates = self._figures(judged).estimates
+        for (kind, history), scored in changed.items():
+            rates = self._estimates_of(scored).estimates
             cells.append(FormatCell(kind, history, rates["false_positive_rate"], rates["true_positive_rate"]))
         pairs = [
             FormatPair(reals, fakes, history, self._crossed(changed[reals, history], changed[fakes, history]))
@@ -251,26 +231,26 @@ class Evaluation:
         """Only the order of the errors says something: no threshold is applied to them."""
         errors = self._over(images).dire_errors("DIRE, 40 passes each")
         told = scores_of(images, -errors)
-        found = figures(told.logits, told.fake, told.groups, 0.0, self.plan.resampling).estimates
+        found = estimates_of(told.logits, told.fake, told.groups, 0.0, self.plan.resampling).estimates
         return DireError(found["average_precision"], found["roc_auc"])
 
     def _crossed(self, reals: Scores, fakes: Scores) -> Estimate:
-        """Average precision of photographs scored in one format against fakes scored in another."""
+        """Average precision of real images scored in one format against fakes scored in another."""
         real, fake = reals.only(~reals.fake), fakes.only(fakes.fake)
         probabilities = np.concatenate([self._probabilities(real), self._probabilities(fake)])
         truth, groups = np.concatenate([real.fake, fake.fake]), np.concatenate([real.groups, fake.groups])
-        found = figures(probabilities, truth, groups, self.rule.threshold, self.plan.resampling)
+        found = estimates_of(probabilities, truth, groups, self.rule.threshold, self.plan.resampling)
         return found.estimates["average_precision"]
 
     def _changed(self, images: Sequence[LabelledImage], name: str, change: Change) -> Scores:
-        judged = self._over(images).logits(name, change=change)
-        return scores_of(images, judged.logits)
+        scored = self._over(images).logits(name, change=change)
+        return scores_of(images, scored.logits)
 
     def _over(self, images: Sequence[LabelledImage], detector: Detector | None = None) -> Scoring:
         return Scoring(detector or self.detector, images, self.plan.batch_size, self.follow, self.batch_cache)
 
-    def _figures(self, scores: Scores) -> Figures:
-        return figures(
+    def _estimates_of(self, scores: Scores) -> Estimates:
+        return estimates_of(
             self._probabilities(scores), scores.fake, scores.groups, self.rule.threshold, self.plan.resampling
         )
 
@@ -289,7 +269,7 @@ class Evaluation:
             precision=detector.precision,
         )
 
-    def _policy_used(self, scores: Scores, known: _Known) -> PolicyUsed | None:
+    def _policy_used(self, scores: Scores, known: KnownImages) -> PolicyUsed | None:
         policy = self.policy
         if policy is None:
             return None
@@ -311,40 +291,26 @@ class Evaluation:
         exact = share_interval(share, len(np.unique(groups)), self.plan.resampling.confidence)
         return Estimate(share, exact.low, exact.high)
 
-    def _known(self) -> _Known:
-        """Find the images that the model and the policy know, and warn of them now, not after hours."""
-        detector, policy, images = self.detector, self.policy, self.source.images
-        seen = training_contamination(detector.card, detector.card_path, images) if detector.card_path else None
-        if seen and seen.training:
-            _warn(f"{seen.training} of {len(images)} images were used to train {detector.card.name}")
-        calibrated = policy_contamination(policy, self.calibrated_on, images) if policy else None
-        if policy and calibrated and any(calibrated):
-            _warn(f"The policy {policy.name} was made of {sum(calibrated)} of {len(images)} images")
-        return _Known(seen, calibrated)
-
-    def _data(self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped], known: _Known) -> Data:
-        seen = known.model
+    def _data(
+        self, usable: Sequence[LabelledImage], scores: Scores, skipped: Sequence[Skipped], known: KnownImages
+    ) -> Data:
         names, counts = np.unique(scores.generators[scores.fake], return_counts=True)
         return Data(
             source=self.source.name,
             split=self.source.split,
             sha256=data_sha256(usable),
-            seen_in_training=seen.training if seen else None,
-            seen_in_validation=seen.validation if seen else None,
+            seen_in_training=known.model.training if known.model else None,
+            seen_in_validation=known.model.validation if known.model else None,
             generators=dict(zip(names.tolist(), counts.tolist(), strict=True)),
             skipped=[SkippedFile(str(file.path), file.reason) for file in (*self.source.skipped, *skipped)],
         )
 
 
-def _warn(known: str) -> None:
-    log.warning("%s: the figures here are better than on others. Name another split or other images.", known)
-
-
 def _check_classes(fake: Labels, source: Source, skipped: Sequence[Skipped] = ()) -> None:
     """Raise EvaluationError where a class is missing, with the first reasons why files were skipped."""
-    left_out = (*skipped, *source.skipped)
-    told = "".join(f"\nSkipped: {file.path}: {file.reason}" for file in left_out[:_REASONS])
-    more = f"\nSkipped as well: {len(left_out) - _REASONS:,} files." if len(left_out) > _REASONS else ""
+    files = (*skipped, *source.skipped)
+    told = "".join(f"\nSkipped: {file.path}: {file.reason}" for file in files[:_REASONS])
+    more = f"\nSkipped as well: {len(files) - _REASONS:,} files." if len(files) > _REASONS else ""
     for name in missing_classes(fake):
         raise EvaluationError(
             f"{source.name} has no usable {name} image in the split {source.split!r}. Add some, or name another "

@@ -1,6 +1,6 @@
-"""What the file alone tells, without a pixel: the control that shows whether a data set gives its labels away.
+"""What a file reveals without its pixels: the control that shows whether a data set gives its labels away.
 
-Photographs tend to reach a data set as JPEG and generated images as PNG. A detector that is tested on such data may
+Real images tend to reach a data set as JPEG and generated images as PNG. A detector that is tested on such data may
 have learned file formats; where this control finds the fakes, its figures are worth nothing.
 """
 

@@ -1,4 +1,4 @@
-"""Running a detector over labelled images: as a service would, on changed images, or with some input ablated."""
+"""Running a detector over labelled images: as a service would, on corrupted images, or with some input ablated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.datasets.corruptions import Change, as_it_is
 from worker.datasets.digests import data_sha256
 from worker.datasets.formats import Skipped
 from worker.datasets.labelled_image import ChangedImageError, LabelledImage
-from worker.evaluation.batch_cache import BatchCache, Judgement
+from worker.evaluation.batch_cache import BatchCache, BatchResult
 from worker.imaging.decoding import ImageLimits, decode
 from worker.metrics.ranking import Floats
 from worker.metrics.scores import Scores
@@ -33,7 +33,7 @@ ABLATIONS: Mapping[str, Ablation] = {
     "eps zeroed": lambda x, eps: (x, torch.zeros_like(eps)),
     "image zeroed": lambda x, eps: (torch.zeros_like(x), eps),
 }
-"""What the student is asked to do without: if a figure stays, what was taken away was not used."""
+"""What the student must do without: if a figure stays the same, the student did not use what was taken away."""
 
 _AS_SERVED = "as served"
 _DIRE = "DIRE"
@@ -42,7 +42,7 @@ _Measure = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class PassResult:
     """Logits (N,) as a service would compute them and under each ablation; NaN where an image was skipped."""
 
     logits: Floats
@@ -53,9 +53,9 @@ class Judged:
 class Scoring:
     """One detector and N images; each call is a pass over them.
 
-    Images that cannot be read, or of which the model says no finite number, are listed and skipped. `batch_size`: at
-    least so many images are judged at once, where there are as many, and fewer than twice so many. With a batch cache,
-    a pass goes on from where it was broken off.
+    Images that cannot be read, or for which the model gives no finite number, are listed and skipped. A batch has at
+    least `batch_size` images, if there are as many, and fewer than twice as many. With a batch cache, an interrupted
+    pass continues where it stopped.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class Scoring:
     ) -> None:
         self.detector, self.images = detector, images
         self._follow, self._batch_cache = follow, batch_cache
-        # In random order: a batch's shuffled noise maps are then of any images, not of the same photograph's.
+        # In random order: a batch's shuffled noise maps are then of any images, not of the same source's.
         order = np.random.default_rng(0).permutation(len(images))
         self._batches = [batch.tolist() for batch in np.array_split(order, max(len(images) // batch_size, 1))]
 
     def logits(
         self, name: str, *, change: Change = as_it_is, ablations: Mapping[str, Ablation] | None = None
-    ) -> Judged:
-        """Judge the images.
+    ) -> PassResult:
+        """Score the images.
 
         Args:
             name: of the pass; another change needs another name.
             change: done to the upright RGB original before the model's preprocessing.
-            ablations: what else the student is asked.
+            ablations: what the student's input is replaced by, besides.
         """
         asked: Mapping[str, Ablation] = ablations or {}
 
@@ -90,7 +90,7 @@ class Scoring:
             return {name: self.detector.classify(*pair).logit[:, 0] for name, pair in pairs.items()}
 
         numbers, skipped = self._pass(name, change, measure, [_AS_SERVED, *asked])
-        return Judged(numbers.pop(_AS_SERVED), numbers, skipped)
+        return PassResult(numbers.pop(_AS_SERVED), numbers, skipped)
 
     def dire_errors(self, name: str) -> Floats:
         """Return the mean of |x - reconstruction| of each image, (N,), in [0, 2]; NaN where it was skipped.
@@ -116,7 +116,7 @@ class Scoring:
         for place, batch in enumerate(self._batches):
             found = self._batch_cache.recall(part, place) if self._batch_cache else None
             if found is None:
-                found = self._judgement(batch, change, measure, names)
+                found = self._batch_result(batch, change, measure, names)
                 if self._batch_cache:
                     self._batch_cache.note(part, place, found)
             for each, told in found.numbers.items():
@@ -126,7 +126,9 @@ class Scoring:
                 on_image()
         return numbers, tuple(skipped)
 
-    def _judgement(self, batch: Sequence[int], change: Change, measure: _Measure, names: Sequence[str]) -> Judgement:
+    def _batch_result(
+        self, batch: Sequence[int], change: Change, measure: _Measure, names: Sequence[str]
+    ) -> BatchResult:
         skipped: dict[str, str] = {}
         squares = dict(self._read(batch, change, skipped))
         told: dict[str, dict[int, float]] = {name: {} for name in names}
@@ -136,7 +138,7 @@ class Scoring:
         for at in squares:
             if not all(np.isfinite(of_name[at]) for of_name in told.values()):
                 skipped[str(at)] = "the model gave no finite number"
-        return Judgement(
+        return BatchResult(
             {name: [None if str(at) in skipped else of_name[at] for at in batch] for name, of_name in told.items()},
             skipped,
         )
@@ -161,7 +163,7 @@ def identity_of(images: Sequence[LabelledImage], batch_size: int) -> list[str]:
 
 
 def scores_of(images: Sequence[LabelledImage], logits: Floats) -> Scores:
-    """Put logits (N,) beside what is known of their images; those without a number are left out."""
+    """Put logits (N,) beside what is known of their images; images without a number are omitted."""
     told = Scores(
         logits,
         np.array([image.fake for image in images], dtype=np.bool_),

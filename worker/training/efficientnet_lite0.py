@@ -59,7 +59,7 @@ class Lite0(nn.Module):
 
 
 def load_lite0(path: Path) -> Lite0:
-    """Return the network with the package's weights; those of the classifier are left out.
+    """Return the network with the package's weights; those of the classifier are not loaded.
 
     Raises:
         ModelError: the file is damaged or holds other weights.

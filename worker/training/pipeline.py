@@ -1,17 +1,18 @@
 """One training, from data set to model card: the stages of `distildire train`.
 
-All that can be wrong is found before the first stage, which may take hours. Every stage leaves its result in a folder
-and goes on from there when the same command is run again.
+`prepare` finds all mistakes before the first stage, which may take hours. Every stage leaves its result in a folder.
+The same command continues from there.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -23,23 +24,24 @@ from worker.datasets.contamination import short_digests
 from worker.datasets.dataset import Dataset, DatasetError
 from worker.datasets.formats import Split
 from worker.metrics.ranking import missing_classes
-from worker.model.cards.registry import find_card
+from worker.model.cards.registry import InstalledCard, find_card
 from worker.model.cards.schema import Format, ModelName
 from worker.model.diffusion import SpacedDiffusion
 from worker.model.loading import Precision, choose_device, choose_dtype, load_unet, stated_precision
+from worker.model.networks.student import Student
 from worker.model.networks.unet import DTYPES
 from worker.model.weights.digests import digests, identify
 from worker.training.export.files import PublishedFile, publish_weights
-from worker.training.export.model import Result, architecture
+from worker.training.export.model import TrainedModel, architecture
 from worker.training.export.report import described, device_name
 from worker.training.loop.checkpointing import check_fingerprint, train
-from worker.training.loop.disk_space import on_one_disk, require_room
-from worker.training.loop.distributed import Team
+from worker.training.loop.disk_space import on_one_disk, require_disk_space
+from worker.training.loop.distributed import ProcessGroup
 from worker.training.loop.stage_timings import Stopwatch
 from worker.training.pairs.store import NoiseMaker, PairKey, PairStore
 from worker.training.pretrained import Teacher, check_sizes, new_student
 from worker.training.recipe import Augmentation, Recipe
-from worker.training.request import Order
+from worker.training.request import TrainingRequest
 from worker.training.student_trainer import Setting, StudentTrainer
 
 log = logging.getLogger(__name__)
@@ -51,159 +53,154 @@ class TrainingError(DistildireError):
     """The training cannot begin."""
 
 
-class Training:
-    """One order, and everything about it that could be checked.
+@dataclass(frozen=True)
+class Adm:
+    """The ADM that makes the noise maps: its card, its weights file, and where and in which precision it runs."""
+
+    installed: InstalledCard
+    path: Path
+    device: torch.device
+    precision: Format
+
+
+def prepare(request: TrainingRequest, processes: ProcessGroup) -> Training:
+    """Check everything about a request that can be checked before hours of work, and return its training.
 
     Raises:
         DistildireError: what is wrong, with its remedy.
     """
+    recipe = request.recipe
+    _check_name(request.name)
+    _check_batch_size(recipe, processes)
+    adm = _adm(request, processes)
+    student = new_student(recipe.student, recipe.training.seed)
+    teacher = Teacher(recipe.teacher, recipe.student.input_size) if recipe.teacher.weight else None
+    check_sizes(student, teacher, recipe.student, adm.installed.card.image_size)
+    dataset = processes.from_main(request.dataset)
+    _check_splits(request.data, dataset)
+    pairs = _store(request, adm, dataset, "train")
+    validation = _store(request, adm, dataset, "validation")
+    require_disk_space(_disk_needs(request, adm, (pairs, validation)))
+    checkpoint = request.out / f"{request.name}.checkpoint"
+    fingerprint = _fingerprint(recipe, pairs, validation)
+    check_fingerprint(checkpoint, fingerprint)
+    _check_results_folder(request, adm, checkpoint)
+    request.out.mkdir(parents=True, exist_ok=True)
+    for folder in (request.out, pairs.folder, validation.folder):
+        sweep(folder)
+    return Training(request, processes, adm, student, teacher, dataset, pairs, validation, checkpoint, fingerprint)
 
-    def __init__(self, order: Order, team: Team) -> None:
-        self.order, self.recipe, self.team = order, order.recipe, team
-        _check_name(order.name)
-        if order.recipe.training.batch_size % team.size:
-            raise TrainingError(
-                f"A batch of {order.recipe.training.batch_size} cannot be shared evenly by {team.size} processes: "
-                "change training.batch_size, or start another number."
-            )
-        self.installed = find_card(order.adm, order.models_dir)
-        card = self.installed.card
-        self.adm_path = self.installed.locate(card.adm)
-        self.device = choose_device(order.device)
-        dtype = choose_dtype(stated_precision(card, _precision(order.recipe)), self.device)
-        if self.device.type == "cuda" and team.size > 1:
-            self.device = torch.device("cuda", team.local_rank)
-        self.precision: Format = next(name for name, known in DTYPES.items() if known == dtype)
-        teacher = self.recipe.teacher
-        self.student = new_student(self.recipe.student, self.recipe.training.seed)
-        self.teacher = Teacher(teacher, self.recipe.student.input_size) if teacher.weight else None
-        check_sizes(self.student, self.teacher, self.recipe.student, card.image_size)
-        self.dataset = team.from_main(order.dataset)
-        _check_splits(order.data, self.dataset)
-        self.pairs = self._store("train", self.recipe.augmentation, self.recipe.pairs.variants)
-        self.validation = self._store("validation", Augmentation(), variants=1)
-        require_room(self._needs())
-        self.checkpoint = order.out / f"{order.name}.checkpoint"
-        self.fingerprint = self._fingerprint()
-        check_fingerprint(self.checkpoint, self.fingerprint)
-        self._check_place()
-        order.out.mkdir(parents=True, exist_ok=True)
-        for folder in (order.out, self.pairs.folder, self.validation.folder):
-            sweep(folder)
-        self.result = Result(order, self.installed, self.adm_path, self.pairs.key.adm_sha256)
-        self.stopwatch = Stopwatch(order.out / f"{order.name}.seconds.json")
+
+@dataclass(frozen=True)
+class Training:
+    """One training that `prepare` has checked.
+
+    `pairs`, `validation`: the image and noise pairs of the splits train and validation. `fingerprint`: all that shapes
+    the weights, so that no checkpoint of another training is taken.
+    """
+
+    request: TrainingRequest
+    processes: ProcessGroup
+    adm: Adm
+    student: Student
+    teacher: Teacher | None
+    dataset: Dataset
+    pairs: PairStore
+    validation: PairStore
+    checkpoint: Path
+    fingerprint: str
+
+    @property
+    def recipe(self) -> Recipe:
+        """The request's recipe."""
+        return self.request.recipe
+
+    @property
+    def model(self) -> TrainedModel:
+        """The files that the training leaves."""
+        return TrainedModel(self.request, self.adm.installed, self.adm.path, self.pairs.key.adm_sha256)
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """The seconds of each stage, over all runs."""
+        return Stopwatch(self.request.out / f"{self.request.name}.seconds.json")
 
     def run(self) -> Path:
         """Do what is not done yet, and return the path of the card."""
-        if self.team.is_main:
+        if self.processes.is_main:
             self._tell()
         self._timed("pairs", self.make_pairs)
         trainer = self._timed("student", self.train_student)
-        if self.team.is_main:
+        if self.processes.is_main:
             self.publish(trainer)
-        self.team.wait()
-        return self.order.out / f"{self.order.name}.toml"
+        self.processes.wait()
+        return self.request.out / f"{self.request.name}.toml"
 
     def make_pairs(self, *more: PairStore) -> None:
         """Stage 1: noise maps, and DIRE images where the teacher sees them; those of more images too."""
         stores = (self.pairs, self.validation, *more)
-        if self.team.from_main(lambda: any(store.missing() for store in stores)):
-            diffusion = SpacedDiffusion(self.installed.card.diffusion)
-            unet = load_unet(self.installed).set_precision(DTYPES[self.precision]).to(self.device)
-            maker = NoiseMaker(unet.to(memory_format=torch.channels_last).eval(), diffusion, self.device)
+        if self.processes.from_main(lambda: any(store.missing() for store in stores)):
+            diffusion = SpacedDiffusion(self.adm.installed.card.diffusion)
+            unet = load_unet(self.adm.installed).set_precision(DTYPES[self.adm.precision]).to(self.adm.device)
+            maker = NoiseMaker(unet.to(memory_format=torch.channels_last).eval(), diffusion, self.adm.device)
             for store in stores:
-                store.make(maker, self.team)
+                store.make(maker, self.processes)
 
     def train_student(self) -> StudentTrainer:
         """Stage 2."""
-        trainer = StudentTrainer(
+        trainer = StudentTrainer.build(
             self.student,
             self.recipe.training,
             self.pairs,
             self.validation,
             fingerprint=self.fingerprint,
             teacher=self.teacher,
-            setting=Setting(self.device, self.team, curves=self.order.out / f"{self.order.name}.curves"),
+            setting=Setting(self.adm.device, self.processes, curves=self.request.out / f"{self.request.name}.curves"),
         )
         pause = self.recipe.training.checkpoint_seconds
         with closing(trainer):
-            train(trainer, trainer.steps, self.checkpoint, every=1, pause=pause, keeps=self.team.is_main)
+            train(trainer, trainer.steps, self.checkpoint, every=1, pause=pause, keeps=self.processes.is_main)
         return trainer
 
     def publish(self, trainer: StudentTrainer) -> None:
         """Write weights, report and card, and see that the card loads."""
-        order, halved = self.order, self.recipe.card.stored == "fp16"
-        path = order.out / f"{order.name}.student.safetensors"
+        request, halved = self.request, self.recipe.card.stored == "fp16"
+        path = request.out / f"{request.name}.student.safetensors"
         student = publish_weights(trainer.best_student().state_dict(), path, halved=halved)
-        self.result.write(student, self._report(trainer, student))
-
-    def _needs(self) -> list[tuple[Path, int]]:
-        """Return what will be written where, in bytes: pairs, and the ADM's weights where they cannot be linked."""
-        needs = [(store.folder, store.missing_bytes()) for store in (self.pairs, self.validation)]
-        if not on_one_disk(self.adm_path, self.order.out) and not (self.order.out / self.adm_path.name).exists():
-            needs.append((self.order.out, self.adm_path.stat().st_size))
-        return needs
-
-    def _check_place(self) -> None:
-        """Raise TrainingError where the results would take the place of something else."""
-        card, adm = self.order.out / f"{self.order.name}.toml", self.order.out / self.adm_path.name
-        if card.exists() and not self.checkpoint.exists():
-            raise TrainingError(f"{card} was not made by this training. Choose another name or folder.")
-        if adm.exists() and _digest(adm) != _digest(self.adm_path):
-            raise TrainingError(f"{adm} is another file than {self.adm_path}. Name another folder for the results.")
-
-    def _store(self, split: Split, augmentation: Augmentation, variants: int) -> PairStore:
-        card = self.installed.card
-        key = PairKey(
-            adm_sha256=identify(self.adm_path, card.adm),
-            unet=architecture(card),
-            diffusion=card.diffusion,
-            image_size=card.image_size,
-            precision=self.precision,
-            augmentation=augmentation,
-            seed=self.recipe.pairs.seed,
-            with_dire=self.recipe.reads_dire or (self.recipe.needs_dire and split == "train"),
-        )
-        images, reads_dire = self.dataset.of(split), self.recipe.reads_dire
-        return PairStore(self.order.pairs, key, images, variants, reads_dire=reads_dire)
-
-    def _fingerprint(self) -> str:
-        """Return all that shapes the weights, with digests in place of paths."""
-        fields = self.recipe.model_dump(mode="json", include={"student", "teacher", "training"})
-        for section in ("student", "teacher"):
-            fields[section]["weights"] = _digest(getattr(self.recipe, section).weights)
-        del fields["training"]["checkpoint_seconds"]
-        parts = [f"{section}.{name}={value!r}" for section, below in fields.items() for name, value in below.items()]
-        return ", ".join([*parts, f"pairs={self.pairs.identity}", f"validation={self.validation.identity}"])
+        self.model.write(student, self._report(trainer, student))
 
     def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
         """Do a stage; the leading process takes its time."""
-        if not self.team.is_main:
+        if not self.processes.is_main:
             return work()
         with self.stopwatch.timed(stage):
             return work()
 
     def _tell(self) -> None:
         for skipped in self.dataset.skipped:
-            log.warning("left out: %s: %s", skipped.path, skipped.reason)
+            log.warning("skipped: %s: %s", skipped.path, skipped.reason)
         counts = ", ".join(f"{split} {len(self.dataset.of(split))}" for split in get_args(Split))
-        log.info("%d images (%s), %d files left out", len(self.dataset.images), counts, len(self.dataset.skipped))
+        log.info("%d images (%s), %d files skipped", len(self.dataset.images), counts, len(self.dataset.skipped))
 
     def _report(self, trainer: StudentTrainer, student: PublishedFile) -> dict[str, Any]:
         return {
-            "name": self.order.name,
+            "name": self.request.name,
             "recipe": self.recipe.model_dump(mode="json"),
             "data": described(self.dataset)
             | {
-                "without_generators": list(self.order.without),
-                "permuted_labels": self.order.permute_labels,
+                "without_generators": list(self.request.without),
+                "permuted_labels": self.request.permute_labels,
                 "sha256": self.pairs.data_sha256,
                 "images": {
                     "train": short_digests(self.pairs.images),
                     "validation": short_digests(self.validation.images),
                 },
             },
-            "adm": {"card": self.installed.card.name, "sha256": self.pairs.key.adm_sha256, "precision": self.precision},
+            "adm": {
+                "card": self.adm.installed.card.name,
+                "sha256": self.pairs.key.adm_sha256,
+                "precision": self.adm.precision,
+            },
             "pairs": {"train": len(self.pairs.labels), "validation": len(self.validation.labels)},
             "student": {
                 "sha256": student.sha256,
@@ -212,9 +209,54 @@ class Training:
             "best": {name: trainer.best[name] for name in ("epoch", "average_precision")},
             "epochs": trainer.history,
             "seconds": self.stopwatch.seconds(),
-            "hardware": {"device": device_name(self.device), "processes": self.team.size},
+            "hardware": {"device": device_name(self.adm.device), "processes": self.processes.size},
             "versions": {name: version(name) for name in ("torch", "torchvision")},
         }
+
+
+def _adm(request: TrainingRequest, processes: ProcessGroup) -> Adm:
+    installed = find_card(request.adm, request.models_dir)
+    device = choose_device(request.device)
+    dtype = choose_dtype(stated_precision(installed.card, _precision(request.recipe)), device)
+    if device.type == "cuda" and processes.size > 1:
+        device = torch.device("cuda", processes.local_rank)
+    precision: Format = next(name for name, known in DTYPES.items() if known == dtype)
+    return Adm(installed, installed.locate(installed.card.adm), device, precision)
+
+
+def _store(request: TrainingRequest, adm: Adm, dataset: Dataset, split: Literal["train", "validation"]) -> PairStore:
+    """Return the pairs of a split. Only those for training are augmented, and have several variants."""
+    recipe, card, learns = request.recipe, adm.installed.card, split == "train"
+    key = PairKey(
+        adm_sha256=identify(adm.path, card.adm),
+        unet=architecture(card),
+        diffusion=card.diffusion,
+        image_size=card.image_size,
+        precision=adm.precision,
+        augmentation=recipe.augmentation if learns else Augmentation(),
+        seed=recipe.pairs.seed,
+        with_dire=recipe.reads_dire or (recipe.needs_dire and learns),
+    )
+    variants = recipe.pairs.variants if learns else 1
+    return PairStore(request.pairs, key, dataset.of(split), variants, reads_dire=recipe.reads_dire)
+
+
+def _disk_needs(request: TrainingRequest, adm: Adm, stores: Sequence[PairStore]) -> list[tuple[Path, int]]:
+    """Return what will be written where, in bytes: pairs, and the ADM's weights where they cannot be linked."""
+    needs = [(store.folder, store.missing_bytes()) for store in stores]
+    if not on_one_disk(adm.path, request.out) and not (request.out / adm.path.name).exists():
+        needs.append((request.out, adm.path.stat().st_size))
+    return needs
+
+
+def _fingerprint(recipe: Recipe, pairs: PairStore, validation: PairStore) -> str:
+    """Return all that shapes the weights, with digests in place of paths."""
+    fields = recipe.model_dump(mode="json", include={"student", "teacher", "training"})
+    for section in ("student", "teacher"):
+        fields[section]["weights"] = _digest(getattr(recipe, section).weights)
+    del fields["training"]["checkpoint_seconds"]
+    parts = [f"{section}.{name}={value!r}" for section, below in fields.items() for name, value in below.items()]
+    return ", ".join([*parts, f"pairs={pairs.identity}", f"validation={validation.identity}"])
 
 
 def _precision(recipe: Recipe) -> Precision:
@@ -230,6 +272,25 @@ def _check_name(name: str) -> None:
             f"A model cannot be called {name!r}: use at most 100 letters, digits, dots, hyphens and underscores, "
             "and begin with a letter or digit."
         ) from error
+
+
+def _check_batch_size(recipe: Recipe, processes: ProcessGroup) -> None:
+    """Raise TrainingError where the processes cannot share a batch evenly."""
+    size = recipe.training.batch_size
+    if size % processes.size:
+        raise TrainingError(
+            f"A batch of {size} cannot be shared evenly by {processes.size} processes: change training.batch_size, or "
+            "start another number."
+        )
+
+
+def _check_results_folder(request: TrainingRequest, adm: Adm, checkpoint: Path) -> None:
+    """Raise TrainingError where the results would replace files of something else."""
+    card, copy = request.out / f"{request.name}.toml", request.out / adm.path.name
+    if card.exists() and not checkpoint.exists():
+        raise TrainingError(f"{card} was not made by this training. Choose another name or folder.")
+    if copy.exists() and _digest(copy) != _digest(adm.path):
+        raise TrainingError(f"{copy} is another file than {adm.path}. Name another folder for the results.")
 
 
 def _check_splits(source: Path, dataset: Dataset) -> None:

@@ -119,13 +119,13 @@ class StudentPlan(Options):
     """Stage 2: how the student is trained.
 
     `epochs`: passes over all pairs of the training split. `batch_size`: pairs for each step, over all processes.
-    `sampling`: `balanced` draws as many photographs as fakes for each batch, with replacement; `shuffled` takes every
+    `sampling`: `balanced` draws as many real images as fakes for each batch, with replacement; `shuffled` takes every
     pair once an epoch, but for those that fill no batch. `pos_weight`: how much more a fake weighs in the cross-entropy
-    than a photograph. `optimizer`, `learning_rate`, `beta1`, `weight_decay`: Adam's. `warmup_steps`: the learning rate
+    than a real image. `optimizer`, `learning_rate`, `beta1`, `weight_decay`: Adam's. `warmup_steps`: the learning rate
     rises over so many; then it falls to zero along a cosine, or stays (`schedule`). `cutmix_probability`: how often a
     batch gets a box of other images. `cutmix`: each image a box of another one (`pairs`), or all one of the first
     (`first`). `precision`: number format of the student and the teacher in training; weights are float32.
-    `recalibrate`: whether the statistics of batch normalisation are computed anew before each validation, since the
+    `recalibrate`: whether the statistics of batch normalisation are computed again before each validation, since the
     running ones lag behind. `seed` decides weights, batches and boxes. `checkpoint_seconds`: how much work a crash may
     cost; it changes no result.
     """

@@ -1,4 +1,4 @@
-"""What somebody wants to have trained."""
+"""A request to train a model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from worker.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingRequest:
     """What is to be trained.
 
     `data`: as in `read_dataset`. `adm`: the name of the card whose ADM makes the noise maps; its student is not needed.
     `out`: the folder of the results. `pairs`: that of stage 1, which several trainings may share. `name`, `license`:
-    of the new card. `without`: generators whose fakes are left out. `permute_labels`: whether each split's labels are
-    dealt out anew, by the training's seed: a control.
+    of the new card. `without`: generators whose fakes are excluded. `permute_labels`: whether each split's labels are
+    shuffled, by the training's seed: a control.
     """
 
     data: Path
@@ -34,10 +34,10 @@ class Order:
     permute_labels: bool = False
 
     def dataset(self) -> Dataset:
-        """Read the data set, and take of it what is asked for.
+        """Read the data set, and keep what the request asks for.
 
         Raises:
-            DatasetError: it is wrong, or has no fakes of a generator that is to be left out.
+            DatasetError: it is wrong, or has no fakes of a generator that is to be excluded.
         """
         dataset = without_generators(self.data, read_dataset(self.data), self.without)
         return with_permuted_labels(dataset, self.recipe.training.seed) if self.permute_labels else dataset

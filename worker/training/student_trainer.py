@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from worker.model.networks.student import Student
 from worker.model.networks.unet import DTYPES
 from worker.model.verdicts.verdict import sigmoids
 from worker.training.loop.checkpointing import step_rng, warmed_cosine
-from worker.training.loop.distributed import Team
+from worker.training.loop.distributed import ProcessGroup
 from worker.training.loop.tensorboard import EventLog
 from worker.training.pairs.batch_sampler import BatchSampler
 from worker.training.pairs.cutmix import draw_mix, mixed
@@ -46,7 +46,7 @@ _PARTS = ("loss", "classification", "distillation")
 class DivergedError(DistildireError):
     """The loss is no number any more. Lower the learning rate, lengthen the warm-up, or train in precision fp32.
 
-    To begin anew with the noise maps that are there, name another --out, and --pairs OLD_OUT/pairs.
+    To start again with the existing noise maps, name another --out, and --pairs OLD_OUT/pairs.
     """
 
 
@@ -55,7 +55,7 @@ class Setting:
     """Where a student is trained: on which device, by which processes, and where curves are written, if anywhere."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    team: Team = field(default_factory=Team)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
     curves: Path | None = None
 
 
@@ -75,14 +75,35 @@ class Distilled(nn.Module):
         return output.logit[:, 0], self.projection(output.feature)
 
 
+@dataclass(eq=False)
 class StudentTrainer:
-    """One student in training. A `resumable.Trainer`.
+    """One student in training: a `checkpointing.Trainer`. `build` puts its parts together.
 
-    `history` holds one row of figures for each epoch, `best` the epoch, average precision and weights of the best.
+    `forward`: the network as all processes run it together. `history` has a row of figures for each epoch; `best` has
+    the epoch, average precision and weights of the best one.
     """
 
-    def __init__(
-        self,
+    fingerprint: str
+    plan: StudentPlan
+    pairs: PairSource
+    validation: PairSource
+    setting: Setting
+    teacher: Teacher | None
+    network: Distilled
+    forward: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    sampler: BatchSampler
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    _sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0), init=False)
+    _reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
+    _ahead: dict[int, Future[Batch]] = field(default_factory=dict, init=False)
+    _curves: EventLog | None = field(default=None, init=False)
+
+    @classmethod
+    def build(
+        cls,
         student: Student,
         plan: StudentPlan,
         pairs: PairSource,
@@ -91,37 +112,48 @@ class StudentTrainer:
         fingerprint: str,
         teacher: Teacher | None = None,
         setting: Setting | None = None,
-    ) -> None:
-        self.fingerprint, self.plan, self.pairs, self.validation = fingerprint, plan, pairs, validation
-        self.setting = setting or Setting()
-        device, team = self.setting.device, self.setting.team
-        self.teacher = None if teacher is None else teacher.to(device)
-        self.network = Distilled(student, teacher).to(device).to(memory_format=torch.channels_last)
-        self._joined = team.wrap(self.network)
-        self.optimizer = _optimizer(plan, self.network)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
-        self._sampler = BatchSampler(pairs.labels, plan)
-        self.steps_per_epoch = self._sampler.steps_per_epoch
-        self.steps = plan.epochs * self.steps_per_epoch
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {}
-        self._sums = dict.fromkeys(_PARTS, 0.0)
-        self._reader = ThreadPoolExecutor(1)
-        self._ahead: dict[int, Future[Batch]] = {}
-        self._curves: EventLog | None = None
+    ) -> Self:
+        """Move the networks to their device, and put the trainer's parts together."""
+        setting = setting or Setting()
+        device = setting.device
+        teacher = None if teacher is None else teacher.to(device)
+        network = Distilled(student, teacher).to(device).to(memory_format=torch.channels_last)
+        return cls(
+            fingerprint,
+            plan,
+            pairs,
+            validation,
+            setting,
+            teacher,
+            network,
+            forward=setting.processes.wrap(network),
+            optimizer=_optimizer(plan, network),
+            scaler=torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16"),
+            sampler=BatchSampler(pairs.labels, plan),
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of the optimizer in an epoch."""
+        return self.sampler.steps_per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer in all epochs."""
+        return self.plan.epochs * self.steps_per_epoch
 
     def advance(self, step: int) -> float:
         """Do one step of the optimizer, and after the last one of an epoch its validation; return the loss."""
-        rate = _learning_rate(self.plan, step, self.steps)
+        rate = learning_rate(self.plan, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        torch.manual_seed(int(step_rng(self.plan.seed, step, _NETWORK, self.setting.team.rank).integers(1 << 62)))
-        losses = self._losses(self._batch(step))
+        torch.manual_seed(int(step_rng(self.plan.seed, step, _NETWORK, self.setting.processes.rank).integers(1 << 62)))
+        losses = self.losses(self._batch(step))
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(losses[0]).backward()  # type: ignore[no-untyped-call]  # torch publishes it so
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
-        means = self.setting.team.mean(torch.stack([loss.detach() for loss in losses]))
+        self.scaler.scale(losses[0]).backward()  # type: ignore[no-untyped-call]  # torch publishes it so
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        means = self.setting.processes.mean(torch.stack([loss.detach() for loss in losses]))
         values: dict[str, float] = dict(zip(_PARTS, means.tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             raise DivergedError
@@ -135,7 +167,7 @@ class StudentTrainer:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "history": self.history,
             "best": self.best,
             "sums": self._sums,
@@ -145,7 +177,7 @@ class StudentTrainer:
         """Take over what `state` returned."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        self.scaler.load_state_dict(state["scaler"])
         self.history, self.best, self._sums = state["history"], state["best"], state["sums"]
 
     def close(self) -> None:
@@ -172,17 +204,17 @@ class StudentTrainer:
         self.network.train()
         for number in range(RECALIBRATION_BATCHES):
             with torch.no_grad(), self._precision():
-                batch = self._share(self._sampler.draw(self.steps + number))
+                batch = self._share(self.sampler.draw(self.steps + number))
                 self.network.student(batch.x.to(self.setting.device), batch.eps.to(self.setting.device))
         for layer, momentum in zip(norms, usual, strict=True):
             layer.momentum = momentum
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss, and its two parts before the second is weighted."""
         batch = _on(batch, self.setting.device)
-        self._joined.train()
+        self.forward.train()
         with self._precision():
-            logit, feature = self._joined(batch.x, batch.eps)
+            logit, feature = self.forward(batch.x, batch.eps)
             target = None if self.teacher is None else self.teacher(batch)
         weight = torch.tensor(self.plan.pos_weight, device=logit.device)
         classification = F.binary_cross_entropy_with_logits(logit.float(), batch.fake, pos_weight=weight)
@@ -212,13 +244,13 @@ class StudentTrainer:
         if not self.best or precision > self.best["average_precision"]:
             weights = {name: value.detach().cpu().clone() for name, value in student.state_dict().items()}
             self.best = {"epoch": epoch, "average_precision": precision, "student": weights}
-        if self.setting.team.is_main:
+        if self.setting.processes.is_main:
             log.info("epoch %d of %d: validation AP %.4f", epoch, self.plan.epochs, precision)
 
     def _record(self, step: int, values: dict[str, float]) -> None:
         for part in _PARTS:
             self._sums[part] += values[part]
-        if self.setting.curves is not None and self.setting.team.is_main:
+        if self.setting.curves is not None and self.setting.processes.is_main:
             self._curves = self._curves or EventLog(self.setting.curves, first_step=step)
             self._curves.write(step, values)
 
@@ -234,7 +266,7 @@ class StudentTrainer:
 
     def _load(self, step: int) -> Batch:
         """Read this process's share of a step's batch, after CutMix: what is drawn is the same in all processes."""
-        drawn = self._sampler.draw(step)
+        drawn = self.sampler.draw(step)
         batch = self._share(drawn)
         rng = step_rng(self.plan.seed, step, _CUTMIX)
         if rng.random() >= self.plan.cutmix_probability:
@@ -244,7 +276,7 @@ class StudentTrainer:
 
     def _share(self, drawn: NDArray[np.int64]) -> Batch:
         """Read this process's share of the pairs of these numbers."""
-        return self.pairs.load(drawn[self.setting.team.rank :: self.setting.team.size])
+        return self.pairs.load(drawn[self.setting.processes.rank :: self.setting.processes.size])
 
 
 @torch.no_grad()
@@ -255,20 +287,20 @@ def probabilities(student: Student, pairs: PairSource, setting: Setting | None =
         DivergedError: a logit is no number.
     """
     setting = setting or Setting()
-    count, team = len(pairs.labels), setting.team
-    mine = np.arange(team.rank, count, team.size)
+    count, processes = len(pairs.labels), setting.processes
+    mine = np.arange(processes.rank, count, processes.size)
     known = np.empty(len(mine))
     for start in range(0, len(mine), PREDICTION_BATCH):
         index = mine[start : start + PREDICTION_BATCH]
         batch = _on(pairs.load(index), setting.device)
         known[start : start + len(index)] = student(batch.x, batch.eps).logit[:, 0].double().cpu().numpy()
-    logits = _joined(team.gather(known))
+    logits = joined(processes.gather(known))
     if np.isnan(logits).any():
         raise DivergedError
     return sigmoids(logits)
 
 
-def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+def joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Put together what the processes know, of which each had every n-th pair."""
     found = np.empty(sum(map(len, parts)))
     for rank, part in enumerate(parts):
@@ -276,7 +308,7 @@ def _joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return found
 
 
-def _learning_rate(plan: StudentPlan, step: int, steps: int) -> float:
+def learning_rate(plan: StudentPlan, step: int, steps: int) -> float:
     if plan.schedule == "constant" and step >= plan.warmup_steps:
         return plan.learning_rate
     return warmed_cosine(plan.learning_rate, plan.warmup_steps, steps, step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from worker.evaluation.estimates import Estimate, Figures
+from worker.evaluation.estimates import Estimate, Estimates
 from worker.evaluation.report.schema import Report
 from worker.model.cards.editing import write_section
 from worker.model.cards.schema import CardEvaluation
@@ -53,7 +53,7 @@ def _controls(report: Report) -> Iterator[tuple[str, Estimate]]:
         yield "DIRE's error alone", report.dire.average_precision
 
 
-def _precision(figures: Figures) -> Estimate:
+def _precision(figures: Estimates) -> Estimate:
     return figures.estimates["average_precision"]
 
 

@@ -54,7 +54,7 @@ def reliability_chart(title: str, axes: tuple[str, str], bins: Sequence[Bin]) ->
 
 
 def histogram_chart(title: str, axes: tuple[str, str], histogram: Histogram, marks: Sequence[tuple[str, float]]) -> str:
-    """Return photographs upwards and fakes downwards from the middle, and `marks`: labelled vertical lines."""
+    """Return real images upwards and fakes downwards from the middle, and `marks`: labelled vertical lines."""
     middle = _TOP + _SIDE / 2
     scale = (_SIDE / 2 - 6) / max(*histogram.reals, *histogram.fakes, 1e-9)
     drawn = [
@@ -62,7 +62,7 @@ def histogram_chart(title: str, axes: tuple[str, str], histogram: Histogram, mar
         *_bars("fake", histogram.fakes, scale, upwards=False),
         f'<path class="axis" d="M{_LEFT} {middle:.1f}h{_SIDE}"/>',
         *(f'<path class="mark" d="M{_x(place):.1f} {_TOP}v{_SIDE}"/>' for _, place in marks),
-        # Photographs gather on the left and fakes on the right: their names stand where bars are low.
+        # Real images gather on the left and fakes on the right: their names stand where bars are low.
         _text("note real", _LEFT + _SIDE - 6, _TOP + 46, "end", "photographs"),
         _text("note fake", _LEFT + 6, _TOP + _SIDE - 8, "start", "fakes"),
     ]

@@ -10,14 +10,14 @@ from worker.evaluation.report.thumbnails import Exhibit, Gallery
 
 
 def gallery_section(gallery: Gallery) -> str:
-    """Return the photographs that were called FAKE and the fakes that were missed, the surest mistakes first."""
+    """Return the real images that were classified as FAKE and the fakes that were missed, the surest mistakes first."""
     return (
         "<h2>The worst mistakes</h2>"
-        '<p class="under">One image of each source photograph, the surest first, with its probability of being fake. '
+        '<p class="under">One image of each source, the surest first, with its probability of being fake. '
         "What they have in common may tell why. All others are in scores.csv. This page holds small copies of them: "
         "mind whose images they are before you pass it on.</p>"
-        + _row("Photographs called FAKE", gallery.false_alarms, gallery.false_alarms_in_all)
-        + _row("Fakes not called FAKE", gallery.misses, gallery.misses_in_all)
+        + _row("Real images classified as FAKE", gallery.false_alarms, gallery.false_alarms_in_all)
+        + _row("Fakes not classified as FAKE", gallery.misses, gallery.misses_in_all)
     )
 
 
@@ -35,8 +35,9 @@ def _shot(exhibit: Exhibit) -> str:
         else '<div class="gone">cannot be read any more</div>'
     )
     generator = f" · {escape(exhibit.generator)}" if exhibit.generator else ""
-    inconclusive = " · INCONCLUSIVE" if exhibit.said.verdict == "INCONCLUSIVE" else ""
+    inconclusive = " · INCONCLUSIVE" if exhibit.verdict.prediction == "INCONCLUSIVE" else ""
+    probability = escape(probability_percent(exhibit.verdict.probability, 1))
     return (
-        f'<figure class="shot">{picture}<figcaption><strong>{escape(probability_percent(exhibit.said.probability, 1))}'
-        f"</strong>{generator}{inconclusive}<br>{escape(exhibit.path)}</figcaption></figure>"
+        f'<figure class="shot">{picture}<figcaption><strong>{probability}</strong>{generator}{inconclusive}<br>'
+        f"{escape(exhibit.path)}</figcaption></figure>"
     )

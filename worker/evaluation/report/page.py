@@ -27,11 +27,11 @@ from worker.metrics.rounding import rounded, spread
 
 _STYLE = Path(__file__).with_name("report.css")
 _HONEST = (
-    "On the dashed line, of all images that are said to be fake with 70 %, 70 % are, where fakes are as many as "
-    "photographs: both weigh the same here, and each dot is a tenth of the weight. Where fakes are rarer, fewer are."
+    "On the dashed line, of all images with a probability of 70 % of being fake, 70 % are, where fakes are as many as "
+    "real images: both weigh the same here, and each dot is a tenth of the weight. Where fakes are rarer, fewer are."
 )
 _SKIPPED_SHOWN = 100
-_NOT_ESTIMABLE = f"not estimable below {ESTIMABLE_REALS} independent photographs"
+_NOT_ESTIMABLE = f"not estimable below {ESTIMABLE_REALS} independent real images"
 
 
 def page(report: Report, mistakes: Gallery) -> str:
@@ -67,7 +67,7 @@ def _alarm(report: Report) -> str:
     by_file = report.controls.file_statistics
     return (
         '<p class="banner alarm"><strong>The files give their labels away.</strong> Format, size and compression, '
-        "without a pixel, tell fakes from photographs with an average precision of "
+        "without a pixel, tell fakes from real images with an average precision of "
         f"{escape(rounded(by_file.value or 0))} on these images ({escape(spread(*astuple(by_file)))}); chance is "
         f"{escape(rounded(report.controls.chance.value or 0))}. The model may have used the same traces, so no figure "
         "below can be trusted. Store both classes alike, and evaluate again.</p>"
@@ -89,7 +89,7 @@ def _head(report: Report) -> str:
     )
     return (
         f"<h1>{escape(report.model.name)}</h1>"
-        f'<p class="soft">judged {overall.reals:,} photographs of {overall.real_groups:,} independent sources and '
+        f'<p class="soft">scored {overall.reals:,} real images of {overall.real_groups:,} independent sources and '
         f"{overall.fakes:,} fakes of {len(report.data.generators)} "
         f"{'generator' if len(report.data.generators) == 1 else 'generators'}, by {rule} · "
         f"{escape(report.made_at[:10])}</p>{notice}{_known_here(report)}{_chosen_here(report)}"
@@ -125,7 +125,7 @@ def _summary(report: Report) -> str:
         tile("Average precision", told["average_precision"]),
         tile("ROC-AUC", told["roc_auc"]),
         tile("Fakes found", told["true_positive_rate"]),
-        tile("Photographs called FAKE", told["false_positive_rate"]),
+        tile("Real images classified as FAKE", told["false_positive_rate"]),
         tile("Found at 1 % false alarms", told["tpr_at_1_percent_fpr"], _NOT_ESTIMABLE),
         tile("Accuracy", told["accuracy"]),
         tile("Brier score", told["brier"]),
@@ -144,10 +144,10 @@ def _summary(report: Report) -> str:
         f'<p class="says">{_sentence(told)}</p><div class="tiles">{"".join(tiles)}</div>'
         f'<p class="under">Under each figure its {confidence_level(report.confidence)} interval, by '
         f"{report.resamples:,} draws of "
-        "whole source photographs: crops and fakes of one photograph are not independent. Shares are told no surer "
-        "than exact bounds of as many photographs allow; where all or none was counted, the bound is told (≥ or ≤).</p>"
+        "whole source images: crops and fakes of one real image are not independent. Shares are told no surer "
+        "than exact bounds of as many real images allow; where all or none was counted, the bound is told (≥ or ≤).</p>"
         "<h2>What a FAKE verdict is worth</h2>"
-        '<p class="under">Most images on most platforms are photographs, so even rare false alarms may outnumber the '
+        '<p class="under">Most images on most platforms are real, so even rare false alarms may outnumber the '
         f"fakes that are found.</p>{worth}{_left_open(report)}"
     )
 
@@ -155,7 +155,7 @@ def _summary(report: Report) -> str:
 def _sentence(told: dict[str, Estimate]) -> str:
     alarms, found = told["false_positive_rate"], told["true_positive_rate"]
     return (
-        f"Of 100 photographs like these it calls {_of_hundred(alarms)} FAKE; of 100 such fakes it finds "
+        f"Of 100 real images like these it classifies {_of_hundred(alarms)} as FAKE; of 100 such fakes it finds "
         f"{_of_hundred(found)}."
     )
 
@@ -177,8 +177,8 @@ def _left_open(report: Report) -> str:
         return ""
     return (
         f"<p>The policy calls images from {policy.inconclusive_from:.4g} up to the threshold INCONCLUSIVE: of 100 "
-        f"photographs {_of_hundred(policy.inconclusive_reals)}, of 100 fakes {_of_hundred(policy.inconclusive_fakes)}. "
-        "All figures here count them as not called FAKE.</p>"
+        f"real images {_of_hundred(policy.inconclusive_reals)}, of 100 fakes {_of_hundred(policy.inconclusive_fakes)}. "
+        "All figures here count them as not classified as FAKE.</p>"
     )
 
 
@@ -195,7 +195,7 @@ def _charts(report: Report) -> str:
             "ROC",
             curve_chart(
                 "ROC curve",
-                ("photographs called FAKE", "fakes found"),
+                ("real images classified as FAKE", "fakes found"),
                 [*singles, Line("all generators", curves.roc, "all")],
             ),
             "Every threshold is a point. The closer to the upper left corner, the better; the dashed line is guessing."
@@ -226,7 +226,7 @@ def _charts(report: Report) -> str:
                 curves.histogram,
                 marks,
             ),
-            "Photographs upwards, fakes downwards. Where they overlap, no threshold separates them.",
+            "Real images upwards, fakes downwards. Where they overlap, no threshold separates them.",
         ),
     ]
     drawn = "".join(
@@ -245,7 +245,7 @@ def _origin(report: Report) -> str:
         "Data digest": data.sha256,
         "Known to the model": _seen(data),
         **({"Known to the policy": _seen_by(report.policy)} if report.policy else {}),
-        "Intervals": f"{report.resamples:,} draws of source photographs, seed {report.seed}",
+        "Intervals": f"{report.resamples:,} draws of source images, seed {report.seed}",
         "Made at": report.made_at,
     }
     listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from worker.evaluation.curves import Curves, Points
-from worker.evaluation.estimates import Estimate, Figures, LeftOut
+from worker.evaluation.estimates import Estimate, Estimates, HeldOutGenerator
 
 SCHEMA = 3
 """Raised when a field changes its meaning or goes away."""
@@ -41,7 +41,7 @@ class PolicyUsed:
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that was left out, and why."""
+    """A file that was skipped, and why."""
 
     path: str
     reason: str
@@ -68,7 +68,7 @@ class Data:
 class Controls:
     """Whether the detector sees what it claims. Each is an average precision on the same images.
 
-    `chance`: labels dealt out anew by group. `file_statistics`: the file without its pixels; `labels_leak`: whether
+    `chance`: labels shuffled by group. `file_statistics`: the file without its pixels; `labels_leak`: whether
     that is well above chance, so that no figure can be trusted. `ablations`: the model without a part of its input.
     `others`: other models on the same images.
     """
@@ -76,8 +76,8 @@ class Controls:
     chance: Estimate
     file_statistics: Estimate
     labels_leak: bool
-    ablations: dict[str, Figures]
-    others: dict[str, Figures]
+    ablations: dict[str, Estimates]
+    others: dict[str, Estimates]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class DireError:
 
 @dataclass(frozen=True)
 class FormatCell:
-    """All images as stored or as JPEG, with one resize history: the shares that are called FAKE."""
+    """All images as stored or as JPEG, with one resize history: the shares that are classified as FAKE."""
 
     format: str
     history: str
@@ -100,7 +100,7 @@ class FormatCell:
 
 @dataclass(frozen=True)
 class FormatPair:
-    """Average precision where the photographs have one format and the fakes another, with one resize history."""
+    """Average precision where the real images have one format and the fakes another, with one resize history."""
 
     reals: str
     fakes: str
@@ -129,12 +129,12 @@ class Report:
     model: ModelIdentity
     policy: PolicyUsed | None
     data: Data
-    overall: Figures
+    overall: Estimates
     curves: Curves
-    generators: dict[str, Figures]
+    generators: dict[str, Estimates]
     generators_roc: dict[str, Points]
-    left_out: dict[str, LeftOut]
-    robustness: dict[str, Figures]
+    left_out: dict[str, HeldOutGenerator]
+    robustness: dict[str, Estimates]
     controls: Controls | None
     formats: FormatControl | None
     dire: DireError | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from worker.evaluation.estimates import Estimate, Figures
+from worker.evaluation.estimates import Estimate, Estimates
 from worker.evaluation.report.charts import interval_strip
 from worker.evaluation.report.components import cell, table
 from worker.evaluation.report.schema import Controls, DireError, FormatControl, Report
@@ -18,7 +18,7 @@ _ABLATIONS = {
 }
 
 
-def largest(generators: dict[str, Figures]) -> list[str]:
+def largest(generators: dict[str, Estimates]) -> list[str]:
     """Return the generators of which there are most fakes, in the order given, so that the page stays small."""
     kept = sorted(generators, key=lambda name: -generators[name].fakes)[:_GENERATORS_SHOWN]
     return [name for name in generators if name in kept]
@@ -31,7 +31,7 @@ def generators_section(report: Report) -> str:
     left = f'<p class="soft">{more:,} generators with fewer fakes are in report.json.</p>' if more else ""
     return (
         "<h2>Generator by generator</h2>"
-        '<p class="under">All photographs with the fakes of one generator. The picture shows the ROC-AUC; the dashed '
+        '<p class="under">All real images with the fakes of one generator. The picture shows the ROC-AUC; the dashed '
         "mark is that of all generators together. The average precision falls with the share of fakes, "
         "which differs from row to row.</p>" + figures_table("generator", shown, report.overall) + left
     )
@@ -55,10 +55,10 @@ def left_out_section(report: Report) -> str:
     ]
     return (
         "<h2>A generator nobody knew of</h2>"
-        '<p class="under">The threshold was chosen on all other generators and on other photographs: what to expect '
+        '<p class="under">The threshold was chosen on all other generators and on other real images: what to expect '
         "when a new generator appears. (Whether the model itself was trained on it, its card says.)</p>"
         + table(
-            ("generator left out", "fakes", "fakes found", "photographs called FAKE", "balanced accuracy", ""),
+            ("generator held out", "fakes", "fakes found", "real images classified as FAKE", "balanced accuracy", ""),
             rows,
         )
     )
@@ -100,9 +100,7 @@ def controls_section(controls: Controls, whole: Estimate) -> str:
             controls.chance,
         )
     )
-    rows.append(
-        _control_row("chance", controls.chance, "Labels dealt out anew: no property of the model.", controls.chance)
-    )
+    rows.append(_control_row("chance", controls.chance, "Labels shuffled: no property of the model.", controls.chance))
     return (
         "<h2>Does it see what it claims?</h2>"
         '<p class="under">Average precision on the same images; the dashed mark is chance.</p>'
@@ -114,7 +112,7 @@ def _control_row(name: str, estimate: Estimate, words: str, chance: Estimate) ->
     return escape(name), cell(estimate), interval_strip(estimate, chance.value), escape(words)
 
 
-def dire_section(dire: DireError, overall: Figures) -> str:
+def dire_section(dire: DireError, overall: Estimates) -> str:
     """Return the model beside DIRE's reconstruction error."""
     told = {
         "the model": (overall.estimates["average_precision"], overall.estimates["roc_auc"]),
@@ -153,14 +151,14 @@ def formats_section(formats: FormatControl) -> str:
         "<h2>Does the verdict follow the file format?</h2>"
         '<p class="under">Every image as it is stored and as a JPEG, with and without resizing; JPEG qualities are '
         "drawn alike for both classes. As stored, images keep the traces of their own files.</p>"
-        + table(("format", "size", "photographs called FAKE", "", "fakes found", ""), cells)
-        + '<p class="under">And crossed. Where photographs and fakes are JPEG, formats tell least: that row is the one '
+        + table(("format", "size", "real images classified as FAKE", "", "fakes found", ""), cells)
+        + '<p class="under">And crossed. Where real images and fakes are JPEG, formats tell least: that row is the one '
         "to read. If another is much better, the detector sees formats.</p>"
         + table(("photographs", "fakes", "size", "average precision", ""), pairs)
     )
 
 
-def figures_table(first: str, rows: dict[str, Figures], overall: Figures) -> str:
+def figures_table(first: str, rows: dict[str, Estimates], overall: Estimates) -> str:
     """Return a table of figures by what they are of; drawn is the ROC-AUC, which no share of fakes moves."""
     whole = overall.estimates["roc_auc"].value
     columns: Sequence[tuple[str, bool]] = (
@@ -178,5 +176,5 @@ def figures_table(first: str, rows: dict[str, Figures], overall: Figures) -> str
         )
         for name, figures in rows.items()
     ]
-    heads = (first, "fakes", "average precision", "ROC-AUC", "fakes found", "photographs called FAKE", "")
+    heads = (first, "fakes", "average precision", "ROC-AUC", "fakes found", "real images classified as FAKE", "")
     return table(heads, told)

@@ -1,4 +1,4 @@
-"""Small copies of the images that were judged worst, for the report's page: it needs no other file."""
+"""Small copies of the worst mistakes, embedded in the report's page so that it needs no other file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import islice
 
 from shared.errors import JobError
 from worker.datasets.labelled_image import ChangedImageError, LabelledImage
-from worker.evaluation.judged import JudgedImage, Said, false_alarms, misses
+from worker.evaluation.scored_images import ImageVerdict, ScoredImage, false_alarms, misses
 from worker.imaging.decoding import ImageLimits, decode
 
 SHOWN = 12
@@ -20,17 +20,17 @@ _QUALITY = 70
 
 @dataclass(frozen=True)
 class Exhibit:
-    """An image that was judged wrongly; `picture` is a `data:` address, empty where it cannot be read any more."""
+    """An image that was classified wrongly; `picture` is a `data:` address, empty where it cannot be read any more."""
 
     path: str
     generator: str
-    said: Said
+    verdict: ImageVerdict
     picture: str
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The worst false alarms and misses, and of how many source photographs there are any."""
+    """The worst false alarms and misses, and of how many source images there are any."""
 
     false_alarms: tuple[Exhibit, ...]
     misses: tuple[Exhibit, ...]
@@ -38,20 +38,20 @@ class Gallery:
     misses_in_all: int
 
 
-def gallery(judged: Sequence[JudgedImage]) -> Gallery:
+def gallery(scored: Sequence[ScoredImage]) -> Gallery:
     """Return the worst mistakes, at most `SHOWN` of either kind."""
-    alarms, missed = list(false_alarms(judged)), list(misses(judged))
+    alarms, missed = list(false_alarms(scored)), list(misses(scored))
     return Gallery(tuple(_exhibits(alarms)), tuple(_exhibits(missed)), len(alarms), len(missed))
 
 
-def _exhibits(wrong: Iterable[tuple[JudgedImage, Said]]) -> Iterator[Exhibit]:
-    for judged, said in islice(wrong, SHOWN):
-        image = judged.image
-        yield Exhibit(str(image.path), image.generator, said, _picture(image))
+def _exhibits(wrong: Iterable[tuple[ScoredImage, ImageVerdict]]) -> Iterator[Exhibit]:
+    for scored, verdict in islice(wrong, SHOWN):
+        image = scored.image
+        yield Exhibit(str(image.path), image.generator, verdict, _picture(image))
 
 
 def _picture(image: LabelledImage) -> str:
-    """Return a small copy of what was judged, read as it was then."""
+    """Return a small copy of what was scored, read as it was then."""
     try:
         small = decode(image.read(), ImageLimits()).image
     except (ChangedImageError, JobError, OSError):

@@ -90,7 +90,7 @@ SPLITS: Mapping[Use, Split] = {"adm": "train", "train": "train", "validation": "
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DemonstrationRecipe:
     """All that determines the data besides the photographs.
 
     `crops`: how many of each photograph.
@@ -103,7 +103,7 @@ class Recipe:
     seed: int
 
 
-RECIPE = Recipe(
+RECIPE = DemonstrationRecipe(
     image_size=64,
     adms={
         "adm": AdmRecipe(
@@ -140,7 +140,7 @@ RECIPE = Recipe(
 class Demonstration:
     """One run of a recipe in a folder."""
 
-    def __init__(self, recipe: Recipe, manifest: Sequence[Photograph], root: Path, out: Path) -> None:
+    def __init__(self, recipe: DemonstrationRecipe, manifest: Sequence[Photograph], root: Path, out: Path) -> None:
         self.recipe, self.manifest, self.root, self.out = recipe, manifest, root, out
         self.diffusion = SpacedDiffusion(DiffusionConfig())
         self.stopwatch = Stopwatch(out / "seconds.json")
@@ -167,7 +167,7 @@ class Demonstration:
         recipe, path = self.recipe.adms[name], self._weights(name)
         if path.exists():
             return
-        trainer = AdmTrainer(recipe.unet, self.recipe.image_size, load(self._used("adm"), self.root), recipe.plan)
+        trainer = AdmTrainer.build(recipe.unet, self.recipe.image_size, load(self._used("adm"), self.root), recipe.plan)
         with self.stopwatch.timed(name):
             train(trainer, recipe.plan.steps, self.out / f"{name}.checkpoint", every=100)
         publish_weights(trainer.average, path)

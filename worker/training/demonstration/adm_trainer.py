@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -46,27 +46,50 @@ class AdmPlan:
     compiled: bool = True
 
 
+@dataclass(eq=False)
 class AdmTrainer:
-    """One ADM in training on photographs, (height, width, 3) uint8 each. A `resumable.Trainer`."""
+    """One ADM in training on photographs, (height, width, 3) uint8 each: a `checkpointing.Trainer`.
 
-    def __init__(self, config: UnetConfig, image_size: int, photographs: Sequence[Pixels], plan: AdmPlan) -> None:
+    `build` puts its parts together. `average`: the moving average of the weights, by their names. `forward`:
+    the network, compiled where the plan says so. `alpha_bars`: (T,), of the diffusion.
+    """
+
+    fingerprint: str
+    plan: AdmPlan
+    image_size: int
+    photographs: Sequence[Pixels]
+    unet: AdmUnet
+    forward: nn.Module
+    average: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    alpha_bars: Tensor
+
+    @classmethod
+    def build(cls, config: UnetConfig, image_size: int, photographs: Sequence[Pixels], plan: AdmPlan) -> Self:
+        """Start an ADM from random weights, which the plan's seed decides."""
         torch.manual_seed(plan.seed)
-        self.fingerprint = f"{replace(plan, steps=0)} {config!r} {image_size} {len(photographs)}"
-        self.plan, self.image_size, self.photographs = plan, image_size, photographs
-        self.unet = AdmUnet(config, image_size).to(memory_format=torch.channels_last)
-        self.average = {name: value.clone() for name, value in self.unet.state_dict().items()}
-        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=plan.learning_rate, weight_decay=1e-4)
-        self.alpha_bars = torch.from_numpy(linear_alpha_bars(plan.diffusion_steps)).float()
-        self._forward: nn.Module = torch.compile(self.unet) if plan.compiled else self.unet  # type: ignore[assignment]
+        unet = AdmUnet(config, image_size).to(memory_format=torch.channels_last)
+        forward: nn.Module = torch.compile(unet) if plan.compiled else unet  # type: ignore[assignment]
+        return cls(
+            fingerprint=f"{replace(plan, steps=0)} {config!r} {image_size} {len(photographs)}",
+            plan=plan,
+            image_size=image_size,
+            photographs=photographs,
+            unet=unet,
+            forward=forward,
+            average={name: value.clone() for name, value in unet.state_dict().items()},
+            optimizer=torch.optim.AdamW(unet.parameters(), lr=plan.learning_rate, weight_decay=1e-4),
+            alpha_bars=torch.from_numpy(linear_alpha_bars(plan.diffusion_steps)).float(),
+        )
 
     def advance(self, step: int) -> float:
         """Do one step of the optimizer and of the moving average; return the mean squared error of eps."""
-        x, t, noise = self._batch(step)
+        x, t, noise = self.draw(step)
         for group in self.optimizer.param_groups:
             group["lr"] = warmed_cosine(self.plan.learning_rate, self.plan.warmup, self.plan.decay_steps, step)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.plan.bfloat16):
             noised = q_sample(x, noise, self.alpha_bars[t][:, None, None, None])
-            predicted = self._forward(noised, t)[:, :3]
+            predicted = self.forward(noised, t)[:, :3]
         loss = (predicted.float() - noise).square().mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -85,7 +108,7 @@ class AdmTrainer:
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Draw x in [-1, 1] and eps, (B, 3, S, S) float32 each, and t (B,)."""
         rng, count = step_rng(self.plan.seed, step), self.plan.batch_size
         crops = random_crops(self.photographs, count, self.image_size, rng)

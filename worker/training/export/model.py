@@ -18,23 +18,23 @@ from worker.model.weights.digests import digests, published_digests
 from worker.model.weights.installation import Recognised, place
 from worker.training.export.files import CardText, PublishedFile, card_toml
 from worker.training.export.report import provenance
-from worker.training.request import Order
+from worker.training.request import TrainingRequest
 
 log = logging.getLogger(__name__)
 
 _THRESHOLD = 0.5
-_MEANINGLESS = "A control: it was trained on labels that were dealt out anew, so its verdicts mean nothing."
+_MEANINGLESS = "A control: it was trained on shuffled labels, so its verdicts mean nothing."
 
 
 @dataclass(frozen=True)
-class Result:
-    """The files of one order.
+class TrainedModel:
+    """The model that one request trains: its files.
 
     `installed`: the card whose ADM made the noise maps. `adm_path`: that ADM's weights as they lie there, `adm_sha256`:
     the digest of the published file that they are, or were converted from.
     """
 
-    order: Order
+    request: TrainingRequest
     installed: InstalledCard
     adm_path: Path
     adm_sha256: str
@@ -44,42 +44,44 @@ class Result:
 
         A card that is of these weights stays as it is: evaluations and a threshold may have come into it since.
         """
-        target = self.order.out / f"{self.order.name}.toml"
+        target = self.request.out / f"{self.request.name}.toml"
         adm = self.place_adm()
         content = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-        write_whole(report_place(target, self.order.name), content.encode())
+        write_whole(report_place(target, self.request.name), content.encode())
         if _is_of(target, student):
-            log.info("%s is of these weights and stays as it is; to have it written anew, remove it", target)
+            log.info("%s is of these weights and stays as it is; to have it written again, remove it", target)
         else:
             write_whole(target, self._card(report, adm, student).encode())
-        detector = load_model(self.order.name, "cpu", "fp32", self.order.out)
+        detector = load_model(self.request.name, "cpu", "fp32", self.request.out)
         if detector.card.self_test is None:
             record(detector, target)
 
     def _card(self, report: dict[str, Any], adm: PublishedFile, student: PublishedFile) -> str:
         """Return the new card as TOML."""
-        order, card = self.order, self.installed.card
+        request, card = self.request, self.installed.card
         text = CardText(
-            name=order.name,
-            license=order.license,
+            name=request.name,
+            license=request.license,
             threshold=_THRESHOLD,
             image_size=card.image_size,
             unet=architecture(card),
-            student=StudentConfig(**{name: getattr(order.recipe.student, name) for name in StudentConfig.model_fields}),
+            student=StudentConfig(
+                **{name: getattr(request.recipe.student, name) for name in StudentConfig.model_fields}
+            ),
             provenance=provenance(report),
             diffusion=card.diffusion,
-            precision="fp32" if order.recipe.reads_dire else card.precision,
-            demonstration=order.recipe.card.demonstration or order.permute_labels,  # which every result tells
-            notice=_MEANINGLESS if order.permute_labels else order.recipe.card.notice,
+            precision="fp32" if request.recipe.reads_dire else card.precision,
+            demonstration=request.recipe.card.demonstration or request.permute_labels,  # which every result tells
+            notice=_MEANINGLESS if request.permute_labels else request.recipe.card.notice,
         )
         return card_toml(text, adm, student)
 
     def place_adm(self) -> PublishedFile:
         """Give the ADM's weights a second name beside the card, or copy them where the disk is another.
 
-        What was converted has another digest than what the addresses lead to, so these are left out.
+        What was converted has another digest than what the addresses lead to, so the card does not name them.
         """
-        target, card = self.order.out / self.adm_path.name, self.installed.card
+        target, card = self.request.out / self.adm_path.name, self.installed.card
         adm, license_ = card.adm, card.adm.license or card.license
         if not target.exists():  # else it is the same: see `Training`
             file = Recognised(self.adm_path, adm, published_digests(self.adm_path), target)
@@ -92,7 +94,7 @@ class Result:
             target,
             sha256,
             urls=adm.urls if sha256 == self.adm_sha256 else (),
-            license=None if license_ == self.order.license else license_,
+            license=None if license_ == self.request.license else license_,
         )
 
 

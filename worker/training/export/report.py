@@ -19,7 +19,7 @@ _CAVEAT = (
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """Return what there was to learn from: images and groups by split, class and generator, and what was left out."""
+    """Return what there was to learn from: images and groups by split, class and generator, and the skipped files."""
     splits = {split: _counts(dataset.of(split)) for split in get_args(Split)}
     skipped = [{"path": str(one.path), "reason": one.reason} for one in dataset.skipped]
     return {"splits": splits, "skipped": skipped}
@@ -36,7 +36,7 @@ def provenance(report: dict[str, Any]) -> dict[str, str | int | float]:
     if data["without_generators"]:
         taken["without_generators"] = ", ".join(data["without_generators"])
     if data["permuted_labels"]:
-        taken["labels"] = "dealt out anew: they mean nothing"
+        taken["labels"] = "shuffled: they mean nothing"
     return {
         "data": counts,
         "generators": ", ".join(data["splits"]["train"]["fakes"]),

@@ -1,1 +1,1 @@
-"""What every training loop needs: checkpoints, several processes, curves, timings, and room on the disk."""
+"""What every training loop needs: checkpoints, several processes, curves, timings, and disk space."""

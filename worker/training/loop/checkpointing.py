@@ -1,7 +1,7 @@
 """Training that can be killed at any moment: randomness depends on the step alone.
 
-Every step draws from `step_rng(seed, step)`, so no generator's state has to be saved and a run that was broken off
-goes on exactly as if it had not been. Checkpoints appear whole or not at all.
+Every step draws from `step_rng(seed, step)`, so no generator's state has to be saved and an interrupted
+run continues exactly as if it had not been. Checkpoints appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _resume(trainer: Trainer, checkpoint: Path) -> int:
     saved = _read_checkpoint(checkpoint, trainer.fingerprint)
     trainer.restore(saved["state"])
     done: int = saved["step"]
-    log.info("%s: goes on after step %d", checkpoint.stem, done)
+    log.info("%s: continues after step %d", checkpoint.stem, done)
     return done
 
 

@@ -1,4 +1,4 @@
-"""Room on the disks, asked for before hours of work are begun."""
+"""Disk space, checked before hours of work begin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from worker.atomic_files import DiskFullError
 
 
-def require_room(needs: Sequence[tuple[Path, int]]) -> None:
+def require_disk_space(needs: Sequence[tuple[Path, int]]) -> None:
     """Compare the bytes that will be written below folders, which need not exist, with what their disks have free.
 
     Raises:

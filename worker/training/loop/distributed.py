@@ -23,7 +23,7 @@ PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """Which of `size` processes this is: `rank`, from 0, and `local_rank` on its machine."""
 
     rank: int = 0
@@ -72,23 +72,23 @@ class Team:
 
 
 @contextmanager
-def assembled_team(device_type: str) -> Iterator[Team]:
+def joined_process_group(device_type: str) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started, over NCCL on CUDA and Gloo elsewhere; alone without torchrun."""
     #: How many processes train together; `torchrun` sets it.
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Team()
+        yield ProcessGroup()
         return
     #: The number of this process of a training; `torchrun` sets it.
     rank = int(os.environ["RANK"])
     #: The number of this process on its machine, and of its GPU; `torchrun` sets it.
     local_rank = int(os.environ["LOCAL_RANK"])
-    team = Team(rank, size, local_rank)
+    processes = ProcessGroup(rank, size, local_rank)
     if device_type == "cuda":
-        torch.cuda.set_device(team.local_rank)
+        torch.cuda.set_device(processes.local_rank)
     distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
     try:
-        yield team
+        yield processes
     finally:
         distributed.destroy_process_group()
 

@@ -21,7 +21,7 @@ _START = 1  # SessionLog.START: what was logged for this and later steps by an e
 
 
 class EventLog:
-    """A file of scalars in `folder`. A run that goes on opens another one; `first_step` voids what it will repeat.
+    """A file of scalars in `folder`. A run that continues opens another one; `first_step` voids what it will repeat.
 
     Raises:
         DiskFullError: there is no room for a record.

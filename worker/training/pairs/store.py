@@ -1,7 +1,7 @@
 """Stage 1: every variant of every image with its noise map, and its DIRE image where asked, in shards on disk.
 
 A shard's name is a digest of the images and variants in it; its folder's name is one of everything else that decides
-the numbers (`PairKey`). So a pair that is out of date is never found, and a run that was broken off computes only the
+the numbers (`PairKey`). So a pair that is out of date is never found, and an interrupted run computes only the
 shards that it lacks. Classes are not in the shards: a corrected label costs nothing.
 """
 
@@ -33,14 +33,14 @@ from worker.datasets.labelled_image import ChangedImageError, LabelledImage
 from worker.imaging.decoding import ImageLimits, decode, preprocess
 from worker.model.cards.schema import DiffusionConfig, Format, UnetConfig
 from worker.model.diffusion import Denoiser, SpacedDiffusion, dire, dire_unit
-from worker.training.loop.distributed import Team
+from worker.training.loop.distributed import ProcessGroup
 from worker.training.pairs.augmentation import augmented, pixels_digest
 from worker.training.recipe import Augmentation
 
 log = logging.getLogger(__name__)
 
 SHARD_PAIRS = 64
-"""So much is lost at most when a run is broken off: a second on a GPU, minutes on a CPU."""
+"""An interrupted run loses at most this much: a second on a GPU, minutes on a CPU."""
 
 _BATCHES = {"cuda": 16}
 _CPU_BATCH = 4
@@ -180,23 +180,24 @@ class PairStore:
         each = sum(_BYTES[part] for part in parts) * 3 * side * side
         return each * sum(len(self.shards[number]) for number in self.missing())
 
-    def make(self, maker: NoiseMaker, team: Team = Team()) -> None:  # noqa: B008  # a frozen value
+    def make(self, maker: NoiseMaker, processes: ProcessGroup = ProcessGroup()) -> None:  # noqa: B008  # a frozen value
         """Compute what is missing; several processes share the shards among them.
 
         Raises:
-            DiskFullError: the disk is full; the next call goes on from there.
+            DiskFullError: the disk is full; the next call continues from there.
             PairError: what the U-Net makes of an image is no number, or an image changed since its digest was taken.
         """
-        mine = team.from_main(self.missing)[team.rank :: team.size]  # what is missing changes while they work
+        missing = processes.from_main(self.missing)  # asked once: the processes change it while they work
+        mine = missing[processes.rank :: processes.size]
         self.folder.mkdir(parents=True, exist_ok=True)
-        if mine and team.is_main:
+        if mine and processes.is_main:
             write_whole(self.folder / "key.json", self.description.encode())
         started = time.monotonic()
         for done, number in enumerate(mine, start=1):
             write_whole(self._path(number), self._computed(self.shards[number], maker))
             left = (time.monotonic() - started) / done * (len(mine) - done)
             log.info("pairs: %d of %d shards of this process, %.0f s left", done, len(mine), left)
-        team.wait()
+        processes.wait()
 
     def load(self, index: NDArray[np.int64]) -> Batch:
         """Read some pairs from their shards."""

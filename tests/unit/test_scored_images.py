@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.support.labelled_images import labelled
 from worker.datasets.labelled_image import LabelledImage
-from worker.evaluation.judged import JudgedImage, false_alarms, judged_images, misses, scores_csv
 from worker.evaluation.report.thumbnails import SHOWN, gallery
+from worker.evaluation.scored_images import ScoredImage, false_alarms, misses, scored_images, scores_csv
 from worker.model.verdicts.verdict import Verdict, sigmoid
 
 
@@ -27,15 +27,15 @@ def call(logit: float) -> Verdict:
     return Verdict("FAKE" if logit >= 1 else "INCONCLUSIVE" if logit >= 0 else "REAL", probability, probability)
 
 
-def judged(*told: tuple[LabelledImage, float]) -> tuple[JudgedImage, ...]:
+def judged(*told: tuple[LabelledImage, float]) -> tuple[ScoredImage, ...]:
     logits = np.array([logit for _, logit in told])
-    return judged_images([each for each, _ in told], logits, {}, [""] * len(told), call)
+    return scored_images([each for each, _ in told], logits, {}, [""] * len(told), call)
 
 
 def test_each_image_has_its_line_in_the_datas_order() -> None:
     images = [image("b.png", True, "g", "sdxl"), image("a.png", False), image("c.png", False)]
     seen = ["training policy", "", "unknown"]
-    found = judged_images(images, np.array([0.1, np.nan, -2.5]), {Path("a.png"): "corrupt_image: cut"}, seen, call)
+    found = scored_images(images, np.array([0.1, np.nan, -2.5]), {Path("a.png"): "corrupt_image: cut"}, seen, call)
     rows = list(csv.DictReader(io.StringIO(scores_csv(found), newline="")))
     assert [row["path"] for row in rows] == ["b.png", "a.png", "c.png"]
     assert rows[0] == {
