@@ -18,11 +18,11 @@ from worker.metrics.ranking import (
     balanced_accuracy_at,
     brier,
     calibration_error,
-    fall_out_at,
+    false_positive_rate_at,
     precision_at_prevalence,
     rank,
     recall_at,
-    recall_at_fall_out,
+    recall_at_false_positive_rate,
     reliability,
     roc_auc,
 )
@@ -84,7 +84,7 @@ def test_curves_agree_with_scikit_learn(drawn: tuple[Floats, Labels, Floats]):
 def test_recall_at_a_limit_is_the_best_point_of_the_curve_within_it(drawn: tuple[Floats, Labels, Floats], limit: float):
     scores, fake, _ = drawn
     false_positive_rate, recall, _ = reference.roc_curve(fake, scores, drop_intermediate=False)
-    found = float(recall_at_fall_out(rank(scores, fake), limit))
+    found = float(recall_at_false_positive_rate(rank(scores, fake), limit))
     assert found == pytest.approx(recall[false_positive_rate <= limit].max(), abs=1e-9)
 
 
@@ -113,8 +113,8 @@ def test_equal_scores_are_taken_together():
 
 def test_a_score_that_equals_the_threshold_is_called_fake():
     ranking = rank(SCORES, FAKE)
-    assert float(fall_out_at(ranking, 0.7)) == pytest.approx(1 / 2)
-    assert float(fall_out_at(ranking, np.nextafter(0.7, 1))) == 0
+    assert float(false_positive_rate_at(ranking, 0.7)) == pytest.approx(1 / 2)
+    assert float(false_positive_rate_at(ranking, np.nextafter(0.7, 1))) == 0
     assert float(recall_at(ranking, 0.95)) == 0
 
 
@@ -174,7 +174,7 @@ def test_a_false_positive_rate_that_equals_the_limit_is_within_it(alarms: int, f
     fake = np.arange(302) >= 300
     scores = np.where(np.arange(302) < alarms, 0.9, 0.1)
     scores[300:] = [0.9, 0.05]
-    assert float(recall_at_fall_out(rank(scores, fake), 0.01)) == found
+    assert float(recall_at_false_positive_rate(rank(scores, fake), 0.01)) == found
 
 
 @pytest.mark.parametrize("score", [0.0, 0.5, 1.0])

@@ -24,12 +24,12 @@ from worker.metrics.ranking import (
     balanced_accuracy_at,
     brier,
     calibration_error,
-    fall_out_at,
+    false_positive_rate_at,
     missing_classes,
     precision_at_prevalence,
     rank,
     recall_at,
-    recall_at_fall_out,
+    recall_at_false_positive_rate,
 )
 from worker.metrics.scores import Names
 
@@ -89,12 +89,12 @@ _Statistic = Callable[[Ranking, float], Floats]
 _RATES: Mapping[str, _Statistic] = {
     "balanced_accuracy": balanced_accuracy_at,
     "true_positive_rate": recall_at,
-    "false_positive_rate": fall_out_at,
+    "false_positive_rate": false_positive_rate_at,
 }
 _FREE_OF_THRESHOLDS: Mapping[str, Callable[[Ranking], Floats]] = {
     "average_precision": area_under_precision,
     "roc_auc": area_under_roc,
-    "tpr_at_1_percent_fpr": partial(recall_at_fall_out, limit=_LIMIT),
+    "tpr_at_1_percent_fpr": partial(recall_at_false_positive_rate, limit=_LIMIT),
     "brier": lambda ranking: brier(ranking.evenly),
     "calibration_error": lambda ranking: calibration_error(ranking.evenly),
 }

@@ -120,7 +120,7 @@ def area_under_roc(ranking: Ranking) -> Floats:
     return np.asarray(np.sum(widths * heights, axis=-1))
 
 
-def recall_at_fall_out(ranking: Ranking, limit: float) -> Floats:
+def recall_at_false_positive_rate(ranking: Ranking, limit: float) -> Floats:
     """Return the highest true-positive rate of a threshold whose false-positive rate is at most `limit`, (...).
 
     Whether the data can tell it is the caller's to ask: see `ESTIMABLE_REALS`.
@@ -134,7 +134,7 @@ def recall_at(ranking: Ranking, threshold: float) -> Floats:
     return _at(ranking.recall, ranking, threshold)
 
 
-def fall_out_at(ranking: Ranking, threshold: float) -> Floats:
+def false_positive_rate_at(ranking: Ranking, threshold: float) -> Floats:
     """Share of the photographs that reach a threshold, (...)."""
     return _at(ranking.false_positive_rate, ranking, threshold)
 
@@ -148,7 +148,7 @@ def accuracy_at(ranking: Ranking, threshold: float) -> Floats:
 
 def balanced_accuracy_at(ranking: Ranking, threshold: float) -> Floats:
     """Mean of the shares of fakes and of photographs that are called rightly, (...)."""
-    return (recall_at(ranking, threshold) + 1 - fall_out_at(ranking, threshold)) / 2
+    return (recall_at(ranking, threshold) + 1 - false_positive_rate_at(ranking, threshold)) / 2
 
 
 def precision_at_prevalence(ranking: Ranking, threshold: float, prevalence: float) -> Floats:
@@ -157,7 +157,7 @@ def precision_at_prevalence(ranking: Ranking, threshold: float, prevalence: floa
     NaN where nothing is called FAKE.
     """
     found = prevalence * recall_at(ranking, threshold)
-    return _ratio(found, found + (1 - prevalence) * fall_out_at(ranking, threshold))
+    return _ratio(found, found + (1 - prevalence) * false_positive_rate_at(ranking, threshold))
 
 
 def brier(ranking: Ranking) -> Floats:

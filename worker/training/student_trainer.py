@@ -309,6 +309,7 @@ def joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def learning_rate(plan: StudentPlan, step: int, steps: int) -> float:
+    """Return the learning rate of step `step` of `steps`, as the plan's schedule has it."""
     if plan.schedule == "constant" and step >= plan.warmup_steps:
         return plan.learning_rate
     return warmed_cosine(plan.learning_rate, plan.warmup_steps, steps, step)
