@@ -1,4 +1,4 @@
-"""What distillation is worth on images of one's own: students with and without a teacher, over several seeds.
+"""What distillation gains on your own images: students with and without a teacher, over several seeds.
 
 Every student is trained by the same number of steps, from the same start and on the same batches as the others of its
 seed. All share one folder of pairs, so that each noise map and DIRE image is computed once, those of the test split
@@ -36,7 +36,7 @@ from worker.training.student_trainer import Setting, probabilities
 log = logging.getLogger(__name__)
 
 LAMBDAS = (0.1, 0.5, 1.0)
-"""Weights of the teacher's part of the loss that are tried."""
+"""The weights of the teacher's part of the loss that are compared."""
 
 BACKBONES = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0")
 
@@ -48,12 +48,12 @@ _ROUNDS = 31
 
 
 class ExperimentError(DistildireError):
-    """The experiment cannot go on."""
+    """The experiment cannot continue."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is tried: a backbone, λ (0 for no teacher), and what the teacher sees."""
+    """One variant of the experiment: a backbone, λ (0 for no teacher), and what the teacher sees."""
 
     backbone: str
     weight: float = 0.0

@@ -1,4 +1,4 @@
-"""What the name of a folder says: real, fake, or a split. So a folder that stands in a wrong place is recognised."""
+"""What the name of a folder says: real, fake, or a split. So a folder in the wrong place is recognised."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from worker.datasets.formats import SPLIT_WORDS
 
 _REAL_ALWAYS = ("reals", "real", "nonfake", "notfake", "authentic", "genuine", "pristine", "bonafide")
-"""These say so whatever stands beside them, as in `coco_real`."""
+"""These words mean real images in any name, as in `coco_real`."""
 
 _REAL_ALONE = (
     *("nature", "natural", "photographs", "photograph", "photography", "photos", "photo", "originals", "original"),
     *("humans", "human", "camera", "untouched", "unedited", "negatives", "negative", "true"),
 )
-"""These may also be a part of a generator's name, as in `sdxl_photo`: they say so where nothing else is said."""
+"""These words may also be part of a generator's name, as in `sdxl_photo`: alone they mean real images."""
 
 _FAKE_ALWAYS = ("fakes", "fake")
 _FAKE_ALONE = (
@@ -44,7 +44,7 @@ def says_fake(name: str) -> bool:
 
 
 def insists_on_class(name: str) -> bool:
-    """Tell whether it says either by a word that is no subject of pictures: `real`, but not `nature`."""
+    """Tell whether the name can only mean a class, as `real` does; `nature` may be a subject of pictures."""
     always = (*_REAL_ALWAYS, *_FAKE_ALWAYS)
     return _has_word(name, always) or _consists_of(name, always)
 
@@ -55,8 +55,8 @@ def says_split(name: str) -> bool:
 
 
 def names_no_generator(name: str) -> bool:
-    """Tell whether the name is of a class or a split, or says nothing, as `0` and `images`: no generator has it."""
-    return says_real(name) or says_fake(name) or says_split(name) or not _told(name)
+    """Tell whether no generator has this name: it is a class, a split, or says nothing, as `0` and `images` do."""
+    return says_real(name) or says_fake(name) or says_split(name) or not _says_something(name)
 
 
 def _words(name: str) -> list[str]:
@@ -69,11 +69,11 @@ def _has_word(name: str, words: Sequence[str]) -> bool:
 
 
 def _consists_of(name: str, words: Sequence[str]) -> bool:
-    """Tell whether a name has one of these words and beside them only such as say nothing, also run together."""
+    """Tell whether a name has one of these words, and besides only words that say nothing; they may run together."""
     said, nothing = "|".join(words), "|".join(_SAYS_NOTHING)
     return re.fullmatch(rf"(?:{nothing})*(?:{said})(?:{said}|{nothing})*", "".join(_words(name))) is not None
 
 
-def _told(name: str) -> bool:
-    """Tell whether anything is left of a name without digits and the words that say nothing."""
+def _says_something(name: str) -> bool:
+    """Tell whether a name says more than digits and the words that say nothing."""
     return re.fullmatch(rf"(?:{'|'.join(_SAYS_NOTHING)})*", "".join(_words(name))) is None

@@ -21,7 +21,7 @@ _NATURE = {"nature": False, "ai": True}
 
 
 class MisplacedError(ValueError):
-    """A folder cannot be read where it stands: the name at `depth` is wrong there, for what the message says."""
+    """A folder cannot be read where it stands. `depth`: which of its names is wrong; the message says why."""
 
     def __init__(self, depth: int, told: str) -> None:
         self.depth = depth
@@ -30,7 +30,7 @@ class MisplacedError(ValueError):
 
 @dataclass(frozen=True)
 class Place:
-    """What a folder's place says of the images in it; `depth`: how many of its names say so."""
+    """What a folder's place says about its images. `depth`: how many of its names say so."""
 
     fake: bool
     generator: str
@@ -42,8 +42,8 @@ class Place:
 class Convention:
     """How folders are named, from the data set's folder or its `images` on.
 
-    `claims`: whether a folder is surely of this convention. `place`: takes a folder and all that there are; returns
-    what its place says, None where images have no place in it, and raises MisplacedError.
+    `claims`: tells whether a folder must be of this convention. `place`: takes a folder and all folders that exist;
+    returns what the folder's place says, or None if images do not belong there; raises MisplacedError.
     """
 
     pattern: str
@@ -79,7 +79,7 @@ def _forensics_place(parts: Parts, known: Collection[Parts]) -> Place | None:
 
 
 def _numbered_place(parts: Parts, _: Collection[Parts]) -> Place | None:
-    """Below a split one folder is a class of pictures, and of two the first a generator; without a split it is that."""
+    """Below a split, one folder is a class of pictures; of two, the first is a generator. Without a split one is."""
     fake = _class_at_the_end(parts, _NUMBERED)
     if fake is None:
         return None
@@ -94,7 +94,7 @@ def _numbered_place(parts: Parts, _: Collection[Parts]) -> Place | None:
 
 
 def _nature_place(parts: Parts, _: Collection[Parts]) -> Place | None:
-    """Above a split is the generator, and between the two a folder such as `imagenet_midjourney`."""
+    """The generator is above the split; a folder such as `imagenet_midjourney` may lie between them."""
     fake = _class_at_the_end(parts, _NATURE)
     if fake is None or len(parts) < 2 or parts[-2] not in SPLIT_WORDS:
         return None
@@ -107,7 +107,7 @@ def _nature_place(parts: Parts, _: Collection[Parts]) -> Place | None:
 
 
 def _class_at_the_end(parts: Parts, classes: dict[str, bool]) -> bool | None:
-    """Return whether the folder is of fakes, None where it is no class's; its folders would be passed over."""
+    """Return whether the folder is of fakes; None if it is of no class. Raises MisplacedError if it lies in a class."""
     for depth, name in enumerate(parts[:-1]):
         if name in classes:
             raise MisplacedError(depth + 1, f"lies in {name}, which has no folders here: move its images up")

@@ -1,4 +1,4 @@
-"""The folders of a data set: walked in order, each once, however links lead."""
+"""The folders of a data set, walked in order. Each is read once, even if several links lead to it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from worker.datasets.formats import Skipped, is_utf8
 
 DEEPEST = 40
-"""Folders below one another that are read."""
+"""How many folders may lie below one another."""
 
 _HIDDEN = {"__MACOSX", "@eaDir"}
-"""What operating systems leave behind, besides names that begin with a dot."""
+"""Folders that operating systems leave behind, besides names that begin with a dot."""
 
 _IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
@@ -36,7 +36,7 @@ class Folder:
 
     @property
     def images(self) -> list[Path]:
-        """The files that are images by their names, and links that lead nowhere: nobody knows what they were."""
+        """The files that are images by their names, and broken links: nobody knows what they were."""
         return [path for path in self.files if looks_like_image(path) or (path.is_symlink() and not path.exists())]
 
 
@@ -60,7 +60,7 @@ class Walk:
     _seen: dict[tuple[int, int], Path] = field(default_factory=dict)
 
     def folders(self, start: Path, first: Sequence[str] = ()) -> Iterator[Folder]:
-        """Yield a folder, which need not be there, and those below it, also below those that links lead to.
+        """Yield a folder, which need not exist, and those below it. Links are followed.
 
         Args:
             start: where to begin.
@@ -89,7 +89,7 @@ class Walk:
             yield from self._below(path, (*parts, path.name), (), (*above, found))
 
     def _entered(self, folder: Path, where: str, above: tuple[tuple[int, int], ...]) -> tuple[int, int] | None:
-        """Return what the folder is, whatever path leads to it; None where it was read already, or is too deep."""
+        """Return the folder's device and inode; None if it was read already, or lies too deep."""
         status = folder.stat()
         here = (status.st_dev, status.st_ino)
         if here in above:

@@ -1,4 +1,4 @@
-"""A data set that is a folder: which images its folders hold, and what has no place in it."""
+"""A data set that is a folder: which images its folders hold, and what does not belong in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.datasets.formats import SPLIT_WORDS, ListedImage, Listing, Skipped, 
 from worker.datasets.manifest import lists_images
 
 _COMPANIONS = ("eps", "dire", "recons")
-"""What may lie beside `images`: noise maps, DIRE images and reconstructions of the same pictures."""
+"""These may lie beside `images`: noise maps, DIRE images and reconstructions of the same pictures."""
 
 _FIRST = ("reals", "fakes", *SPLIT_WORDS)
 _SHOWN = 5
@@ -42,7 +42,7 @@ def folder_listing(source: Path, mistakes: list[str]) -> Listing:
 
 
 def _convention(folders: Sequence[Folder], root: _Root, mistakes: list[str]) -> Convention | None:
-    """Return the convention that the folders follow, or add that it is none or several."""
+    """Return the convention that the folders follow; if it is none or several, add a mistake."""
     claimed: dict[str, Parts] = {}
     for folder in (each for each in folders if each.files or each.is_empty):
         for convention in CONVENTIONS:
@@ -55,7 +55,7 @@ def _convention(folders: Sequence[Folder], root: _Root, mistakes: list[str]) -> 
         mistakes.append(f"it mixes layouts: {told}; make a data set of each")
         return None
     if any(folder.parts[0] in SPLIT_WORDS for folder in folders if folder.parts):
-        return DIFFUSION_FORENSICS  # what is wrong is told best in its words
+        return DIFFUSION_FORENSICS  # its messages describe the mistakes best
     found = [root.where(folder.parts) for folder in folders if len(folder.parts) == 1][:_SHOWN]
     mistakes.append(
         "it is none of what is understood: a folder with images/fakes and images/reals, or with one of "

@@ -97,7 +97,7 @@ def new_student(options: StudentOptions, seed: int) -> Student:
 
 @torch.no_grad()
 def check_sizes(student: Student, teacher: Teacher | None, options: StudentOptions, image_size: int) -> None:
-    """See that both networks can look at images of their side. Convolutions and pooling may leave nothing of them.
+    """Check that both networks can process images of their size; pooling may leave nothing of small ones.
 
     Raises:
         RecipeError: one cannot.
@@ -121,7 +121,7 @@ def _look(section: Section, backbone: str, side: int, look: Callable[[], object]
 
 
 def pretrained_layers(section: Section, backbone: str, weights: Path | None) -> nn.Sequential:
-    """Return a classifier up to its feature map with the weights of a file; what is in the file beyond is left out.
+    """Return a classifier up to its feature map, with the weights of a file; other weights in the file are ignored.
 
     Files from before torch 0.4.1, of which torchvision still publishes some, do not count batches: nothing reads that.
     """
@@ -139,7 +139,7 @@ def pretrained_layers(section: Section, backbone: str, weights: Path | None) -> 
         counters | state,
         weights,
         stated=f"of torchvision's {backbone}",
-        remedy=f"Name the file of that backbone's weights, or the backbone that the file is of, in [{section}].",
+        remedy=f"Name the file of that backbone's weights, or the backbone that the file is for, in [{section}].",
     )
     return layers
 

@@ -1,8 +1,8 @@
 """All options of a training, as data: a TOML file that names what differs from one of the recipes shipped here.
 
 `corrected` is what is recommended, `published` repeats the paper's code with its quirks, and `demonstration` is that of
-the model that comes with the package. Every field that a file does
-not name has the value of its `base`, `corrected` unless it says otherwise.
+the model that comes with the package. A field that a file does not
+name has the value of its `base`, which is `corrected` unless the file says otherwise.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PairOptions(Options):
 
 
 class StudentOptions(StudentConfig):
-    """The student, as in a model card, and what it starts from.
+    """The student, as in a model card, and its initial weights.
 
     `input_size`: the side to which the pair is resized; by default it stays as large as the noise map. `weights`: a
     file of torchvision's weights of this backbone to start from; by default it starts from random weights.
@@ -149,7 +149,7 @@ class StudentPlan(Options):
 
 
 class CardOptions(Options):
-    """What becomes of the model card. They change no training.
+    """What the model card says. These options change no training.
 
     `demonstration`: every result says that the model is no detector to rely on. `notice`: a sentence for whoever reads
     the card. `stored`: number format of the student's weights file; with `fp16` its matrices and kernels are rounded,
@@ -162,7 +162,7 @@ class CardOptions(Options):
 
 
 class Recipe(Options):
-    """All that determines a training besides data and ADM. `name` is for people."""
+    """All that determines a training besides data and ADM. `name` is for readers."""
 
     name: str
     augmentation: Augmentation

@@ -17,8 +17,8 @@ from worker.evaluation.report.sections import (
     dire_section,
     formats_section,
     generators_section,
+    held_out_section,
     largest,
-    left_out_section,
     robustness_section,
 )
 from worker.evaluation.report.thumbnails import Gallery
@@ -43,7 +43,7 @@ def page(report: Report, mistakes: Gallery) -> str:
         _charts(report),
         gallery_section(mistakes),
         generators_section(report),
-        left_out_section(report),
+        held_out_section(report),
         robustness_section(report),
         controls_section(report.controls, report.overall.estimates["average_precision"]) if report.controls else "",
         dire_section(report.dire, report.overall) if report.dire else "",
@@ -99,7 +99,7 @@ def _head(report: Report) -> str:
 
 
 def _known_here(report: Report) -> str:
-    """Say of how many images the model was trained on them, or by name of the split where nobody counted them."""
+    """Say how many of the images the model was trained on; where that is not known, judge by the name of the split."""
     data, images = report.data, report.overall.reals + report.overall.fakes
     if data.seen_in_training:
         known = f"The model was trained on {data.seen_in_training:,} of these {images:,} images"
@@ -144,8 +144,9 @@ def _summary(report: Report) -> str:
         f'<p class="says">{_sentence(told)}</p><div class="tiles">{"".join(tiles)}</div>'
         f'<p class="under">Under each figure its {confidence_level(report.confidence)} interval, by '
         f"{report.resamples:,} draws of "
-        "whole source images: crops and fakes of one real image are not independent. Shares are told no surer "
-        "than exact bounds of as many real images allow; where all or none was counted, the bound is told (≥ or ≤).</p>"
+        "whole source images: crops and fakes of one real image are not independent. No share is stated more "
+        "surely than exact bounds of as many real images allow; if all or none was counted, the bound stands (≥ or ≤)."
+        "</p>"
         "<h2>What a FAKE verdict is worth</h2>"
         '<p class="under">Most images on most platforms are real, so even rare false alarms may outnumber the '
         f"fakes that are found.</p>{worth}{_left_open(report)}"
@@ -176,8 +177,9 @@ def _left_open(report: Report) -> str:
     if policy is None or policy.inconclusive_from is None:
         return ""
     return (
-        f"<p>The policy calls images from {policy.inconclusive_from:.4g} up to the threshold INCONCLUSIVE: of 100 "
-        f"real images {_of_hundred(policy.inconclusive_reals)}, of 100 fakes {_of_hundred(policy.inconclusive_fakes)}. "
+        f"<p>The policy classifies images from {policy.inconclusive_from:.4g} up to the threshold as INCONCLUSIVE: "
+        f"of 100 real images {_of_hundred(policy.inconclusive_reals)}, "
+        f"of 100 fakes {_of_hundred(policy.inconclusive_fakes)}. "
         "All figures here count them as not classified as FAKE.</p>"
     )
 
@@ -243,8 +245,8 @@ def _origin(report: Report) -> str:
         "Ran on": f"{model.device} in {model.precision}, {report.seconds:,.0f} s",
         "Data": f"{data.source}, split {data.split}",
         "Data digest": data.sha256,
-        "Known to the model": _seen(data),
-        **({"Known to the policy": _seen_by(report.policy)} if report.policy else {}),
+        "Known to the model": _known_to_model(data),
+        **({"Known to the policy": _known_to_policy(report.policy)} if report.policy else {}),
         "Intervals": f"{report.resamples:,} draws of source images, seed {report.seed}",
         "Made at": report.made_at,
     }
@@ -261,13 +263,13 @@ def _origin(report: Report) -> str:
     return f"<h2>Where this comes from</h2><dl>{listed}</dl>{left}"
 
 
-def _seen(data: Data) -> str:
+def _known_to_model(data: Data) -> str:
     if data.seen_in_training is None or data.seen_in_validation is None:
         return "not known: its training left no list of its images beside its card"
     return f"{data.seen_in_training:,} images from training, {data.seen_in_validation:,} from validation"
 
 
-def _seen_by(policy: PolicyUsed) -> str:
+def _known_to_policy(policy: PolicyUsed) -> str:
     if policy.seen_in_calibration is None:
         return "not known: no list of the images that it was made of lies beside it"
     return f"{policy.seen_in_calibration:,} images that it was made of"

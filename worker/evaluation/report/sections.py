@@ -37,7 +37,7 @@ def generators_section(report: Report) -> str:
     )
 
 
-def left_out_section(report: Report) -> str:
+def held_out_section(report: Report) -> str:
     """Return what thresholds do that were chosen without a generator; nothing where there is one alone."""
     if not report.left_out:
         return ""

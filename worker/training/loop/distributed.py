@@ -36,7 +36,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Return once all processes have come here."""
+        """Return once all processes have called this."""
         if self.size > 1:
             distributed.barrier()
 
@@ -49,12 +49,12 @@ class ProcessGroup:
         return values
 
     def from_main(self, make: Callable[[], _T]) -> _T:
-        """Return what the main process makes, in all of them; all must call it."""
+        """Return the main process's value in every process; all must call it."""
         values = self.gather(make() if self.is_main else None)
         return cast("_T", values[0])
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean of what all processes give, of one shape; all must call it."""
+        """Return the mean of the tensors that all processes give, which have one shape; all must call it."""
         if self.size == 1:
             return value
         total = value.clone()
@@ -67,13 +67,13 @@ class ProcessGroup:
             return network
         for layer in network.modules():
             if type(layer) is nn.BatchNorm2d:
-                layer.__class__ = SyncedBatchNorm2d  # it has the same parts; only `forward` differs
+                layer.__class__ = SyncedBatchNorm2d  # it has the same attributes; only `forward` differs
         return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 @contextmanager
 def joined_process_group(device_type: str) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started, over NCCL on CUDA and Gloo elsewhere; alone without torchrun."""
+    """Join the processes that torchrun started, over NCCL on CUDA and Gloo elsewhere; without torchrun there is one."""
     #: How many processes train together; `torchrun` sets it.
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

@@ -1,4 +1,4 @@
-"""Which pairs make up the batch of a step: a question of the step's number alone, so that any run can go on."""
+"""Which pairs make up the batch of a step. It depends on the step's number alone, so any run can continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 1: every variant of every image with its noise map, and its DIRE image where asked, in shards on disk.
+"""Stage 1: every variant of every image with its noise map, and if needed its DIRE image, in shards on disk.
 
 A shard's name is a digest of the images and variants in it; its folder's name is one of everything else that decides
 the numbers (`PairKey`). So a pair that is out of date is never found, and an interrupted run computes only the
@@ -81,7 +81,7 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True)
 class PairKey:
-    """All that decides the numbers of a pair besides the image itself.
+    """All that determines the numbers of a pair besides the image itself.
 
     `adm_sha256`: of the U-Net's weights, which fit more than one architecture: the number of heads is in no tensor.
     `pixels`: of what augmentation and preprocessing do (`pixels_digest`).
@@ -97,7 +97,7 @@ class PairKey:
     with_dire: bool
 
     def describe(self) -> str:
-        """Return the key as JSON, with what the installed code makes of it."""
+        """Return the key as JSON, with a digest of what the installed code does to pixels."""
         fields = asdict(self) | {
             "unet": self.unet.model_dump(),
             "diffusion": self.diffusion.model_dump(),
@@ -167,7 +167,7 @@ class PairStore:
 
     @property
     def identity(self) -> str:
-        """A name of these pairs that changes with any of them, with their number, order and classes."""
+        """A name that changes with any of the pairs, and with their number, order and classes."""
         return f"{self.folder.name}-{self._ordered_digest[:16]}-{len(self.labels)}"
 
     def missing(self) -> list[int]:
@@ -175,7 +175,7 @@ class PairStore:
         return [number for number in range(len(self.shards)) if not self._path(number).exists()]
 
     def missing_bytes(self) -> int:
-        """Return how large the shards that are not on disk will be, but for their heads."""
+        """Return how many bytes the missing shards will have, without their headers."""
         side, parts = self.key.image_size, ("x", "eps", "dire") if self.key.with_dire else ("x", "eps")
         each = sum(_BYTES[part] for part in parts) * 3 * side * side
         return each * sum(len(self.shards[number]) for number in self.missing())
@@ -254,5 +254,5 @@ def _content(image: LabelledImage) -> bytes:
 
 
 def _open_shard(path: Path) -> Any:
-    """Map a shard into memory. Nothing else writes it: `write_whole` replaces files, it never changes one."""
+    """Map a shard into memory. That is safe: `write_whole` replaces files and never changes one."""
     return safe_open(path, framework="pt")
