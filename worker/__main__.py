@@ -5,26 +5,27 @@ The roles: `analysis` runs the model, `webhooks` delivers webhooks and sweeps, `
 
 from __future__ import annotations
 
-import worker.process.shutdown  # noqa: F401  # first: from now on SIGTERM ends this process in order
+from worker.process.shutdown import install
 
-# isort: split
-import sys
-from collections.abc import Sequence
-from typing import NoReturn
+install()  # first: the imports below take time, and SIGTERM must end this process in order meanwhile
 
-from shared.entry import begin
-from shared.settings import AnalysisSettings, CommonSettings, Settings
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from typing import NoReturn  # noqa: E402
+
+from shared.entry import begin  # noqa: E402
+from shared.settings import AnalysisSettings, CommonSettings, Settings  # noqa: E402
 
 _WORKER = ("worker", "--pool", "threads", "--without-mingle", "--without-gossip", "--without-heartbeat")
 _ROLES = {
-    # As many threads as jobs may be carried: worker/tasks.py sets that.
+    # One thread for each job that may run at once: worker/celery_process.py sets that.
     "analysis": (AnalysisSettings, (*_WORKER, "--queues", "analysis")),
-    # These threads only start work; the deliveries have threads of their own.
+    # These threads only start work: the sender has threads of its own.
     "webhooks": (
         Settings,
         (*_WORKER, "--queues", "webhooks,sweep", "--concurrency", "4"),
     ),
-    # Its scheduler is worker/process/beat.py's: worker/tasks.py sets that.
+    # worker/celery_process.py sets its scheduler, worker/process/beat.py.
     "beat": (CommonSettings, ("beat", "--pidfile", "")),
 }
 
