@@ -110,9 +110,9 @@ class Process:
         if queues & {WEBHOOK_QUEUE, SWEEP_QUEUE}:
             from worker.webhooks.service import WebhookRuntime
 
-            webhooks = WebhookRuntime(Settings.read(), broker)
+            webhooks = WebhookRuntime.load(Settings.read(), broker)
             self._begin(webhooks)
-            self._callbacks |= {DELIVER: webhooks.deliver, SWEEP: webhooks.sweeper.sweep_and_wake}
+            self._callbacks |= {DELIVER: webhooks.deliver, SWEEP: webhooks.sweep}
         if self._shutdown.services:
             registration.show(self._shutdown.services[0].status)
 

@@ -28,7 +28,7 @@ def attempts() -> Attempts:
 
 @pytest.fixture
 def attempt(database: Database, attempts: Attempts) -> Iterator[Attempt]:
-    """A job that this process carries."""
+    """A job that this process runs."""
     with database.begin() as session:
         tenant = Tenant(name="a")
         session.add(tenant)
@@ -37,8 +37,8 @@ def attempt(database: Database, attempts: Attempts) -> Iterator[Attempt]:
         lifecycle.create(session, new, deadline=timedelta(hours=1))
     job = claiming.claim(database, worker="w", model="M", lease=timedelta(seconds=30))
     assert job is not None
-    with ExitStack() as carried:
-        yield carried.enter_context(attempts.carrying(job))
+    with ExitStack() as stack:
+        yield stack.enter_context(attempts.running(job))
 
 
 def lease_until(database: Database, job_id: UUID) -> datetime | None:

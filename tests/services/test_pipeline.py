@@ -51,8 +51,8 @@ def test_job_goes_back_into_the_queue_and_nothing_counts(database: Database, ana
         lifecycle.create(session, new, deadline=timedelta(hours=1))
     claimed = claiming.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
     assert claimed is not None
-    with Attempts().carrying(claimed) as attempt, pytest.raises(StoreUnavailableError):
-        analyzer.carry(attempt)  # raises, so that the executor pauses and does not spin
+    with Attempts().running(claimed) as attempt, pytest.raises(StoreUnavailableError):
+        analyzer.run(attempt)  # raises, so that the executor pauses and does not spin
     with database.begin() as session:
         job = session.get_one(Job, claimed.id)
     assert (job.state, job.attempt, job.deaths, job.lease_until, job.error_code) == ("queued", 1, 0, None, None)

@@ -117,7 +117,7 @@ def test_an_outcome_wakes_who_sends_webhooks_where_one_is_to_be_sent(
     with database.begin() as session:
         vault = Vault(SECRET_KEY)
         create_endpoint(session, vault, attempt.job.tenant_id, "https://receiver.example/", [event])
-    analyzer.carry(attempt)
+    analyzer.run(attempt)
     assert read(database, attempt.job.id).state == "succeeded"
     assert rung_for(services, attempt.job.id) == wake_ups
 
@@ -126,7 +126,7 @@ def test_verdict_that_cannot_be_written_is_an_error_of_the_service(
     database: Database, store: ObjectStore, analyzer: Analyzer, attempt: Attempt
 ):
     forbid(database, NO_RESULTS)
-    analyzer.carry(attempt)
+    analyzer.run(attempt)
     job = read(database, attempt.job.id)
     assert (job.state, job.error_code, job.error_retryable, job.deaths) == ("failed", "internal", True, 0)
     with pytest.raises(ObjectMissingError):  # nothing refers to the pictures
@@ -138,6 +138,6 @@ def test_job_that_cannot_even_fail_goes_back_and_the_executor_is_told_to_pause(
 ):
     forbid(database, NO_ENDS)
     with pytest.raises(DBAPIError):
-        analyzer.carry(attempt)
+        analyzer.run(attempt)
     job = read(database, attempt.job.id)
     assert (job.state, job.deaths, job.suspect, job.lease_until) == ("queued", 0, False, None)

@@ -58,19 +58,19 @@ def test_where_one_image_of_a_job_fails_the_others_are_not_run(job: ClaimedJob):
 
 def test_a_worker_that_stops_goes_on_with_what_it_has_begun_and_with_nothing_else(job: ClaimedJob):
     attempts = Attempts()
-    with attempts.carrying(job) as begun, attempts.carrying(replace(job, id=uuid4())) as fetching:
+    with attempts.running(job) as begun, attempts.running(replace(job, id=uuid4())) as fetching:
         begun.enter(Stage.DECODING)
         attempts.begin_no_more()
         begun.enter(Stage.DIFFUSING)
         with pytest.raises(WorkerStopsError):
             fetching.enter(Stage.DECODING)
-    with attempts.carrying(job) as claimed_since, pytest.raises(WorkerStopsError):
+    with attempts.running(job) as claimed_since, pytest.raises(WorkerStopsError):
         claimed_since.enter(Stage.DECODING)
 
 
 def test_what_is_lost_no_longer_keeps_a_worker_busy_but_in_the_device(job: ClaimedJob):
     attempts = Attempts()
-    with attempts.carrying(job) as attempt:
+    with attempts.running(job) as attempt:
         assert attempts.living() == [attempt]
         attempt.enter(Stage.DIFFUSING)
         attempt.lose()
@@ -89,7 +89,7 @@ def test_seconds_are_counted_by_stage(job: ClaimedJob):
 
 
 def carry_and_lose(attempts: Attempts, job: ClaimedJob) -> None:
-    with attempts.carrying(job) as attempt:
+    with attempts.running(job) as attempt:
         assert attempts.now() == [attempt]
         attempt.lose()
         attempt.enter(Stage.DECODING)

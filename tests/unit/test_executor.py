@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.errors import StoreUnavailableError
 from worker.jobs.executor import ClaimedWork, Executor
@@ -26,7 +27,7 @@ class Work:
         self.may_end = threading.Event()
 
     def take(self, most: int) -> list[ClaimedWork]:
-        """As a claim does: what is to be isolated comes by itself, and ends what is taken before it."""
+        """As a claim does: an isolated piece comes by itself, and ends what is taken before it."""
         self.looks += 1
         taken: list[ClaimedWork] = []
         while self.waiting and len(taken) < most:
@@ -51,14 +52,32 @@ class Work:
         self.done.append("long")
 
 
+class Clock:
+    """A clock that a test sets; it does not move by itself."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_the_longest_pause(self) -> None:
+        self.now += 60
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture
 def work() -> Work:
     return Work()
 
 
 @pytest.fixture
-def executor(work: Work) -> Iterator[Executor]:
-    executor = Executor(work.take, slots=3)
+def executor(work: Work, clock: Clock) -> Iterator[Executor]:
+    executor = Executor(work.take, slots=3, clock=clock)
     yield executor
     work.may_end.set()
     executor.close()
@@ -119,14 +138,14 @@ def test_many_slots_are_filled_by_several_looks(work: Work):
     assert len(work.done) == 70
 
 
-def test_what_was_taken_when_the_executor_is_closed_is_done_all_the_same(executor: Executor, work: Work):
+def test_what_was_taken_when_the_executor_is_closed_is_done_all_the_same(work: Work):
     def take_and_be_closed(most: int) -> list[ClaimedWork]:
-        executor.close()
+        closed.close()
         return work.take(most)
 
-    executor._take = take_and_be_closed
+    closed = Executor(take_and_be_closed, slots=3)
     work.add(3)
-    executor.work()
+    closed.work()
     assert sorted(work.done) == ["claimed 0", "claimed 1", "claimed 2"]
 
 
@@ -159,32 +178,50 @@ def test_stopped_executor_finishes_its_work_and_takes_no_other(executor: Executo
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a bug"), StoreUnavailableError()])
-def test_failing_work_neither_raises_nor_keeps_its_slot(executor: Executor, work: Work, error: Exception):
+def test_failing_work_neither_raises_nor_keeps_its_slot(executor: Executor, work: Work, clock: Clock, error: Exception):
     for _ in range(6):
         work.waiting.append(raises(error))
-        executor._paused_until = 0.0
         executor.work()
-    executor._paused_until = 0.0
+        clock.pass_the_longest_pause()
     work.add(1)
     executor.work()
     assert work.done == ["claimed 0"]
 
 
-def test_outage_makes_the_executor_pause_and_work_that_succeeds_ends_it(executor: Executor, work: Work):
+def test_outages_make_the_executor_pause_for_longer_each_time_until_work_succeeds(
+    executor: Executor, work: Work, clock: Clock
+):
+    for pause in (0.5, 1, 2, 4, 4):
+        work.waiting.append(raises(StoreUnavailableError()))
+        executor.work()
+        assert pause_of(executor, clock) == pause
+    work.add(1)
+    executor.work()
+    assert work.done == ["claimed 0"]
+    work.waiting.append(raises(StoreUnavailableError()))
+    executor.work()
+    assert pause_of(executor, clock) == 0.5
+
+
+def test_paused_executor_takes_nothing(executor: Executor, work: Work):
     work.waiting.append(raises(StoreUnavailableError()))
     executor.work()
     work.add(1)
     executor.work()
     assert work.done == []
     assert work.looks == 1
-    time.sleep(max(0.0, executor._paused_until - time.monotonic()))
-    executor.work()
-    assert work.done == ["claimed 0"]
-    assert executor._outages == 0
+
+
+def pause_of(executor: Executor, clock: Clock) -> float:
+    """Move the clock to the end of the executor's pause; return how long it lasted, to a quarter of a second."""
+    began = clock.now
+    while not executor.willing:
+        clock.now += 0.25
+    return clock.now - began
 
 
 def test_outage_that_every_slot_meets_is_one_pause(executor: Executor, work: Work):
-    all_started = threading.Barrier(3)
+    all_started = threading.Barrier(4)
 
     def do() -> None:
         all_started.wait(SOON)
@@ -192,13 +229,15 @@ def test_outage_that_every_slot_meets_is_one_pause(executor: Executor, work: Wor
 
     for _ in range(3):
         work.waiting.append(ClaimedWork(do))
-    executor.look()
-    await_true(lambda: executor._slots._value == 3)
-    assert executor._outages == 1
+    with capture_logs() as records:
+        executor.look()
+        all_started.wait(SOON)
+        executor.close()
+    assert [(record["event"], record["seconds"]) for record in records] == [("crew_pauses", 0.5)]
 
 
 def add_isolated(executor: Executor, work: Work, log: list[str], name: str) -> None:
-    """Add work that is to be isolated, and notes when it has been taken, when it is, and when it ends."""
+    """Add isolated work that logs when it was taken, when it is alone, and when it ends."""
 
     def do() -> None:
         log.append(f"{name} taken")
@@ -211,7 +250,7 @@ def add_isolated(executor: Executor, work: Work, log: list[str], name: str) -> N
     work.waiting.append(ClaimedWork(do, isolated=True))
 
 
-def test_work_that_is_to_be_alone_begins_when_the_others_have_ended(executor: Executor, work: Work):
+def test_isolated_work_begins_when_the_others_have_ended(executor: Executor, work: Work):
     log: list[str] = []
     work.add_long(2)
     add_isolated(executor, work, log, "first")
@@ -231,7 +270,7 @@ def test_work_that_is_to_be_alone_begins_when_the_others_have_ended(executor: Ex
     assert work.done[:2] == ["long", "long"]
 
 
-def test_nothing_is_taken_while_work_is_alone_and_all_slots_are_used_after(executor: Executor, work: Work):
+def test_nothing_is_taken_while_isolated_work_runs_and_all_slots_are_used_after(executor: Executor, work: Work):
     log: list[str] = []
     add_isolated(executor, work, log, "lonely")
     work.add_long(3)
@@ -245,16 +284,16 @@ def test_nothing_is_taken_while_work_is_alone_and_all_slots_are_used_after(execu
 
 
 @pytest.mark.parametrize("error", [MemoryError(), StoreUnavailableError()])
-def test_work_that_fails_alone_lets_the_others_in(executor: Executor, work: Work, error: Exception):
+def test_isolated_work_that_fails_lets_the_others_in(executor: Executor, work: Work, clock: Clock, error: Exception):
     work.waiting.append(ClaimedWork(raises(error).do, isolated=True))
     work.add(2)
     executor.work()
-    executor._paused_until = 0.0
+    clock.pass_the_longest_pause()
     executor.work()
     await_true(lambda: sorted(work.done) == ["claimed 0", "claimed 1"])
 
 
-def test_executor_that_is_told_to_stop_ends_although_one_waits_to_be_isolated(executor: Executor, work: Work):
+def test_executor_that_is_told_to_stop_ends_although_isolated_work_waits(executor: Executor, work: Work):
     log: list[str] = []
     work.add_long(1)
     add_isolated(executor, work, log, "last")
@@ -274,12 +313,13 @@ def test_executor_that_is_told_to_stop_ends_although_one_waits_to_be_isolated(ex
     assert work.done == ["long"]
 
 
-def test_a_hundred_pieces_of_work_that_run_out_of_memory_leave_every_slot_working(executor: Executor, work: Work):
+def test_a_hundred_pieces_of_work_that_run_out_of_memory_leave_every_slot_working(
+    executor: Executor, work: Work, clock: Clock
+):
     for _ in range(100):
         work.waiting.append(raises(MemoryError()))
-        executor._paused_until = 0.0
         executor.work()
-    executor._paused_until = 0.0
+        clock.pass_the_longest_pause()
     work.add_long(3)
     executor.look()
     for _ in range(3):
@@ -302,5 +342,4 @@ def test_frozen_executor_takes_nothing_more_and_one_who_is_taking_is_waited_for(
     threading.Timer(0.05, may_take.set).start()
     executor.freeze(SOON)
     assert taken == ["claimed"]
-    assert executor._taking.locked()
     woken.join(SOON)

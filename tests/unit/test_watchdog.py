@@ -27,7 +27,7 @@ class Scene:
             idle=lambda: self.idle,
             taken=lambda: self.taken,
             waiting=self._ask,
-            patience_seconds=PATIENCE * Watchdog.seconds,
+            limit_seconds=PATIENCE * Watchdog.seconds,
             end=self._end,
         )
 

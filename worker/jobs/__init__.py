@@ -1,1 +1,1 @@
-"""Analysis jobs: taking them, carrying each attempt from image to outcome, and keeping its lease."""
+"""Analysis jobs: claiming them, running each attempt from image to outcome, and keeping its lease."""

@@ -1,4 +1,4 @@
-"""One attempt at a job while this process carries it: its stage, its clock, and whether it is still ours."""
+"""One attempt at a job while this process runs it: its stage, its timings, and whether its lease is still ours."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from shared.errors import DistildireError, LeaseLostError
 _T = TypeVar("_T")
 
 
-#: Stages that are the device's to limit: their thread waits for it whatever becomes of the job.
+#: Stages whose time the pass watchdog limits: the job's thread waits for the device, whatever becomes of the job.
 ON_DEVICE = (Stage.DIFFUSING, Stage.CLASSIFYING)
 
 
 class WorkerStopsError(DistildireError):
-    """The worker was told to stop before the job was begun."""
+    """The worker was told to stop before the job got past its first stage."""
 
 
 class Attempt:
-    """What the job's own thread and the heartbeat both know of it."""
+    """What the job's own thread, the device's thread and the heartbeat share."""
 
     def __init__(self, job: ClaimedJob, begin_no_more: threading.Event | None = None) -> None:
-        """Begin to carry `job`; once `begin_no_more` is set, it goes no further than to the end of its first stage."""
+        """Begin an attempt at `job`. Once `begin_no_more` is set, it ends with its first stage."""
         self.job = job
         self._begin_no_more = begin_no_more
         self.claimed_at = time.monotonic()
@@ -38,11 +38,11 @@ class Attempt:
         self._awaited: Sequence[Future[Any]] = ()
 
     def enter(self, stage: Stage) -> None:
-        """Go on to `stage`.
+        """Proceed to `stage`.
 
         Raises:
-            LeaseLostError: the job is no longer ours.
-            WorkerStopsError: the worker was told to stop, and the job has not got far.
+            LeaseLostError: the lease of the job is no longer ours.
+            WorkerStopsError: the worker was told to stop, and the job is still at its first stage.
 
         """
         if self._lost.is_set():
@@ -52,12 +52,12 @@ class Attempt:
         self.note(stage)
 
     def note(self, stage: Stage) -> None:
-        """Say that the job is at `stage`: by its own thread, or by the device's while that one waits."""
+        """Record that the job is at `stage`. Its own thread calls this, or the device's thread while that one waits."""
         self._clock()
         self.stage = stage
 
     def results_of(self, futures: Sequence[Future[_T]]) -> list[_T]:
-        """Wait for all `futures`; raise `LeaseLostError` as soon as the job is lost. If one fails, cancel the rest."""
+        """Wait for all `futures`; if one fails, cancel the rest. Raise `LeaseLostError` once the lease is lost."""
         self._awaited = futures
         if self._lost.is_set():
             self._cancel_awaited()
@@ -69,27 +69,27 @@ class Attempt:
             self._cancel_awaited()
 
     def lose(self) -> None:
-        """Tell the job's thread to stop at its next step: canceled, given away, or given back."""
+        """Have the job's thread stop at its next step: the lease is no longer ours."""
         self._lost.set()
         self._cancel_awaited()
 
     @property
     def lost(self) -> bool:
-        """Whether to stop."""
+        """Whether the lease is no longer ours."""
         return self._lost.is_set()
 
     def wait_lost(self, seconds: float) -> bool:
-        """Wait `seconds`, less if the job is lost meanwhile; return whether it is."""
+        """Wait `seconds`, or until the lease is lost; return whether it is."""
         return self._lost.wait(seconds)
 
     def timings(self) -> dict[str, float]:
-        """Seconds spent in each stage so far, to the millisecond."""
+        """Return the seconds spent in each stage so far, to the millisecond."""
         self._clock()
         return {stage: round(seconds, 3) for stage, seconds in self._spent.items()}
 
     def _cancel_awaited(self) -> None:
         for future in self._awaited:
-            future.cancel()  # does nothing where it has ended
+            future.cancel()  # does nothing where it has already ended
 
     def _clock(self) -> None:
         now = time.monotonic()
@@ -98,34 +98,34 @@ class Attempt:
 
 
 class Attempts:
-    """All that this process carries now."""
+    """The attempts that this process runs now."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._carried: dict[AttemptId, Attempt] = {}
+        self._running: dict[AttemptId, Attempt] = {}
         self._begin_no_more = threading.Event()
 
     @contextmanager
-    def carrying(self, job: ClaimedJob) -> Iterator[Attempt]:
-        """Carry `job`: its lease is extended from now until the end of the block."""
+    def running(self, job: ClaimedJob) -> Iterator[Attempt]:
+        """List `job` as running, so that its lease is extended, until the end of the block."""
         attempt = Attempt(job, self._begin_no_more)
         with self._lock:
-            self._carried[job.attempt_id] = attempt
+            self._running[job.attempt_id] = attempt
         try:
             yield attempt
         finally:
             with self._lock:
-                del self._carried[job.attempt_id]
+                del self._running[job.attempt_id]
 
     def now(self) -> list[Attempt]:
-        """Return what is carried at this moment."""
+        """Return the attempts that run at this moment."""
         with self._lock:
-            return list(self._carried.values())
+            return list(self._running.values())
 
     def living(self) -> list[Attempt]:
-        """Return what is carried and can be expected to go on: not lost, or in the hands of the device."""
+        """Return those that can be expected to make progress: their lease is ours, or the device runs them."""
         return [attempt for attempt in self.now() if not attempt.lost or attempt.stage in ON_DEVICE]
 
     def begin_no_more(self) -> None:
-        """Have those that are still fetching, now or later, end with `WorkerStopsError`."""
+        """End all that are still fetching, and all that begin later, with `WorkerStopsError`."""
         self._begin_no_more.set()

@@ -1,6 +1,7 @@
-"""The threads that take jobs: woken by Celery, or by the worker's own periodic look, never more than its slots.
+"""The threads that run jobs, at most one for each slot. A wake-up of Celery or the worker's own polling starts them.
 
-Whoever takes work takes it for all free slots at once, and hands the rest to the executor's own threads.
+A thread that claims work claims it for all free slots at once: it runs one piece itself, and hands the others to the
+executor's own threads.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import structlog
 
 from worker.jobs.outcome import OUTAGES
 
-#: Seconds for which nothing is taken after an outage; doubled while it lasts, but a server that is back must not wait
-#: long: a look costs it nothing.
+#: Seconds for which nothing is taken after an outage. They double while it lasts, up to a few: an attempt to take work
+#: costs a server little, and one that is back should be used soon.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
 
-#: So many pieces of work are taken at once at most.
+#: How many pieces of work are taken at once at most.
 _AT_ONCE = 32
 
 _log = structlog.get_logger(__name__)
@@ -27,26 +28,38 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ClaimedWork:
-    """Something to do."""
+    """A piece of work that was claimed."""
 
     do: Callable[[], None]
     isolated: bool = False
-    """It shares the executor with no other: it calls `Executor.wait_until_isolated` before it begins."""
+    """It calls `Executor.wait_until_isolated` before it begins, and no other work is taken until it ends."""
 
 
 class Executor:
-    """At most `slots` pieces of work at once, or one that is to be isolated.
+    """Runs at most `slots` pieces of work at once, or one that is isolated."""
 
-    `take(most)` returns the work claimed next, `most` pieces at most; work that is to be isolated comes by itself.
-    `take` and the work may raise an outage: the whole executor then pauses, longer each time until some work succeeds.
-    """
+    def __init__(
+        self,
+        take: Callable[[int], Sequence[ClaimedWork]],
+        *,
+        slots: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take nothing yet.
 
-    def __init__(self, take: Callable[[int], Sequence[ClaimedWork]], *, slots: int) -> None:
+        Args:
+            take: claims work and returns it, at most as many pieces as it is told; an isolated piece comes by itself.
+                Where `take` or a piece of work raises an outage, the whole executor pauses, longer each time until a
+                piece of work succeeds.
+            slots: how many pieces run at once at most.
+            clock: the time in seconds.
+        """
         self.taken = 0
-        """How many pieces of work were taken until now."""
+        """How many pieces of work were taken since the start."""
+        self._clock = clock
         self._take = take
         self._slots = threading.Semaphore(slots)
-        # One takes at a time; who has taken work that is to be isolated keeps the others out until it has ended.
+        # One thread takes at a time. One that took an isolated piece holds this lock until that piece has ended.
         self._taking = threading.Lock()
         self._shared = 0
         self._shared_ended = threading.Condition()
@@ -57,22 +70,22 @@ class Executor:
         self._paused_until = 0.0
 
     def work(self) -> None:
-        """Take work until none is left. Raises nothing.
+        """Take and run work until none is left. Raises nothing.
 
-        Where all slots are taken, wait for one: a thread of Celery's that returned at once would drop its wake-up, and
-        fetch the next, which an idle worker could have had.
+        If no slot is free, wait for one: a thread of Celery's that returned at once would drop its wake-up and fetch
+        the next, which an idle worker could have had.
         """
         with self._slots:
             while self._run_next():
                 pass
 
     def look(self) -> None:
-        """If a slot is free, have a thread of our own look for work, for this slot and all that are free."""
+        """If a slot is free, have one of the executor's own threads take work for all slots that are free."""
         if not self._stopping.is_set() and self._slots.acquire(blocking=False):
             self._hand_over(None)
 
     def wait_until_isolated(self) -> None:
-        """Return when no other work is under way: called by one that is to be isolated, so that none can begin."""
+        """Wait until no other work runs. Only isolated work may call this: while it runs, no other can begin."""
         with self._shared_ended:
             self._shared_ended.wait_for(lambda: self._shared == 0)
 
@@ -81,7 +94,7 @@ class Executor:
         self._stopping.set()
 
     def freeze(self, seconds: float) -> None:
-        """Stop for good, in a process that is about to end; wait so long for one who is just taking."""
+        """Stop, in a process that is about to end; wait at most `seconds` for a thread that is taking work now."""
         self.stop()
         self._taking.acquire(timeout=seconds)
 
@@ -92,19 +105,19 @@ class Executor:
 
     @property
     def willing(self) -> bool:
-        """Whether it would take work now: it neither stops nor pauses."""
-        return not self.stopping and time.monotonic() >= self._paused_until
+        """Whether it would take work now: it is neither stopped nor paused."""
+        return not self.stopping and self._clock() >= self._paused_until
 
     def close(self) -> None:
-        """Stop, and wait for the work on our own threads."""
+        """Stop, and wait for the work on the executor's own threads."""
         self.stop()
         self._own_threads.shutdown()
 
     def _hand_over(self, work: ClaimedWork | None) -> bool:
-        """Have a thread of our own use a slot taken for it, first for `work`; False where there is none."""
+        """Have one of our own threads run `work` in a slot acquired for it; False if the executor is closed."""
         try:
             self._own_threads.submit(self._work_on_own_thread, work)
-        except RuntimeError:  # closed since
+        except RuntimeError:  # closed meanwhile
             self._slots.release()
             return False
         return True
@@ -118,21 +131,21 @@ class Executor:
             self._slots.release()
 
     def _run_next(self) -> bool:
-        """Take work and do one piece of it; False where there is none or the executor pauses."""
+        """Take work and run one piece of it; return False if there was none, or if the executor pauses now."""
         with self._taking:
             claimed = self._take_for_free_slots()
             if claimed and claimed[0].isolated:
-                return self._do(claimed[0])  # and nobody takes meanwhile
+                return self._do(claimed[0])  # under the lock, so that no thread takes work meanwhile
             self._count_shared(len(claimed))
             left = [work for work in claimed[1:] if not self._hand_over(work)]
         if len(claimed) == _AT_ONCE:
-            self.look()  # there may be more, and slots for it
-        mine = (*claimed[:1], *left)  # where the executor is closed meanwhile, also what got no thread
+            self.look()  # there may be more work, and free slots
+        mine = (*claimed[:1], *left)  # `left` is what found the executor closed
         done = [self._do_beside_others(work) for work in mine]
         return bool(done) and all(done)
 
     def _take_for_free_slots(self) -> Sequence[ClaimedWork]:
-        """Return work: a piece for this thread's slot, and each other with a slot taken for it."""
+        """Take one piece for this thread's slot and one for each other free slot; acquire the slots that are used."""
         if not self.willing:
             return ()
         spare = 0
@@ -143,7 +156,7 @@ class Executor:
             claimed = self._take(1 + spare)
         except OUTAGES as outage:
             self._pause(outage.message)
-        except Exception as error:  # noqa: BLE001  # the boundary, as below
+        except Exception as error:  # noqa: BLE001  # the boundary, as in `_do`
             #: Claiming jobs met an error that the worker does not expect. The worker pauses and looks again. Report the
             #: traceback.
             _log.exception("errands_not_taken")
@@ -161,13 +174,13 @@ class Executor:
             self._count_shared(-1)
 
     def _do(self, work: ClaimedWork) -> bool:
-        """Do a piece of work; False where the executor pauses because of it."""
+        """Run a piece of work; return False if the executor pauses because of it."""
         try:
             work.do()
         except OUTAGES as outage:
             self._pause(outage.message)
             return False
-        # The boundary: whatever left a Celery task's body, a MemoryError above all, would wedge the worker.
+        # The boundary: an exception that leaves a Celery task's body, a MemoryError above all, would wedge the worker.
         except Exception as error:  # noqa: BLE001
             #: A job raised an error that the worker does not expect, past everything that would have ended it. The
             #: worker pauses and goes on; the job runs again when its lease ends. Report the traceback.
@@ -184,10 +197,10 @@ class Executor:
 
     def _pause(self, reason: str) -> None:
         with self._pausing:
-            if time.monotonic() < self._paused_until:
-                return  # one outage, met by many pieces of work, is one pause
+            if self._clock() < self._paused_until:
+                return  # many pieces of work may meet the same outage
             seconds = min(_FIRST_PAUSE * 2**self._outages, _LONGEST_PAUSE)
             self._outages = min(self._outages + 1, 10)
-            self._paused_until = time.monotonic() + seconds
+            self._paused_until = self._clock() + seconds
         #: The worker takes no job for so many `seconds`, because of the `reason` that it names.
         _log.warning("crew_pauses", seconds=seconds, reason=reason)

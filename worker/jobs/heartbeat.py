@@ -1,4 +1,4 @@
-"""The callback that extends the leases of all jobs that a worker carries, and learns which of them it has lost."""
+"""The callback that extends the leases of all jobs that a worker runs, and learns which leases it has lost."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from shared.errors import DatabaseUnavailableError
 from shared.jobs import lifecycle
 from worker.jobs.attempt import ON_DEVICE, Attempt, Attempts
 
-#: No stage takes so long but the device's, whose passes have a limit of their own: a thread that does hangs.
+#: A thread that stays in one stage for so long hangs. The device's stages are exempt: its passes have their own limit.
 STAGE_SECONDS = 300.0
 _BEAT_SECONDS = 1.0
-#: Beats in a lease: some may be lost.
+#: Beats in a lease. Several, since some may fail.
 _BEATS = 6
 
 _log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """One UPDATE for everything that is carried, every `seconds`."""
+    """Extends the leases of all running attempts by one UPDATE, every `seconds`."""
 
     def __init__(
         self, database: Database, attempts: Attempts, *, lease: timedelta, stage_seconds: float = STAGE_SECONDS
@@ -39,15 +39,15 @@ class Heartbeat:
         return min(_BEAT_SECONDS, self._lease.total_seconds() / _BEATS)
 
     def beat(self) -> None:
-        """Extend what is carried and within its stage's time; mark as lost what is not ours any more."""
-        carried = self._attempts.now()
-        timely = [attempt for attempt in carried if not self._overdue(attempt)]
+        """Extend the leases of attempts within their stage's time limit; mark as lost those that are not ours."""
+        running = self._attempts.now()
+        timely = [attempt for attempt in running if not self._overdue(attempt)]
         try:
             held = lifecycle.heartbeat(
                 self._database, {attempt.job.attempt_id: attempt.stage for attempt in timely}, lease=self._lease
             )
         except DatabaseUnavailableError:
-            self._lose_unconfirmed(carried)
+            self._lose_unconfirmed(running)
             return
         self._answered_at = time.monotonic()
         for attempt in timely:
@@ -63,10 +63,10 @@ class Heartbeat:
             attempt.lose()
         return True
 
-    def _lose_unconfirmed(self, carried: list[Attempt]) -> None:
-        """With the database away for a whole lease, jobs are somebody else's as soon as it is back."""
+    def _lose_unconfirmed(self, running: list[Attempt]) -> None:
+        """Lose the attempts whose lease has ended unconfirmed: another worker takes them once the database is back."""
         oldest = time.monotonic() - self._lease.total_seconds()
-        for attempt in carried:
+        for attempt in running:
             if max(self._answered_at, attempt.claimed_at) < oldest and not attempt.lost:
                 #: PostgreSQL did not confirm a job's lease for as long as the lease lasts. The worker lets the job go,
                 #: and it runs again.

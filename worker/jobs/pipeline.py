@@ -95,7 +95,7 @@ class _Written(Enum):
 
 
 class Analyzer:
-    """Carries jobs, each on the thread that calls it; the device is shared through the batcher."""
+    """Runs jobs, each on the thread that calls `run`; they share the device through the batcher."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Analyzer:
         # Decoding and rendering have time limits: more of them at once than cores would count their waiting.
         self._cores = threading.BoundedSemaphore(usable_cores())
 
-    def carry(self, attempt: Attempt) -> None:
+    def run(self, attempt: Attempt) -> None:
         """Bring a claimed job to its outcome.
 
         Raises:

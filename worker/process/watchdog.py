@@ -1,4 +1,4 @@
-"""Ends a worker that could work and does not, so that whoever started it starts another."""
+"""Ends a worker that takes no work although work waits, so that its supervisor starts another."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Watchdog:
-    """Looks every `seconds` whether the worker takes something, or has a reason not to.
+    """Looks every `seconds` whether the worker takes work, or has a reason not to.
 
-    It counts looks, not time: a process that was stopped for a while and goes on has done nothing wrong.
+    It counts looks, not time: the time for which the process was stopped must not count.
     """
 
     seconds = _LOOK_SECONDS
@@ -29,29 +29,33 @@ class Watchdog:
         idle: Callable[[], bool],
         taken: Callable[[], int],
         waiting: Callable[[], bool],
-        patience_seconds: float,
+        limit_seconds: float,
         end: Callable[[], None] | None = None,
     ) -> None:
-        """Watch a worker that has `taken` so much until now.
+        """Watch a worker; nothing is looked at yet.
 
-        `idle` says whether it carries nothing, and would take something; `waiting`, asked only then, whether there is
-        something that it could take. `end` is called after `patience_seconds` of both; it ends the process.
+        Args:
+            idle: whether the worker does nothing, and would take work if there were some.
+            taken: how many pieces of work it has taken since it started.
+            waiting: whether there is work that it could take; called only while the worker is idle.
+            limit_seconds: how long it may be idle while work waits.
+            end: ends this process; called after that time.
         """
         self._idle = idle
         self._taken = taken
         self._waiting = waiting
-        self._patience = patience_seconds / self.seconds
+        self._limit = limit_seconds / self.seconds
         self._end = end or _end_process
         self._looks = 0
-        self._seen = 0
+        self._taken_before = 0
 
     def look(self) -> None:
-        """Look once; raise `DatabaseUnavailableError` where nobody knows whether anything waits."""
-        looks, seen, self._looks, self._seen = self._looks, self._seen, 0, self._taken()
-        if self._seen != seen or not self._idle() or not self._waiting():
+        """Look once; raise `DatabaseUnavailableError` where the database cannot say whether work waits."""
+        looks, before, self._looks, self._taken_before = self._looks, self._taken_before, 0, self._taken()
+        if self._taken_before != before or not self._idle() or not self._waiting():
             return
         self._looks = looks + 1
-        if self._looks >= self._patience:
+        if self._looks >= self._limit:
             #: The worker took nothing for `WATCHDOG_SECONDS` although work waits. It writes the stack of every thread
             #: and ends with status 1.
             _log.critical("worker_wedged", seconds=self._looks * self.seconds, threads=_stacks())
@@ -59,7 +63,7 @@ class Watchdog:
 
 
 def _end_process() -> None:
-    os._exit(1)  # no thread of it can be trusted to end
+    os._exit(1)  # any of its threads may be stuck
 
 
 def _stacks() -> dict[str, str]:

@@ -1,7 +1,9 @@
-"""What a webhook worker is made of: the sender, the sweep, retention, and who calls them. No torch here."""
+"""A webhook worker: its parts (the sender, the sweeper, retention) and how it starts and ends. Without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -21,74 +23,113 @@ from worker.process.periodic import Periodic
 from worker.process.watchdog import Watchdog
 from worker.webhooks.sender import WebhookSender
 
-#: How often retention looks whether there is work.
-_HOUSEKEEPING_SECONDS = 2.0
+_RETENTION_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
 
 
-class WebhookRuntime:
-    """Sends what is due and sweeps, when told to and by itself."""
+@dataclass(frozen=True)
+class Parts:
+    """What a webhook worker starts and ends."""
 
-    def __init__(self, settings: Settings, broker: Broker) -> None:
+    sender: WebhookSender
+    sweeper: Sweeper
+    retention: Retention
+    polling: Periodic
+    tidying: Periodic
+    watchdog: Periodic
+    databases: Sequence[Database]
+
+
+def build(settings: Settings, broker: Broker) -> Parts:
+    """Make the parts and connect them; nothing runs yet."""
+    # With the overflow, a connection for each of the sender's threads: none waits to record its try.
+    database = _database(settings, connections=16)
+    # Its own connections and thread: webhooks and leases must not wait for retention, nor for a slow object store.
+    retention_database = _database(settings, connections=4)
+    # Its own connection: the watchdog must be able to look while the senders wait for connections in vain.
+    watchdog_database = _database(settings, connections=1)
+    sender = WebhookSender(database, Egress(settings.egress_allow), Vault(settings.secret_key.get_secret_value()))
+    sweeper = Sweeper(database, broker, max_attempts=settings.max_attempts)
+    retention = Retention(retention_database, ObjectStore(settings), retention_days=settings.retention_days)
+    return Parts(
+        sender,
+        sweeper,
+        retention,
+        polling=Periodic([sender.deliver_due, sweeper.sweep], seconds=settings.poll_seconds, name="polling"),
+        tidying=Periodic([retention.tidy], seconds=_RETENTION_SECONDS, name="retention"),
+        watchdog=_watchdog(settings, watchdog_database, sender),
+        databases=(database, retention_database, watchdog_database),
+    )
+
+
+def _database(settings: Settings, *, connections: int) -> Database:
+    return Database(settings.database_url.get_secret_value(), pool_size=connections)
+
+
+def _watchdog(settings: Settings, database: Database, sender: WebhookSender) -> Periodic:
+    watchdog = Watchdog(
+        idle=lambda: not sender.closed and not sender.busy,
+        taken=lambda: sender.taken,
+        waiting=partial(is_due, database, per_endpoint=sender.per_endpoint),
+        limit_seconds=settings.watchdog_patience,
+    )
+    return Periodic([watchdog.look], seconds=watchdog.seconds, name="watchdog")
+
+
+class WebhookRuntime:
+    """Sends the webhooks that are due and sweeps, when it is woken and every `POLL_SECONDS`."""
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
         self._ready_file = settings.ready_file
-        # With the overflow, a connection for each of the sender's threads: none waits to record its try.
-        self._database = Database(settings.database_url.get_secret_value(), pool_size=16)
-        vault = Vault(settings.secret_key.get_secret_value())
-        self._sender = WebhookSender(self._database, Egress(settings.egress_allow), vault)
-        self.sweeper = Sweeper(self._database, broker, max_attempts=settings.max_attempts)
-        self._periodic = Periodic([self.deliver, self.sweeper.sweep], seconds=settings.poll_seconds)
-        # Both of its own: neither senders nor leases are to wait for it, nor for a store that is slow.
-        self._retention_database = Database(settings.database_url.get_secret_value(), pool_size=4)
-        self._retention = Retention(
-            self._retention_database, ObjectStore(settings), retention_days=settings.retention_days
-        )
-        self._housekeeping = Periodic([self._retention.tidy], seconds=_HOUSEKEEPING_SECONDS, name="housekeeping")
-        # Of its own: where the senders wait for connections in vain, it must not.
-        self._watch_database = Database(settings.database_url.get_secret_value(), pool_size=1)
-        watchdog = Watchdog(
-            idle=lambda: not self._sender.closed and not self._sender.busy,
-            taken=lambda: self._sender.taken,
-            waiting=partial(is_due, self._watch_database, per_endpoint=self._sender.per_endpoint),
-            patience_seconds=settings.watchdog_patience,
-        )
-        self._watch = Periodic([watchdog.look], seconds=watchdog.seconds, name="watchdog")
+        self._parts = parts
+
+    @classmethod
+    def load(cls, settings: Settings, broker: Broker) -> WebhookRuntime:
+        """Make a webhook worker that does not work yet."""
+        return cls(settings, build(settings, broker))
 
     def begin(self) -> None:
-        """Begin to send."""
-        for part in (self._periodic, self._housekeeping, self._watch):
+        """Start to send."""
+        for part in (self._parts.polling, self._parts.tidying, self._parts.watchdog):
             part.start()
         if self._ready_file:
             self._ready_file.touch()
         _log.info("worker_ready")
 
     def status(self) -> WorkerStatus:
-        """Return how this worker fares."""
-        state = WorkerState.DRAINING if self._sender.closed else WorkerState.READY
-        return WorkerStatus(state, self._sender.senders, self._sender.busy)
+        """Return the state of this worker, for the list of workers."""
+        sender = self._parts.sender
+        state = WorkerState.DRAINING if sender.closed else WorkerState.READY
+        return WorkerStatus(state, sender.senders, sender.busy)
 
     def deliver(self) -> None:
         """Have the sender send what is due."""
-        self._sender.deliver_due()
+        self._parts.sender.deliver_due()
+
+    def sweep(self) -> None:
+        """Sweep, and wake workers for the jobs that wait."""
+        self._parts.sweeper.sweep_and_wake()
 
     def stop(self) -> None:
-        """Begin no further try, and nothing that is to be tidied."""
-        self._sender.stop()
-        self._retention.stop()
+        """Start no further try, and no further deletion."""
+        self._parts.sender.stop()
+        self._parts.retention.stop()
         if self._ready_file:
             self._ready_file.unlink(missing_ok=True)
 
     def release_jobs(self) -> bool:
         """Return whether every try is recorded: one that is not is made again when its lease ends."""
-        if tries := self._sender.busy:
+        if tries := self._parts.sender.busy:
             #: A webhook worker that stops could not record so many `tries`. They are made again.
             _log.warning("tries_not_recorded", tries=tries)
         return not tries
 
     def close(self) -> None:
         """End when the tries under way are recorded."""
-        for part in (self._watch, self._housekeeping, self._periodic, self._sender):
+        parts = self._parts
+        for part in (parts.watchdog, parts.tidying, parts.polling, parts.sender):
             part.close()
-        for database in (self._database, self._retention_database, self._watch_database):
+        for database in parts.databases:
             database.close()
         _log.info("worker_stopped")
