@@ -13,25 +13,25 @@ from shared.domain import AttemptId, ClaimedJob, JobResult, Stage
 from shared.jobs import lifecycle
 from tests.chaos.crash_points import DECIDED, crash_if_requested
 from worker.__main__ import main
-from worker.jobs.attempt import Attempt
+from worker.jobs.attempt import RunningAttempt
 from worker.tasks import app
 
 __all__ = ["app"]
 
-_begin, _note, _succeed = Attempt.__init__, Attempt.note, lifecycle.succeed
+_begin, _note, _succeed = RunningAttempt.__init__, RunningAttempt.note, lifecycle.succeed
 
 
-def _begin_or_die(self: Attempt, job: ClaimedJob, *rest: Any) -> None:
+def _begin_or_die(self: RunningAttempt, job: ClaimedJob, *rest: Any) -> None:
     _begin(self, job, *rest)
     _die_in(self, Stage.FETCHING)
 
 
-def _note_or_die(self: Attempt, stage: Stage) -> None:
+def _note_or_die(self: RunningAttempt, stage: Stage) -> None:
     _note(self, stage)
     _die_in(self, stage)
 
 
-def _die_in(attempt: Attempt, stage: Stage) -> None:
+def _die_in(attempt: RunningAttempt, stage: Stage) -> None:
     if not attempt.job.suspect:
         crash_if_requested(stage)
 
@@ -42,8 +42,8 @@ def _succeed_and_die(database: Database, attempt_id: AttemptId, result: JobResul
     return told
 
 
-Attempt.__init__ = _begin_or_die  # type: ignore[method-assign, assignment]
-Attempt.note = _note_or_die  # type: ignore[method-assign]
+RunningAttempt.__init__ = _begin_or_die  # type: ignore[method-assign, assignment]
+RunningAttempt.note = _note_or_die  # type: ignore[method-assign]
 lifecycle.succeed = _succeed_and_die
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from worker.sandbox.sandbox import Sandbox
 class AnyFormatSandbox(Sandbox):
     """A sandbox that lets every file in."""
 
-    _entry = ("-m", "tests.hostile.any_format_child")
+    entry = ("-m", "tests.hostile.any_format_child")
 
     def ending(self, file: HostileFile) -> Ending:
         """Open a file and tell what came of it, as of a job."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from worker.inference.batcher import Finding, Floats, Notify
+from worker.inference.batcher import Floats, Notify, PassResult
 from worker.inference.device import Device
 from worker.jobs.heartbeat import Heartbeat
 from worker.tasks import app
@@ -24,7 +24,7 @@ _silence = _gate.with_name("silence")
 _run, _beat = Device.__call__, Heartbeat.beat
 
 
-def _run_when_open(self: Device, images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+def _run_when_open(self: Device, images: Sequence[Floats], classifying: Notify) -> list[PassResult]:
     while _gate.exists():
         time.sleep(0.01)
     return _run(self, images, classifying)

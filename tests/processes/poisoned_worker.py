@@ -71,7 +71,7 @@ def _poison_in(image: Tensor) -> Poison | None:
 service.load_detector = _load_flawed
 if "TEST_GATE" in os.environ:
     from tests.processes import gated_worker  # noqa: F401  # its import does it
-Sandbox._entry = ("-m", "tests.processes.poisoned_child")
+Sandbox.entry = ("-m", "tests.processes.poisoned_child")
 
 if __name__ == "__main__":
     main(sys.argv[1:])

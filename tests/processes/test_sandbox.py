@@ -42,13 +42,13 @@ _MEAN = np.random.default_rng(2).normal(size=(2, 2)).astype(np.float32)
 class HostileSandbox(Sandbox):
     """A sandbox whose decoder obeys the file."""
 
-    _entry = ("-m", "tests.support.hostile_child")
+    entry = ("-m", "tests.support.hostile_child")
 
 
-class UnwalledSandbox(Sandbox):
+class UnfilteredSandbox(Sandbox):
     """The same on a kernel without seccomp."""
 
-    _entry = ("-m", "tests.support.hostile_child", "unwalled")
+    entry = ("-m", "tests.support.hostile_child", "unfiltered")
 
 
 def _worker(program: str) -> subprocess.Popen[str]:
@@ -72,8 +72,8 @@ def hostile() -> Iterator[HostileSandbox]:
 
 
 @pytest.fixture(scope="module")
-def unwalled() -> Iterator[UnwalledSandbox]:
-    with UnwalledSandbox(idle_seconds=20) as started:
+def unfiltered() -> Iterator[UnfilteredSandbox]:
+    with UnfilteredSandbox(idle_seconds=20) as started:
         yield started
 
 
@@ -88,8 +88,8 @@ def failure(sandbox: Sandbox, data: bytes) -> JobError:
 
 
 def server_pid(sandbox: Sandbox) -> int:
-    assert sandbox._server is not None
-    return sandbox._server._process.pid
+    assert sandbox.server_pid is not None
+    return sandbox.server_pid
 
 
 def children_of(pid: int) -> list[int]:
@@ -207,10 +207,10 @@ _COMPUTING = """
     from worker.sandbox.sandbox import Sandbox
 
     class ComputingSandbox(Sandbox):
-        _entry = ("-m", "tests.support.hostile_child")
+        entry = ("-m", "tests.support.hostile_child")
 
     with ComputingSandbox(cpu_seconds=2, idle_seconds=0.3) as sandbox:
-        print(sandbox._server._process.pid, flush=True)
+        print(sandbox.server_pid, flush=True)
         sys.stdin.readline()
         print(sandbox.open(saved(photograph(), "PNG") + b"|compute for a while", 64).facts.width, flush=True)
 """
@@ -289,7 +289,7 @@ def test_a_decoder_that_prints_without_end_fills_no_log_and_waits_for_nobody():
 
 def test_a_fork_server_that_cannot_start_says_why():
     class MissingSandbox(Sandbox):
-        _entry = ("-m", "tests.no_such_child")
+        entry = ("-m", "tests.no_such_child")
 
     with pytest.raises(SandboxError, match="no_such_child"):
         MissingSandbox().start()
@@ -303,9 +303,13 @@ def test_a_decoder_that_hangs_up_and_lives_on_is_to_blame(monkeypatch: pytest.Mo
         await_children(server_pid(hostile), 0)
 
 
+#: A decoder that sleeps has waited for a processor, for all that its processor time shows.
+_LONG_NAP = "nap for longer than it may compute"
+
+
 def test_a_busy_machine_does_not_end_a_sound_image():
-    with HostileSandbox(cpu_seconds=1) as hostile:
-        hostile.open(told_to("nap for longer than it may compute"), 64).close()
+    with HostileSandbox(cpu_seconds=1) as hostile, hostile.open(told_to(_LONG_NAP), 64) as opened:
+        assert (opened.facts.width, opened.facts.height) == (64, 48)
 
 
 def test_children_take_turns_and_no_time_runs_out_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,10 +330,10 @@ def test_a_worker_that_stood_still_does_not_blame_the_file():
         from worker.sandbox.sandbox import Sandbox
 
         class NappingSandbox(Sandbox):
-            _entry = ("-m", "tests.support.hostile_child")
+            entry = ("-m", "tests.support.hostile_child")
 
         with NappingSandbox(idle_seconds=1.5) as sandbox:
-            print(sandbox._server._process.pid, flush=True)
+            print(sandbox.server_pid, flush=True)
             print(sandbox.open(saved(photograph(), "PNG") + b"|nap", 64).facts.width, flush=True)
     """)
     worker = _worker(program)
@@ -353,9 +357,10 @@ def test_an_answer_that_drips_has_an_end():
 
     dripping = threading.Thread(target=drip)
     with ours, theirs:
+        theirs.send(struct.pack("!II", 2, 1 << 20) + b"{}")  # a header, and the promise of a mebibyte
         dripping.start()
         with pytest.raises(TimeoutError):
-            protocol._receive_exactly(ours, 1 << 20, protocol.Allowance(0.5))
+            protocol.receive(ours, 1 << 20, protocol.Allowance(0.5))
         over.set()
         dripping.join()
 
@@ -489,14 +494,14 @@ def test_a_childs_words_are_cut_and_made_plain(hostile: HostileSandbox):
 
 
 def test_a_child_inherits_and_opens_nothing(
-    hostile: HostileSandbox, unwalled: UnwalledSandbox, monkeypatch: pytest.MonkeyPatch
+    hostile: HostileSandbox, unfiltered: UnfilteredSandbox, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("DISTILDIRE_SECRET_KEY", "not for decoders")
     with HostileSandbox() as started_now, hostile.open(told_to("behave"), 64):
         assert "DISTILDIRE" not in failure(started_now, told_to("tell the environment")).message
-    assert failure(unwalled, told_to("tell the descriptors")).message == "descriptors [0, 1, 2, 3]"
-    assert failure(unwalled, told_to("open a file")).message == "not opened: Too many open files"
-    assert failure(unwalled, told_to("tell the limits")).message == "core (0, 0), file size (0, 0)"
+    assert failure(unfiltered, told_to("tell the descriptors")).message == "descriptors [0, 1, 2, 3]"
+    assert failure(unfiltered, told_to("open a file")).message == "not opened: Too many open files"
+    assert failure(unfiltered, told_to("tell the limits")).message == "core (0, 0), file size (0, 0)"
 
 
 def test_the_kernel_refuses_a_child_everything_but_computing(hostile: HostileSandbox):
@@ -552,15 +557,15 @@ def test_the_server_is_replaced_after_its_death():
         assert server_pid(sandbox) != first
 
 
-def test_an_image_that_kills_the_server_is_given_up_after_two_tries(unwalled: UnwalledSandbox):
-    assert failure(unwalled, told_to("kill the server")).code == ErrorCode.INTERNAL
-    with unwalled.open(told_to("behave"), 64) as image:
+def test_an_image_that_kills_the_server_is_given_up_after_two_tries(unfiltered: UnfilteredSandbox):
+    assert failure(unfiltered, told_to("kill the server")).code == ErrorCode.INTERNAL
+    with unfiltered.open(told_to("behave"), 64) as image:
         assert image.facts.width == 64
 
 
 def test_a_server_that_cannot_start_is_an_error():
     class Broken(Sandbox):
-        _entry = ("-c", "raise SystemExit(1)")
+        entry = ("-c", "raise SystemExit(1)")
 
     with pytest.raises(SandboxError):
         Broken().start()
@@ -594,14 +599,14 @@ _WORKER = """
     from worker.sandbox.sandbox import Sandbox
 
     class HostileSandbox(Sandbox):
-        _entry = ("-m", "tests.support.hostile_child")
+        entry = ("-m", "tests.support.hostile_child")
 
     sandbox = HostileSandbox()
     sandbox.start()
     data = saved(photograph(), "PNG") + b"|"
     idle = sandbox.open(data + b"behave", 64)
     threading.Thread(target=sandbox.open, args=(data + b"spin", 64)).start()
-    print(sandbox._server._process.pid, flush=True)
+    print(sandbox.server_pid, flush=True)
 """
 
 

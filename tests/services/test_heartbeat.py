@@ -15,19 +15,19 @@ from shared.database.tables import Job, Tenant
 from shared.domain import NewJob, Stage
 from shared.jobs import claiming, lifecycle
 from tests.support.ports import free_ports
-from worker.jobs.attempt import Attempt, Attempts
+from worker.jobs.attempt import RunningAttempt, RunningAttempts
 from worker.jobs.heartbeat import Heartbeat
 
 SHORT, LONG = timedelta(seconds=0.01), timedelta(minutes=5)
 
 
 @pytest.fixture
-def attempts() -> Attempts:
-    return Attempts()
+def attempts() -> RunningAttempts:
+    return RunningAttempts()
 
 
 @pytest.fixture
-def attempt(database: Database, attempts: Attempts) -> Iterator[Attempt]:
+def attempt(database: Database, attempts: RunningAttempts) -> Iterator[RunningAttempt]:
     """A job that this process runs."""
     with database.begin() as session:
         tenant = Tenant(name="a")
@@ -46,7 +46,9 @@ def lease_until(database: Database, job_id: UUID) -> datetime | None:
         return session.scalars(select(Job.lease_until).where(Job.id == job_id)).one()
 
 
-def test_beat_extends_the_lease_and_notes_the_stage(database: Database, attempts: Attempts, attempt: Attempt):
+def test_beat_extends_the_lease_and_notes_the_stage(
+    database: Database, attempts: RunningAttempts, attempt: RunningAttempt
+):
     before = lease_until(database, attempt.job.id)
     attempt.enter(Stage.RENDERING)
     Heartbeat(database, attempts, lease=LONG).beat()
@@ -59,14 +61,18 @@ def test_beat_extends_the_lease_and_notes_the_stage(database: Database, attempts
     assert not attempt.lost
 
 
-def test_beat_tells_an_attempt_that_its_job_was_canceled(database: Database, attempts: Attempts, attempt: Attempt):
+def test_beat_tells_an_attempt_that_its_job_was_canceled(
+    database: Database, attempts: RunningAttempts, attempt: RunningAttempt
+):
     with database.begin() as session:
         lifecycle.cancel(session, attempt.job.tenant_id, attempt.job.id)
     Heartbeat(database, attempts, lease=LONG).beat()
     assert attempt.lost
 
 
-def test_stage_that_takes_too_long_loses_its_lease(database: Database, attempts: Attempts, attempt: Attempt):
+def test_stage_that_takes_too_long_loses_its_lease(
+    database: Database, attempts: RunningAttempts, attempt: RunningAttempt
+):
     before = lease_until(database, attempt.job.id)
     Heartbeat(database, attempts, lease=LONG, stage_seconds=0).beat()
     assert attempt.lost
@@ -75,7 +81,7 @@ def test_stage_that_takes_too_long_loses_its_lease(database: Database, attempts:
 
 @pytest.mark.parametrize("stage", [Stage.DIFFUSING, Stage.CLASSIFYING])
 def test_time_on_the_device_is_the_batchers_to_limit(
-    database: Database, attempts: Attempts, attempt: Attempt, stage: Stage
+    database: Database, attempts: RunningAttempts, attempt: RunningAttempt, stage: Stage
 ):
     attempt.enter(stage)
     Heartbeat(database, attempts, lease=LONG, stage_seconds=0).beat()
@@ -84,7 +90,7 @@ def test_time_on_the_device_is_the_batchers_to_limit(
 
 @pytest.mark.parametrize(("lease", "lost"), [(SHORT, True), (LONG, False)])
 def test_database_that_is_away_for_a_lease_loses_the_jobs(
-    attempts: Attempts, attempt: Attempt, lease: timedelta, lost: bool
+    attempts: RunningAttempts, attempt: RunningAttempt, lease: timedelta, lost: bool
 ):
     (closed_port,) = free_ports(1)
     heartbeat = Heartbeat(Database(f"postgresql://u:p@127.0.0.1:{closed_port}/d"), attempts, lease=lease)

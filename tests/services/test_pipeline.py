@@ -19,7 +19,7 @@ from shared.storage.object_store import ObjectStore
 from tests.support.ports import free_ports
 from tests.support.service_settings import settings_for
 from worker.inference.batcher import Batcher
-from worker.jobs.attempt import Attempts
+from worker.jobs.attempt import RunningAttempts
 from worker.jobs.pipeline import Analyzer, ServedModel
 from worker.sandbox.sandbox import Sandbox
 
@@ -38,7 +38,7 @@ def analyzer(services: ServiceUrls, empty_database: str, database: Database) -> 
         batcher=Batcher(lambda _images, _tell: [], max_batch=1, wait_seconds=0),
         broker=Broker(make_celery(settings)),
         served=ServedModel(ModelIdentity("M", "00" * 32, demonstration=True, device="cpu", precision="fp32"), 32, 0.5),
-        store_patience=0.5,
+        store_wait_seconds=0.5,
     )
 
 
@@ -51,7 +51,7 @@ def test_job_goes_back_into_the_queue_and_nothing_counts(database: Database, ana
         lifecycle.create(session, new, deadline=timedelta(hours=1))
     claimed = claiming.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
     assert claimed is not None
-    with Attempts().running(claimed) as attempt, pytest.raises(StoreUnavailableError):
+    with RunningAttempts().running(claimed) as attempt, pytest.raises(StoreUnavailableError):
         analyzer.run(attempt)  # raises, so that the executor pauses and does not spin
     with database.begin() as session:
         job = session.get_one(Job, claimed.id)

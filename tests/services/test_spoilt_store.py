@@ -24,7 +24,7 @@ from tests.chaos.proxy import Behaviour, StoreProxy
 from tests.support.ports import free_ports
 from tests.support.service_settings import settings_for
 from worker.inference.batcher import Batcher
-from worker.jobs.attempt import Attempt
+from worker.jobs.attempt import RunningAttempt
 from worker.jobs.pipeline import Analyzer, ServedModel
 from worker.sandbox.sandbox import Sandbox
 
@@ -107,17 +107,17 @@ def analyzer(services: ServiceUrls, store: ObjectStore) -> Analyzer:
         batcher=Batcher(lambda _images, _tell: [], max_batch=1, wait_seconds=0),
         broker=Broker(make_celery(settings)),
         served=ServedModel(ModelIdentity("M", "00" * 32, demonstration=True, device="cpu", precision="fp32"), 32, 0.5),
-        store_patience=2,
+        store_wait_seconds=2,
     )
 
 
-def stored(direct: ObjectStore) -> Attempt:
+def stored(direct: ObjectStore) -> RunningAttempt:
     """An attempt at a job whose image is in the store."""
     data = bytes(5000)
     digest = hashlib.sha256(data).hexdigest()
     job = ClaimedJob(uuid4(), uuid4(), 1, False, "spoilt/source", digest, datetime.now(UTC), JobOptions(pictures=()))
     direct.put(job.source_key, BytesIO(data), len(data), "image/png")
-    return Attempt(job)
+    return RunningAttempt(job)
 
 
 def test_an_image_that_is_spoilt_on_its_way_is_fetched_again(
@@ -126,12 +126,12 @@ def test_an_image_that_is_spoilt_on_its_way_is_fetched_again(
     attempt = stored(direct)
     proxy.misbehave(Behaviour.WRONG_ANSWER, share=1.0)
     threading.Timer(0.2, proxy.behave).start()  # the second try comes half a second after the first
-    assert analyzer._fetch(attempt) == bytes(5000)
+    assert analyzer.fetch(attempt) == bytes(5000)
 
 
 def test_an_image_that_stays_spoilt_fails_its_job(analyzer: Analyzer, direct: ObjectStore, proxy: StoreProxy):
     attempt = stored(direct)
     proxy.misbehave(Behaviour.WRONG_ANSWER, share=1.0)
     with pytest.raises(JobError) as raised:
-        analyzer._fetch(attempt)
+        analyzer.fetch(attempt)
     assert raised.value.code is ErrorCode.INTERNAL

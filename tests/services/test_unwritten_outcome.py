@@ -28,8 +28,8 @@ from shared.storage.object_store import ObjectStore, artifact_key, source_key
 from shared.webhooks.endpoints import create_endpoint
 from tests.support.bad_images import photograph, saved
 from tests.support.service_settings import SECRET_KEY, settings_for
-from worker.inference.batcher import Batcher, Finding, Floats, Notify
-from worker.jobs.attempt import Attempt
+from worker.inference.batcher import Batcher, Floats, Notify, PassResult
+from worker.jobs.attempt import RunningAttempt
 from worker.jobs.pipeline import Analyzer, ServedModel
 from worker.sandbox.sandbox import Sandbox
 
@@ -44,10 +44,10 @@ NO_ENDS = (
 )
 
 
-def infer(images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+def infer(images: Sequence[Floats], classifying: Notify) -> list[PassResult]:
     """A model's function, in the place of the networks."""
     classifying()
-    return [Finding(np.zeros_like(image), 0.5, np.zeros((1, 1), np.float32)) for image in images]
+    return [PassResult(np.zeros_like(image), 0.5, np.zeros((1, 1), np.float32)) for image in images]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def analyzer(services: ServiceUrls, empty_database: str, database: Database, sto
 
 
 @pytest.fixture
-def attempt(database: Database, store: ObjectStore) -> Attempt:
+def attempt(database: Database, store: ObjectStore) -> RunningAttempt:
     """An attempt at a good job."""
     with database.begin() as session:
         tenant = Tenant(name="a")
@@ -87,7 +87,7 @@ def attempt(database: Database, store: ObjectStore) -> Attempt:
         lifecycle.create(session, new, deadline=timedelta(hours=1))
     job = claiming.claim(database, worker="w", model="M", lease=timedelta(minutes=1))
     assert job is not None
-    return Attempt(job)
+    return RunningAttempt(job)
 
 
 def forbid(database: Database, rule: str) -> None:
@@ -112,7 +112,7 @@ def rung_for(services: ServiceUrls, job_id: UUID) -> int:
 
 @pytest.mark.parametrize(("event", "wake_ups"), [("job.succeeded", 1), ("job.failed", 0)])
 def test_an_outcome_wakes_who_sends_webhooks_where_one_is_to_be_sent(
-    services: ServiceUrls, database: Database, analyzer: Analyzer, attempt: Attempt, event: str, wake_ups: int
+    services: ServiceUrls, database: Database, analyzer: Analyzer, attempt: RunningAttempt, event: str, wake_ups: int
 ):
     with database.begin() as session:
         vault = Vault(SECRET_KEY)
@@ -123,7 +123,7 @@ def test_an_outcome_wakes_who_sends_webhooks_where_one_is_to_be_sent(
 
 
 def test_verdict_that_cannot_be_written_is_an_error_of_the_service(
-    database: Database, store: ObjectStore, analyzer: Analyzer, attempt: Attempt
+    database: Database, store: ObjectStore, analyzer: Analyzer, attempt: RunningAttempt
 ):
     forbid(database, NO_RESULTS)
     analyzer.run(attempt)
@@ -134,7 +134,7 @@ def test_verdict_that_cannot_be_written_is_an_error_of_the_service(
 
 
 def test_job_that_cannot_even_fail_goes_back_and_the_executor_is_told_to_pause(
-    database: Database, analyzer: Analyzer, attempt: Attempt
+    database: Database, analyzer: Analyzer, attempt: RunningAttempt
 ):
     forbid(database, NO_ENDS)
     with pytest.raises(DBAPIError):

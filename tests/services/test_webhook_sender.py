@@ -841,6 +841,8 @@ def test_others_are_served_while_receivers_that_fail_and_those_that_were_prompt_
     other, _ = add_endpoint(database, tenant, receiver.url("/200"))
     end_jobs(database, tenant)
     deliver_until(sender, lambda: states(database, other) == {"delivered": 1})
+    assert states(database, other) == {"delivered": 1}
+    assert _under_way(database) == 8 + 2 + 4  # while all others hang
     receiver.released.set()
     sender.close()
 

@@ -1,6 +1,6 @@
 """The sandbox's fork server with a decoder that does what the file tells it: `<a valid image>|<behaviour>`.
 
-Stands for a decoder that a crafted image has taken over. With `unwalled` as its first argument it does without the
+Stands for a decoder that a crafted image has taken over. With `unfiltered` as its first argument it does without the
 seccomp filter, as on a kernel that has none: the other limits must hold by themselves. Production code knows nothing of
 it; tests start it in the place of `worker.sandbox.child`.
 """
@@ -275,6 +275,6 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     vars(child)["decode"] = behave
-    if sys.argv[1] == "unwalled":
-        vars(child)["raise_wall"] = bool
+    if sys.argv[1] == "unfiltered":
+        vars(child)["install_filter"] = bool
     child.main(sys.argv[-2:])

@@ -12,7 +12,7 @@ import pytest
 
 from shared.domain import ClaimedJob, JobOptions, Stage
 from shared.errors import ErrorCode, JobError, LeaseLostError
-from worker.jobs.attempt import Attempt, Attempts, WorkerStopsError
+from worker.jobs.attempt import RunningAttempt, RunningAttempts, WorkerStopsError
 
 SOON = 5.0
 
@@ -23,7 +23,7 @@ def job() -> ClaimedJob:
 
 
 def test_lost_job_stops_at_its_next_stage(job: ClaimedJob):
-    attempt = Attempt(job)
+    attempt = RunningAttempt(job)
     attempt.enter(Stage.DECODING)
     attempt.lose()
     with pytest.raises(LeaseLostError):
@@ -31,7 +31,7 @@ def test_lost_job_stops_at_its_next_stage(job: ClaimedJob):
 
 
 def test_job_that_is_lost_while_it_waits_for_the_device_stops_at_once(job: ClaimedJob):
-    attempt, future = Attempt(job), Future[int]()
+    attempt, future = RunningAttempt(job), Future[int]()
     losing = threading.Timer(0.02, attempt.lose)
     losing.start()
     with pytest.raises(LeaseLostError):
@@ -41,7 +41,7 @@ def test_job_that_is_lost_while_it_waits_for_the_device_stops_at_once(job: Claim
 
 
 def test_job_that_was_lost_before_does_not_wait_for_the_device(job: ClaimedJob):
-    attempt, future = Attempt(job), Future[int]()
+    attempt, future = RunningAttempt(job), Future[int]()
     attempt.lose()
     with pytest.raises(LeaseLostError):
         attempt.results_of([future])
@@ -52,12 +52,12 @@ def test_where_one_image_of_a_job_fails_the_others_are_not_run(job: ClaimedJob):
     done.set_result(1)
     failed.set_exception(JobError(ErrorCode.OUT_OF_MEMORY))
     with pytest.raises(JobError):
-        Attempt(job).results_of([done, failed, waiting])
+        RunningAttempt(job).results_of([done, failed, waiting])
     assert waiting.cancelled()
 
 
 def test_a_worker_that_stops_goes_on_with_what_it_has_begun_and_with_nothing_else(job: ClaimedJob):
-    attempts = Attempts()
+    attempts = RunningAttempts()
     with attempts.running(job) as begun, attempts.running(replace(job, id=uuid4())) as fetching:
         begun.enter(Stage.DECODING)
         attempts.begin_no_more()
@@ -69,7 +69,7 @@ def test_a_worker_that_stops_goes_on_with_what_it_has_begun_and_with_nothing_els
 
 
 def test_what_is_lost_no_longer_keeps_a_worker_busy_but_in_the_device(job: ClaimedJob):
-    attempts = Attempts()
+    attempts = RunningAttempts()
     with attempts.running(job) as attempt:
         assert attempts.living() == [attempt]
         attempt.enter(Stage.DIFFUSING)
@@ -80,7 +80,7 @@ def test_what_is_lost_no_longer_keeps_a_worker_busy_but_in_the_device(job: Claim
 
 
 def test_seconds_are_counted_by_stage(job: ClaimedJob):
-    attempt = Attempt(job)
+    attempt = RunningAttempt(job)
     assert not attempt.wait_lost(0.02)
     attempt.enter(Stage.DECODING)
     timings = attempt.timings()
@@ -88,7 +88,7 @@ def test_seconds_are_counted_by_stage(job: ClaimedJob):
     assert set(timings) == {"fetching", "decoding"}
 
 
-def carry_and_lose(attempts: Attempts, job: ClaimedJob) -> None:
+def carry_and_lose(attempts: RunningAttempts, job: ClaimedJob) -> None:
     with attempts.running(job) as attempt:
         assert attempts.now() == [attempt]
         attempt.lose()
@@ -96,7 +96,7 @@ def carry_and_lose(attempts: Attempts, job: ClaimedJob) -> None:
 
 
 def test_job_is_carried_until_its_block_ends_however_that_is(job: ClaimedJob):
-    attempts = Attempts()
+    attempts = RunningAttempts()
     with pytest.raises(LeaseLostError):
         carry_and_lose(attempts, job)
     assert attempts.now() == []

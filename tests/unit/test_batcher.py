@@ -21,11 +21,11 @@ from worker.inference.batcher import (
     Batcher,
     DeviceLostError,
     DeviceMemoryError,
-    Finding,
     Floats,
     Infer,
     Notify,
     PassFailedError,
+    PassResult,
 )
 
 LONG, SOON = 20.0, 5.0  # seconds: never reached by a test that passes
@@ -44,7 +44,7 @@ class Model:
         self.open.set()
         self.entered = threading.Event()
 
-    def __call__(self, images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+    def __call__(self, images: Sequence[Floats], classifying: Notify) -> list[PassResult]:
         self.entered.set()
         assert self.open.wait(LONG)
         classifying()
@@ -56,7 +56,7 @@ class Model:
             raise RuntimeError("the device is on fire")
         if 667 in logits:
             raise DeviceLostError
-        return [Finding(np.zeros((3, 2, 2), np.float32), logit, np.zeros((1, 1), np.float32)) for logit in logits]
+        return [PassResult(np.zeros((3, 2, 2), np.float32), logit, np.zeros((1, 1), np.float32)) for logit in logits]
 
 
 @pytest.fixture
@@ -89,17 +89,17 @@ def attempt_id(number: float) -> AttemptId:
     return AttemptId(UUID(int=int(number)), 1)
 
 
-def submit(batcher: Batcher, number: float) -> Future[Finding]:
+def submit(batcher: Batcher, number: float) -> Future[PassResult]:
     return batcher.submit(image(number), attempt_id(number) if math.isfinite(number) else attempt_id(0))
 
 
-def submit_together(batcher: Batcher, *numbers: float) -> list[Future[Finding]]:
+def submit_together(batcher: Batcher, *numbers: float) -> list[Future[PassResult]]:
     """As jobs do that are all on their way before the first arrives."""
     with batcher.approaching():
         return [submit(batcher, number) for number in numbers]
 
 
-def logits(futures: Sequence[Future[Finding]]) -> list[float]:
+def logits(futures: Sequence[Future[PassResult]]) -> list[float]:
     return [future.result(SOON).logit for future in futures]
 
 
@@ -147,7 +147,7 @@ def test_batch_that_does_not_fit_runs_in_halves(start: Start, model: Model):
     assert model.batches == [8, 4, 2, 2, 4, 2, 2]
 
 
-def reason(future: Future[Finding]) -> JobError:
+def reason(future: Future[PassResult]) -> JobError:
     """Why an image failed on its device."""
     failed = future.exception(SOON)
     assert isinstance(failed, PassFailedError)
@@ -155,7 +155,7 @@ def reason(future: Future[Finding]) -> JobError:
 
 
 def test_image_that_does_not_fit_alone_fails_for_lack_of_memory(start: Start, model: Model):
-    def run(images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+    def run(images: Sequence[Floats], classifying: Notify) -> list[PassResult]:
         if any(image.flat[0] for image in images):
             raise DeviceMemoryError
         return model(images, classifying)
@@ -175,7 +175,7 @@ def test_image_that_takes_all_memory_fails_alone(start: Start, model: Model):
     """As Python says it, and not the device."""
     usual = model.__call__
 
-    def run(images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+    def run(images: Sequence[Floats], classifying: Notify) -> list[PassResult]:
         if any(image.flat[0] == 2 for image in images):
             raise MemoryError
         return usual(images, classifying)
@@ -214,22 +214,22 @@ def test_logit_that_is_no_number_is_a_failure_of_its_job_alone(start: Start, num
     assert good.result(SOON).logit == 5
 
 
-def raises(_: Sequence[Floats]) -> list[Finding]:
+def raises(_: Sequence[Floats]) -> list[PassResult]:
     raise RuntimeError("the device is on fire")
 
 
-def has_no_memory(_: Sequence[Floats]) -> list[Finding]:
+def has_no_memory(_: Sequence[Floats]) -> list[PassResult]:
     raise DeviceMemoryError
 
 
-def finds_nothing(images: Sequence[Floats]) -> list[Finding]:
+def finds_nothing(images: Sequence[Floats]) -> list[PassResult]:
     nothing = np.full((3, 2, 2), math.nan, np.float32)
-    return [Finding(nothing, math.nan, nothing[0]) for _ in images]
+    return [PassResult(nothing, math.nan, nothing[0]) for _ in images]
 
 
 @pytest.mark.parametrize("failing", [raises, has_no_memory, finds_nothing])
 def test_device_that_fails_a_blank_image_too_is_given_up(
-    start: Start, failing: Callable[[Sequence[Floats]], list[Finding]]
+    start: Start, failing: Callable[[Sequence[Floats]], list[PassResult]]
 ):
     given_up: queue.SimpleQueue[Sequence[AttemptId]] = queue.SimpleQueue()
     future = submit(start(infer=lambda images, _: failing(images), give_up=given_up.put), 1)
@@ -275,13 +275,13 @@ def test_each_image_of_a_pass_is_told_when_the_classifier_begins(start: Start, m
     assert not told.acquire(blocking=False)
     model.open.set()
     logits(futures)
-    assert told._value == 2
+    assert [told.acquire(blocking=False) for _ in range(3)] == [True, True, False]
 
 
 def test_thread_that_ends_against_all_rules_is_not_silent():
     """Jobs that wait for it would keep their leases for ever."""
 
-    def exits(_: Sequence[Floats], _classifying: Notify) -> list[Finding]:
+    def exits(_: Sequence[Floats], _classifying: Notify) -> list[PassResult]:
         raise SystemExit
 
     given_up: queue.SimpleQueue[Sequence[AttemptId]] = queue.SimpleQueue()

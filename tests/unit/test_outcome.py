@@ -14,7 +14,7 @@ from shared.errors import (
 )
 from worker.inference.batcher import PassFailedError
 from worker.jobs.attempt import WorkerStopsError
-from worker.jobs.outcome import Abandoned, Failed, Refused, Released, outcome_of
+from worker.jobs.outcome import Abandoned, JobFailed, Refused, Released, outcome_of
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from worker.jobs.outcome import Abandoned, Failed, Refused, Released, outcome_of
 )
 def test_faults_of_image_or_service_end_the_job(error: Exception, code: ErrorCode):
     outcome = outcome_of(error)
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, JobFailed)
     assert outcome.error.code == code
 
 
@@ -40,7 +40,7 @@ def test_what_one_device_cannot_judge_has_not_failed_yet():
 
 def test_what_is_said_of_an_unexpected_error_names_no_internals():
     outcome = outcome_of(RuntimeError("password=hunter2"))
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, JobFailed)
     assert "hunter2" not in outcome.error.message
 
 

@@ -16,7 +16,6 @@ from uuid import UUID
 import pytest
 
 from shared.domain import AttemptId
-from worker.inference import pass_watchdog
 from worker.inference.pass_watchdog import PassTooSlowError, PassWatchdog, memory_limit, pass_limit, resident_bytes
 
 SOON, LONG = 5.0, 20.0  # seconds: never reached by a test that passes
@@ -149,4 +148,4 @@ def test_limit_of_memory_is_most_of_the_machines_where_no_container_has_one(tmp_
     if limit is not None:
         (tmp_path / "memory.max").write_text(limit)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert memory_limit(tmp_path) == int(pass_watchdog._SHARE_OF_MEMORY * machine)
+    assert memory_limit(tmp_path) == int(0.8 * machine)

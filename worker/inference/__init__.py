@@ -1,1 +1,1 @@
-"""The device: batches of images for it, and the watch over each of its passes."""
+"""The device: how images become batches for it, and the limits of each of its passes."""

@@ -28,42 +28,42 @@ class DeviceMemoryError(DistildireError):
 
 
 class DeviceLostError(DistildireError):
-    """The device can do nothing more for this process."""
+    """No later pass of this process can succeed on the device."""
 
 
 class PassFailedError(DistildireError):
-    """The device fails this image and no blank one. Another device may do better."""
+    """The device fails this image although it runs a blank one. Another device may succeed."""
 
     def __init__(self, error: JobError) -> None:
-        """Be about an image whose owner is told `error` where no other device can help."""
+        """Make the error of an image; its owner is told `error` if no other device can run it."""
         super().__init__(error.message)
         self.error = error
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What the networks say of one image."""
+class PassResult:
+    """What the networks return for one image."""
 
     eps: Floats
     """First-step noise, (3, S, S)."""
     logit: float
-    """Of "fake"."""
+    """The logit of the class "fake"."""
     feature_mean: Floats
     """The student's feature map, averaged over its channels, (h, w)."""
 
     @property
     def finite(self) -> bool:
-        """Whether all of it are numbers."""
+        """Whether all its values are finite."""
         return math.isfinite(self.logit) and bool(np.isfinite(self.feature_mean).all() and np.isfinite(self.eps).all())
 
 
 Notify = Callable[[], None]
-#: Runs images, each (3, S, S), through the networks; returns their findings in the same order. Calls what it is given
-#: when the noise maps are there and the classifier begins.
-Infer = Callable[[Sequence[Floats], Notify], Sequence[Finding]]
-#: Entered around each pass, with whose images are in it.
+#: Runs images, each (3, S, S), through the networks; returns their results in the same order. Calls its second argument
+#: when the noise maps are computed and the classifier begins.
+Infer = Callable[[Sequence[Floats], Notify], Sequence[PassResult]]
+#: Entered around each pass, with the attempts whose images are in it.
 Watch = Callable[[Sequence[AttemptId]], AbstractContextManager[None]]
-#: Ends this process, because of a pass with these in it; empty where it is nobody's doing.
+#: Ends this process because of a pass with images of these attempts; none where no attempt is to blame.
 GiveUp = Callable[[Sequence[AttemptId]], None]
 
 
@@ -75,14 +75,14 @@ class _Ticket:
     attempt_id: AttemptId
     since: float
     on_classifying: Notify
-    future: Future[Finding]
+    future: Future[PassResult]
 
 
 class Batcher:
-    """Images in, findings out, in batches.
+    """Runs images through the networks in batches.
 
-    A batch runs when it is full, when its oldest image has waited for `wait_seconds`, or when no other image is on
-    its way. Only this thread calls `infer`.
+    A batch runs when it is full, when its oldest image has waited for `wait_seconds`, or when no other image is
+    approaching. Only this thread calls `infer`.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Batcher:
         watch: Watch = lambda _: nullcontext(),
         give_up: GiveUp = lambda _: None,
     ) -> None:
-        """Begin with nothing to do; `start` starts the thread.
+        """Hold no image yet; `start` starts the thread.
 
-        `give_up` is called where the device is lost or broken, or where the thread cannot go on. An image that fails
-        shows nothing of the device yet: a blank one is run after it.
+        `give_up` is called when the device is lost or broken, or when the thread cannot go on. One failed image does
+        not show that the device is broken: a blank image is run after it.
         """
         self._infer = infer
         self._give_up = give_up
@@ -112,11 +112,11 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End after the pass that runs now; images that still wait get their future canceled."""
+        """End after the pass that runs now; cancel the futures of the images that still wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -127,7 +127,7 @@ class Batcher:
 
     @contextmanager
     def approaching(self) -> Iterator[None]:
-        """Announce an image that is being fetched and decoded: a batch waits only while somebody may still come."""
+        """Announce an image that is being fetched and decoded: a batch waits only while an image is announced."""
         with self._changed:
             self._on_their_way += 1
         try:
@@ -137,20 +137,21 @@ class Batcher:
                 self._on_their_way -= 1
                 self._changed.notify_all()
 
-    def submit(self, image: Floats, attempt_id: AttemptId, *, on_classifying: Notify = lambda: None) -> Future[Finding]:
+    def submit(
+        self, image: Floats, attempt_id: AttemptId, *, on_classifying: Notify = lambda: None
+    ) -> Future[PassResult]:
         """Queue the image, (3, S, S) in [-1, 1], of an attempt at a job.
 
-        The future ends with the finding or a `PassFailedError`; cancel it and the image is dropped if it does not run
-        yet.
-        `on_classifying` is called by the batcher's thread when the image's pass comes to the classifier.
+        The future ends with the result or a `PassFailedError`; canceling it drops an image that does not run yet. The
+        batcher's thread calls `on_classifying` when the image's pass reaches the classifier.
         """
         return self.submit_all([image], attempt_id, on_classifying=on_classifying)[0]
 
     def submit_all(
         self, images: Sequence[Floats], attempt_id: AttemptId, *, on_classifying: Notify = lambda: None
-    ) -> list[Future[Finding]]:
-        """Queue several images of one attempt at a job, next to each other; else as `submit`."""
-        futures: list[Future[Finding]] = [Future() for _ in images]
+    ) -> list[Future[PassResult]]:
+        """Queue several images of one attempt next to each other, each as `submit` does."""
+        futures: list[Future[PassResult]] = [Future() for _ in images]
         since = time.monotonic()
         with self._changed:
             for image, future in zip(images, futures, strict=True):
@@ -165,20 +166,20 @@ class Batcher:
                 if running:
                     self._serve(running)
         except BaseException:  # noqa: BLE001  # without this thread every job would wait until its deadline
-            #: The thread that owns the device ended, as it does when the device is lost. The worker gives its jobs back
-            #: and ends with status 1.
+            #: The thread that owns the device ended, as it does when the device is lost. The worker returns its jobs to
+            #: the queue and ends with status 1.
             _log.critical("batcher_ended", exc_info=True)
             self._give_up(self._in_pass)
 
     def _gather(self) -> list[_Ticket]:
         """Wait for a batch and take it off the queue; empty when closed."""
         with self._changed:
-            while not self._closed and (patience := self._patience()) != 0:
-                self._changed.wait(patience)
+            while not self._closed and (seconds := self._seconds_left()) != 0:
+                self._changed.wait(seconds)
             return [] if self._closed else self._take()
 
-    def _patience(self) -> float | None:
-        """Seconds for which the batch may still wait; None where there is none yet."""
+    def _seconds_left(self) -> float | None:
+        """Return for how many seconds the batch may still wait; None if no image waits."""
         if not self._waiting:
             return None
         if len(self._waiting) >= self._max_batch or not self._on_their_way:
@@ -192,7 +193,7 @@ class Batcher:
         return batch
 
     def _serve(self, tickets: list[_Ticket]) -> None:
-        """Run a batch. One that does not fit into memory, or fails, runs again as two halves: one image may be why."""
+        """Run a batch. If it fails or exceeds the memory, run it again as two halves: one image may be the cause."""
 
         def tell() -> None:
             for ticket in tickets:
@@ -201,16 +202,16 @@ class Batcher:
         self._in_pass = list(dict.fromkeys(ticket.attempt_id for ticket in tickets))  # a job may have several images
         try:
             with self._watch(self._in_pass):
-                findings = self._infer([ticket.image for ticket in tickets], tell)
-            answers = list(zip(tickets, map(_checked, findings), strict=True))
+                results = self._infer([ticket.image for ticket in tickets], tell)
+            answers = list(zip(tickets, map(_checked, results), strict=True))
         except (DeviceMemoryError, MemoryError):
             #: A batch did not fit into the device's memory and runs again in halves. If it happens often, lower
             #: `MAX_BATCH`.
             _log.warning("device_out_of_memory", batch=len(tickets))
             self._serve_halves(tickets, JobError(ErrorCode.OUT_OF_MEMORY))
         except DeviceLostError:
-            raise  # the end of this thread, and with it of the process
-        except Exception:  # noqa: BLE001  # a pass may fail in any way; this thread must serve the next one
+            raise  # ends this thread, which ends the process
+        except Exception:  # noqa: BLE001  # a pass may fail in any way, and this thread must run the next
             #: A pass of the device failed. A batch runs again in halves, so that one image fails alone.
             _log.exception("device_failed", batch=len(tickets))
             self._serve_halves(tickets, JobError(ErrorCode.INTERNAL, "The device failed. Submit the image again."))
@@ -218,25 +219,25 @@ class Batcher:
             self._answer(answers)
         self._in_pass = []
 
-    def _answer(self, answers: Sequence[tuple[_Ticket, Finding | JobError]]) -> None:
+    def _answer(self, answers: Sequence[tuple[_Ticket, PassResult | JobError]]) -> None:
         for ticket, answer in answers:
-            if isinstance(answer, Finding):
+            if isinstance(answer, PassResult):
                 ticket.future.set_result(answer)
         for ticket, answer in answers:
             if isinstance(answer, JobError):
                 self._refuse(ticket, answer)
 
     def _refuse(self, ticket: _Ticket, why: JobError) -> None:
-        """Fail an image, unless the device fails a blank one too.
+        """Fail an image, unless the device fails a blank image too.
 
         Raises:
-            DeviceLostError: the device is broken. It would fail whatever waits, and the images are not to blame.
+            DeviceLostError: the device is broken. It would fail every image that waits, through no fault of theirs.
 
         """
         self._in_pass = []
         if not self._runs_a_blank(ticket.image):
-            #: The device failed an image and then a blank one, so it is broken. The worker gives its jobs back and ends
-            #: with status 1.
+            #: The device failed an image and then a blank one, so it is broken. The worker returns its jobs to the
+            #: queue and ends with status 1.
             _log.critical("device_broken")
             raise DeviceLostError
         ticket.future.set_exception(PassFailedError(why))
@@ -244,13 +245,13 @@ class Batcher:
     def _runs_a_blank(self, like: Floats) -> bool:
         try:
             with self._watch([]):
-                (finding,) = self._infer([np.zeros_like(like)], lambda: None)
+                (result,) = self._infer([np.zeros_like(like)], lambda: None)
         except DeviceLostError:
             raise
-        except Exception:  # noqa: BLE001  # in whatever way it fails, it is no image's doing
+        except Exception:  # noqa: BLE001  # however it fails, no image is the cause
             _log.exception("device_failed", batch=0)
             return False
-        return finding.finite
+        return result.finite
 
     def _serve_halves(self, tickets: list[_Ticket], why: JobError) -> None:
         if len(tickets) == 1:
@@ -258,7 +259,7 @@ class Batcher:
             return
         middle = len(tickets) // 2
         self._serve(tickets[:middle])
-        # A job that has failed with one of its images is over: the others must not run on, beside its neighbours.
+        # A job fails with its first image that fails: its other images must not run on in the batches of other jobs.
         failed = {ticket.attempt_id for ticket in tickets[:middle] if ticket.future.exception() is not None}
         rest = [ticket for ticket in tickets[middle:] if ticket.attempt_id not in failed]
         for ticket in tickets[middle:]:
@@ -268,11 +269,11 @@ class Batcher:
             self._serve(rest)
 
 
-def _checked(finding: Finding) -> Finding | JobError:
-    """Return a finding, unless it is not a number: that is a failure, never a verdict."""
-    if finding.finite:
-        return finding
+def _checked(result: PassResult) -> PassResult | JobError:
+    """Return the result; an error if a value is not finite, which must never become a verdict."""
+    if result.finite:
+        return result
     #: The model gave no number for an image, and its job fails as `internal`. If it happens often, run `distildire
     #: models verify`.
-    _log.error("finding_not_finite", logit=finding.logit)
+    _log.error("finding_not_finite", logit=result.logit)
     return JobError(ErrorCode.INTERNAL, "The model gave no number for this image. Tell the operator.")

@@ -1,4 +1,4 @@
-"""Between the batcher and the networks: numpy on one side, torch on the other. Only analysis workers import it."""
+"""Connects the batcher, which knows numpy, with the networks, which know torch. Only analysis workers import it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worker.inference.batcher import DeviceLostError, DeviceMemoryError, Finding, Floats, Notify
+from worker.inference.batcher import DeviceLostError, DeviceMemoryError, Floats, Notify, PassResult
 from worker.model import self_test
 from worker.model.detector import Detector
 
-#: A pass that takes longer has filled the device: one more image would only keep the others waiting.
+#: A pass that takes so long fills the device: one more image would only delay the others.
 PASS_SECONDS = 2.0
 
 
 class Device:
-    """A detector as the batcher calls it: images in, findings out."""
+    """Runs a detector on batches, as the batcher calls it."""
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
 
-    def __call__(self, images: Sequence[Floats], classifying: Notify) -> list[Finding]:
+    def __call__(self, images: Sequence[Floats], classifying: Notify) -> list[PassResult]:
         """Run images, each (3, S, S), in one pass, and call `classifying` between the two networks.
 
         Raises:
             DeviceMemoryError: they do not fit.
-            DeviceLostError: no pass of this process can succeed any more.
+            DeviceLostError: no later pass of this process can succeed.
 
         """
         x = torch.from_numpy(np.stack(images))
@@ -45,12 +45,12 @@ class Device:
             if _is_lost(error):
                 raise DeviceLostError from error
             raise
-        return [Finding(*found) for found in zip(noise, logits, means, strict=True)]
+        return [PassResult(*found) for found in zip(noise, logits, means, strict=True)]
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What was learnt of a device when it warmed up."""
+    """How large the passes of a device should be, measured while it warmed up."""
 
     batch: int
     """How many images one pass should take."""
@@ -59,22 +59,22 @@ class BatchPlan:
 
 
 def settle_batch(detector: Detector, most: int) -> BatchPlan:
-    """Warm the detector up; return what a pass should take, at most `most` images.
+    """Warm the detector up; return the plan of its passes, of at most `most` images.
 
-    As many as run in `PASS_SECONDS`, and fit into memory. On a CPU the published model takes seconds for one image and
-    gains nothing from more: a batch of eight would let all eight wait for the last, and every start of a worker too.
+    A pass takes as many images as run in `PASS_SECONDS` and fit into memory. On a CPU the published model needs seconds
+    for one image, and a batch is no faster: all its images, and each start of a worker, would wait for the last.
 
     Raises:
         SelfTestError: the networks do not compute what their card says.
     """
-    self_test.check(detector)  # the first pass sets up kernels, too, which on a GPU takes longer than the pass
+    self_test.check(detector)  # also sets up the kernels, which on a GPU takes longer than a pass
     began = time.monotonic()
     detector.warm_up(1)
     seconds = time.monotonic() - began
     batch = max(1, min(most, int(PASS_SECONDS / seconds)))
     while batch > 1 and not _fits(detector, batch):
         batch //= 2
-    return BatchPlan(batch, batch * seconds)  # never longer than one after the other
+    return BatchPlan(batch, batch * seconds)  # a batch takes no longer than its images one after the other
 
 
 def _fits(detector: Detector, batch: int) -> bool:
@@ -89,7 +89,7 @@ def _fits(detector: Detector, batch: int) -> bool:
 
 
 def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory ran out: not all of its allocators have an exception class for it."""
+    """Return whether torch ran out of memory: not all of its allocators have an exception class for that."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     message = str(error)
@@ -97,16 +97,16 @@ def _is_memory(error: RuntimeError) -> bool:
 
 
 def _is_lost(error: RuntimeError) -> bool:
-    """Whether CUDA's context is gone, as after an illegal access or a failed assertion on the device.
+    """Return whether CUDA's context is lost, as after an illegal access or a failed assertion on the device.
 
-    Every later call then fails too, and no call mends it: only another process gets another context.
+    Every later call of this process then fails too: only another process gets another context.
     """
     if isinstance(error, torch.AcceleratorError):
         return True
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's
         return False
     try:
-        torch.cuda.synchronize()  # cuDNN and cuBLAS call the error by names of their own
+        torch.cuda.synchronize()  # cuDNN and cuBLAS report the error under other names
     except RuntimeError:
         return True
     return False

@@ -23,7 +23,7 @@ class WorkerStopsError(DistildireError):
     """The worker was told to stop before the job got past its first stage."""
 
 
-class Attempt:
+class RunningAttempt:
     """What the job's own thread, the device's thread and the heartbeat share."""
 
     def __init__(self, job: ClaimedJob, begin_no_more: threading.Event | None = None) -> None:
@@ -97,18 +97,18 @@ class Attempt:
         self.stage_since = now
 
 
-class Attempts:
+class RunningAttempts:
     """The attempts that this process runs now."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[AttemptId, Attempt] = {}
+        self._running: dict[AttemptId, RunningAttempt] = {}
         self._begin_no_more = threading.Event()
 
     @contextmanager
-    def running(self, job: ClaimedJob) -> Iterator[Attempt]:
+    def running(self, job: ClaimedJob) -> Iterator[RunningAttempt]:
         """List `job` as running, so that its lease is extended, until the end of the block."""
-        attempt = Attempt(job, self._begin_no_more)
+        attempt = RunningAttempt(job, self._begin_no_more)
         with self._lock:
             self._running[job.attempt_id] = attempt
         try:
@@ -117,12 +117,12 @@ class Attempts:
             with self._lock:
                 del self._running[job.attempt_id]
 
-    def now(self) -> list[Attempt]:
+    def now(self) -> list[RunningAttempt]:
         """Return the attempts that run at this moment."""
         with self._lock:
             return list(self._running.values())
 
-    def living(self) -> list[Attempt]:
+    def living(self) -> list[RunningAttempt]:
         """Return those that can be expected to make progress: their lease is ours, or the device runs them."""
         return [attempt for attempt in self.now() if not attempt.lost or attempt.stage in ON_DEVICE]
 

@@ -1,4 +1,4 @@
-"""What a reader of a verdict must know of the image that it is about, in plain words."""
+"""Caveats: what the reader of a verdict must know about the image, in plain words."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NEARLY_ALL = 0.95
 
 
 def caveats_of(image: ImageFacts, image_size: int, policy: Policy | None, mean: Floats) -> tuple[str, ...]:
-    """Return all caveats about an image that was judged by `policy`.
+    """Return all caveats about an image that was classified under `policy`.
 
     Args:
-        image: what is known of it.
+        image: the facts of the image.
         image_size: the side of what the network reads.
-        policy: the one that was chosen, if one was.
+        policy: the policy that the job names, if any.
         mean: (h, w), of the network's feature map over its channels, which heatmap and overlay show.
     """
     return (

@@ -182,8 +182,8 @@ class Executor:
             return False
         # The boundary: an exception that leaves a Celery task's body, a MemoryError above all, would wedge the worker.
         except Exception as error:  # noqa: BLE001
-            #: A job raised an error that the worker does not expect, past everything that would have ended it. The
-            #: worker pauses and goes on; the job runs again when its lease ends. Report the traceback.
+            #: A job raised an error that the worker does not expect and could not record. The worker pauses and goes
+            #: on; the job runs again when its lease ends. Report the traceback.
             _log.exception("errand_failed")
             self._pause(repr(error))
             return False
@@ -202,5 +202,5 @@ class Executor:
             seconds = min(_FIRST_PAUSE * 2**self._outages, _LONGEST_PAUSE)
             self._outages = min(self._outages + 1, 10)
             self._paused_until = self._clock() + seconds
-        #: The worker takes no job for so many `seconds`, because of the `reason` that it names.
+        #: The worker takes no job for so many `seconds`, because of `reason`.
         _log.warning("crew_pauses", seconds=seconds, reason=reason)

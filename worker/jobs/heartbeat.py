@@ -10,7 +10,7 @@ import structlog
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailableError
 from shared.jobs import lifecycle
-from worker.jobs.attempt import ON_DEVICE, Attempt, Attempts
+from worker.jobs.attempt import ON_DEVICE, RunningAttempt, RunningAttempts
 
 #: A thread that stays in one stage for so long hangs. The device's stages are exempt: its passes have their own limit.
 STAGE_SECONDS = 300.0
@@ -25,7 +25,7 @@ class Heartbeat:
     """Extends the leases of all running attempts by one UPDATE, every `seconds`."""
 
     def __init__(
-        self, database: Database, attempts: Attempts, *, lease: timedelta, stage_seconds: float = STAGE_SECONDS
+        self, database: Database, attempts: RunningAttempts, *, lease: timedelta, stage_seconds: float = STAGE_SECONDS
     ) -> None:
         self._database = database
         self._attempts = attempts
@@ -54,21 +54,21 @@ class Heartbeat:
             if attempt.job.attempt_id not in held:
                 attempt.lose()
 
-    def _overdue(self, attempt: Attempt) -> bool:
+    def _overdue(self, attempt: RunningAttempt) -> bool:
         if attempt.stage in ON_DEVICE or time.monotonic() - attempt.stage_since < self._stage_seconds:
             return False
         if not attempt.lost:
-            #: A job stayed in one `stage` longer than any may last. The worker lets it go, and it runs again.
+            #: A job exceeded the time limit of its `stage`. The worker no longer extends its lease, so it runs again.
             _log.error("stage_took_too_long", job_id=str(attempt.job.id), stage=attempt.stage)
             attempt.lose()
         return True
 
-    def _lose_unconfirmed(self, running: list[Attempt]) -> None:
+    def _lose_unconfirmed(self, running: list[RunningAttempt]) -> None:
         """Lose the attempts whose lease has ended unconfirmed: another worker takes them once the database is back."""
         oldest = time.monotonic() - self._lease.total_seconds()
         for attempt in running:
             if max(self._answered_at, attempt.claimed_at) < oldest and not attempt.lost:
-                #: PostgreSQL did not confirm a job's lease for as long as the lease lasts. The worker lets the job go,
+                #: PostgreSQL did not confirm a job's lease for as long as the lease lasts. The worker stops the job,
                 #: and it runs again.
                 _log.warning("lease_not_confirmed", job_id=str(attempt.job.id))
                 attempt.lose()

@@ -1,8 +1,9 @@
-"""What came of an attempt at a job, decided in one pure function; `worker/jobs/pipeline.py` acts on it."""
+"""The outcome of an attempt at a job, decided in one pure function; `worker/jobs/pipeline.py` acts on it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from shared.domain import JobResult
 from shared.errors import (
@@ -17,7 +18,7 @@ from shared.errors import (
 from worker.inference.batcher import PassFailedError
 from worker.jobs.attempt import WorkerStopsError
 
-#: What is nobody's fault and passes by itself.
+#: Errors that are not the job's fault and end by themselves.
 OUTAGES = (StoreUnavailableError, DatabaseUnavailableError)
 
 
@@ -25,43 +26,49 @@ OUTAGES = (StoreUnavailableError, DatabaseUnavailableError)
 class Succeeded:
     """There is a verdict."""
 
+    name: ClassVar = "succeeded"
     result: JobResult
 
 
 @dataclass(frozen=True)
-class Failed:
+class JobFailed:
     """The job ends, with the reason that its owner is told."""
 
+    name: ClassVar = "failed"
     error: JobError
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The device of this worker cannot judge the image: the job fails with `error`, unless another device may try."""
+    """The device of this worker cannot classify the image: the job fails with `error` unless another device may try."""
 
+    name: ClassVar = "refused"
     error: JobError
 
 
 @dataclass(frozen=True)
 class Abandoned:
-    """The job is not ours any more: canceled, expired, given back, or given to another worker."""
+    """The lease is not ours any more: the job was canceled, expired, was released, or is another worker's."""
+
+    name: ClassVar = "abandoned"
 
 
 @dataclass(frozen=True)
 class Released:
-    """The job goes back into the queue, nothing counted: a server that it needs is away, or this worker stops."""
+    """The job goes back into the queue and nothing counts against it: a server is down, or this worker stops."""
 
+    name: ClassVar = "released"
     cause: DistildireError
 
 
-Outcome = Succeeded | Failed | Refused | Abandoned | Released
+Outcome = Succeeded | JobFailed | Refused | Abandoned | Released
 
 
 def outcome_of(error: Exception) -> Outcome:
     """Decide what an exception means for the job that met it."""
     match error:
         case JobError():
-            return Failed(error)
+            return JobFailed(error)
         case PassFailedError():
             return Refused(error.error)
         case LeaseLostError():
@@ -69,8 +76,8 @@ def outcome_of(error: Exception) -> Outcome:
         case StoreUnavailableError() | DatabaseUnavailableError() | WorkerStopsError():
             return Released(error)
         case ObjectMissingError():
-            return Failed(JobError(ErrorCode.INTERNAL, "The uploaded image is not in the store. Submit it again."))
+            return JobFailed(JobError(ErrorCode.INTERNAL, "The uploaded image is not in the store. Submit it again."))
         case MemoryError():
-            return Failed(JobError(ErrorCode.OUT_OF_MEMORY))
+            return JobFailed(JobError(ErrorCode.OUT_OF_MEMORY))
         case _:
-            return Failed(JobError(ErrorCode.INTERNAL))
+            return JobFailed(JobError(ErrorCode.INTERNAL))

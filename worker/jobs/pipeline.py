@@ -1,4 +1,4 @@
-"""One job's way: fetch, decode, diffuse and classify, render, store, commit."""
+"""The stages of one job: fetch, decode, diffuse and classify, render, store, commit."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from shared.images.visualizations import analyzed_region
 from shared.jobs import lifecycle
 from shared.storage.object_store import ObjectStore, artifact_key
 from worker.imaging.decoding import ImageFacts
-from worker.inference.batcher import Batcher, Finding
-from worker.jobs.attempt import Attempt
+from worker.inference.batcher import Batcher, PassResult
+from worker.jobs.attempt import RunningAttempt
 from worker.jobs.caveats import caveats_of
-from worker.jobs.outcome import OUTAGES, Abandoned, Failed, Outcome, Refused, Released, Succeeded, outcome_of
+from worker.jobs.outcome import OUTAGES, Abandoned, JobFailed, Outcome, Refused, Released, Succeeded, outcome_of
 from worker.model.verdicts.assessment import Assessment, assess
 from worker.model.verdicts.policy import Policy
 from worker.process.resources import usable_cores
 from worker.sandbox.sandbox import OpenedImage, Sandbox
 
 #: Seconds for which a job waits for the object store before it goes back into the queue.
-STORE_PATIENCE = 10.0
+STORE_WAIT_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
 
 _log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What a worker must know of the model that its device runs."""
+    """What a job must know of the model that the device runs."""
 
     identity: ModelIdentity
     image_size: int
@@ -83,11 +83,11 @@ class ServedModel:
 
 
 class _DamagedError(StoreUnavailableError):
-    """The store answered with other bytes than were uploaded: perhaps only this once, on their way."""
+    """The store answered with other bytes than were uploaded. They may have been damaged on their way: try again."""
 
 
 class _Written(Enum):
-    """What is known of a transaction that ends a job."""
+    """Whether the transaction that ends a job was committed."""
 
     YES = auto()
     REFUSED = auto()
@@ -106,7 +106,7 @@ class Analyzer:
         batcher: Batcher,
         broker: Broker,
         served: ServedModel,
-        store_patience: float = STORE_PATIENCE,
+        store_wait_seconds: float = STORE_WAIT_SECONDS,
     ) -> None:
         self._database = database
         self._store = store
@@ -114,51 +114,51 @@ class Analyzer:
         self._batcher = batcher
         self._webhook_wakeups = Wakeups(broker, database, Role.WEBHOOKS)
         self._served = served
-        self._store_patience = store_patience
-        # Decoding and rendering have time limits: more of them at once than cores would count their waiting.
+        self._store_wait_seconds = store_wait_seconds
+        # Decoding and rendering have time limits. With more of them at once than cores, their waiting would count.
         self._cores = threading.BoundedSemaphore(usable_cores())
 
-    def run(self, attempt: Attempt) -> None:
+    def run(self, attempt: RunningAttempt) -> None:
         """Bring a claimed job to its outcome.
 
         Raises:
-            StoreUnavailableError, DatabaseUnavailableError: the job was given back; all others would fare the same.
+            StoreUnavailableError, DatabaseUnavailableError: the job was released. Others would meet the same outage.
 
         """
         outcome = self._outcome(attempt)
         try:
             written = self._settle(attempt, outcome)
-        except Exception:  # noqa: BLE001  # an attempt that ends in no way would count as a death, again and again
+        except Exception:  # noqa: BLE001  # an attempt without an outcome would count as a death of its worker
             #: PostgreSQL refused the outcome of an attempt, and the job fails as `internal`. Check that the schema is
             #: this release's (`distildire db upgrade`); otherwise report the traceback.
             _log.exception("outcome_not_written")
             outcome, written = self._end_otherwise(attempt)
-        #: An attempt at a job ended. `outcome` is what came of it, `written` whether PostgreSQL took it.
-        _log.info("attempt_ended", outcome=type(outcome).__name__.lower(), written=written.name.lower())
+        #: An attempt at a job ended with `outcome`; `written` says whether PostgreSQL stored that.
+        _log.info("attempt_ended", outcome=outcome.name, written=written.name.lower())
         referred_to = isinstance(outcome, Succeeded) and written is _Written.YES
         if attempt.stage is Stage.STORING and not referred_to and written is not _Written.UNKNOWN:
             self._remove_pictures(attempt.job)
         if isinstance(outcome, Released) and isinstance(outcome.cause, OUTAGES):
             raise outcome.cause
 
-    def _outcome(self, attempt: Attempt) -> Outcome:
+    def _outcome(self, attempt: RunningAttempt) -> Outcome:
         try:
             return Succeeded(self._analyze(attempt))
-        except Exception as error:  # noqa: BLE001  # whatever happens is an outcome of this job
+        except Exception as error:  # noqa: BLE001  # every error is an outcome of this job
             outcome = outcome_of(error)
-            if isinstance(outcome, Failed) and outcome.error.code is ErrorCode.INTERNAL:
+            if isinstance(outcome, JobFailed) and outcome.error.code is ErrorCode.INTERNAL:
                 #: A job met an error that the worker does not expect, and fails as `internal`. Report the traceback: it
                 #: is a fault of the service.
                 _log.exception("attempt_failed")
             return outcome
 
-    def _analyze(self, attempt: Attempt) -> JobResult:
+    def _analyze(self, attempt: RunningAttempt) -> JobResult:
         if attempt.job.suspect:
             lifecycle.begin_isolated(self._database, attempt.job.attempt_id)
         policy = self._served.policy(attempt.job.options.policy)
         with ExitStack() as opened:
             with self._batcher.approaching():
-                source = self._fetch(attempt)
+                source = self.fetch(attempt)
                 image = opened.enter_context(self._open(source, attempt))
                 attempt.enter(Stage.DIFFUSING)
                 futures = self._batcher.submit_all(
@@ -166,16 +166,24 @@ class Analyzer:
                     attempt.job.attempt_id,
                     on_classifying=partial(attempt.note, Stage.CLASSIFYING),
                 )
-            finding, *perturbed = attempt.results_of(futures)
-            pictures = self._render(image, finding, attempt)
+            result, *perturbed = attempt.results_of(futures)
+            pictures = self._render(image, result, attempt)
         artifacts = self._keep(pictures, attempt)
         changed = [each.logit for each in perturbed]
-        assessment = assess(finding.logit, self._served.threshold, policy, changed, content=image.facts.content)
-        about_image = caveats_of(image.facts, self._served.image_size, policy, finding.feature_mean)
+        assessment = assess(result.logit, self._served.threshold, policy, changed, content=image.facts.content)
+        about_image = caveats_of(image.facts, self._served.image_size, policy, result.feature_mean)
         caveats = (*assessment.caveats, *about_image)
-        return _result(image.facts, finding, self._served, assessment, caveats, attempt, artifacts)
+        return _result(image.facts, result, self._served, assessment, caveats, attempt, artifacts)
 
-    def _fetch(self, attempt: Attempt) -> bytes:
+    def fetch(self, attempt: RunningAttempt) -> bytes:
+        """Return the image of a job, exactly as it was uploaded.
+
+        Raises:
+            JobError: internal; the store holds other bytes.
+            StoreUnavailableError: the store does not answer.
+            LeaseLostError: the lease was lost meanwhile.
+
+        """
         try:
             return self._retry_while_unavailable(attempt, partial(self._intact, attempt.job))
         except _DamagedError:
@@ -187,21 +195,21 @@ class Analyzer:
             raise _DamagedError
         return source
 
-    def _open(self, source: bytes, attempt: Attempt) -> OpenedImage:
+    def _open(self, source: bytes, attempt: RunningAttempt) -> OpenedImage:
         attempt.enter(Stage.DECODING)
         with self._cores:
-            attempt.note(Stage.DECODING)  # its time begins now: waiting for a turn is nobody's fault
+            attempt.note(Stage.DECODING)  # its time begins now: the wait for a turn does not count
             return self._sandbox.open(source, self._served.image_size, probe=attempt.job.options.stability)
 
-    def _render(self, image: OpenedImage, finding: Finding, attempt: Attempt) -> Mapping[str, bytes]:
+    def _render(self, image: OpenedImage, result: PassResult, attempt: RunningAttempt) -> Mapping[str, bytes]:
         attempt.enter(Stage.RENDERING)
         if not attempt.job.options.pictures:
             return {}
         with self._cores:
             attempt.note(Stage.RENDERING)
-            return image.render(finding.eps, finding.feature_mean, attempt.job.options.pictures)
+            return image.render(result.eps, result.feature_mean, attempt.job.options.pictures)
 
-    def _keep(self, pictures: Mapping[str, bytes], attempt: Attempt) -> dict[str, Artifact]:
+    def _keep(self, pictures: Mapping[str, bytes], attempt: RunningAttempt) -> dict[str, Artifact]:
         attempt.enter(Stage.STORING)
         job, artifacts = attempt.job, {}
         for name, png in pictures.items():
@@ -209,25 +217,25 @@ class Analyzer:
             artifacts[name] = self._retry_while_unavailable(attempt, partial(self._store.put_artifact, key, png))
         return artifacts
 
-    def _retry_while_unavailable(self, attempt: Attempt, call: Callable[[], _T]) -> _T:
-        """Call the store until it answers, for some seconds: a restart of it should cost nobody anything."""
-        give_up_at = time.monotonic() + self._store_patience
+    def _retry_while_unavailable(self, attempt: RunningAttempt, call: Callable[[], _T]) -> _T:
+        """Call the store until it answers, for some seconds: a restart of the store should fail no job."""
+        ends_at = time.monotonic() + self._store_wait_seconds
         while True:
             try:
                 return call()
             except StoreUnavailableError:
-                if time.monotonic() > give_up_at:
+                if time.monotonic() > ends_at:
                     raise
             if attempt.wait_lost(_RETRY_SECONDS):
                 raise LeaseLostError
 
-    def _settle(self, attempt: Attempt, outcome: Outcome) -> _Written:
-        """Write what came of the attempt; nothing where the job is somebody else's."""
+    def _settle(self, attempt: RunningAttempt, outcome: Outcome) -> _Written:
+        """Write the outcome of the attempt; write nothing where the lease is not ours."""
         job = attempt.job
         match outcome:
             case Succeeded(result):
                 return self._commit(attempt, partial(lifecycle.succeed, self._database, job.attempt_id, result))
-            case Failed(error):
+            case JobFailed(error):
                 return self._commit(attempt, partial(lifecycle.fail, self._database, job.attempt_id, error))
             case Refused(error):
                 elsewhere = partial(
@@ -239,13 +247,12 @@ class Analyzer:
             case Abandoned():
                 return _Written.REFUSED
 
-    def _end_otherwise(self, attempt: Attempt) -> tuple[Outcome, _Written]:
-        """End a job whose outcome could not be written, for a reason that nobody foresaw.
+    def _end_otherwise(self, attempt: RunningAttempt) -> tuple[Outcome, _Written]:
+        """Fail a job whose outcome could not be written because of an unexpected error.
 
-        It fails; where not even that can be written, it is queued again and the error raised, so that the executor
-        pauses.
+        If that cannot be written either, release the job and raise the error, so that the executor pauses.
         """
-        outcome = Failed(JobError(ErrorCode.INTERNAL))
+        outcome = JobFailed(JobError(ErrorCode.INTERNAL))
         try:
             written = self._settle(attempt, outcome)
         except Exception:
@@ -253,8 +260,8 @@ class Analyzer:
             raise
         return outcome, _Written.UNKNOWN if written is _Written.REFUSED else written  # the first may have been written
 
-    def _commit(self, attempt: Attempt, write: Callable[[], bool | None]) -> _Written:
-        """Write an outcome, again and again while the database is away and the lease can still be ours."""
+    def _commit(self, attempt: RunningAttempt, write: Callable[[], bool | None]) -> _Written:
+        """Write an outcome; repeat it while the database is down and the lease may still be ours."""
         refused = _Written.REFUSED
         while True:
             try:
@@ -270,29 +277,29 @@ class Analyzer:
                 return _Written.YES
 
     def _remove_pictures(self, job: ClaimedJob) -> None:
-        """Remove what a lost attempt stored: no row refers to it. What cannot be removed is left to retention."""
+        """Delete the pictures that this attempt stored: no row refers to them. Retention deletes what is left."""
         try:
             for name in job.options.pictures:
                 self._store.delete(artifact_key(job.tenant_id, job.id, job.attempt, name))
         except StoreUnavailableError:
-            #: The store did not delete the pictures of an attempt that does not count. Housekeeping deletes them after
-            #: a day.
+            #: The store did not delete the pictures of an attempt whose result was not kept. Housekeeping deletes them
+            #: after a day.
             _log.warning("pictures_left_behind")
 
 
 def _result(
     image: ImageFacts,
-    finding: Finding,
+    result: PassResult,
     served: ServedModel,
     assessment: Assessment,
     caveats: tuple[str, ...],
-    attempt: Attempt,
+    attempt: RunningAttempt,
     artifacts: dict[str, Artifact],
 ) -> JobResult:
-    """Put together what a succeeded job says."""
+    """Return the result of a job that succeeded."""
     verdict = assessment.verdict
     region = analyzed_region(image.width, image.height, served.image_size)
-    mean = np.ascontiguousarray(finding.feature_mean, dtype="<f4")
+    mean = np.ascontiguousarray(result.feature_mean, dtype="<f4")
     return JobResult(
         prediction=verdict.prediction,
         confidence=verdict.confidence,

@@ -13,7 +13,7 @@ import structlog
 from shared.database.engine import Database
 from shared.domain import AttemptId, ClaimedJob
 from shared.jobs import claiming, lifecycle
-from worker.jobs.attempt import Attempts
+from worker.jobs.attempt import RunningAttempts
 from worker.jobs.executor import ClaimedWork, Executor
 from worker.jobs.pipeline import Analyzer
 
@@ -61,7 +61,7 @@ class JobRunner:
     ) -> None:
         """Run at most `slots` jobs at once, and claim none while `device_is_late` says so."""
         self.slots = slots
-        self.attempts = Attempts()
+        self.attempts = RunningAttempts()
         self.executor = Executor(self._claim, slots=slots)
         self._database = database
         self._claims = claims
@@ -91,7 +91,7 @@ class JobRunner:
             #: A worker that stops could not queue its jobs again. They run again when their leases end.
             _log.exception("jobs_not_given_back", jobs=len(running))
             return False
-        #: A worker that stops queued so many `jobs` again, and nothing is counted against them.
+        #: A worker that stops queued so many `jobs` again; this does not count against them.
         _log.warning("jobs_given_back", jobs=len(running))
         return True
 

@@ -51,14 +51,14 @@ class AnalysisRuntime:
         installed = find_card(settings.model, settings.models_dir)
         policies, left_out = load_policies(installed, detector.weights_sha256, detector.precision)
         for reason in left_out:
-            #: The worker does without a policy; `reason` says which, why, and what to do. Jobs that name it are left to
-            #: other workers.
+            #: The worker starts without a policy; `reason` says which, why, and what to do. It leaves the jobs that
+            #: name it to other workers.
             _log.warning("policy_left_out", reason=reason)
         loaded_at = time.monotonic()
         plan = settle_batch(detector, settings.max_batch)
         warm_at = time.monotonic()
         parts = build(settings, LoadedModel(detector, plan, policies), sandbox, broker, worker=worker)
-        #: The worker loaded its model. `model`, `device`, `precision` and the times say what and how fast.
+        #: The worker loaded its model. The fields say which, on what device, and how long each step took.
         _log.info(
             "model_loaded",
             model=detector.card.name,

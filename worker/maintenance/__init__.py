@@ -1,1 +1,1 @@
-"""What keeps the service going: the sweep of what workers dropped, and the deletion of what is old."""
+"""Maintenance: the sweeper, which ends and releases overdue jobs, and retention, which deletes old data."""

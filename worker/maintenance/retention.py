@@ -1,4 +1,4 @@
-"""The tasks that delete what is old, erase what was deleted, close endpoints, and collect what nobody refers to."""
+"""Retention: deletes old jobs and the bytes of deleted ones, purges endpoints, and removes objects without a row."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from shared.jobs.retention import collect_orphans, delete_old, erase_some
 from shared.storage.object_store import ObjectStore
 from shared.webhooks import endpoints
 
-#: A round takes so long at most; then it is told what was done.
+#: How long a round takes at most; after it, what was done is logged.
 _ROUND_SECONDS = 5.0
-#: The store is waited for by so many threads at once.
+#: How many threads delete from the store at once.
 _ERASERS = 4
 
 _log = structlog.get_logger(__name__)
 
-#: Does a little and returns what it did, by name; nothing where nothing is to be done.
+#: Does a little work and returns what it did, counted by name; an empty counter where nothing is due.
 Task = Callable[[], Counter[str]]
 
 
 class Retention:
-    """Works while there is work; any number of processes may, each does other."""
+    """Works while there is work. Any number of processes may run it at once: each does other work."""
 
     def __init__(self, database: Database, store: ObjectStore, *, retention_days: int | None) -> None:
         self._database = database
@@ -38,21 +38,21 @@ class Retention:
         self._tasks: list[Task] = [self._delete, self._close, self._erase, self._collect]
 
     def stop(self) -> None:
-        """Begin nothing more. Safe in a signal handler."""
+        """Start no more work. Safe in a signal handler."""
         self._stopping.set()
 
     def tidy(self) -> None:
-        """Do what is due, round after round, until one finds nothing or it is told to stop."""
-        # Mostly there is nothing, and one look at each task costs less than a round's threads.
+        """Do what is due, round after round, until a round finds nothing or `stop` is called."""
+        # Mostly nothing is due, and one try of each task costs less than the threads of a round.
         done = sum((self._repeat(task, until=0.0) for task in self._tasks), Counter[str]())
         while done:
             _tell(done)
             done = self._round()
 
     def _round(self) -> Counter[str]:
-        """Do all tasks beside each other, for some seconds at most; return what was done.
+        """Do all tasks at once, for some seconds at most; return what was done.
 
-        Where something was there may be more: what one task does is another's work.
+        If anything was done, another round is due: what one task does may be work for another.
         """
         until = time.monotonic() + _ROUND_SECONDS
         tasks = [*self._tasks, *[self._erase] * (_ERASERS - 1)]
@@ -61,7 +61,7 @@ class Retention:
         return sum((each.result() for each in working), Counter[str]())
 
     def _repeat(self, task: Task, until: float) -> Counter[str]:
-        """Do a task until nothing is left or the time is over, once at least; return what was done."""
+        """Repeat a task until nothing is left or the time is over, at least once; return what was done."""
         done: Counter[str] = Counter()
         try:
             while not self._stopping.is_set() and (did := +task()):
@@ -86,13 +86,13 @@ class Retention:
         walked = collect_orphans(self._database, self._store)
         if walked is None:
             return Counter()
-        # A page is work, whatever was on it: some servers list folders that are empty, and fill pages with them.
+        # Each page counts as work, even an empty one: some servers fill whole pages with empty folders.
         return Counter(pages=1, orphans_removed=walked.removed, orphans_kept=walked.kept)
 
 
 def _tell(done: Counter[str]) -> None:
     if told := {name: count for name, count in done.items() if name != "pages"}:
-        #: Housekeeping worked: old jobs `deleted`, deleted jobs whose bytes were `erased`, webhooks `given_up` that
-        #: were too old or whose endpoint is disabled, those `purged` with a deleted endpoint, objects of no job that
-        #: were removed (`orphans_removed`) or that the store kept (`orphans_kept`).
+        #: Housekeeping did work: it `deleted` old jobs, `erased` the bytes of deleted ones, gave up webhooks that were
+        #: too old or whose endpoint is disabled (`given_up`), `purged` those of deleted endpoints, and removed objects
+        #: that belong to no job (`orphans_removed`; `orphans_kept` counts those that the store kept).
         _log.info("tidied", **told)

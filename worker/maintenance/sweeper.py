@@ -1,4 +1,4 @@
-"""What keeps the queue moving when workers die and messages get lost: the sweep, and wake-ups for what waits."""
+"""The sweeper: keeps the queue moving when workers die and messages are lost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shared.domain import Role
 from shared.jobs import sweeping, tally
 from shared.workers import registry
 
-#: However many processes sweep, the tally is folded once in so long; sooner where much moves.
+#: How often the tally is folded, however many processes sweep; more often where many jobs move.
 _FOLD_AFTER = timedelta(seconds=1)
-#: A job whose policy no worker has fails after so long: workers start anew, and not all at once.
+#: A job fails after no worker has had its policy for so long: longer than workers take to restart one after the other.
 UNSERVED = timedelta(minutes=5)
-#: Who has not looked for so long does not know what was there meanwhile.
+#: After so long without a look, it is unknown what was there meanwhile.
 _BLINK_SECONDS = 30.0
 
 _T = TypeVar("_T", bound=Hashable)
@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Lasting(Generic[_T]):
-    """For how long things have been there at each look."""
+    """Remembers for how long things have been present at every look."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -37,7 +37,7 @@ class Lasting(Generic[_T]):
         self._looked_at = 0.0
 
     def look(self, there: Collection[_T], now: float) -> set[_T]:
-        """Return those that have been there for `seconds`, at every look."""
+        """Return those that have been present at every look for `seconds`."""
         if now - self._looked_at > _BLINK_SECONDS:
             self._since.clear()
         self._looked_at = now
@@ -46,7 +46,7 @@ class Lasting(Generic[_T]):
 
 
 class Sweeper:
-    """Ends what is overdue, queues again what was dropped, and tops up the wake-ups in Redis."""
+    """Ends overdue jobs, releases those of dead workers, and tops up the wake-ups in Redis."""
 
     def __init__(
         self, database: Database, broker: Broker, *, max_attempts: int, unserved: timedelta = UNSERVED
@@ -58,29 +58,29 @@ class Sweeper:
         self._unserved: Lasting[tuple[str | None, str]] = Lasting(unserved.total_seconds())
 
     def sweep(self) -> sweeping.SweepReport | None:
-        """Sweep once; None where another process is at it. Any number of processes may call this."""
+        """Sweep once; return None if another process sweeps now. Any number of processes may call this."""
         tally.fold(self._database, older_than=_FOLD_AFTER)
         self._fail_unserved()
         report = sweeping.sweep(self._database, max_attempts=self._max_attempts)
         if report:
             registry.forget_silent(self._database)
         if report and (report.released or report.exhausted or report.expired):
-            #: A sweep moved jobs: `released` went back to the queue from workers that died, `exhausted` failed as
-            #: `attempts_exhausted`, `expired` passed their deadline.
+            #: A sweep moved jobs: `released` ones of dead workers went back to the queue, `exhausted` ones failed as
+            #: `attempts_exhausted`, `expired` ones had passed their deadline.
             _log.info("swept", released=report.released, exhausted=report.exhausted, expired=report.expired)
         return report
 
     def sweep_and_wake(self) -> None:
-        """Sweep, then see to it that as many wake-ups wait as jobs do, or as there are slots."""
+        """Sweep, then top up the wake-ups: as many as jobs wait, but no more than there are slots."""
         report = self.sweep()
         if report is not None and report.queued:
             self._wakeups.send_for(report.queued)
 
     def _fail_unserved(self) -> None:
-        """End what waits for a policy that nobody has had for minutes, although others are ready."""
+        """Fail the jobs whose policy no worker has had for minutes although workers are ready."""
         for model, policy in self._unserved.look(registry.unserved_policies(self._database), time.monotonic()):
             failed = sweeping.fail_unserved(self._database, model, policy, waited=self._unserved_for)
             if failed:
-                #: Jobs waited for minutes for a worker with this policy, while workers without it were ready, and fail
-                #: as `model_unavailable`. Start a worker that has the policy, and replay them.
+                #: Jobs waited for minutes for a worker with this policy, while workers without it were ready. They fail
+                #: as `model_unavailable`. Start a worker that has the policy, then replay them.
                 _log.error("policy_not_served", policy=policy, model=model, failed=failed)

@@ -1,1 +1,1 @@
-"""A worker as a process: how it registers, repeats what it must, ends, and what of the machine it may use."""
+"""A worker as a process: how it registers, what it repeats, how it ends, and what of the machine it may use."""

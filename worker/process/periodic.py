@@ -1,4 +1,4 @@
-"""A thread that calls callbacks again and again: how a worker finds work by itself, without Redis and without beat."""
+"""A thread that calls callbacks again and again. By it a worker finds work even without Redis and beat."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Periodic:
-    """Calls each callback every `seconds`, the first time at once; one that fails does not end the others.
+    """Calls each callback every `seconds`, the first time at once. One that fails does not stop the others.
 
-    `on_close` is called last, by the same thread.
+    The same thread calls `on_close` last.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class Periodic:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin to call."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self, within: float | None = None) -> None:
-        """End, after the callback under way and `on_close`; do not wait for longer than `within` seconds."""
+        """End after the callback under way and `on_close`; wait for that at most `within` seconds."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join(within)
@@ -42,19 +42,19 @@ class Periodic:
     def _run(self) -> None:
         while not self._closed.is_set():
             for callback in self._callbacks:
-                _attend(callback)
+                _call(callback)
             self._closed.wait(self._seconds)
         if self._on_close is not None:
-            _attend(self._on_close)
+            _call(self._on_close)
 
 
-def _attend(callback: Callback) -> None:
+def _call(callback: Callback) -> None:
     try:
         callback()
     except DatabaseUnavailableError:
-        #: PostgreSQL does not answer. The worker asks again at its next look.
+        #: PostgreSQL does not answer. The worker soon tries again.
         _log.warning("database_away")
-    except Exception:  # noqa: BLE001  # one callback that fails must not end the others
-        #: A callback that a worker repeats, such as its heartbeat, met an error that it does not expect. It is repeated
-        #: all the same. Report the traceback.
+    except Exception:  # noqa: BLE001  # a callback that fails must not end the others
+        #: A callback that a worker repeats, such as its heartbeat, met an error that it does not expect. The worker
+        #: goes on repeating it. Report the traceback.
         _log.exception("chore_failed")

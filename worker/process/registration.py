@@ -1,4 +1,4 @@
-"""How a worker makes itself known: a row that says how it fares, and a look for neighbours that have died."""
+"""How a worker registers: a row with its state, renewed each second, and a check for neighbours that have died."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Registration:
-    """One row in the list of workers, from the first moment of a process to its end in order.
+    """This process's row in the list of workers, from its start to its end.
 
-    It has a thread and a connection of its own: a worker that is stuck elsewhere is still seen, and how.
+    It has its own thread and connection, so that a worker that is stuck elsewhere is still listed, with its state.
     """
 
     def __init__(self, settings: CommonSettings, role: Role) -> None:
@@ -40,26 +40,26 @@ class Registration:
         )
 
     def start(self) -> None:
-        """Begin to be seen."""
+        """Register this worker."""
         self._periodic.start()
 
     def show(self, report: Callable[[], WorkerStatus]) -> None:
-        """From now on say at each beat what `report` returns."""
+        """From now on write at each beat what `report` returns."""
         self._report = report
 
     def beat(self) -> None:
-        """Say once how this worker fares."""
+        """Write the state of this worker."""
         age = timedelta(seconds=time.monotonic() - self._began)
         registry.beat(self._database, self.identity, self._report(), age=age)
 
     def expire_leases_of_dead_workers(self) -> None:
-        """Have the jobs of dead neighbours run elsewhere now, not when their leases end."""
+        """End the leases of workers of this host that have died, so that their jobs run elsewhere at once."""
         for worker in registry.expire_leases_of_dead_workers(self._database, self.identity):
             #: Another worker of this host died. Its jobs run again at once.
             _log.warning("worker_found_dead", worker=worker)
 
     def close(self, within: float = _LEAVE_SECONDS) -> None:
-        """Be seen no more. A database that does not answer is not waited for: the others forget this worker in time."""
+        """Unregister, within so many seconds. If the database does not answer, other workers delete the row later."""
         self._periodic.close(within)
 
     def _leave(self) -> None:

@@ -81,7 +81,7 @@ class Shutdown:
             try:
                 service.stop()
             except Exception:  # noqa: BLE001  # whatever it was, this process must end
-                #: A service of a worker that was told to stop raised an error. The worker ends all the same.
+                #: A service raised an error when it was told to stop. The worker ends all the same.
                 structlog.get_logger(__name__).exception("part_not_stopped")
         state.should_stop = 0  # type: ignore[assignment]  # what Celery's handler does, which may not be installed yet
 

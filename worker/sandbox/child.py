@@ -1,9 +1,9 @@
 """The fork server and the disposable children in which images from strangers are decoded and drawn.
 
-Run as `python -m worker.sandbox.child FD LIMITS` by worker.sandbox.sandbox. It has one thread and imports numpy and
-Pillow only, so that a child costs a fork of a few milliseconds. A child serves one job: it decodes, waits with the
-pixels for the model's answer, draws the pictures and ends. It can open no file, reach no other process and start none;
-it dies with the server, and the server ends with the worker.
+worker.sandbox.sandbox runs it as `python -m worker.sandbox.child FD LIMITS`. The server has one thread and imports only
+numpy and Pillow, so forking a child takes a few milliseconds. A child serves one job: it decodes the image, keeps the
+pixels until the model has answered, draws the pictures and ends. It can open no file, and neither reach nor start
+another process. It dies with the server, and the server ends with the worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from worker.imaging.content import drawn_mean
 from worker.imaging.decoding import DecodedImage, ImageLimits, decode, preprocess
 from worker.imaging.perturbations import PERTURBATIONS
 from worker.sandbox.protocol import receive, send
-from worker.sandbox.seccomp import raise_wall
+from worker.sandbox.seccomp import install_filter
 
 #: A command to the server: FORK, with the job's socket and status pipe, or KILL; and the job's number.
 COMMAND = struct.Struct("!cQ")
@@ -40,7 +40,7 @@ FORK, KILL = b"f", b"k"
 STATUS = struct.Struct("!i")
 READY = b"ready"
 
-#: The exit status of a child that had not even the memory to say so.
+#: The exit status of a child that had too little memory even to report it.
 OUT_OF_MEMORY = 80  # beyond those of <sysexits.h>
 
 _COULD_NOT_FORK = os.EX_OSERR << 8  # as a wait status
@@ -71,7 +71,7 @@ class ChildLimits:
 
 
 class ForkServer:
-    """Forks a child for each job, kills those that it is told to, and reports how each ended."""
+    """Forks a child for each job, kills children on request, and reports how each ended."""
 
     def __init__(self, control: socket.socket, limits: ChildLimits) -> None:
         self._control = control
@@ -81,11 +81,11 @@ class ForkServer:
         self._children: dict[int, tuple[int, int]] = {}  # pid: (job, status pipe)
 
     def serve(self) -> None:
-        """Run until the worker closes the control socket, which its death does too."""
+        """Run until the worker closes the control socket; the worker's death closes it too."""
         child_ended, wake = socket.socketpair()
         wake.settimeout(0)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the file descriptor is written to
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler, nothing is written to the file descriptor
         gc.freeze()  # children share these objects' pages; a collection would copy them
         self._control.send(READY)
         poll = select.poll()  # select.select knows no descriptor above 1023, and the worker may have many open
@@ -96,12 +96,12 @@ class ForkServer:
             if child_ended.fileno() in readable:
                 child_ended.recv(4096)
                 self._reap()
-            if self._control.fileno() in readable and not self._obey():
+            if self._control.fileno() in readable and not self._serve_command():
                 break
         signal.set_wakeup_fd(-1)  # the interpreter's shutdown closes its socket, and children end as this process does
 
-    def _obey(self) -> bool:
-        """Carry out one command; False where none can come any more."""
+    def _serve_command(self) -> bool:
+        """Execute one command; return False when no more can come."""
         message, fds, _, _ = socket.recv_fds(self._control, COMMAND.size, 2)
         if not message:
             return False
@@ -126,7 +126,7 @@ class ForkServer:
         os.close(job_fd)
 
     def _kill(self, job: int) -> None:
-        """End the job's child. One that was reaped is no longer listed, so its number cannot hit another process."""
+        """Kill the job's child. A reaped child is no longer listed, so its process id cannot hit another process."""
         for pid, (running, _) in self._children.items():
             if running == job:
                 os.kill(pid, signal.SIGKILL)
@@ -140,15 +140,15 @@ class ForkServer:
             _report(status_fd, status)
 
     def _be_child(self, job_fd: int) -> Never:
-        """Give up everything but the job, do it, end."""
+        """Drop all rights that the job does not need, do the job, and exit."""
         status = os.EX_SOFTWARE
         try:
             self._confine(job_fd)
             do_job(socket.socket(fileno=_JOB_FD), self._limits.image)
             status = os.EX_OK
-        except MemoryError:  # nothing that needs more of it may be done here
+        except MemoryError:  # this branch must allocate nothing
             status = OUT_OF_MEMORY
-        except BaseException:  # noqa: BLE001  whatever it was, it may not run on into the server's loop
+        except BaseException:  # noqa: BLE001  # no error may let the child run on into the server's loop
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(status)
@@ -157,7 +157,7 @@ class ForkServer:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._pid:  # the server died before the line above
             os._exit(os.EX_SOFTWARE)
-        with suppress(OSError):  # a kernel that is out of memory should end this process, not the worker
+        with suppress(OSError):  # a kernel that runs out of memory should kill this process, not the worker
             os.write(os.open(_OOM_SCORE, os.O_WRONLY), _FIRST_VICTIM)  # closed below, with all others
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -166,13 +166,13 @@ class ForkServer:
         cpu = self._limits.cpu_seconds
         for limit, soft, hard in (
             (resource.RLIMIT_AS, self._address_space, self._address_space),
-            (resource.RLIMIT_CPU, cpu, cpu + 1),  # SIGXCPU, which tells the reason; then SIGKILL
+            (resource.RLIMIT_CPU, cpu, cpu + 1),  # first SIGXCPU, which shows the reason; then SIGKILL
             (resource.RLIMIT_CORE, 0, 0),
             (resource.RLIMIT_FSIZE, 0, 0),
             (resource.RLIMIT_NOFILE, _JOB_FD + 1, _JOB_FD + 1),  # all of them are in use
         ):
             resource.setrlimit(limit, (soft, hard))
-        raise_wall()
+        install_filter()
 
 
 def do_job(sock: socket.socket, limits: ImageLimits) -> None:
@@ -182,7 +182,7 @@ def do_job(sock: socket.socket, limits: ImageLimits) -> None:
     except JobError as error:
         send(sock, {"error": {"code": error.code, "message": error.message}})
     except (EOFError, BrokenPipeError):
-        return  # the worker wants no more of this job
+        return  # the worker has ended this job
 
 
 def _decode(sock: socket.socket, limits: ImageLimits) -> DecodedImage:
@@ -203,7 +203,7 @@ def _draw(sock: socket.socket, decoded: DecodedImage) -> None:
 
 
 def _arrays(payload: bytearray, shapes: list[list[int]]) -> list[Floats]:
-    """The float32 arrays that lie in `payload` one after the other."""
+    """Return the float32 arrays that `payload` holds one after the other."""
     numbers = np.frombuffer(payload, np.float32)
     ends = np.cumsum([np.prod(shape) for shape in shapes])
     return [part.reshape(shape) for part, shape in zip(np.split(numbers, ends[:-1]), shapes, strict=True)]
@@ -215,7 +215,7 @@ def _report(status_fd: int, status: int) -> None:
 
 
 def _tell(status_fd: int, number: int) -> None:
-    with suppress(BrokenPipeError):  # the job is over for the worker
+    with suppress(BrokenPipeError):  # the worker has ended this job
         os.write(status_fd, STATUS.pack(number))
 
 
@@ -225,7 +225,7 @@ def _mapped_bytes() -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve on the inherited socket whose number is the first argument."""
+    """Serve on the inherited socket whose descriptor is the first argument, with the limits of the second."""
     control = socket.socket(fileno=int(arguments[0]))
     ForkServer(control, ChildLimits.from_json(arguments[1])).serve()
 

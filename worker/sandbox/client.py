@@ -1,4 +1,4 @@
-"""The worker's ends of the sandbox's processes: the fork server and one child of it."""
+"""The worker's side of the sandbox: the fork server, and each child that it forks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from worker.sandbox.child import COMMAND, FORK, KILL, OUT_OF_MEMORY, READY, STAT
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 5.0
-_STATUS_SECONDS = 5.0  # from a child's last byte to the server's word on how it ended
-#: So many children compute at once. A crowd of large images would else share the processors until each has run out of
-#: time; with one turn for each processor, as few files that loop would hold up all others.
+_STATUS_SECONDS = 5.0  # from a child's last byte until the server reports how it ended
+#: How many children compute at once. Without a limit, many large images would share the processors until each ran out
+#: of time. With only one turn for each processor, a few files that loop would hold up all others.
 _TURNS = 2 * usable_cores()
-_MAX_MESSAGE = 300  # characters of a child's error message, or of a line that it prints
+_MAX_MESSAGE = 300  # characters kept of a child's error message, or of a line that it prints
 _LINES_A_MINUTE, _LAST_LINES, _MOST_AT_ONCE = 50, 8, 1 << 14
-#: What a decoder has to say of a file. Any other code would blame the service for what the file does.
+#: The errors that a decoder may report about a file. Any other code would blame the service for what the file does.
 _DECODER_CODES = frozenset(
     {
         ErrorCode.UNSUPPORTED_MEDIA_TYPE,
@@ -40,10 +40,11 @@ _DECODER_CODES = frozenset(
         ErrorCode.OUT_OF_MEMORY,
     }
 )
-#: What the server needs of the worker's environment; the rest holds passwords.
+#: The variables of the worker's environment that the server needs; others hold passwords.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
 #: One thread, since a process with several must not fork. The MALLOC settings, which only glibc reads, let a child keep
-#: freed memory until it ends: to return each array to the kernel and get zeroed pages again took a third of its time.
+#: freed memory until it ends: returning each array to the kernel, and getting zeroed pages for the next, took a third
+#: of its time.
 _SET_VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the most that glibc takes
@@ -56,8 +57,8 @@ class SandboxError(DistildireError):
     """The process that decodes images could not be started."""
 
 
-class ServerDiedError(Exception):
-    """The fork server went, and with it the child."""
+class ForkServerDiedError(Exception):
+    """The fork server died, and the child with it."""
 
 
 class UntrueAnswerError(JobError):
@@ -67,7 +68,7 @@ class UntrueAnswerError(JobError):
 class Child:
     """The worker's end of one child process."""
 
-    def __init__(self, server: Server, idle_seconds: float) -> None:
+    def __init__(self, server: ForkServerClient, idle_seconds: float) -> None:
         self._server = server
         self._idle_seconds = idle_seconds
         self._job, self._socket, self._status_fd = server.fork()
@@ -75,7 +76,13 @@ class Child:
         self._worked: dict[str, float] = {}
 
     def ask(self, request: dict[str, Any], *payloads: bytes, max_payload: int) -> tuple[dict[str, Any], bytearray]:
-        """Send a request and wait for its answer, when it is this child's turn. Raises JobError, or ServerDiedError."""
+        """Wait for this child's turn, send a request, and return the header and the payload of the answer.
+
+        Raises:
+            JobError: the file is at fault, or the child crashed, ran past a limit or sent what cannot be true.
+            ForkServerDiedError: the child died with the server, through no fault of the file.
+
+        """
         with self._server.turns:
             return self._exchange(request, *payloads, max_payload=max_payload)
 
@@ -97,32 +104,37 @@ class Child:
         return reply, payload
 
     def _busy(self) -> float:
-        """Seconds for which the busiest of the child's threads has computed or waited for a processor, since last time.
+        """Return how many seconds the busiest thread of the child computed, or waited for a processor, since last time.
 
-        None of them where the kernel does not tell.
+        0 where the kernel does not say.
         """
         if self._pid is None:
-            self._pid = self._told(within=0)
+            self._pid = self._next_status(within=0)
         before, self._worked = self._worked, _work_of(self._pid) if self._pid else {}
         return max((seconds - before.get(thread, 0.0) for thread, seconds in self._worked.items()), default=0.0)
 
-    def _told(self, within: float) -> int | None:
-        """What the server tells next of this child; None if that is nothing in so many seconds, or the server went."""
+    def _next_status(self, within: float) -> int | None:
+        """Return what the server reports next about this child; None if it reports nothing within so many seconds.
+
+        Raises:
+            ForkServerDiedError: the server can report nothing more.
+
+        """
         poll = select.poll()  # select.select knows no descriptor above 1023
         poll.register(self._status_fd, select.POLLIN)
         if not poll.poll(within * 1000):
             return None
         number = os.read(self._status_fd, STATUS.size)
         if not number:
-            raise ServerDiedError
+            raise ForkServerDiedError
         return int(STATUS.unpack(number)[0])
 
     def _why_it_ended(self) -> Exception:
         try:
             if self._pid is None:
-                self._pid = self._told(_STATUS_SECONDS)
-            status = self._told(_STATUS_SECONDS)
-        except ServerDiedError as error:
+                self._pid = self._next_status(_STATUS_SECONDS)
+            status = self._next_status(_STATUS_SECONDS)
+        except ForkServerDiedError as error:
             return error
         if status is None:
             return _crashed("hung up and went on")
@@ -136,77 +148,82 @@ class Child:
         return JobError(ErrorCode.INTERNAL)
 
     def close(self) -> None:
-        """Have the child killed, if it still runs. May be called again."""
+        """Kill the child if it still runs. May be called again."""
         if self._socket.fileno() >= 0:
             self._server.kill(self._job)
             self._socket.close()
             os.close(self._status_fd)
 
 
-#: Takes lines that were printed, and how many more were dropped before them.
-Heard = Callable[[Sequence[str], int], None]
+#: Is called with lines that were printed, and how many others were dropped before them.
+OnLines = Callable[[Sequence[str], int], None]
 
 
 class Listener(threading.Thread):
-    """Reads what the fork server and its children print: all of it, so that none of them waits, and tells a part."""
+    """Reads all that the fork server and its children print, so that none blocks, and passes a part of it on."""
 
-    def __init__(self, pipe: IO[bytes], heard: Heard) -> None:
+    def __init__(self, pipe: IO[bytes], on_lines: OnLines) -> None:
         super().__init__(name="decoders' words", daemon=True)
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
-        """What was told last."""
+        """The lines that were passed on last."""
         self._pipe = pipe
-        self._heard = heard
+        self._on_lines = on_lines
         self._minute = 0
-        self._told = 0
+        self._passed_on = 0
         self._dropped = 0
 
     def run(self) -> None:
         """Read until nobody can write any more."""
         with self._pipe:
             while written := os.read(self._pipe.fileno(), _MOST_AT_ONCE):
-                self._tell(written.splitlines())
+                self._pass_on(written.splitlines())
 
-    def _tell(self, lines: list[bytes]) -> None:
+    def _pass_on(self, lines: list[bytes]) -> None:
         if (minute := int(time.monotonic() // 60)) != self._minute:
-            self._minute, self._told = minute, 0
-        told = [_printable(line) for line in lines[: max(0, _LINES_A_MINUTE - self._told)]]
-        self._told += len(told)
-        if told:
-            self.last.extend(told)
-            self._heard(told, self._dropped)
+            self._minute, self._passed_on = minute, 0
+        passed_on = [_printable(line) for line in lines[: max(0, _LINES_A_MINUTE - self._passed_on)]]
+        self._passed_on += len(passed_on)
+        if passed_on:
+            self.last.extend(passed_on)
+            self._on_lines(passed_on, self._dropped)
             self._dropped = 0
-        self._dropped += len(lines) - len(told)
+        self._dropped += len(lines) - len(passed_on)
 
 
 def _printable(line: bytes) -> str:
-    """The line's beginning, without anything that a terminal or a log would act on."""
+    """Return the line's beginning, with escapes for all that a terminal or a log would act on."""
     text = line[:_MAX_MESSAGE].decode(errors="backslashreplace")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
-class Server:
+class ForkServerClient:
     """The worker's end of the fork server."""
 
     def __init__(
-        self, entry: tuple[str, ...], limits: ChildLimits, heard: Heard = lambda _lines, _dropped: None
+        self, entry: tuple[str, ...], limits: ChildLimits, on_lines: OnLines = lambda _lines, _dropped: None
     ) -> None:
-        """Start it. `heard` is told what it and its children print, by a thread of its own."""
+        """Start it. `on_lines` gets what it and its children print, on a thread of its own.
+
+        Raises:
+            SandboxError: it does not start.
+
+        """
         self.turns = threading.BoundedSemaphore(_TURNS)
-        """Held while a child computes; its wall time does not run before."""
+        """A child computes only while it holds one; until then its time does not count."""
         self._jobs = itertools.count()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                # A crash in a decoder prints where it was.
+                # With faulthandler, a decoder that crashes prints its stack.
                 [sys.executable, "-P", "-X", "faulthandler", *entry, str(theirs.fileno()), limits.to_json()],
                 env=_environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,  # the worker's own is its log
-                start_new_session=True,  # Ctrl-C is for the worker, which still has jobs to finish
+                stderr=subprocess.PIPE,  # the worker's own standard error is its log
+                start_new_session=True,  # Ctrl-C must not reach it: the worker still has jobs to finish
             )
-        self._listener = Listener(cast("IO[bytes]", self._process.stderr), heard)
+        self._listener = Listener(cast("IO[bytes]", self._process.stderr), on_lines)
         self._listener.start()
         self._control.settimeout(_START_SECONDS)
         try:
@@ -219,8 +236,13 @@ class Server:
                 "\n  ".join(["The process that decodes images could not be started.", *self._listener.last])
             )
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def fork(self) -> tuple[int, socket.socket, int]:
-        """A new child: its job number, the socket to talk to it, the pipe that will tell how it ended."""
+        """Fork a child; return its job number, the socket to talk to it, and the pipe that reports how it ended."""
         job = next(self._jobs)
         ours, theirs = socket.socketpair()
         status_fd, report_fd = os.pipe()
@@ -236,11 +258,11 @@ class Server:
         return job, ours, status_fd
 
     def kill(self, job: int) -> None:
-        """End the child of `job`, if it still runs."""
+        """Kill the child of `job` if it still runs."""
         try:
             self._control.send(COMMAND.pack(KILL, job))
         except OSError:
-            return  # the server went, and its children with it
+            return  # the server died, and its children with it
 
     def stop(self) -> None:
         """End the server and every child."""
@@ -254,9 +276,9 @@ class Server:
 
 
 def _work_of(pid: int) -> dict[str, float]:
-    """Seconds for which each thread of a process has computed, or waited for a processor, until now."""
+    """Return the seconds that each thread of a process has computed, or waited for a processor, since it began."""
     found = {}
-    with suppress(OSError, ValueError):  # it has ended, or the kernel keeps no such count
+    with suppress(OSError, ValueError):  # the process has ended, or the kernel does not count this
         for thread in Path(f"/proc/{pid}/task").iterdir():
             computed, waited, _ = map(int, (thread / "schedstat").read_text().split())
             found[thread.name] = (computed + waited) / 1e9
@@ -264,7 +286,7 @@ def _work_of(pid: int) -> dict[str, float]:
 
 
 def _signal_name(number: int) -> str:
-    """Return its name; not all have one, and a file that has taken a decoder over may choose."""
+    """Return the signal's name. Not every number has one, and a file that took a decoder over may choose any."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -278,7 +300,7 @@ def _environment() -> dict[str, str]:
 
 
 def _reported(error: Any) -> JobError:
-    """The error that a child tells of; it may have been told what to say."""
+    """Return the error that a child reports; a file that took it over may have written the report."""
     match error:
         case {"code": str(code), "message": str(message)} if code in _DECODER_CODES:
             return JobError(ErrorCode(code), "".join(filter(str.isprintable, message))[:_MAX_MESSAGE])

@@ -1,6 +1,6 @@
-"""What the worker and its sandboxed children say to each other: a JSON header, then raw bytes, both of bounded length.
+"""The messages between the worker and its sandboxed children: a JSON header, then raw bytes, both of limited length.
 
-Nothing is ever unpickled: what a child sends may have been written by whoever made the image.
+Nothing is ever unpickled: whoever made the image may have written what a child sends.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from typing import Any, TypeVar
 _LENGTHS = struct.Struct("!II")
 _MAX_HEADER = 4096
 _MAX_PART = 1 << 18
-#: A wait is told in pieces of so many seconds. Small ones, so that little counts of a time in which this process was
-#: stopped again and again, as one is whose quota of processor time is enforced from outside.
+#: A wait is counted in ticks of so many seconds. They are short, because a process that is stopped again and again, as
+#: by a quota of processor time, must not count the time for which it was stopped.
 _TICK_SECONDS = 0.02
 
 _T = TypeVar("_T")
 
 
 class WireError(Exception):
-    """The other side does not keep to the protocol."""
+    """The other side violates the protocol."""
 
 
 class Allowance:
-    """Seconds for an exchange, begun now, in which the other side neither computes nor waits for a processor.
+    """Limits how long, from now on, the other side may be idle: neither computing nor waiting for a processor.
 
-    What it computes has a limit of its own; how long that takes is up to the machine, and to its neighbours there. And
-    a process that was stopped and goes on used up nothing meanwhile, so no gap counts for longer than a tick: whose
-    file it was must not pay for a machine that stood still.
+    Its processor time has a limit of its own, and how long that takes depends on how busy the machine is. No gap
+    counts for longer than a tick: where this process was stopped for a while, the file is not to blame.
     """
 
     def __init__(self, seconds: float, busy: Callable[[], float] = lambda: 0.0) -> None:
-        """`busy` returns for how many seconds the other side has computed, or wanted to, since it was asked last.
+        """Allow `seconds` of idleness.
 
-        What it did before this exchange makes no difference: no more is given back than was counted.
+        `busy` returns for how many seconds the other side computed, or waited for a processor, since its last call.
+        What it did before this exchange makes no difference: no more is added again than was counted.
         """
         self._seconds = self._left = seconds
         self._busy = busy
         self._counted_until = time.monotonic()
 
     def wait(self, sock: socket.socket, call: Callable[[], _T]) -> _T:
-        """Return what `call`, which waits for the socket, returns; raise `TimeoutError` where none are left."""
+        """Return what `call`, which waits for the socket, returns; raise `TimeoutError` after the allowed seconds."""
         while self._left > 0:
             sock.settimeout(min(self._left, _TICK_SECONDS))
             try:
@@ -59,14 +59,14 @@ class Allowance:
     def _count(self) -> None:
         now = time.monotonic()
         gap = now - self._counted_until
-        if gap >= _TICK_SECONDS:  # less is counted with what follows
+        if gap >= _TICK_SECONDS:  # a shorter gap is counted with the next
             self._counted_until = now
-            # The kernel tells of a wait for a processor when it is over: what was counted meanwhile is given back then.
+            # The kernel reports a wait for a processor only when it is over: what was counted meanwhile is added again.
             self._left = min(self._left - min(gap, _TICK_SECONDS) + self._busy(), self._seconds)
 
 
 def send(sock: socket.socket, header: Mapping[str, Any], *payloads: bytes, within: Allowance | None = None) -> None:
-    """Send one message; its payloads follow each other. Raises TimeoutError where it takes longer than `within`."""
+    """Send one message, its payloads one after the other; raise `TimeoutError` if `within` is used up."""
     encoded = json.dumps(header).encode()
     lengths = _LENGTHS.pack(len(encoded), sum(map(len, payloads)))
     for part in (lengths + encoded, *payloads):
@@ -76,10 +76,13 @@ def send(sock: socket.socket, header: Mapping[str, Any], *payloads: bytes, withi
 
 
 def receive(sock: socket.socket, max_payload: int, within: Allowance | None = None) -> tuple[dict[str, Any], bytearray]:
-    """The next message's header and payload.
+    """Return the header and the payload of the next message.
 
-    Raises EOFError where the other side has gone, TimeoutError where it takes longer than `within`, WireError for a
-    message that is too long or whose header is no JSON object.
+    Raises:
+        EOFError: the other side has closed the connection.
+        TimeoutError: `within` is used up.
+        WireError: the message is too long, or its header is no JSON object.
+
     """
     header_length, payload_length = _LENGTHS.unpack(_receive_exactly(sock, _LENGTHS.size, within))
     if header_length > _MAX_HEADER or payload_length > max_payload:
@@ -95,7 +98,7 @@ def receive(sock: socket.socket, max_payload: int, within: Allowance | None = No
 
 
 def _receive_exactly(sock: socket.socket, count: int, within: Allowance | None) -> bytearray:
-    """`count` bytes. Memory is taken as they come: what is only promised may cost nothing."""
+    """Return `count` bytes. Memory is allocated as they arrive: a length that is only announced costs nothing."""
     received = bytearray()
     while len(received) < count:
         part = _waited(sock, partial(sock.recv, min(count - len(received), _MAX_PART)), within)

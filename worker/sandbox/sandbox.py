@@ -1,9 +1,9 @@
-"""Decodes and draws in disposable child processes: an image that kills its decoder fails one job and nothing else.
+"""Decodes and draws in disposable child processes: an image that crashes its decoder fails one job and nothing else.
 
-The children come from a small fork server of our own (worker.sandbox.child) over a Unix socket. multiprocessing's
-forkserver, and pebble on top of it, would import the worker's main module (and with it torch) into every child, hand
-down its environment with the secrets, and unpickle what a child sends. This one is a plain subprocess: it may be
-started at any time, also anew after it died, whatever threads run here.
+A small fork server of our own (worker.sandbox.child) forks the children; a Unix socket connects the worker with it.
+multiprocessing's forkserver, and pebble on top of it, would import the worker's main module (and torch with it) into
+every child, pass on the environment with its secrets, and unpickle what a child sends. Ours is a plain subprocess: it
+can be started at any time, and again after it died, whatever threads run in the worker.
 """
 
 from __future__ import annotations
@@ -26,14 +26,21 @@ from worker.imaging.decoding import FORMATS, Caveat, ImageFacts, ImageLimits
 from worker.imaging.perturbations import PERTURBATIONS
 from worker.sandbox import seccomp
 from worker.sandbox.child import ChildLimits
-from worker.sandbox.client import Child, SandboxError, Server, ServerDiedError, UntrueAnswerError, untrue_answer
+from worker.sandbox.client import (
+    Child,
+    ForkServerClient,
+    ForkServerDiedError,
+    SandboxError,
+    UntrueAnswerError,
+    untrue_answer,
+)
 
 __all__ = ["OpenedImage", "Sandbox", "SandboxError"]
 
-#: In decoding and in drawing a child may do nothing for so many times its processor time. While it computes, or waits
-#: for a processor, that does not count: on a crowded machine a sound image must not fail for it.
-_PATIENCE = 3
-#: What the measures of an image's content can be at most.
+#: While it decodes, and again while it draws, a child may be idle for so many times its processor time. The time in
+#: which it computes, or waits for a processor, does not count: a sound image must not fail on a busy machine.
+_IDLE_FACTOR = 3
+#: The largest values that the measures of an image's content can have.
 _MOST = {"entropy": 16, "relief": 255, "distinct_share": 1}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -41,14 +48,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Sandbox:
-    """Gives every job a child process of its own. `open` may be called from many threads.
+    """Opens each image in a child process of its own. Many threads may call `open`.
 
-    `memory_bytes` and `cpu_seconds` bound one child over its life. `idle_seconds` bound how long it may do nothing in
-    each of its two phases: three times the processor time if they are not given.
+    `memory_bytes` and `cpu_seconds` limit one child over its life. `idle_seconds` limits how long it may be idle in
+    each of its two phases; by default three times `cpu_seconds`.
     """
 
     #: The arguments to Python that start the fork server.
-    _entry: ClassVar[tuple[str, ...]] = ("-m", "worker.sandbox.child")
+    entry: ClassVar[tuple[str, ...]] = ("-m", "worker.sandbox.child")
 
     def __init__(
         self,
@@ -60,9 +67,9 @@ class Sandbox:
     ) -> None:
         self._limits = limits or ImageLimits()
         self._child_limits = ChildLimits(self._limits, memory_bytes, cpu_seconds)
-        self._idle_seconds = idle_seconds or _PATIENCE * cpu_seconds
+        self._idle_seconds = idle_seconds or _IDLE_FACTOR * cpu_seconds
         self._lock = threading.Lock()
-        self._server: Server | None = None
+        self._server: ForkServerClient | None = None
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -74,17 +81,22 @@ class Sandbox:
     ) -> None:
         self.close()
 
+    @property
+    def server_pid(self) -> int | None:
+        """The process id of the fork server, None before it is started."""
+        return None if self._server is None else self._server.pid
+
     def start(self) -> None:
-        """Start the fork server and wait until it is ready, so that the first job need not. Raises SandboxError."""
+        """Start the fork server and wait until it is ready; raise `SandboxError` if it does not start."""
         with self._lock:
             if self._server is None:
                 self._server = self._new_server()
-        if not seccomp.can_stand():
+        if not seccomp.is_supported():
             #: This kernel or machine has no seccomp filter for decoders. Their limits of memory and time still hold.
             _log.warning("sandbox_without_wall", reason="no seccomp filter for this machine or in its kernel")
 
     def close(self) -> None:
-        """End the fork server and every child; jobs that still run get a SandboxError."""
+        """End the fork server and every child. Opening an image later raises `SandboxError`."""
         with self._lock:
             self._closed = True
             if self._server is not None:
@@ -96,17 +108,19 @@ class Sandbox:
 
         With `probe`, also make what the network is to read of the image's perturbations.
 
-        Raises JobError: what `worker.imaging.decoding.decode` raises; decode_crashed where the child crashed or passed
-        a limit; out_of_memory; internal where the fork server died twice. Raises SandboxError where it cannot be
-        started again.
+        Raises:
+            JobError: what `worker.imaging.decoding.decode` raises; decode_crashed: the child crashed or ran past a
+                limit; out_of_memory; internal: the fork server died twice.
+            SandboxError: the fork server died and cannot be started again.
+
         """
         media_type = check_header(data[:HEAD_BYTES], len(data), self._limits)
         try:
             return self._open(data, media_type, size, probe=probe)
-        except ServerDiedError:  # no fault of this image's
+        except ForkServerDiedError:  # not this image's fault
             try:
                 return self._open(data, media_type, size, probe=probe)
-            except ServerDiedError as error:
+            except ForkServerDiedError as error:
                 raise JobError(ErrorCode.INTERNAL) from error
 
     def _open(self, data: bytes, media_type: str, size: int, *, probe: bool = False) -> OpenedImage:
@@ -116,14 +130,14 @@ class Sandbox:
             return OpenedImage(child, data, media_type, (squares, 3, size, size), self._limits)
         except BaseException as error:
             child.close()
-            _note(error)
+            _log_crash(error)
             raise
 
-    def _new_server(self) -> Server:
-        return Server(self._entry, self._child_limits, _note_words)
+    def _new_server(self) -> ForkServerClient:
+        return ForkServerClient(self.entry, self._child_limits, _log_lines)
 
     def _child(self) -> Child:
-        """A new child; the fork server is started where it does not run any more."""
+        """Return a new child; start the fork server again if it has died."""
         with self._lock:
             if self._closed:
                 raise SandboxError("The sandbox was closed.")
@@ -178,29 +192,29 @@ class OpenedImage:
     def render(
         self, eps: NDArray[np.float32], feature_mean: NDArray[np.float32], wanted: Collection[str]
     ) -> dict[str, bytes]:
-        """PNG files of those of `shared.domain.PICTURES` that are wanted; once for an image.
+        """Return PNG files of those of `shared.domain.PICTURES` that are wanted. Call it once for an image.
 
-        `eps` is (3, S, S), `feature_mean` (h, w). Raises JobError as `Sandbox.open` does.
+        `eps` is (3, S, S), `feature_mean` (h, w). Raises `JobError` as `Sandbox.open` does.
         """
         if not wanted:
             return {}
         names = [name for name in PICTURES if name in wanted]
         request = {"shapes": [eps.shape, feature_mean.shape], "wanted": names}
         arrays = (np.ascontiguousarray(array, np.float32).tobytes() for array in (eps, feature_mean))
-        # Three bytes a pixel, and what deflate and the file's frame may add to noise.
+        # Three bytes a pixel, and what deflate and the file's structure may add to incompressible pixels.
         most = len(names) * (4 * max(self.facts.width * self.facts.height, eps[0].size) + (1 << 16))
         try:
             reply, payload = self._child.ask(request, *arrays, max_payload=most)
             return _pictures(reply, payload, names)
-        except ServerDiedError as error:
+        except ForkServerDiedError as error:
             raise JobError(ErrorCode.INTERNAL) from error
         except JobError as error:
-            _note(error)
+            _log_crash(error)
             raise
 
 
 def _image_facts(told: dict[str, Any], media_type: str) -> ImageFacts:
-    """The facts as a child tells them. JSON knows infinities and true, and a number may be a text."""
+    """Check and return the facts that a child reports. Its JSON may hold infinities, booleans and text for numbers."""
     width, height, caveats = (told.get(name) for name in ("width", "height", "caveats"))
     file_format, quality = told.get("file_format"), told.get("jpeg_quality")
     if not (type(width) is type(height) is int and isinstance(caveats, list)):
@@ -220,7 +234,7 @@ def _image_facts(told: dict[str, Any], media_type: str) -> ImageFacts:
 
 
 def _content(told: object, side: int) -> Content:
-    """How much there is to see, as a child tells it of an image whose shorter side is `side`."""
+    """Check and return the content measures that a child reports for an image whose shorter side is `side`."""
     if not isinstance(told, dict) or told.keys() != {"side", *_MOST} or type(told["side"]) is not int:
         raise untrue_answer()
     if told["side"] != side or not all(type(told[name]) is float and 0 <= told[name] <= _MOST[name] for name in _MOST):
@@ -229,7 +243,7 @@ def _content(told: object, side: int) -> Content:
 
 
 def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> dict[str, bytes]:
-    """The payload cut into the files that were asked for."""
+    """Check the payload and return the files that were requested."""
     lengths = reply.get("lengths")
     if not isinstance(lengths, dict) or lengths.keys() != set(wanted):
         raise untrue_answer()
@@ -245,20 +259,20 @@ def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> d
     return pictures
 
 
-def _note_words(lines: Sequence[str], dropped: int) -> None:
-    """Tell the log what decoders print, which is a stranger's word where a file has taken one over."""
+def _log_lines(lines: Sequence[str], dropped: int) -> None:
+    """Log what decoders print. Where a file took a decoder over, a stranger wrote these lines."""
     #: Decoders, or the process that starts them, wrote `lines` to standard error. What is not printable is escaped; of
-    #: more than 50 lines a minute the rest is `dropped`. A crash says where it was. Keep the image that did it.
+    #: more than 50 lines a minute the rest is `dropped`. A crash writes its stack. Keep the image that caused it.
     _log.warning("decoder_wrote", lines=lines, dropped=dropped)
 
 
-def _note(error: BaseException) -> None:
-    """Tell the log of a decoder that crashed, ran past a limit or lied: the operator should see attempts at that."""
+def _log_crash(error: BaseException) -> None:
+    """Log a decoder that crashed, ran past a limit or sent a false answer, so that the operator sees attacks."""
     if isinstance(error, UntrueAnswerError):
-        #: A decoder answered what its code would not send, so its file may have taken it over; the job fails as
-        #: `decode_crashed`. If it repeats, look at whose jobs these are.
+        #: A decoder sent an answer that its code never sends, so its file may have taken it over. The job fails as
+        #: `decode_crashed`. If this repeats, find out whose jobs these are.
         _log.warning("decoder_answer_refused", reason=error.message, cause=repr(error.__cause__))
     elif isinstance(error, JobError) and error.code is ErrorCode.DECODE_CRASHED:
-        #: A decoder crashed or ran past its limits on a file, and the job fails as `decode_crashed`. If sound images do
-        #: so, look at `DECODE_SECONDS` and `DECODE_MEMORY_BYTES`.
+        #: A decoder crashed or ran past its limits on a file, and the job fails as `decode_crashed`. If this happens
+        #: with sound images, raise `DECODE_SECONDS` or `DECODE_MEMORY_BYTES`.
         _log.warning("decoder_crashed", reason=error.message, cause=repr(error.__cause__))

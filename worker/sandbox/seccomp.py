@@ -1,8 +1,8 @@
-"""The last wall around a child that decodes: the kernel refuses it every call but those that computing needs.
+"""The seccomp filter of a child that decodes: the kernel refuses it all system calls that computing does not need.
 
-A seccomp filter, written out by hand since the standard library has none (man 2 seccomp; linux/filter.h). Behind it a
-decoder that a file has taken over can open no file, socket or process, signal or trace nobody, and start no program.
-What is refused fails with EPERM, so what merely would like to ask (a thread for its name) goes on without.
+It is written out by hand since the standard library has none (man 2 seccomp; linux/filter.h). Under it, a decoder that
+a file has taken over can open no file or socket, signal or trace no process, and start no program. A refused call fails
+with EPERM, so code that can do without it (a thread that sets its name) goes on.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 22, 38
 _SECCOMP_MODE_FILTER = 2
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-#: Load a word of what is asked; compare it; look for a bit in it; answer.
+#: Instructions: load a word of the call; compare it; test a bit of it; return a decision.
 _LOAD, _EQUAL, _HAS, _ANSWER = 0x20, 0x15, 0x45, 0x06
-#: Where the words lie: struct seccomp_data. Of an argument, the lower half (both machines are little-endian).
+#: Offsets in struct seccomp_data. Of an argument, the lower half (both machines are little-endian).
 _NUMBER, _MACHINE, _ARGUMENTS = 0, 4, 16
 _INSTRUCTION = struct.Struct("=HBBI")
 _CLONE_THREAD = 0x00010000
@@ -32,11 +32,11 @@ class _Calls:
 
     audit_arch: int
     free: tuple[int, ...]
-    """Memory, time, waiting, the open descriptors, the end."""
+    """Always allowed: memory, time, waiting, the open descriptors, the exit."""
     clone: int  # allowed for threads, which AVIF's decoder starts
     ioctl: int  # allowed to set a socket's timeout
-    tgkill: int  # allowed on the process itself: abort, and a crash that says where it was
-    clone3: int = 435  # "not there", so that the C library takes clone, whose flags can be seen
+    tgkill: int  # allowed on the process itself: for abort, and for the traceback of a crash
+    clone3: int = 435  # answered "not there", so that the C library uses clone, whose flags a filter can read
 
 
 _CALLS = {
@@ -76,17 +76,17 @@ _CALLS = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def can_stand() -> bool:
-    """Whether this machine and its kernel know the wall. Changes nothing: a filter at no address is what is asked for.
+def is_supported() -> bool:
+    """Return whether this machine and its kernel support the filter. It asks for a filter at no address: no change.
 
-    Other machines than those above and kernels without seccomp do not: there, limits of resources must do.
+    Machines other than those above, and kernels without seccomp, do not support it: there, only resource limits hold.
     """
     asked = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
     return platform.machine() in _CALLS and asked == -1 and ctypes.get_errno() == errno.EFAULT
 
 
-def raise_wall() -> bool:
-    """Put the wall around this process, for good; return whether it stands: no, where it cannot."""
+def install_filter() -> bool:
+    """Install the filter in this process, for good; return whether that was possible."""
     calls = _CALLS.get(platform.machine())
     if calls is None:
         return False
@@ -98,12 +98,12 @@ def raise_wall() -> bool:
 
 
 def _program(calls: _Calls, pid: int) -> bytes:
-    """The filter: what the kernel runs on every call that this process makes."""
+    """Return the filter: the kernel runs it on every system call of this process."""
     return b"".join(
         [
             _load(_MACHINE),
             _step(_EQUAL, calls.audit_arch, over=1),
-            _answer(_KILL),  # calls of another numbering
+            _answer(_KILL),  # calls by another architecture's numbers
             _load(_NUMBER),
             *(_step(_EQUAL, number, otherwise=1) + _answer(_ALLOW) for number in calls.free),
             _if_argument(calls.clone, 0, _HAS, _CLONE_THREAD),
@@ -133,7 +133,7 @@ def _load(offset: int) -> bytes:
 
 
 def _step(test: int, value: int, *, over: int = 0, otherwise: int = 0) -> bytes:
-    """Leave out the next `over` instructions where the test holds, else the next `otherwise`."""
+    """Skip the next `over` instructions if the test holds, else the next `otherwise`."""
     return _INSTRUCTION.pack(test, over, otherwise, value)
 
 

@@ -1,7 +1,7 @@
-"""Sends the webhooks that are due: claim by SQL, post through the egress guard, record, look for the next.
+"""Sends the webhooks that are due: claims one by SQL, posts it through the egress guard, records the try, goes on.
 
-The database holds the schedule; whoever calls `WebhookSender.deliver_due`, and how often, decides only how soon a
-delivery that is due is noticed.
+The database holds the schedule. How often `WebhookSender.deliver_due` is called decides only how soon a delivery that
+is due is noticed.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from shared.webhooks.signatures import SigningError, signed_headers
 from worker.egress.http_client import Egress
 
 _TRY_SECONDS = 15.0
-#: Twice what a try takes, so that only a sender that died loses its lease.
+#: Twice the longest try, so that only a sender that died loses its lease.
 _LEASE = timedelta(seconds=30)
 
-#: An endpoint that took a webhook within this time is taken to be prompt.
+#: An endpoint that accepted a webhook within this time counts as prompt.
 _LATELY_SECONDS = 60.0
 
 _log = structlog.get_logger(__name__)
 
 
 class OwnFault(StrEnum):
-    """Why a try has no answer where the service itself is at fault; all other reasons are in `EgressCode`."""
+    """The reasons for a try without an answer that are the service's own fault; `EgressCode` has all others."""
 
     #: The endpoint's secret cannot be used, as after `SECRET_KEY` was changed. Register the endpoint again.
     SIGNING_FAILED = "signing_failed"
@@ -49,7 +49,7 @@ class OwnFault(StrEnum):
 
 
 class Permit:
-    """One of a semaphore's, if there is one: held until the end of the block, or given back before."""
+    """One permit of a semaphore, if one is free: held until the end of the block or until `release`."""
 
     def __init__(self, semaphore: threading.Semaphore) -> None:
         self._semaphore = semaphore
@@ -60,38 +60,38 @@ class Permit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.give_back()
+        self.release()
 
-    def give_back(self) -> None:
-        """Let another have it."""
+    def release(self) -> None:
+        """Release the permit if it is held."""
         if self.held:
             self.held = False
             self._semaphore.release()
 
 
 class Prompt:
-    """Endpoints that have taken a webhook from this process lately, and have failed none since."""
+    """The endpoints that accepted a webhook of this process lately, and have failed none since."""
 
     def __init__(self) -> None:
         self._took_at: dict[UUID, float] = {}
         self._lock = threading.Lock()
 
     def note(self, endpoint_id: UUID, now: float, *, arrived: bool) -> None:
-        """Remember what came of a try."""
+        """Remember how a try ended."""
         with self._lock:
             self._took_at.pop(endpoint_id, None)
             if arrived:
                 self._took_at[endpoint_id] = now
 
     def now(self, now: float) -> list[UUID]:
-        """Return those of now."""
+        """Return the endpoints that are prompt at the time `now`."""
         with self._lock:
             self._took_at = {each: at for each, at in self._took_at.items() if now - at < _LATELY_SECONDS}
             return list(self._took_at)
 
 
 class WebhookSender:
-    """One process's senders. Any number of them may run on one database, in any number of processes."""
+    """The sending threads of one process. Any number of processes may send from one database."""
 
     def __init__(
         self, database: Database, egress: Egress, vault: Vault, *, senders: int = 32, per_endpoint: int = 4
@@ -104,7 +104,7 @@ class WebhookSender:
         """
         self.senders = senders
         self.taken = 0
-        """How many deliveries were claimed until now."""
+        """How many deliveries were claimed since the start."""
         self.busy = 0
         """How many tries are under way."""
         self._counting = threading.Lock()
@@ -120,8 +120,8 @@ class WebhookSender:
         self._closed = threading.Event()
 
     def deliver_due(self) -> None:
-        """See to it that what is due gets sent, and return at once. Safe to call from any thread, at any time."""
-        # No queue of senders: where all are busy, each looks for the next delivery when it ends its own.
+        """Have a free sender send what is due; return at once. Any thread may call this at any time."""
+        # Nothing is queued: where all senders are busy, each looks for the next delivery after its own.
         if not self._closed.is_set() and self._free.acquire(blocking=False):
             try:
                 self._pool.submit(self._send_until_none_is_due)
@@ -130,15 +130,15 @@ class WebhookSender:
 
     @property
     def closed(self) -> bool:
-        """Whether no further delivery is begun."""
+        """Whether no further delivery is started."""
         return self._closed.is_set()
 
     def stop(self) -> None:
-        """Begin no further delivery."""
+        """Start no further delivery."""
         self._closed.set()
 
     def close(self) -> None:
-        """Begin no further delivery; return when those under way are recorded, within some 20 seconds."""
+        """Start no further delivery; return when those under way are recorded, within some 20 seconds."""
         self._closed.set()
         self._pool.shutdown(wait=True)
 
@@ -149,10 +149,10 @@ class WebhookSender:
         except DatabaseUnavailableError:
             #: PostgreSQL does not answer. Webhooks are sent when it does.
             _log.warning("webhooks_wait_for_the_database")  # the next call of deliver_due looks again
-        except Exception:  # noqa: BLE001  # a pool swallows what a thread raises
-            #: A sender of webhooks met an error that it does not expect. What it had claimed is tried again when its
-            #: lease ends.
-            _log.exception("webhook_sender_failed")  # what it had claimed is tried again when the lease ends
+        except Exception:  # noqa: BLE001  # the pool would swallow it
+            #: A sender of webhooks met an error that it does not expect. The webhook that it had claimed is tried again
+            #: when the lease ends.
+            _log.exception("webhook_sender_failed")
         finally:
             self._free.release()
 
@@ -170,9 +170,9 @@ class WebhookSender:
             if claimed is None:
                 return False
             if not claimed.failing:
-                may_fail.give_back()
+                may_fail.release()
             if claimed.beside < self.per_endpoint:
-                may_have_more.give_back()
+                may_have_more.release()
             self.deliver_due()  # where there was one there may be more: one further sender looks
             with self._under_way():
                 tried = self._try(claimed)
@@ -237,13 +237,13 @@ class WebhookSender:
                 decision = decide(claimed.planned_try, tried.status, now, chance, claimed.failing_since)
                 disabled = record_try(session, claimed, tried, decision)
         except LeaseLostError:
-            #: A try of a webhook ended after its lease, so another process makes it again and this result is dropped.
+            #: A try of a webhook ended after its lease. Another process makes it again, and this result is dropped.
             log.warning("webhook_try_came_too_late")
         else:
             #: A webhook was tried. `status` is the receiver's answer, or `error` says why there is none; `decision` is
             #: what follows.
             log.info("webhook_tried", decision=type(decision).__name__.lower())
             if disabled and isinstance(decision, Disable):
-                #: An endpoint was disabled, for the `reason` that its tenant is told too. What waits for it is given
-                #: up.
+                #: An endpoint was disabled, for the `reason` that its tenant is told too. The webhooks that wait for it
+                #: are given up.
                 log.warning("webhook_endpoint_disabled", reason=decision.reason)
