@@ -216,7 +216,7 @@ class FeatureMean:
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """The values between which a rate lies, with this confidence; all in [0, 1]."""
 
     low: float
@@ -238,7 +238,7 @@ class AppliedPolicy:
     bias: float
     measured_fpr: float
     """The share of real images that were classified as FAKE."""
-    fpr_interval: Interval
+    fpr_interval: ConfidenceInterval
     photographs: int
     """The number of real images that it was measured on."""
 

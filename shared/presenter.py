@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.database.tables import Job, Worker
+from shared.database.tables import JobRow, WorkerRow
 from shared.domain import SOURCE, Artifact, JobResult
 
 #: Part of every result.
@@ -23,7 +23,7 @@ def timestamp(moment: datetime | None) -> str | None:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def present_job(job: Job, result: JobResult | None) -> dict[str, Any]:
+def present_job(job: JobRow, result: JobResult | None) -> dict[str, Any]:
     """Return the public document of `job`; `result` is there if it succeeded."""
     document: dict[str, Any] = {
         "id": str(job.id),
@@ -70,7 +70,7 @@ def present_result(result: JobResult) -> dict[str, Any]:
     }
 
 
-def present_worker(worker: Worker, silent_seconds: float) -> dict[str, Any]:
+def present_worker(worker: WorkerRow, silent_seconds: float) -> dict[str, Any]:
     """Return the operator's view of a worker."""
     return {
         "id": worker.id,
@@ -91,7 +91,7 @@ def present_worker(worker: Worker, silent_seconds: float) -> dict[str, Any]:
     }
 
 
-def _links(job: Job, result: JobResult | None) -> dict[str, str]:
+def _links(job: JobRow, result: JobResult | None) -> dict[str, str]:
     links = {"self": f"/v1/jobs/{job.id}"}
     if not job.state.terminal:
         links["cancel"] = f"/v1/jobs/{job.id}/cancel"
@@ -100,7 +100,7 @@ def _links(job: Job, result: JobResult | None) -> dict[str, str]:
     return links
 
 
-def _artifacts(job: Job, result: JobResult | None) -> dict[str, Any]:
+def _artifacts(job: JobRow, result: JobResult | None) -> dict[str, Any]:
     source = Artifact(job.source_key, job.source_bytes, job.source_sha256, job.media_type)
     stored = {SOURCE: source, **(result.artifacts if result else {})}
     return {
@@ -114,7 +114,7 @@ def _artifacts(job: Job, result: JobResult | None) -> dict[str, Any]:
     }
 
 
-def _error(job: Job) -> dict[str, Any] | None:
+def _error(job: JobRow) -> dict[str, Any] | None:
     if job.error_code is None:
         return None
     return {"code": job.error_code, "message": job.error_message, "retryable": job.error_retryable}

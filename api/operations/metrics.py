@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from api.dependencies import resources
 from shared.database.engine import Database
-from shared.database.tables import Worker
+from shared.database.tables import WorkerRow
 from shared.domain import (
     JobState,
     Role,
@@ -103,7 +103,7 @@ class _Work(Collector):
         return [jobs, ended, oldest, due, held, tidying, *_workers(processes)]
 
 
-def _workers(processes: list[tuple[Worker, float]]) -> list[Metric]:
+def _workers(processes: list[tuple[WorkerRow, float]]) -> list[Metric]:
     number = GaugeMetricFamily(
         "distildire_workers", "Processes that work, by role and state.", labels=["role", "state"]
     )

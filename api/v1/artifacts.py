@@ -24,7 +24,7 @@ from api.v1.responses import answer, file_answer, refusals
 from api.v1.schemas.jobs import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
 from shared.domain import PICTURES, SOURCE, Artifact, JobResult, Region
 from shared.images.visualizations import heatmap_png
-from shared.jobs.queries import JobRow
+from shared.jobs.queries import JobAndResult
 from shared.presenter import timestamp
 from shared.storage.object_store import LINK_LIFETIME
 
@@ -136,7 +136,7 @@ def _link(found: Artifact) -> dict[str, str | None]:
     return {"url": resources().store.link(found.key), "expires_at": timestamp(expires_at)}
 
 
-def _artifact(row: JobRow, name: str) -> Artifact:
+def _artifact(row: JobAndResult, name: str) -> Artifact:
     job = row.job
     if name == SOURCE:
         return Artifact(job.source_key, job.source_bytes, job.source_sha256, job.media_type)
@@ -146,7 +146,7 @@ def _artifact(row: JobRow, name: str) -> Artifact:
     return stored
 
 
-def _result(row: JobRow) -> JobResult:
+def _result(row: JobAndResult) -> JobResult:
     if row.result is not None:
         return row.result
     if row.job.state.terminal:

@@ -46,11 +46,11 @@ from api.v1.pages import present_page
 from api.v1.responses import NO_CONTENT, answer, refusals
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
 from api.v1.submission_form import Upload, check_model, read_upload
-from shared.database.tables import Job as JobTable
+from shared.database.tables import JobRow
 from shared.domain import JobState, NewJob
 from shared.errors import DatabaseUnavailableError, StoreUnavailableError
 from shared.jobs import lifecycle, retention
-from shared.jobs.queries import JobRow, find_job, list_jobs
+from shared.jobs.queries import JobAndResult, find_job, list_jobs
 from shared.presenter import present_job
 from shared.storage.object_store import source_key
 
@@ -163,7 +163,7 @@ def delete(job_id: UUID) -> tuple[str, int]:
     return "", 204
 
 
-def own_job(job_id: UUID) -> JobRow:
+def own_job(job_id: UUID) -> JobAndResult:
     """Return the caller's job; raise `ApiError` (404) if it has none of this id, even if another tenant has."""
     with resources().database.begin() as session:
         return or_not_found(find_job(session, caller().tenant_id, job_id))
@@ -191,7 +191,7 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
     )
 
 
-def _accepted(job: JobTable) -> tuple[dict[str, Any], int, dict[str, str]]:
+def _accepted(job: JobRow) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Wake a worker for an accepted job, and return the answer that the job is accepted."""
     resources().wakeups.put(job.id)
     document = present_job(job, None)

@@ -20,7 +20,7 @@ from shared.percentages import decimal
 from worker.datasets.dataset import Dataset, read_dataset
 from worker.datasets.digests import data_sha256
 from worker.evaluation.estimates import Resampling
-from worker.metrics.intervals import Interval, grouped_bootstrap, mean_interval
+from worker.metrics.intervals import EstimateInterval, grouped_bootstrap, mean_interval
 from worker.metrics.ranking import Floats, Labels, area_under_precision, rank
 from worker.metrics.scores import Names
 from worker.model.cards.registry import find_card
@@ -35,8 +35,8 @@ class Mean:
     """A mean over the seeds, with its interval over them and, of average precision, that over images."""
 
     value: float
-    seeds: Interval
-    photographs: Interval
+    seeds: EstimateInterval
+    photographs: EstimateInterval
 
     @property
     def differs(self) -> bool:
@@ -122,7 +122,7 @@ def results(runs: Sequence[Outcome], fake: Labels, groups: Names, resampling: Re
         ArmResult(
             arm,
             _bounded(_values(seeds, "average_precision"), resampling.confidence, own),
-            _bounded(_values(seeds, "roc_auc"), resampling.confidence, Interval(np.nan, np.nan)),
+            _bounded(_values(seeds, "roc_auc"), resampling.confidence, EstimateInterval(np.nan, np.nan)),
             _mean(_values(seeds, "average_precision") - first, resampling.confidence, gain),
         )
         for (arm, seeds), (own, gain) in zip(by_arm.items(), photographs, strict=True)
@@ -139,7 +139,7 @@ def sentence(result: ArmResult) -> str:
     )
 
 
-def interval_text(interval: Interval, sign: str = "") -> str:
+def interval_text(interval: EstimateInterval, sign: str = "") -> str:
     """Return an interval to three decimals, or a dash where it cannot be estimated."""
     if np.isnan(interval.low):
         return "–"
@@ -158,7 +158,7 @@ def as_document(result: ArmResult, speeds: Mapping[str, Speed]) -> dict[str, Any
 
 def _over_photographs(
     arms: Sequence[Sequence[Outcome]], fake: Labels, groups: Names, resampling: Resampling
-) -> Iterator[tuple[Interval, Interval]]:
+) -> Iterator[tuple[EstimateInterval, EstimateInterval]]:
     """Return for each arm the intervals of its mean average precision and of its gain, on the same draws."""
 
     def means_and_gains(weights: Floats) -> Floats:
@@ -184,20 +184,20 @@ def _values(runs: Sequence[Outcome], name: str) -> Floats:
     return np.array([getattr(run, name) for run in runs])
 
 
-def _mean(values: Floats, confidence: float, photographs: Interval) -> Mean:
+def _mean(values: Floats, confidence: float, photographs: EstimateInterval) -> Mean:
     return Mean(float(values.mean()), mean_interval(values, confidence), photographs)
 
 
-def _bounded(values: Floats, confidence: float, photographs: Interval) -> Mean:
+def _bounded(values: Floats, confidence: float, photographs: EstimateInterval) -> Mean:
     """The mean of figures that lie between 0 and 1, as Student's interval does not know."""
     mean = _mean(values, confidence, photographs)
     low, high = np.clip([mean.seeds.low, mean.seeds.high], 0, 1).tolist()
-    return Mean(mean.value, Interval(low, high), photographs)
+    return Mean(mean.value, EstimateInterval(low, high), photographs)
 
 
 def _mean_document(mean: Mean) -> dict[str, Any]:
     return {"mean": mean.value, "seeds": _ends(mean.seeds), "photographs": _ends(mean.photographs)}
 
 
-def _ends(interval: Interval) -> list[float] | None:
+def _ends(interval: EstimateInterval) -> list[float] | None:
     return None if np.isnan(interval.low) else [interval.low, interval.high]

@@ -155,13 +155,7 @@ def _judge(detector: Detector, path: Path, stem: str, options: _Options) -> dict
         "threshold": assessment.threshold,
         "policy": asdict(assessment.policy) if assessment.policy else None,
         "stability": asdict(assessment.stability) if assessment.stability else None,
-        "model": {
-            "name": detector.card.name,
-            "weights_sha256": detector.weights_sha256,
-            "demonstration": detector.card.demonstration,
-            "device": str(detector.device),
-            "precision": detector.precision,
-        },
+        "model": asdict(detector.identity),
         "caveats": [*assessment.caveats, *caveats_of(decoded.facts, detector.card.image_size, options.policy, mean)],
     }
     if options.visualize is not None:

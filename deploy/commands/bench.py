@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from deploy.bench.distillation_report import ArmResult, Findings
-    from worker.metrics.intervals import Interval
+    from worker.metrics.intervals import EstimateInterval
 
 
 @click.group(invoke_without_command=True)
@@ -162,7 +162,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _figures(result: ArmResult, interval_text: Callable[[Interval], str]) -> tuple[str, ...]:
+def _figures(result: ArmResult, interval_text: Callable[[EstimateInterval], str]) -> tuple[str, ...]:
     precision, area = result.average_precision, result.roc_auc
     return (
         decimal(precision.value),

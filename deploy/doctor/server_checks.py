@@ -21,7 +21,7 @@ from migrations.upgrade import is_current
 from shared.crypto import SecretKeyChangedError, Vault
 from shared.database.engine import Database, reason
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
-from shared.database.tables import WebhookEndpoint, Worker
+from shared.database.tables import WebhookEndpoint, WorkerRow
 from shared.domain import Role, WorkerState
 from shared.errors import DatabaseUnavailableError, DistildireError
 from shared.jobs.stats import newest_jobs, oldest_snapshot
@@ -136,10 +136,10 @@ def _workers(servers: CheckedServers, database: Database) -> CheckResult:
     """Find roles without a worker; that is a fault only while a job waits."""
     with database.begin() as session:
         living = session.execute(
-            select(Worker.role, func.count())
-            .where(Worker.state != WorkerState.STARTING)
-            .where(Worker.heartbeat_at > func.now() - text(f"interval '{_LIVING_SECONDS} seconds'"))
-            .group_by(Worker.role)
+            select(WorkerRow.role, func.count())
+            .where(WorkerRow.state != WorkerState.STARTING)
+            .where(WorkerRow.heartbeat_at > func.now() - text(f"interval '{_LIVING_SECONDS} seconds'"))
+            .group_by(WorkerRow.role)
         )
         counts = {str(role): int(count) for role, count in living}
         waiting = totals(session).jobs_waiting

@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Select, TextualSelect, Uuid, cast, func, literal, select, true, tuple_
 from sqlalchemy.orm import Session, aliased
 
-from shared.database.tables import Job, WebhookDelivery
+from shared.database.tables import JobRow, WebhookDelivery
 from shared.errors import DistildireError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,7 +53,7 @@ class Cursor:
 
 
 _Row = TypeVar("_Row")
-_Table = TypeVar("_Table", Job, WebhookDelivery)
+_Table = TypeVar("_Table", JobRow, WebhookDelivery)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def by_ids(table: type[_Table], ids: Collection[UUID]) -> type[_Table]:
 
 
 def page_query(
-    query: Select[*tuple[Any, ...]], table: type[Job | WebhookDelivery], after: Cursor | None, limit: int
+    query: Select[*tuple[Any, ...]], table: type[JobRow | WebhookDelivery], after: Cursor | None, limit: int
 ) -> Select[*tuple[Any, ...]]:
     """Return the query of the page that follows `after`, and one row more: it tells whether another page follows."""
     if after is not None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from shared.domain import NewJob
 from shared.errors import DistildireError
 from shared.jobs.options import to_columns
@@ -17,7 +17,7 @@ class KeyReusedError(DistildireError):
     """The idempotency key came before, with another image or other options."""
 
 
-def earlier_job(session: Session, new: NewJob) -> Job | None:
+def earlier_job(session: Session, new: NewJob) -> JobRow | None:
     """Return the job that this very submission made when it came before; None where it did not, or has no key.
 
     Raises:
@@ -28,10 +28,10 @@ def earlier_job(session: Session, new: NewJob) -> Job | None:
         return None
     columns = {"source_sha256": new.source_sha256, "replay_of": new.replay_of, **to_columns(new.options)}
     # PostgreSQL compares metadata as jsonb: the order of its members and the form of its numbers do not count.
-    same = and_(*(getattr(Job, name).is_not_distinct_from(value) for name, value in columns.items()))
+    same = and_(*(getattr(JobRow, name).is_not_distinct_from(value) for name, value in columns.items()))
     found = session.execute(
-        select(Job, same.label("same")).where(
-            Job.tenant_id == new.tenant_id, Job.idempotency_key == new.idempotency_key
+        select(JobRow, same.label("same")).where(
+            JobRow.tenant_id == new.tenant_id, JobRow.idempotency_key == new.idempotency_key
         )
     ).one_or_none()
     if found is None:
@@ -43,5 +43,5 @@ def earlier_job(session: Session, new: NewJob) -> Job | None:
 
 def key_is_known(session: Session, tenant_id: UUID, key: str) -> bool:
     """Whether a job of the tenant has this key."""
-    query = select(Job.id).where(Job.tenant_id == tenant_id, Job.idempotency_key == key)
+    query = select(JobRow.id).where(JobRow.tenant_id == tenant_id, JobRow.idempotency_key == key)
     return session.scalar(query) is not None

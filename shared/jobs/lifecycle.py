@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
 from shared.database.statements import statement
-from shared.database.tables import Job, Worker
+from shared.database.tables import JobRow, WorkerRow
 from shared.domain import AttemptId, JobResult, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs.claiming import FRESH
@@ -35,14 +35,14 @@ _ANOTHER_READY = statement("shared.jobs", "another_worker_is_ready")
 _HELD_BY = text("SELECT id FROM running_jobs WHERE worker = :worker").columns(id=Uuid)
 
 
-def create(session: Session, new: NewJob, *, deadline: timedelta) -> Job:
+def create(session: Session, new: NewJob, *, deadline: timedelta) -> JobRow:
     """Write an accepted job; it exists for workers when the caller's transaction commits.
 
     Raises:
         KeyTakenError: the tenant has a job with this idempotency key; the transaction is of no more use.
 
     """
-    job = Job(
+    job = JobRow(
         id=new.id,
         tenant_id=new.tenant_id,
         deadline_at=func.now() + deadline,
@@ -156,23 +156,23 @@ def release_after_device_failure(
             if _attempt_id(job) in in_pass:
                 requeue_dropped(session, job, counts=len(in_pass) == 1, max_attempts=max_attempts)
         _queue_again(session, {_attempt_id(job) for job in jobs}.difference(in_pass))
-        session.execute(delete(Worker).where(Worker.id == worker))  # nobody is to count on it
+        session.execute(delete(WorkerRow).where(WorkerRow.id == worker))  # nobody is to count on it
         return len(jobs)
 
 
-def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
+def cancel(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None:
     """Cancel a job that has not ended, at once; one that has ended stays as it is. None: the tenant has no such job.
 
     A running attempt learns of it at its next heartbeat, and its writes are refused.
     """
-    owned = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()
+    owned = select(JobRow).where(JobRow.id == job_id, JobRow.tenant_id == tenant_id).with_for_update()
     job = session.scalars(owned).one_or_none()
     if job is not None and not job.state.terminal:
         end_locked(session, job, JobState.CANCELED)
     return job
 
 
-def requeue_dropped(session: Session, job: Job, *, counts: bool, max_attempts: int) -> bool:
+def requeue_dropped(session: Session, job: JobRow, *, counts: bool, max_attempts: int) -> bool:
     """Queue a job again, locked and running, whose worker is gone; end it if that counts too often. True: it ended."""
     job.suspect = True
     job.deaths += counts
@@ -183,7 +183,7 @@ def requeue_dropped(session: Session, job: Job, *, counts: bool, max_attempts: i
     return False
 
 
-def _queue(job: Job) -> None:
+def _queue(job: JobRow) -> None:
     job.state, job.stage, job.worker, job.lease_until, job.isolated = JobState.QUEUED, None, None, None, False
 
 
@@ -195,26 +195,26 @@ def _queue_again(session: Session, attempts: Collection[AttemptId]) -> None:
             job.beat_at = None
 
 
-def _locked(session: Session, job_ids: Collection[UUID]) -> list[Job]:
+def _locked(session: Session, job_ids: Collection[UUID]) -> list[JobRow]:
     """Lock those of these jobs that run."""
-    ordered = select(Job).where(Job.id.in_(job_ids)).order_by(Job.id).with_for_update()
+    ordered = select(JobRow).where(JobRow.id.in_(job_ids)).order_by(JobRow.id).with_for_update()
     return [job for job in session.scalars(ordered) if job.state == JobState.RUNNING]
 
 
-def _owned(session: Session, attempt_id: AttemptId) -> Job:
+def _owned(session: Session, attempt_id: AttemptId) -> JobRow:
     """Lock the job for the attempt that owns it: the fence of every late write."""
-    job = session.get(Job, attempt_id.job_id, with_for_update=True, populate_existing=True)
+    job = session.get(JobRow, attempt_id.job_id, with_for_update=True, populate_existing=True)
     if job is None or job.attempt != attempt_id.attempt or job.state != JobState.RUNNING:
         raise LeaseLostError
     return job
 
 
-def _attempt_id(job: Job) -> AttemptId:
+def _attempt_id(job: JobRow) -> AttemptId:
     return AttemptId(job.id, job.attempt)
 
 
 def end_locked(
-    session: Session, job: Job, state: JobState, *, result: JobResult | None = None, error: JobError | None = None
+    session: Session, job: JobRow, state: JobState, *, result: JobResult | None = None, error: JobError | None = None
 ) -> bool:
     """Make `job`, locked and not terminal, terminal; write the webhooks that tell of it. The only way to end a job.
 

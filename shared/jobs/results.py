@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
-from shared.database.tables import Result
+from shared.database.tables import ResultRow
 from shared.domain import (
     AnalyzedImage,
     AppliedPolicy,
     Artifact,
+    ConfidenceInterval,
     FeatureMean,
-    Interval,
     JobResult,
     ModelIdentity,
     Region,
@@ -20,9 +20,9 @@ from shared.domain import (
 )
 
 
-def to_row(job_id: UUID, attempt: int, result: JobResult) -> Result:
+def to_row(job_id: UUID, attempt: int, result: JobResult) -> ResultRow:
     """Return the row of `result`, the verdict of this attempt."""
-    return Result(
+    return ResultRow(
         job_id=job_id,
         attempt=attempt,
         prediction=result.prediction,
@@ -53,7 +53,7 @@ def to_row(job_id: UUID, attempt: int, result: JobResult) -> Result:
     )
 
 
-def from_row(row: Result) -> JobResult:
+def from_row(row: ResultRow) -> JobResult:
     """Return the result in `row`, also in one that an older version wrote."""
     # Before there were policies a result had one probability, the model's.
     raw = row.probability_fake if row.raw_probability_fake is None else row.raw_probability_fake
@@ -83,4 +83,4 @@ def from_row(row: Result) -> JobResult:
 
 
 def _policy(stored: dict[str, Any]) -> AppliedPolicy:
-    return AppliedPolicy(**stored | {"fpr_interval": Interval(**stored["fpr_interval"])})
+    return AppliedPolicy(**stored | {"fpr_interval": ConfidenceInterval(**stored["fpr_interval"])})

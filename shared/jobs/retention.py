@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
 from shared.database.statements import statement
-from shared.database.tables import Erasure, Job, Result, Tenant
+from shared.database.tables import Erasure, JobRow, ResultRow, Tenant
 from shared.domain import PICTURES
 from shared.errors import StoreUnavailableError
 from shared.storage.object_store import ObjectStore, artifact_key, job_prefix, source_key
@@ -91,16 +91,16 @@ class Walked:
     """Objects that nobody refers to and that the store refused to delete."""
 
 
-def delete_job(session: Session, tenant_id: UUID, job_id: UUID) -> Job | None:
+def delete_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None:
     """Delete a job that has ended, and write down that its bytes must go; one that has not ended stays.
 
     Returns the job as it is or was; None where the tenant has none of this id.
     """
-    owned = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).with_for_update()
+    owned = select(JobRow).where(JobRow.id == job_id, JobRow.tenant_id == tenant_id).with_for_update()
     job = session.scalars(owned).one_or_none()
     if job is not None and job.state.terminal:
         session.add(Erasure(job_id=job.id, tenant_id=job.tenant_id, attempts=job.attempt))
-        session.execute(delete(Job).where(Job.id == job.id))
+        session.execute(delete(JobRow).where(JobRow.id == job.id))
     return job
 
 
@@ -189,9 +189,9 @@ def find_orphans(database: Database, keys: Iterable[str]) -> list[str]:
     with database.begin() as session:
         tenants = {*session.scalars(select(Tenant.id).where(Tenant.id.in_({tenant for tenant, _ in owners.values()})))}
         rows = session.execute(
-            select(Job.id, Job.state, Job.source_key, Result.artifacts)
-            .outerjoin(Result, Result.job_id == Job.id)
-            .where(Job.id.in_({job for _, job in owners.values()}))
+            select(JobRow.id, JobRow.state, JobRow.source_key, ResultRow.artifacts)
+            .outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+            .where(JobRow.id.in_({job for _, job in owners.values()}))
         ).all()
     kept = {row.id: _referred(row.source_key, row.artifacts) for row in rows if row.state.terminal}
     open_jobs = {row.id for row in rows} - kept.keys()

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from shared.database.engine import Database
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from shared.domain import NewJob
 from shared.errors import DatabaseUnavailableError, DistildireError, KeyTakenError, StoreUnavailableError
 from shared.jobs import lifecycle
@@ -51,7 +51,7 @@ class Submissions:
             self._admission.check_tenant(session, tenant_id)
         self._admission.check_service()
 
-    def accept(self, new: NewJob, image: BinaryIO) -> Job:
+    def accept(self, new: NewJob, image: BinaryIO) -> JobRow:
         """Return the job of this submission: a new one, or the one that an earlier try made.
 
         Raises:
@@ -69,7 +69,7 @@ class Submissions:
                 raise
             return job
 
-    def replay(self, ended: Job, *, priority: int, idempotency_key: str | None = None) -> Job:
+    def replay(self, ended: JobRow, *, priority: int, idempotency_key: str | None = None) -> JobRow:
         """Run `ended` again, as a new job with its image and options; `ended` stays as it is.
 
         The image is copied. Each job owns its bytes, so either can be deleted without regard to the other.
@@ -98,13 +98,13 @@ class Submissions:
             raise StoreUnavailableError("The store returned other bytes than were uploaded. Try again.")
         return self.accept(new, BytesIO(image))
 
-    def _earlier(self, new: NewJob) -> Job | None:
+    def _earlier(self, new: NewJob) -> JobRow | None:
         if new.idempotency_key is None:
             return None
         with self._database.begin() as session:
             return earlier_job(session, new)
 
-    def _create(self, new: NewJob, image: BinaryIO) -> Job:
+    def _create(self, new: NewJob, image: BinaryIO) -> JobRow:
         """Store the image, then commit the job: a committed job's image is always there."""
         self._admission.check_service()
         self._check_policy(new)

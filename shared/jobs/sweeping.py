@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
 from shared.database.statements import statement
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from shared.domain import JobState
 from shared.errors import ErrorCode, JobError
 from shared.jobs import tally
@@ -65,21 +65,21 @@ def fail_unserved(database: Database, model: str | None, policy: str, *, waited:
     wanted = {"model": model or "", "policy": policy, "waited": waited, "most": _SWEEP_BATCH}
     with database.begin() as session:
         found = session.scalars(_WANT_POLICY, wanted).all()
-        locked = session.scalars(select(Job).where(Job.id.in_(found)).with_for_update(skip_locked=True)).all()
+        locked = session.scalars(select(JobRow).where(JobRow.id.in_(found)).with_for_update(skip_locked=True)).all()
         waiting = [job for job in locked if job.state == JobState.QUEUED]
         return len(_each(session, waiting, lambda job: end_locked(session, job, JobState.FAILED, error=error)))
 
 
 def _expire_overdue(session: Session) -> int:
     overdue = (
-        select(Job)
-        .where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]), Job.deadline_at <= func.now())
-        .order_by(Job.deadline_at)  # by the index of it, however little PostgreSQL knows of how many are overdue
+        select(JobRow)
+        .where(JobRow.state.in_([JobState.QUEUED, JobState.RUNNING]), JobRow.deadline_at <= func.now())
+        .order_by(JobRow.deadline_at)  # by the index of it, however little PostgreSQL knows of how many are overdue
         .limit(_SWEEP_BATCH)
         .with_for_update(skip_locked=True)
     )
 
-    def end(job: Job) -> None:
+    def end(job: JobRow) -> None:
         end_locked(session, job, JobState.EXPIRED, error=JobError(ErrorCode.DEADLINE_EXCEEDED))
 
     return len(_each(session, session.scalars(overdue).all(), end))
@@ -87,16 +87,18 @@ def _expire_overdue(session: Session) -> int:
 
 def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
     found = session.scalars(_DROPPED, {"most": _SWEEP_BATCH}).all()
-    dropped = select(Job).where(Job.id.in_(found), Job.lease_until < func.now()).with_for_update(skip_locked=True)
+    dropped = (
+        select(JobRow).where(JobRow.id.in_(found), JobRow.lease_until < func.now()).with_for_update(skip_locked=True)
+    )
 
-    def drop(job: Job) -> bool:
+    def drop(job: JobRow) -> bool:
         return requeue_dropped(session, job, counts=job.isolated, max_attempts=max_attempts)
 
     ended = _each(session, session.scalars(dropped).all(), drop)
     return ended.count(False), ended.count(True)
 
 
-def _each(session: Session, jobs: Sequence[Job], move: Callable[[Job], _T]) -> list[_T]:
+def _each(session: Session, jobs: Sequence[JobRow], move: Callable[[JobRow], _T]) -> list[_T]:
     """Move each job; return what came of those that could be moved.
 
     One that cannot be, for a reason that nobody foresaw, must not keep all others from being swept, now and for ever.

@@ -7,12 +7,12 @@ import json
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from shared.database.tables import Job, WebhookDelivery, WebhookEndpoint
+from shared.database.tables import JobRow, WebhookDelivery, WebhookEndpoint
 from shared.domain import JobResult
 from shared.presenter import present_job, timestamp
 
 
-def write_events(session: Session, job: Job, result: JobResult | None) -> bool:
+def write_events(session: Session, job: JobRow, result: JobResult | None) -> bool:
     """Write a delivery to each endpoint that wants to know how the job ended; return whether there is one."""
     event_type = f"job.{job.state}"
     endpoints = session.scalars(
@@ -34,7 +34,7 @@ def write_events(session: Session, job: Job, result: JobResult | None) -> bool:
     return True
 
 
-def _event(event_type: str, job: Job, result: JobResult | None) -> str:
+def _event(event_type: str, job: JobRow, result: JobResult | None) -> str:
     """Return a message's body: these very characters are signed and sent, at each try the same."""
     event = {
         "type": event_type,

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from shared.database.engine import Database
 from shared.database.statements import statement
-from shared.database.tables import Worker
+from shared.database.tables import WorkerRow
 from shared.domain import Role, WorkerState
 from shared.workers import procfs
 
@@ -82,7 +82,7 @@ class WorkerStatus:
 def beat(database: Database, worker: WorkerIdentity, status: WorkerStatus, *, age: timedelta) -> None:
     """Write that `worker`, which began `age` ago, lives, and how it fares."""
     now = asdict(status) | {"policies": list(status.policies)}
-    row = insert(Worker).values(**asdict(worker), **now, started_at=func.now() - age)
+    row = insert(WorkerRow).values(**asdict(worker), **now, started_at=func.now() - age)
     with database.begin() as session:
         session.execute(text("SET LOCAL synchronous_commit = off"))  # the next beat says it again
         session.execute(
@@ -104,14 +104,14 @@ def expire_leases_of_dead_workers(database: Database, judge: WorkerIdentity) -> 
         return []
     with database.begin() as session:
         neighbours = session.execute(
-            select(Worker.id, Worker.pid, Worker.pid_ticks).where(
-                Worker.host == judge.host, Worker.pid_space == judge.pid_space, Worker.id != judge.id
+            select(WorkerRow.id, WorkerRow.pid, WorkerRow.pid_ticks).where(
+                WorkerRow.host == judge.host, WorkerRow.pid_space == judge.pid_space, WorkerRow.id != judge.id
             )
         )
         gone = [name for name, pid, ticks in neighbours if ticks is not None and procfs.is_gone(pid, ticks)]
         if not gone:
             return []
-        buried = list(session.scalars(delete(Worker).where(Worker.id.in_(gone)).returning(Worker.id)))
+        buried = list(session.scalars(delete(WorkerRow).where(WorkerRow.id.in_(gone)).returning(WorkerRow.id)))
         session.execute(_END_LEASES, {"buried": buried})
     return buried
 
@@ -119,19 +119,21 @@ def expire_leases_of_dead_workers(database: Database, judge: WorkerIdentity) -> 
 def leave(database: Database, worker: WorkerIdentity) -> None:
     """Take a worker off the list that ends in order."""
     with database.begin() as session:
-        session.execute(delete(Worker).where(Worker.id == worker.id))
+        session.execute(delete(WorkerRow).where(WorkerRow.id == worker.id))
 
 
 def forget_silent(database: Database) -> None:
     """Take those off the list that were not heard of for long: their machine is gone, or cannot reach us."""
     with database.begin() as session:
-        session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - _FORGOTTEN_AFTER))
+        session.execute(delete(WorkerRow).where(WorkerRow.heartbeat_at < func.now() - _FORGOTTEN_AFTER))
 
 
-def list_workers(session: Session) -> list[tuple[Worker, float]]:
+def list_workers(session: Session) -> list[tuple[WorkerRow, float]]:
     """Return every worker with the seconds since it was heard of; by role, host and age."""
-    silence = func.extract("epoch", func.now() - Worker.heartbeat_at)
-    rows = session.execute(select(Worker, silence).order_by(Worker.role, Worker.host, Worker.started_at, Worker.id))
+    silence = func.extract("epoch", func.now() - WorkerRow.heartbeat_at)
+    rows = session.execute(
+        select(WorkerRow, silence).order_by(WorkerRow.role, WorkerRow.host, WorkerRow.started_at, WorkerRow.id)
+    )
     return [(worker, float(seconds)) for worker, seconds in rows]
 
 
@@ -142,12 +144,12 @@ def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
     for each.
     """
     ready = (
-        Worker.role == Role.ANALYSIS,
-        Worker.state == WorkerState.READY,
-        Worker.model == model,
-        Worker.heartbeat_at > func.now() - _COUNTED_ON,
+        WorkerRow.role == Role.ANALYSIS,
+        WorkerRow.state == WorkerState.READY,
+        WorkerRow.model == model,
+        WorkerRow.heartbeat_at > func.now() - _COUNTED_ON,
     )
-    return session.scalar(select(func.bool_or(Worker.policies.any_() == policy)).where(*ready))
+    return session.scalar(select(func.bool_or(WorkerRow.policies.any_() == policy)).where(*ready))
 
 
 def unserved_policies(database: Database) -> set[tuple[str | None, str]]:
@@ -160,9 +162,9 @@ def unserved_policies(database: Database) -> set[tuple[str | None, str]]:
 def slots_of(database: Database, role: Role) -> int:
     """Return how much all ready workers of a role can hold at once."""
     ready = (
-        Worker.role == role,
-        Worker.state == WorkerState.READY,
-        Worker.heartbeat_at > func.now() - _COUNTED_ON,
+        WorkerRow.role == role,
+        WorkerRow.state == WorkerState.READY,
+        WorkerRow.heartbeat_at > func.now() - _COUNTED_ON,
     )
     with database.begin() as session:
-        return session.scalar(select(func.sum(Worker.slots)).where(*ready)) or 0
+        return session.scalar(select(func.sum(WorkerRow.slots)).where(*ready)) or 0

@@ -40,7 +40,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class JobRow:
+class JobFacts:
     """A job at the end."""
 
     job: str
@@ -68,7 +68,7 @@ class StoredObject:
 
 
 @dataclass(frozen=True)
-class ResultRow:
+class ResultFacts:
     """A verdict at the end."""
 
     job: str
@@ -76,7 +76,7 @@ class ResultRow:
 
 
 @dataclass(frozen=True)
-class DeliveryRow:
+class DeliveryFacts:
     """A webhook at the end."""
 
     message: str
@@ -105,13 +105,13 @@ class Evidence:
     accepted: Sequence[Accepted] = ()
     observed: Sequence[Observed] = ()
     snapshots: Sequence[Snapshot] = ()
-    jobs: Sequence[JobRow] = ()
-    results: Sequence[ResultRow] = ()
+    jobs: Sequence[JobFacts] = ()
+    results: Sequence[ResultFacts] = ()
     stored: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of each object that was found, by key."""
     endpoints: Mapping[str, Collection[str]] = field(default_factory=dict)
     """The endpoints that each tenant had from before its first job, by its name."""
-    deliveries: Sequence[DeliveryRow] = ()
+    deliveries: Sequence[DeliveryFacts] = ()
     receipts: Sequence[Receipt] = ()
     incidents: Sequence[float] = ()
     """When something happened that can cost a worker its jobs: its end, a freeze, a database that was away."""

@@ -12,7 +12,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812  # a clas
 from shared.errors import ObjectMissingError
 from shared.storage.object_store import ObjectStore
 from tests.chaos.deployment import Deployment
-from tests.chaos.evidence import DeliveryRow, Evidence, JobRow, ResultRow, StoredObject
+from tests.chaos.evidence import DeliveryFacts, Evidence, JobFacts, ResultFacts, StoredObject
 from tests.chaos.history import History
 from tests.chaos.observer import DIGEST, Observer
 
@@ -49,7 +49,7 @@ def gather(
     )
 
 
-def _jobs(connection: Connection) -> list[JobRow]:
+def _jobs(connection: Connection) -> list[JobFacts]:
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT jobs.id::text, tenants.name, state, source_key, pictures, {DIGEST}, "
@@ -58,27 +58,27 @@ def _jobs(connection: Connection) -> list[JobRow]:
             "JOIN tenants ON tenants.id = tenant_id LEFT JOIN results ON results.job_id = jobs.id"
         )
         return [
-            JobRow(job, tenant, state, key, tuple(pictures), *rest)
+            JobFacts(job, tenant, state, key, tuple(pictures), *rest)
             for job, tenant, state, key, pictures, *rest in cursor.fetchall()
         ]
 
 
-def _results(connection: Connection) -> list[ResultRow]:
+def _results(connection: Connection) -> list[ResultFacts]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT job_id, artifacts FROM results")
         return [
-            ResultRow(str(job), tuple(StoredObject(name, it["key"], it["sha256"]) for name, it in artifacts.items()))
+            ResultFacts(str(job), tuple(StoredObject(name, it["key"], it["sha256"]) for name, it in artifacts.items()))
             for job, artifacts in cursor.fetchall()
         ]
 
 
-def _deliveries(connection: Connection) -> list[DeliveryRow]:
+def _deliveries(connection: Connection) -> list[DeliveryFacts]:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT d.id, d.job_id, e.url, d.state FROM webhook_deliveries d "
             "JOIN webhook_endpoints e ON e.id = d.endpoint_id"
         )
-        return [DeliveryRow(f"msg_{key.hex}", str(job), url, state) for key, job, url, state in cursor.fetchall()]
+        return [DeliveryFacts(f"msg_{key.hex}", str(job), url, state) for key, job, url, state in cursor.fetchall()]
 
 
 def find_ghosts(connection: Connection, living: Collection[int]) -> list[str]:

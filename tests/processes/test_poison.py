@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from shared.domain import WorkerState
 from shared.workers import registry
 from tests.processes.conftest import OpenWorkplace
@@ -145,7 +145,7 @@ def submit_first(place: Workplace, poison: Poison, others: int) -> list[UUID]:
 def assert_untouched(place: Workplace, neighbours: list[UUID]) -> None:
     """Assert that each had its verdict at its first attempt."""
 
-    def fate(job: Job) -> tuple[str, int, int, bool]:
+    def fate(job: JobRow) -> tuple[str, int, int, bool]:
         return job.state, job.attempt, job.deaths, job.suspect
 
     assert {fate(place.job(job_id)) for job_id in neighbours} == {("succeeded", 1, 0, False)}

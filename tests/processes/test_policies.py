@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import select, update
 
-from shared.database.tables import Job, Tenant, Worker
+from shared.database.tables import JobRow, Tenant, WorkerRow
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until
 from tests.support.bad_images import photograph, saved
@@ -43,7 +43,7 @@ def place(open_place: OpenWorkplace, folder: Path) -> Workplace:
 def published(place: Workplace) -> list[str]:
     """The policies that the worker says it has."""
     with place.database.begin() as session:
-        return session.scalars(select(Worker.policies)).one()
+        return session.scalars(select(WorkerRow.policies)).one()
 
 
 def test_a_verdict_is_called_by_the_jobs_policy_or_the_tenants_or_the_card(place: Workplace, folder: Path):
@@ -81,7 +81,7 @@ def test_a_verdict_is_called_by_the_jobs_policy_or_the_tenants_or_the_card(place
     assert low < high
     assert set(probed.artifacts) == {"dire_map", "heatmap", "overlay"}
     with place.database.begin() as session:  # left to a worker that has it: one may come
-        assert session.get_one(Job, unknown).state == "queued"
+        assert session.get_one(JobRow, unknown).state == "queued"
 
 
 def test_an_image_without_content_is_inconclusive_under_a_band_and_its_heatmap_is_flat(place: Workplace, folder: Path):
@@ -122,7 +122,7 @@ def test_a_worker_leaves_out_a_policy_for_other_weights_says_why_and_works_by_th
     assert called is not None
     assert called.prediction == "FAKE"
     with place.database.begin() as session:
-        assert session.get_one(Job, without).state == "queued"
+        assert session.get_one(JobRow, without).state == "queued"
     assert worker.said().count('"policy_left_out"') == 1
     assert f"{foreign} was made for the weights cdcd" in worker.said()
     assert "Calibrate anew" in worker.said()

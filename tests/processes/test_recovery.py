@@ -14,7 +14,7 @@ from sqlalchemy import func, update
 
 from deploy.local.services import LocalServices
 from shared.broker.celery_app import ANALYSIS_QUEUE, Broker
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, open_workplace, wait_until
 from tests.support.bad_images import photograph, saved
@@ -71,7 +71,7 @@ def test_deadlines_fall_with_the_webhook_worker_alone(open_place: OpenWorkplace)
     place = open_place(redis_url=f"redis://127.0.0.1:{closed_port}/0")
     job_id = place.submit(PHOTOGRAPH, wake=False)
     with place.database.begin() as session:
-        session.execute(update(Job).values(deadline_at=func.now() - timedelta(seconds=1)))
+        session.execute(update(JobRow).values(deadline_at=func.now() - timedelta(seconds=1)))
     place.start("worker", "-Q", "webhooks,sweep")
     job = place.wait_ended(job_id)
     assert (job.state, job.error_code, job.attempt) == ("expired", "deadline_exceeded", 0)
@@ -148,7 +148,7 @@ def test_beat_and_worker_outlive_a_redis_that_refuses_to_write(own_servers: Loca
         assert process.wait() == 0, process.said()
 
 
-def columns(job: Job) -> dict[str, object]:
+def columns(job: JobRow) -> dict[str, object]:
     """A job's row and its result's."""
     assert job.result is not None
     rows = {
@@ -158,7 +158,7 @@ def columns(job: Job) -> dict[str, object]:
     return dict(rows)
 
 
-def assert_result_is_whole(place: Workplace, job: Job) -> None:
+def assert_result_is_whole(place: Workplace, job: JobRow) -> None:
     """One result, of the attempt that ended the job, and every picture that it names, as it was stored."""
     assert job.result is not None
     assert job.result.attempt == job.attempt

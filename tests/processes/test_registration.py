@@ -10,7 +10,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from shared.database.tables import Worker
+from shared.database.tables import WorkerRow
 from shared.workers import registry
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import WorkerProcess, Workplace, wait_until
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 PHOTOGRAPH = saved(photograph(), "JPEG")
 
 
-def listed(place: Workplace) -> dict[int, Worker]:
+def listed(place: Workplace) -> dict[int, WorkerRow]:
     """The workers on the list, by process id."""
     with place.database.begin() as session:
         return {worker.pid: worker for worker, _ in registry.list_workers(session)}
@@ -79,7 +79,7 @@ def test_a_frozen_worker_is_not_taken_for_dead(open_place: OpenWorkplace, tmp_pa
     assert place.wait_ended(job_id).attempt == 1
 
 
-def note(seen: set[datetime], worker: Worker) -> datetime:
+def note(seen: set[datetime], worker: WorkerRow) -> datetime:
     """Remember a worker's beat."""
     seen.add(worker.heartbeat_at)
     return worker.heartbeat_at

@@ -27,7 +27,7 @@ from shared.broker.celery_app import ANALYSIS_QUEUE, ANALYZE, Broker, make_celer
 from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
-from shared.database.tables import Job, Tenant
+from shared.database.tables import JobRow, Tenant
 from shared.domain import PICTURES, JobOptions, NewJob
 from shared.jobs import lifecycle
 from shared.settings import Settings
@@ -160,22 +160,22 @@ class Workplace:
             Broker(self.app).wake(ANALYSIS_QUEUE, ANALYZE, str(job_id))
         return job_id
 
-    def job(self, job_id: UUID) -> Job:
+    def job(self, job_id: UUID) -> JobRow:
         """Return a job's row, its result loaded."""
         with self.database.begin() as session:
-            return session.scalars(select(Job).options(joinedload(Job.result)).where(Job.id == job_id)).one()
+            return session.scalars(select(JobRow).options(joinedload(JobRow.result)).where(JobRow.id == job_id)).one()
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[JobRow]:
         """Return every job, oldest first."""
         with self.database.begin() as session:
-            return list(session.scalars(select(Job).options(joinedload(Job.result)).order_by(Job.created_at)))
+            return list(session.scalars(select(JobRow).options(joinedload(JobRow.result)).order_by(JobRow.created_at)))
 
-    def wait_ended(self, job_id: UUID, seconds: float = 30) -> Job:
+    def wait_ended(self, job_id: UUID, seconds: float = 30) -> JobRow:
         """Wait until a job is terminal; return it."""
         wait_until(lambda: self.job(job_id).state.terminal, seconds, self.said)
         return self.job(job_id)
 
-    def wait_all_ended(self, seconds: float) -> list[Job]:
+    def wait_all_ended(self, seconds: float) -> list[JobRow]:
         """Wait until every job is terminal; return them."""
         wait_until(lambda: all(job.state.terminal for job in self.jobs()), seconds, self.said)
         return self.jobs()

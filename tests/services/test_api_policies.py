@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from api.v1.schemas.jobs import Job
-from shared.domain import AppliedPolicy, Interval, Stability
+from shared.domain import AppliedPolicy, ConfidenceInterval, Stability
 from shared.errors import ErrorCode
 from tests.support.api_world import ApiWorld, png
 
@@ -17,7 +17,7 @@ STRICT = AppliedPolicy(
     temperature=2.0,
     bias=-0.5,
     measured_fpr=0.004,
-    fpr_interval=Interval(0.001, 0.012, 0.95),
+    fpr_interval=ConfidenceInterval(0.001, 0.012, 0.95),
     photographs=310,
 )
 

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import select, text
 
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from shared.errors import ErrorCode
 from shared.storage.object_store import ObjectStore, source_key
 from tests.support.api_world import ApiWorld, png
@@ -69,8 +69,8 @@ def test_a_replay_has_all_else_of_the_job_that_it_repeats(api: ApiWorld) -> None
     api.one.headers["Idempotency-Key"] = "again"
     new_id = api.one.post(f"/v1/jobs/{old_id}/replay").json["id"]
     with api.around.database.begin() as session:
-        old, new = (session.scalars(select(Job).where(Job.id == UUID(each))).one() for each in (old_id, new_id))
-        columns = {column.key for column in Job.__mapper__.column_attrs}
+        old, new = (session.scalars(select(JobRow).where(JobRow.id == UUID(each))).one() for each in (old_id, new_id))
+        columns = {column.key for column in JobRow.__mapper__.column_attrs}
         assert columns > OF_ITS_OWN
         same = {name: getattr(old, name) for name in columns - OF_ITS_OWN}
         assert {name: getattr(new, name) for name in columns - OF_ITS_OWN} == same

@@ -14,7 +14,7 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from api.v1 import submission_form
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from tests.support.api_world import ApiWorld, png
 
 BOUNDARY = {"Content-Type": "multipart/form-data; boundary=b"}
@@ -42,7 +42,7 @@ def _avif_that_claims(width: int, height: int) -> bytes:
 
 def _job_count(api: ApiWorld) -> int:
     with api.around.database.begin() as session:
-        return session.scalar(select(func.count()).select_from(Job)) or 0
+        return session.scalar(select(func.count()).select_from(JobRow)) or 0
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, update
 
 from api.v1.schemas.operations import WorkerList
-from shared.database.tables import Worker
+from shared.database.tables import WorkerRow
 from shared.domain import Role, WorkerState
 from shared.workers import registry
 from shared.workers.registry import WorkerIdentity, WorkerStatus
@@ -56,7 +56,7 @@ def test_metrics_count_workers_and_tell_the_longest_silence(api: ApiWorld) -> No
 @pytest.mark.usefixtures("worker")
 def test_a_worker_that_fell_silent_counts_no_longer_as_ready(api: ApiWorld) -> None:
     with api.around.database.begin() as session:
-        session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=11)))
+        session.execute(update(WorkerRow).values(heartbeat_at=func.now() - timedelta(seconds=11)))
     told = api.anonymous.get("/metrics").text
     assert 'distildire_workers_ready{role="analysis"} 0.0' in told
     assert 'distildire_workers{role="analysis",state="ready"} 1.0' in told
@@ -65,6 +65,6 @@ def test_a_worker_that_fell_silent_counts_no_longer_as_ready(api: ApiWorld) -> N
 @pytest.mark.usefixtures("worker")
 def test_a_clock_that_is_ahead_makes_no_silence_of_less_than_nothing(api: ApiWorld) -> None:
     with api.around.database.begin() as session:
-        session.execute(update(Worker).values(heartbeat_at=func.now() + timedelta(seconds=2)))
+        session.execute(update(WorkerRow).values(heartbeat_at=func.now() + timedelta(seconds=2)))
     (item,) = api.operator.get("/v1/workers").json["items"]
     assert str(item["silent_seconds"]) == "0.0"

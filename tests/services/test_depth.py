@@ -172,7 +172,7 @@ class World:
         with self.api.begin() as session:
             queries.find_job(session, self.tenant, job_id)
 
-    def page(self, after: pagination.Cursor | None = None, **only: str) -> pagination.Page[queries.JobRow]:
+    def page(self, after: pagination.Cursor | None = None, **only: str) -> pagination.Page[queries.JobAndResult]:
         with self.api.begin() as session:
             return queries.list_jobs(session, self.tenant, only=only, after=after, limit=50)
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from shared.database.engine import Database
-from shared.database.tables import Job, Tenant
+from shared.database.tables import JobRow, Tenant
 from shared.domain import (
     JobOptions,
     NewJob,
@@ -67,7 +67,7 @@ def make_a_queue(database: Database, chance: random.Random) -> None:
         with database.begin() as session:
             session.execute(update(Tenant).where(Tenant.id == tenant).values(policy=chance.choice(POLICIES)))
             for job_id in jobs:
-                job = session.get_one(Job, job_id)
+                job = session.get_one(JobRow, job_id)
                 job.suspect = chance.random() < 0.4
                 job.failed_on = chance.choice([None, "w", "another"])
                 job.beat_at = func.now() - timedelta(seconds=chance.choice([0, 10, 25, 60]))
@@ -91,6 +91,6 @@ def test_who_asks_waits_for_no_lock_and_counts_a_job_that_is_about_to_be_taken(
 ):
     job_id = add_job(database, tenant)
     with database.begin() as session:
-        session.execute(select(Job).where(Job.id == job_id).with_for_update())
+        session.execute(select(JobRow).where(JobRow.id == job_id).with_for_update())
         assert anything_waits(read_only)
         assert not claim_one(database)

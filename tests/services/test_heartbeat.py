@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from shared.database.engine import Database
-from shared.database.tables import Job, Tenant
+from shared.database.tables import JobRow, Tenant
 from shared.domain import NewJob, Stage
 from shared.jobs import claiming, lifecycle
 from tests.support.ports import free_ports
@@ -43,7 +43,7 @@ def attempt(database: Database, attempts: RunningAttempts) -> Iterator[RunningAt
 
 def lease_until(database: Database, job_id: UUID) -> datetime | None:
     with database.begin() as session:
-        return session.scalars(select(Job.lease_until).where(Job.id == job_id)).one()
+        return session.scalars(select(JobRow.lease_until).where(JobRow.id == job_id)).one()
 
 
 def test_beat_extends_the_lease_and_notes_the_stage(
@@ -57,7 +57,7 @@ def test_beat_extends_the_lease_and_notes_the_stage(
     assert after is not None
     assert after - before > timedelta(minutes=4)
     with database.begin() as session:
-        assert session.get_one(Job, attempt.job.id).stage == "rendering"
+        assert session.get_one(JobRow, attempt.job.id).stage == "rendering"
     assert not attempt.lost
 
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from shared.crypto import Vault
 from shared.database.engine import Database
-from shared.database.tables import Job, Result, Tenant, WebhookDelivery, Worker
+from shared.database.tables import JobRow, ResultRow, Tenant, WebhookDelivery, WorkerRow
 from shared.domain import (
     EVENT_TYPES,
     PROBE_PASSES,
@@ -29,8 +29,8 @@ from shared.domain import (
     Artifact,
     AttemptId,
     ClaimedJob,
+    ConfidenceInterval,
     FeatureMean,
-    Interval,
     JobOptions,
     JobResult,
     JobState,
@@ -62,7 +62,7 @@ RESULT = JobResult(
     probability_fake=0.9,
     raw_probability_fake=0.99,
     threshold=0.8,
-    policy=AppliedPolicy("strict", 0.8, None, 2.0, -0.1, 0.0, Interval(0.0, 0.012, 0.95), 300),
+    policy=AppliedPolicy("strict", 0.8, None, 2.0, -0.1, 0.0, ConfidenceInterval(0.0, 0.012, 0.95), 300),
     stability=Stability(0.25, 0.7, 0.95, 5),
     processing_time=1.5,
     image=AnalyzedImage(640, 480, Region(80, 0, 480, 480), "image/jpeg", "MPO", 92),
@@ -112,18 +112,18 @@ def claimed(database: Database, *, worker: str = "w", policies: Sequence[str] = 
     return job
 
 
-def read(database: Database, job_id: UUID) -> Job:
+def read(database: Database, job_id: UUID) -> JobRow:
     with database.begin() as session:
-        return session.scalars(select(Job).where(Job.id == job_id)).one()
+        return session.scalars(select(JobRow).where(JobRow.id == job_id)).one()
 
 
 def columns(database: Database, job_id: UUID) -> dict[str, object]:
     """The whole row of a job."""
     row = read(database, job_id)
-    return {column.key: getattr(row, column.key) for column in Job.__mapper__.column_attrs}
+    return {column.key: getattr(row, column.key) for column in JobRow.__mapper__.column_attrs}
 
 
-def lease_of(row: Job) -> timedelta:
+def lease_of(row: JobRow) -> timedelta:
     """For how long it was given, at the last sign of life of its worker."""
     assert row.lease_until is not None
     assert row.beat_at is not None
@@ -133,7 +133,7 @@ def lease_of(row: Job) -> timedelta:
 def end_lease(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
         over, silent_since = func.now() - timedelta(seconds=1), func.now() - timedelta(hours=1)
-        session.execute(update(Job).where(Job.id == job_id).values(lease_until=over, beat_at=silent_since))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(lease_until=over, beat_at=silent_since))
 
 
 def once_after(database: Database, statement: Executable, act: Callable[[], object]) -> None:
@@ -156,7 +156,7 @@ def until_it_waits(session: Session, other: Future[Any]) -> None:
 
 def lock(session: Session, job_id: UUID) -> None:
     """Hold a job until the session's transaction ends, as whoever writes it does."""
-    session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
+    session.execute(select(JobRow.id).where(JobRow.id == job_id).with_for_update())
 
 
 def test_a_job_is_written_as_it_was_accepted(database: Database, tenant: UUID) -> None:
@@ -324,8 +324,8 @@ def test_success_is_one_transaction_with_its_webhook(database: Database, tenant:
     job_id = add_job(database, tenant, metadata={"naïve": "✓"})
     lifecycle.succeed(database, claimed(database).attempt_id, RESULT)
     with database.begin() as session:
-        row = session.get_one(Job, job_id)
-        result = session.get_one(Result, job_id)
+        row = session.get_one(JobRow, job_id)
+        result = session.get_one(ResultRow, job_id)
         delivery = session.scalars(select(WebhookDelivery)).one()
     assert (row.state, row.stage, row.lease_until) == ("succeeded", None, None)
     assert row.finished_at is not None
@@ -364,7 +364,7 @@ def test_a_result_is_read_as_it_was_written(database: Database, tenant: UUID, re
     job = claimed_job(database, tenant)
     lifecycle.succeed(database, job.attempt_id, result)
     with database.begin() as session:
-        row = session.get_one(Result, job.id)
+        row = session.get_one(ResultRow, job.id)
         assert from_row(row) == result
         assert (row.policy is None) == (result.policy is None)
 
@@ -396,7 +396,7 @@ def test_an_attempt_that_lost_its_lease_writes_nothing(database: Database, tenan
     lifecycle.release_after_device_failure(database, "another", [stale.attempt_id], max_attempts=1)
     assert columns(database, job_id) == before  # it is still the current attempt's
     with database.begin() as session:
-        assert session.get(Result, job_id) is None
+        assert session.get(ResultRow, job_id) is None
     lifecycle.succeed(database, current.attempt_id, RESULT)
     assert read(database, job_id).state == "succeeded"
 
@@ -426,7 +426,7 @@ def test_a_late_write_waits_for_the_end_that_is_being_written_and_is_refused(dat
             late.result(10)
     assert read(database, job.id).state == "canceled"
     with database.begin() as session:
-        assert session.get(Result, job.id) is None
+        assert session.get(ResultRow, job.id) is None
 
 
 def test_a_heartbeat_extends_what_is_owned_and_tells_what_is_not(database: Database, tenant: UUID) -> None:
@@ -575,7 +575,7 @@ def test_several_are_taken_at_once_in_the_order_of_single_claims(database: Datab
         add_job(database, tenant, stability=True)
         add_job(database, tenant)
     with database.begin() as session:
-        session.execute(update(Job).values(created_at=func.now()))  # of one age, so that each claim must weigh
+        session.execute(update(JobRow).values(created_at=func.now()))  # of one age, so that each claim must weigh
     copy = fresh_copy(database)
     one_by_one = [claimed(copy).id for _ in range(17)]
     at_once = several(database, 5) + several(database, 7) + several(database, 9)
@@ -659,19 +659,21 @@ def show_one_of_no_help(database: Database, who: str, policies: Sequence[str] = 
     worker, state, seconds = OF_NO_HELP[who]
     registry.beat(database, worker, WorkerStatus(state, model="M", policies=policies), age=timedelta(0))
     with database.begin() as session:
-        session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=seconds)))
+        session.execute(update(WorkerRow).values(heartbeat_at=func.now() - timedelta(seconds=seconds)))
 
 
 def silent_for(database: Database, job_id: UUID, seconds: float) -> None:
     with database.begin() as session:
         heard_of = func.now() - timedelta(seconds=seconds)
-        session.execute(update(Job).where(Job.id == job_id).values(beat_at=heard_of))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(beat_at=heard_of))
 
 
 @pytest.mark.parametrize("whose", ["the job's", "the tenant's"])
 def test_a_job_is_left_to_workers_that_have_its_policy(database: Database, tenant: UUID, whose: str) -> None:
     job_id, other = add_job(database, tenant), add_job(database, add_tenant(database, "b"))
-    named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    named = (
+        update(JobRow).where(JobRow.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    )
     with database.begin() as session:
         session.execute(named.values(policy="strict"))
     assert claimed(database).id == other
@@ -687,7 +689,7 @@ FAILED_HERE = JobError(ErrorCode.OUT_OF_MEMORY)
 def fails_on(database: Database, job: ClaimedJob, worker: str, policy: str | None = None) -> str:
     """Have the device of `worker` fail a job; return what state that leaves it in."""
     with database.begin() as session:
-        session.execute(update(Job).where(Job.id == job.id).values(worker=worker))
+        session.execute(update(JobRow).where(JobRow.id == job.id).values(worker=worker))
     lifecycle.try_elsewhere(database, job.attempt_id, FAILED_HERE, model="M", policy=policy)
     return read(database, job.id).state
 
@@ -733,7 +735,9 @@ def test_a_job_that_another_was_to_try_comes_back_when_the_other_is_gone(databas
 def test_only_a_worker_that_has_the_policy_is_another_to_try(database: Database, tenant: UUID, whose: str) -> None:
     show(database, ANOTHER, WorkerState.READY)
     job_id = add_job(database, tenant)
-    named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    named = (
+        update(JobRow).where(JobRow.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    )
     with database.begin() as session:
         session.execute(named.values(policy="strict"))
     job = claimed(database, policies=["strict"])
@@ -748,7 +752,7 @@ def test_only_a_worker_that_has_the_policy_is_another_to_try(database: Database,
 
 def waited_for(database: Database, minutes: int) -> None:
     with database.begin() as session:
-        session.execute(update(Job).values(created_at=func.now() - timedelta(minutes=minutes)))
+        session.execute(update(JobRow).values(created_at=func.now() - timedelta(minutes=minutes)))
 
 
 @pytest.mark.parametrize("whose", ["the job's", "the tenant's"])
@@ -756,7 +760,9 @@ def test_a_job_fails_whose_policy_nobody_had_for_minutes_while_others_were_ready
     database: Database, tenant: UUID, whose: str
 ) -> None:
     job_id, other = add_job(database, tenant), add_job(database, add_tenant(database, "b"))
-    named = update(Job).where(Job.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    named = (
+        update(JobRow).where(JobRow.id == job_id) if whose == "the job's" else update(Tenant).where(Tenant.id == tenant)
+    )
     with database.begin() as session:
         session.execute(named.values(policy="strict"))
     assert registry.unserved_policies(database) == set()  # nobody is there who could say
@@ -848,7 +854,7 @@ def test_a_policy_is_not_served_by_one_that_is_of_no_help(database: Database, te
         show_one_of_no_help(database, who, policies=["strict"])
     if who == "one that was not heard of":
         with database.begin() as session:
-            session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(seconds=11)))
+            session.execute(update(WorkerRow).values(heartbeat_at=func.now() - timedelta(seconds=11)))
     show(database, replace(ANOTHER, id="without"), WorkerState.READY)
     assert claim(database) is None  # by one without the policy, whoever else lives
     served = who == "the very worker that asks"  # which has the policy, and is ready
@@ -858,23 +864,23 @@ def test_a_policy_is_not_served_by_one_that_is_of_no_help(database: Database, te
 def expired(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
         over = func.now() - timedelta(seconds=1)
-        session.execute(update(Job).where(Job.id == job_id).values(deadline_at=over))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(deadline_at=over))
 
 
 def of_another_model(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(model="another"))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(model="another"))
 
 
 def left_to_another(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(policy="strict"))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(policy="strict"))
     registry.beat(database, ANOTHER, WorkerStatus(WorkerState.READY, model="M", policies=["strict"]), age=timedelta(0))
 
 
 def a_suspect_that_waits(database: Database, job_id: UUID) -> None:
     with database.begin() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(suspect=True, beat_at=func.now()))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(suspect=True, beat_at=func.now()))
 
 
 @pytest.mark.parametrize("made", [expired, of_another_model, left_to_another, a_suspect_that_waits])
@@ -1006,7 +1012,7 @@ def test_a_job_past_its_deadline_expires_whether_it_waits_or_runs(database: Data
     claimed(database)
     waiting = add_job(database, tenant)
     with database.begin() as session:
-        session.execute(update(Job).values(deadline_at=func.now() - timedelta(seconds=1)))
+        session.execute(update(JobRow).values(deadline_at=func.now() - timedelta(seconds=1)))
     assert claim(database) is None
     report = sweeping.sweep(database, max_attempts=3)
     assert report is not None
@@ -1048,7 +1054,7 @@ def test_a_job_that_cannot_be_ended_keeps_no_other_from_being_swept(database: Da
     with database.begin() as session:
         session.execute(text(_CURSE.format(cursed)))
         hour_ago = func.now() - timedelta(hours=1)
-        session.execute(update(Job).where(Job.id.in_([cursed, overdue])).values(deadline_at=hour_ago))
+        session.execute(update(JobRow).where(JobRow.id.in_([cursed, overdue])).values(deadline_at=hour_ago))
     with structlog.testing.capture_logs() as told:
         report = sweeping.sweep(database, max_attempts=3)
     assert report is not None
@@ -1098,7 +1104,7 @@ def test_a_sweep_takes_so_many_at_most_and_first_what_is_overdue_for_longest(
     with database.begin() as session:
         for hours, job_id in enumerate(overdue, start=1):
             over = func.now() - timedelta(hours=hours)
-            session.execute(update(Job).where(Job.id == job_id).values(deadline_at=over))
+            session.execute(update(JobRow).where(JobRow.id == job_id).values(deadline_at=over))
         session.execute(text("ANALYZE jobs"))  # so that it reads these few in the order in which they lie
     first = sweeping.sweep(database, max_attempts=3)
     assert [read(database, job_id).state for job_id in overdue] == ["queued", "expired", "expired"]
@@ -1174,7 +1180,7 @@ def test_jobs_are_locked_in_one_order_so_that_no_two_wait_for_each_other(
         lock(session, jobs[-1].id)
         moved = pool.submit(move, database, jobs)
         until_it_waits(session, moved)
-        others = select(Job.id).where(Job.id != jobs[-1].id)
+        others = select(JobRow.id).where(JobRow.id != jobs[-1].id)
         assert (
             len(session.execute(others.with_for_update(nowait=True)).all()) == 5
         )  # it waits for the first, and holds none

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
-from shared.database.tables import Job, Tenant
+from shared.database.tables import JobRow, Tenant
 from shared.domain import ModelIdentity, NewJob
 from shared.errors import StoreUnavailableError
 from shared.jobs import claiming, lifecycle
@@ -54,5 +54,5 @@ def test_job_goes_back_into_the_queue_and_nothing_counts(database: Database, ana
     with RunningAttempts().running(claimed) as attempt, pytest.raises(StoreUnavailableError):
         analyzer.run(attempt)  # raises, so that the executor pauses and does not spin
     with database.begin() as session:
-        job = session.get_one(Job, claimed.id)
+        job = session.get_one(JobRow, claimed.id)
     assert (job.state, job.attempt, job.deaths, job.lease_until, job.error_code) == ("queued", 1, 0, None, None)

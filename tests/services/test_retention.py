@@ -22,7 +22,7 @@ from deploy.local.services import ServiceUrls
 from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.row_level_security import WORKER_ROLE
-from shared.database.tables import Erasure, Job, Result, WebhookDelivery
+from shared.database.tables import Erasure, JobRow, ResultRow, WebhookDelivery
 from shared.domain import EVENT_TYPES, AnalyzedImage, ClaimedJob, FeatureMean, JobResult, ModelIdentity, NewJob, Region
 from shared.errors import ErrorCode, JobError, LeaseLostError, StoreUnavailableError
 from shared.jobs import claiming, lifecycle
@@ -113,13 +113,13 @@ def finished(database: Database, store: ObjectStore, tenant: UUID, *, days_ago: 
     succeed(database, store, claim(database))
     with database.begin() as session:
         ended = func.now() - timedelta(days=days_ago)
-        session.execute(update(Job).where(Job.id == job_id).values(finished_at=ended))
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(finished_at=ended))
     return job_id
 
 
 def jobs(database: Database) -> set[UUID]:
     with database.begin() as session:
-        return {*session.scalars(select(Job.id))}
+        return {*session.scalars(select(JobRow.id))}
 
 
 def erasures(database: Database) -> set[UUID]:
@@ -150,7 +150,7 @@ def test_a_job_that_has_ended_goes_with_its_rows_and_all_its_bytes(
     assert store.keys(job_prefix(tenant, gone)) == []
     assert stored(store) == {source_key(tenant, kept), artifact_key(tenant, kept, 1, "heatmap")}
     with database.begin() as session:
-        assert session.scalars(select(Result.job_id)).all() == [kept]
+        assert session.scalars(select(ResultRow.job_id)).all() == [kept]
         assert session.scalars(select(WebhookDelivery.job_id)).all() == [kept]
     assert erasures(database) == set()
 
@@ -281,7 +281,7 @@ def test_every_attempts_bytes_go(database: Database, store: ObjectStore, tenant:
     lifecycle.release(database, [first.attempt_id])
     succeed(database, store, claim(database))
     with database.begin() as session:
-        session.execute(update(Job).values(finished_at=func.now() - timedelta(days=9)))
+        session.execute(update(JobRow).values(finished_at=func.now() - timedelta(days=9)))
     Retention(database, store, retention_days=7).tidy()
     assert stored(store) == set()
 

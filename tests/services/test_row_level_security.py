@@ -18,7 +18,7 @@ from migrations.roles import RIGHTS
 from migrations.upgrade import prepare_roles
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
-from shared.database.tables import Base, Job, Result, Tenant, WebhookEndpoint
+from shared.database.tables import Base, JobRow, ResultRow, Tenant, WebhookEndpoint
 from shared.jobs import claiming, queries, sweeping, tally
 from shared.settings import Settings
 from shared.tenants.api_keys import authenticate
@@ -108,15 +108,15 @@ def test_the_right_of_a_transaction_ends_with_it(
     database = connect(API_ROLE)  # one connection, used twice
     with database.begin() as session:
         show_tenant(session, tenants[0])
-        assert session.scalar(select(func.count()).select_from(Job)) == 1
+        assert session.scalar(select(func.count()).select_from(JobRow)) == 1
     with database.begin() as session:
-        assert session.scalar(select(func.count()).select_from(Job)) == 0
+        assert session.scalar(select(func.count()).select_from(JobRow)) == 0
 
 
 def test_queries_that_have_lost_their_filter_leak_nothing(
     api: ApiWorld, tenants: tuple[UUID, UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = select(Job, Result).outerjoin(Result, Result.job_id == Job.id)
+    everything = select(JobRow, ResultRow).outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
     monkeypatch.setattr(queries, "_jobs", lambda _tenant_id: everything)
     foreign = api.one.get("/v1/jobs").json["items"]
     own = api.other.get("/v1/jobs").json["items"]
@@ -190,7 +190,7 @@ def test_a_worker_carries_the_jobs_of_all_tenants_under_its_role(
     api.fail_next()
     assert sweeping.sweep(api.around.database, max_attempts=3) is not None
     with owner.database.begin() as session:
-        assert sorted(session.scalars(select(Job.state))) == ["failed", "succeeded"]
+        assert sorted(session.scalars(select(JobRow.state))) == ["failed", "succeeded"]
         assert session.scalar(text("SELECT count(*) FROM webhook_deliveries")) == 2
 
 

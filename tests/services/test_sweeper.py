@@ -10,7 +10,7 @@ from sqlalchemy import func, update
 from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import Broker, make_celery
 from shared.database.engine import Database
-from shared.database.tables import Job
+from shared.database.tables import JobRow
 from shared.domain import (
     JobOptions,
     NewJob,
@@ -41,7 +41,7 @@ def test_a_fleet_in_which_one_worker_has_the_policy_may_be_silent_for_seconds(
     with database.begin() as session:
         new = NewJob(job_id, tenant, "key", "00" * 32, 5, "image/png", JobOptions(policy="strict"))
         lifecycle.create(session, new, deadline=timedelta(hours=1))
-        session.execute(update(Job).values(created_at=func.now() - timedelta(hours=1)))
+        session.execute(update(JobRow).values(created_at=func.now() - timedelta(hours=1)))
     beat(database, WITHOUT)
     beat(database, WITH, "strict")
     impatient.sweep()
@@ -52,7 +52,7 @@ def test_a_fleet_in_which_one_worker_has_the_policy_may_be_silent_for_seconds(
         for sweeper in sweepers:
             sweeper.sweep()
         with database.begin() as session:
-            return str(session.get_one(Job, job_id).state)
+            return str(session.get_one(JobRow, job_id).state)
 
     assert state() == "queued"
     beat(database, WITHOUT)

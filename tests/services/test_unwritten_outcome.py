@@ -20,7 +20,7 @@ from deploy.local.services import ServiceUrls
 from shared.broker.celery_app import DELIVER, WEBHOOK_QUEUE, Broker, make_celery
 from shared.crypto import Vault
 from shared.database.engine import Database
-from shared.database.tables import Job, Tenant
+from shared.database.tables import JobRow, Tenant
 from shared.domain import JobOptions, ModelIdentity, NewJob
 from shared.errors import ObjectMissingError
 from shared.jobs import claiming, lifecycle
@@ -96,9 +96,9 @@ def forbid(database: Database, rule: str) -> None:
         session.execute(text(rule))
 
 
-def read(database: Database, job_id: UUID) -> Job:
+def read(database: Database, job_id: UUID) -> JobRow:
     with database.begin() as session:
-        return session.get_one(Job, job_id)
+        return session.get_one(JobRow, job_id)
 
 
 def rung_for(services: ServiceUrls, job_id: UUID) -> int:

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from shared.database.engine import Database
-from shared.database.tables import Job, Tenant, Worker
+from shared.database.tables import JobRow, Tenant, WorkerRow
 from shared.domain import (
     AttemptId,
     NewJob,
@@ -46,7 +46,7 @@ def appear(database: Database, worker: WorkerIdentity, status: WorkerStatus = RE
     registry.beat(database, worker, status, age=timedelta(seconds=7))
 
 
-def listed(database: Database) -> list[Worker]:
+def listed(database: Database) -> list[WorkerRow]:
     with database.begin() as session:
         return [worker for worker, _ in registry.list_workers(session)]
 
@@ -67,7 +67,7 @@ def carried_by(database: Database, worker: WorkerIdentity) -> UUID:
 
 def lease_has_ended(database: Database, job_id: UUID) -> bool:
     with database.begin() as session:
-        return bool(session.scalar(select(Job.lease_until < func.now()).where(Job.id == job_id)))
+        return bool(session.scalar(select(JobRow.lease_until < func.now()).where(JobRow.id == job_id)))
 
 
 def test_a_worker_is_on_the_list_from_its_first_beat_to_its_leave(database: Database):
@@ -143,7 +143,7 @@ def test_who_was_silent_for_long_is_forgotten_and_comes_back_with_its_next_beat(
     registry.forget_silent(database)
     assert len(listed(database)) == 1
     with database.begin() as session:
-        session.execute(update(Worker).values(heartbeat_at=func.now() - timedelta(minutes=11)))
+        session.execute(update(WorkerRow).values(heartbeat_at=func.now() - timedelta(minutes=11)))
     registry.forget_silent(database)
     assert listed(database) == []
     appear(database, me)
@@ -158,10 +158,10 @@ def test_what_a_claim_would_find_is_asked_without_claiming(database: Database):
     lifecycle.release(database, [AttemptId(job_id, 1)])
     assert claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     with database.begin() as session:
-        job = session.get_one(Job, job_id)
+        job = session.get_one(JobRow, job_id)
         assert (job.state, job.attempt) == ("queued", 1)
         job.model = "M"
     assert claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))
     with database.begin() as session:
-        session.get_one(Job, job_id).model = "ANOTHER"
+        session.get_one(JobRow, job_id).model = "ANOTHER"
     assert not claiming.anything_waits(database, worker="w", model="M", lease=timedelta(seconds=30))

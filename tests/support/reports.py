@@ -6,11 +6,12 @@ import itertools
 
 import numpy as np
 
+from shared.domain import ModelIdentity
 from tests.support.pages import Element, points, read_page
 from worker.evaluation.curves import curves, roc
 from worker.evaluation.estimates import Estimate, Estimates, Resampling, estimates_of, held_out_generators
 from worker.evaluation.report.page import page
-from worker.evaluation.report.schema import SCHEMA, Controls, Data, ModelIdentity, Report
+from worker.evaluation.report.schema import SCHEMA, Controls, Data, Report
 from worker.evaluation.report.thumbnails import Gallery
 from worker.metrics.ranking import Floats, Labels
 from worker.metrics.rounding import headline, spread

@@ -19,7 +19,7 @@ from worker.calibration.fitting import (
     policy_for_target,
 )
 from worker.calibration.thresholds import CalibrationError, Threshold, TooFewPhotographsError
-from worker.metrics.intervals import Interval
+from worker.metrics.intervals import EstimateInterval
 from worker.metrics.logistic import fit_logistic, predict_logistic
 from worker.metrics.ranking import calibration_error, rank
 from worker.metrics.scores import Scores
@@ -155,7 +155,7 @@ def test_a_class_that_is_not_there_is_named():
 def test_a_band_that_would_begin_at_the_threshold_is_none(lowest: float, banded: bool):
     """All fakes are as probable: the first that may not be missed is the lowest of them."""
     scores = Scores(np.zeros(101), np.arange(101) > 0, np.full(101, "adm"), np.arange(101).astype(str))
-    threshold = Threshold(0.5, 0, 1, Interval(0, 0.98), 0.95)
+    threshold = Threshold(0.5, 0, 1, EstimateInterval(0, 0.98), 0.95)
     policy = _policy(scores, np.full(101, lowest), ORIGIN, Calibration(1, 0), threshold, None, 0.05)
     assert (policy.inconclusive_from is not None) is banded
     assert policy.evidence.missed_fakes == 0

@@ -14,13 +14,14 @@ import pytest
 
 from deploy.cli import main
 from docs.reference import pages, source, tables
+from shared.domain import ModelIdentity
 from shared.egress.url_policy import EgressCode
 from shared.environment import PREFIX
 from shared.errors import ErrorCode
 from shared.settings import Settings
 from tests.chaos.measures import MEASURES
 from worker.evaluation.estimates import Estimates, Resampling, estimates_of
-from worker.evaluation.report.schema import Controls, Data, ModelIdentity, Report
+from worker.evaluation.report.schema import Controls, Data, Report
 from worker.model.verdicts.policy import Evidence, Policy
 from worker.webhooks.sender import OwnFault
 

@@ -9,19 +9,19 @@ import pytest
 from tests.chaos.checker import Broken, check
 from tests.chaos.evidence import (
     Accepted,
-    DeliveryRow,
+    DeliveryFacts,
     Evidence,
-    JobRow,
+    JobFacts,
     Observed,
     Receipt,
-    ResultRow,
+    ResultFacts,
     Snapshot,
     StoredObject,
 )
 
-OK = JobRow("ok", "one", "succeeded", "ok/source", ("heatmap",), "digest of ok")
-BAD = JobRow("bad", "one", "failed", "bad/source", ("heatmap",), "digest of bad")
-RESULT = ResultRow("ok", (StoredObject("heatmap", "ok/1/heatmap.png", "sha of heatmap"),))
+OK = JobFacts("ok", "one", "succeeded", "ok/source", ("heatmap",), "digest of ok")
+BAD = JobFacts("bad", "one", "failed", "bad/source", ("heatmap",), "digest of bad")
+RESULT = ResultFacts("ok", (StoredObject("heatmap", "ok/1/heatmap.png", "sha of heatmap"),))
 RECEIPTS = (
     Receipt("/a", "msg-1", "ok", "sha of body 1", answered=False),
     Receipt("/a", "msg-1", "ok", "sha of body 1", answered=True),
@@ -35,7 +35,7 @@ SOUND = Evidence(
     results=(RESULT,),
     stored={"ok/source": "sha of ok", "bad/source": "sha of bad", "ok/1/heatmap.png": "sha of heatmap"},
     endpoints={"one": ("/a",)},
-    deliveries=(DeliveryRow("msg-1", "ok", "/a", "delivered"), DeliveryRow("msg-2", "bad", "/a", "delivered")),
+    deliveries=(DeliveryFacts("msg-1", "ok", "/a", "delivered"), DeliveryFacts("msg-2", "bad", "/a", "delivered")),
     receipts=RECEIPTS,
 )
 
@@ -67,8 +67,8 @@ PLANTED = {
     "one id given twice": (Broken.DOUBLED, "ok", {"accepted": (*SOUND.accepted, SOUND.accepted[0])}),
     "a second result": (Broken.DOUBLED, "ok", {"results": (RESULT, RESULT)}),
     "no result": (Broken.RESULT, "ok", {"results": ()}),
-    "a result of a failed job": (Broken.RESULT, "bad", {"results": (RESULT, ResultRow("bad", ()))}),
-    "a picture too few": (Broken.RESULT, "ok", {"results": (ResultRow("ok", ()),)}),
+    "a result of a failed job": (Broken.RESULT, "bad", {"results": (RESULT, ResultFacts("bad", ()))}),
+    "a picture too few": (Broken.RESULT, "ok", {"results": (ResultFacts("ok", ()),)}),
     "a row that changed at the end": (Broken.CHANGED, "ok", {"jobs": (replace(OK, digest="another"), BAD)}),
     "a row that changed for a while": (
         Broken.CHANGED,
@@ -99,7 +99,7 @@ PLANTED = {
     "a second webhook row": (
         Broken.WEBHOOK_DOUBLED,
         "bad",
-        {"deliveries": (*SOUND.deliveries, DeliveryRow("msg-3", "bad", "/a", "delivered"))},
+        {"deliveries": (*SOUND.deliveries, DeliveryFacts("msg-3", "bad", "/a", "delivered"))},
     ),
     "a webhook with another body": (
         Broken.WEBHOOK_CHANGED,

@@ -11,7 +11,7 @@ from deploy.commands import calibrate, evaluate
 from deploy.terminal.models import describe_lines
 from tests.support.policies import STRICT
 from worker.evaluation.estimates import Estimate
-from worker.metrics.intervals import Interval
+from worker.metrics.intervals import EstimateInterval
 from worker.model.cards.registry import InstalledCard, find_card
 from worker.model.cards.schema import CardEvaluation
 
@@ -57,6 +57,6 @@ def test_models_show_prints_no_figure_as_perfect_that_is_not():
 
 
 def test_bench_prints_no_interval_as_perfect_that_is_not():
-    assert interval_text(Interval(0.9953, 0.99999)) == "0.995 … >0.999"
-    assert interval_text(Interval(-0.0001, 0.25), sign="+") == "-0.000 … +0.250"
-    assert interval_text(Interval(float("nan"), float("nan"))) == "–"
+    assert interval_text(EstimateInterval(0.9953, 0.99999)) == "0.995 … >0.999"
+    assert interval_text(EstimateInterval(-0.0001, 0.25), sign="+") == "-0.000 … +0.250"
+    assert interval_text(EstimateInterval(float("nan"), float("nan"))) == "–"

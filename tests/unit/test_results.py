@@ -10,13 +10,13 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.database.tables import Result
+from shared.database.tables import ResultRow
 from shared.domain import (
     AnalyzedImage,
     AppliedPolicy,
     Artifact,
+    ConfidenceInterval,
     FeatureMean,
-    Interval,
     JobResult,
     ModelIdentity,
     Region,
@@ -39,7 +39,7 @@ def values_of(kind: type[_T], **parts: st.SearchStrategy[Any]) -> st.SearchStrat
     return st.builds(kind, **numbers | parts)
 
 
-POLICIES = values_of(AppliedPolicy, fpr_interval=values_of(Interval))
+POLICIES = values_of(AppliedPolicy, fpr_interval=values_of(ConfidenceInterval))
 RESULTS = values_of(
     JobResult,
     policy=st.none() | POLICIES,
@@ -64,7 +64,7 @@ RESULT = JobResult(
 )
 
 
-def stored(result: JobResult) -> Result:
+def stored(result: JobResult) -> ResultRow:
     """The row of a result after its documents were JSON."""
     row = to_row(UUID(int=1), 1, result)
     for name in ("policy", "stability", "analyzed_region", "timings", "artifacts"):

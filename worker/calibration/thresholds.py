@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.errors import DistildireError
 from worker.metrics.intervals import (
-    Interval,
+    EstimateInterval,
     clopper_pearson,
     fewest_trials,
     lower_bound,
@@ -40,7 +40,7 @@ class Threshold:
     value: float
     false_positives: int
     photographs: int
-    interval: Interval
+    interval: EstimateInterval
     upper_bound: float
 
 
@@ -146,7 +146,7 @@ def lowest_inconclusive(probabilities: Floats, fake: Labels, groups: Names, miss
     return float(lowest[allowed_misses(len(lowest), miss_limit)])
 
 
-def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> Interval:
+def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> EstimateInterval:
     """Quantiles of Beta(k + 1, n - k) without ties; ties leave fewer above, of which less can be said from below.
 
     The rate that was counted, k / n, lies in it: below the lower quantile where k is 0, it takes that one's place.
@@ -154,7 +154,7 @@ def _interval(counted: int, allowed: int, photographs: int, confidence: float) -
     each_side = (1 + confidence) / 2
     from_below = counted + 1 if counted == allowed else counted
     low = lower_bound(min(from_below, photographs), photographs, each_side)
-    return Interval(min(low, counted / photographs), upper_bound(allowed, photographs, each_side))
+    return EstimateInterval(min(low, counted / photographs), upper_bound(allowed, photographs, each_side))
 
 
 def _of_groups(extreme: np.ufunc, values: Floats, groups: Names) -> Floats:

@@ -38,13 +38,12 @@ from worker.evaluation.report.schema import (
     FormatCell,
     FormatControl,
     FormatPair,
-    ModelIdentity,
     PolicyUsed,
     Report,
     SkippedFile,
 )
 from worker.evaluation.scored_images import ScoredImage, scored_images
-from worker.evaluation.scorer import ABLATIONS, Follow, PassResult, Scoring, scores_of
+from worker.evaluation.scorer import ABLATIONS, Follow, Scoring, ScoringResult, scores_of
 from worker.metrics.intervals import share_interval
 from worker.metrics.ranking import Floats, Labels, missing_classes
 from worker.metrics.scores import Names, Scores
@@ -147,7 +146,7 @@ class Evaluation:
             confidence=self.plan.resampling.confidence,
             resamples=self.plan.resampling.resamples,
             seed=self.plan.resampling.seed,
-            model=self._identity(),
+            model=self.detector.identity,
             policy=self._policy_used(scores, known),
             data=self._data(usable, scores, scored.skipped, known),
             overall=self._estimates_of(scores),
@@ -167,7 +166,7 @@ class Evaluation:
         )
         return Evaluated(report, self._one_by_one(scored, known))
 
-    def _one_by_one(self, scored: PassResult, known: KnownImages) -> tuple[ScoredImage, ...]:
+    def _one_by_one(self, scored: ScoringResult, known: KnownImages) -> tuple[ScoredImage, ...]:
         images, reasons = self.source.images, {file.path: file.reason for file in scored.skipped}
 
         def call(logit: float) -> Verdict:
@@ -258,16 +257,6 @@ class Evaluation:
         if self.policy is None:
             return scores.probabilities
         return Calibration(self.policy.temperature, self.policy.bias).of(scores)
-
-    def _identity(self) -> ModelIdentity:
-        detector = self.detector
-        return ModelIdentity(
-            name=detector.card.name,
-            weights_sha256=detector.weights_sha256,
-            demonstration=detector.card.demonstration,
-            device=str(detector.device),
-            precision=detector.precision,
-        )
 
     def _policy_used(self, scores: Scores, known: KnownImages) -> PolicyUsed | None:
         policy = self.policy

@@ -42,7 +42,7 @@ _Measure = Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class PassResult:
+class ScoringResult:
     """Logits (N,) as a service would compute them and under each ablation; NaN where an image was skipped."""
 
     logits: Floats
@@ -74,7 +74,7 @@ class Scoring:
 
     def logits(
         self, name: str, *, change: Change = as_it_is, ablations: Mapping[str, Ablation] | None = None
-    ) -> PassResult:
+    ) -> ScoringResult:
         """Score the images.
 
         Args:
@@ -90,7 +90,7 @@ class Scoring:
             return {name: self.detector.classify(*pair).logit[:, 0] for name, pair in pairs.items()}
 
         numbers, skipped = self._pass(name, change, measure, [_AS_SERVED, *asked])
-        return PassResult(numbers.pop(_AS_SERVED), numbers, skipped)
+        return ScoringResult(numbers.pop(_AS_SERVED), numbers, skipped)
 
     def dire_errors(self, name: str) -> Floats:
         """Return the mean of |x - reconstruction| of each image, (N,), in [0, 2]; NaN where it was skipped.

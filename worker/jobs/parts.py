@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from shared.broker.celery_app import Broker
 from shared.database.engine import Database
-from shared.domain import AttemptId, ModelIdentity
+from shared.domain import AttemptId
 from shared.settings import AnalysisSettings
 from shared.storage.object_store import ObjectStore
 from worker.inference.batcher import Batcher, GiveUp
@@ -40,18 +40,11 @@ class LoadedModel:
     def served(self) -> ServedModel:
         """Return what a job must know of it."""
         card = self.detector.card
-        identity = ModelIdentity(
-            card.name,
-            self.detector.weights_sha256,
-            card.demonstration,
-            str(self.detector.device),
-            self.detector.precision,
-        )
-        return ServedModel(identity, card.image_size, card.threshold, self.policies)
+        return ServedModel(self.detector.identity, card.image_size, card.threshold, self.policies)
 
 
 @dataclass(frozen=True)
-class Parts:
+class AnalysisParts:
     """What an analysis worker starts and ends."""
 
     served: ServedModel
@@ -65,7 +58,9 @@ class Parts:
     heartbeat_database: Database
 
 
-def build(settings: AnalysisSettings, model: LoadedModel, sandbox: Sandbox, broker: Broker, *, worker: str) -> Parts:
+def build(
+    settings: AnalysisSettings, model: LoadedModel, sandbox: Sandbox, broker: Broker, *, worker: str
+) -> AnalysisParts:
     """Make the parts and connect them; nothing runs yet. `worker` is what the rows of its jobs call this process.
 
     Raises:
@@ -96,7 +91,7 @@ def build(settings: AnalysisSettings, model: LoadedModel, sandbox: Sandbox, brok
         database=database, store=ObjectStore(settings), sandbox=sandbox, batcher=batcher, broker=broker, served=served
     )
     runner = JobRunner(database, claims, analyzer, slots=slots, device_is_late=lambda: passes.late)
-    return Parts(
+    return AnalysisParts(
         served,
         sandbox,
         batcher,

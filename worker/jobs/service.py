@@ -13,7 +13,7 @@ from shared.domain import WorkerState
 from shared.images.header import ImageLimits
 from shared.settings import AnalysisSettings
 from shared.workers.registry import WorkerStatus
-from worker.jobs.parts import LoadedModel, Parts, build
+from worker.jobs.parts import AnalysisParts, LoadedModel, build
 from worker.model.cards.registry import find_card
 from worker.model.verdicts.policy_files import load_policies
 from worker.sandbox.sandbox import Sandbox
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 class AnalysisRuntime:
     """Everything between a wake-up and a verdict. Made by `load`, once in a process."""
 
-    def __init__(self, settings: AnalysisSettings, parts: Parts) -> None:
+    def __init__(self, settings: AnalysisSettings, parts: AnalysisParts) -> None:
         self._ready_file = settings.ready_file
         self._parts = parts
         self._runner = parts.runner

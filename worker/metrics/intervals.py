@@ -24,7 +24,7 @@ _CHUNK_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Interval:
+class EstimateInterval:
     """From `low` to `high`, both NaN where nothing can be said."""
 
     low: float
@@ -38,7 +38,7 @@ def grouped_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> list[Interval]:
+) -> list[EstimateInterval]:
     """Return the percentile interval of each statistic where whole groups are drawn, with replacement.
 
     This is the cluster bootstrap: it keeps together what is alike.
@@ -69,11 +69,11 @@ def _multiplicities(rng: np.random.Generator, draws: int, groups: int) -> Floats
     return np.bincount(picks.ravel(), minlength=draws * groups).reshape(draws, groups).astype(np.float64)
 
 
-def _percentiles(values: Floats, tails: tuple[float, float], groups: int) -> Interval:
+def _percentiles(values: Floats, tails: tuple[float, float], groups: int) -> EstimateInterval:
     if not len(values) or groups < 2:
-        return Interval(np.nan, np.nan)
+        return EstimateInterval(np.nan, np.nan)
     low, high = np.quantile(values, tails)
-    return Interval(float(low), float(high))
+    return EstimateInterval(float(low), float(high))
 
 
 @lru_cache(maxsize=4096)
@@ -99,19 +99,19 @@ def lower_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
     return 1 - upper_bound(trials - successes, trials, confidence)
 
 
-def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> EstimateInterval:
     """Return the exact two-sided interval of a share; it covers the truth at least with the given confidence."""
     each_side = (1 + confidence) / 2
-    return Interval(lower_bound(successes, trials, each_side), upper_bound(successes, trials, each_side))
+    return EstimateInterval(lower_bound(successes, trials, each_side), upper_bound(successes, trials, each_side))
 
 
-def share_interval(share: float, groups: int, confidence: float = 0.95) -> Interval:
+def share_interval(share: float, groups: int, confidence: float = 0.95) -> EstimateInterval:
     """Return the exact interval of a share of images, as if those of each of so many groups were all called alike.
 
     A share of a broken number of groups has the lower bound of the whole number below, the upper of that above.
     """
     seen = round(share * groups, 6)
-    return Interval(
+    return EstimateInterval(
         clopper_pearson(int(np.floor(seen)), groups, confidence).low,
         clopper_pearson(int(np.ceil(seen)), groups, confidence).high,
     )
@@ -171,13 +171,13 @@ def fewest_trials(limit: float, confidence: float = 0.95) -> int:
     return int(np.ceil(np.log(1 - confidence) / np.log1p(-limit)))
 
 
-def mean_interval(values: Floats, confidence: float = 0.95) -> Interval:
+def mean_interval(values: Floats, confidence: float = 0.95) -> EstimateInterval:
     """Return Student's interval of the mean of (N,) independent values, all about normal; of one nothing is said."""
     count = len(values)
     if count < 2:
-        return Interval(np.nan, np.nan)
+        return EstimateInterval(np.nan, np.nan)
     half = student_quantile((1 + confidence) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
-    return Interval(float(np.mean(values) - half), float(np.mean(values) + half))
+    return EstimateInterval(float(np.mean(values) - half), float(np.mean(values) + half))
 
 
 def student_quantile(probability: float, degrees: int) -> float:

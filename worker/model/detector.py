@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from shared.domain import ModelIdentity
 from shared.images.visualizations import dire_map_png, heatmap_scores
 from worker.imaging.decoding import ImageLimits, decode, preprocess
 from worker.model.cards.schema import Format, ModelCard
@@ -33,7 +34,7 @@ class Detection:
     feature: Tensor
 
 
-class Dimensions(TypedDict):
+class ImageDimensions(TypedDict):
     """Of the image as people see it, after EXIF orientation, in pixels."""
 
     width: int
@@ -46,7 +47,7 @@ class Analysis(TypedDict):
     prediction: str
     confidence: float
     processing_time: float
-    dimensions: Dimensions
+    dimensions: ImageDimensions
     heatmap_scores: list[list[float]]
     visualization_path: NotRequired[str]
 
@@ -74,6 +75,17 @@ class Detector:
         self._diffusion = diffusion
         self._unet = unet
         self._student = student
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which weights give its verdicts, and on what they are computed."""
+        return ModelIdentity(
+            name=self.card.name,
+            weights_sha256=self.weights_sha256,
+            demonstration=self.card.demonstration,
+            device=str(self.device),
+            precision=self.precision,
+        )
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """Return what the networks see of an image: (3, S, S), float32 in [-1, 1], in CPU memory."""
@@ -142,7 +154,7 @@ class Detector:
             prediction=verdict.prediction,
             confidence=verdict.confidence,
             processing_time=0.0,
-            dimensions=Dimensions(width=image.width, height=image.height),
+            dimensions=ImageDimensions(width=image.width, height=image.height),
             heatmap_scores=heatmap_scores(mean, image.width, image.height).tolist(),
         )
         if generate_visualizations:

@@ -29,7 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Parts:
+class WebhookParts:
     """What a webhook worker starts and ends."""
 
     sender: WebhookSender
@@ -41,7 +41,7 @@ class Parts:
     databases: Sequence[Database]
 
 
-def build(settings: Settings, broker: Broker) -> Parts:
+def build(settings: Settings, broker: Broker) -> WebhookParts:
     """Make the parts and connect them; nothing runs yet."""
     # With the overflow, a connection for each of the sender's threads: none waits to record its try.
     database = _database(settings, connections=16)
@@ -52,7 +52,7 @@ def build(settings: Settings, broker: Broker) -> Parts:
     sender = WebhookSender(database, Egress(settings.egress_allow), Vault(settings.secret_key.get_secret_value()))
     sweeper = Sweeper(database, broker, max_attempts=settings.max_attempts)
     retention = Retention(retention_database, ObjectStore(settings), retention_days=settings.retention_days)
-    return Parts(
+    return WebhookParts(
         sender,
         sweeper,
         retention,
@@ -80,7 +80,7 @@ def _watchdog(settings: Settings, database: Database, sender: WebhookSender) -> 
 class WebhookRuntime:
     """Sends the webhooks that are due and sweeps, when it is woken and every `POLL_SECONDS`."""
 
-    def __init__(self, settings: Settings, parts: Parts) -> None:
+    def __init__(self, settings: Settings, parts: WebhookParts) -> None:
         self._ready_file = settings.ready_file
         self._parts = parts
 

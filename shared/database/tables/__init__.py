@@ -6,11 +6,11 @@ Whoever imports one has all of them: what refers to a table by its name finds it
 """
 
 from shared.database.tables.base import Base
-from shared.database.tables.jobs import BucketWalk, Erasure, Job, Result
+from shared.database.tables.jobs import BucketWalk, Erasure, JobRow, ResultRow
 from shared.database.tables.tally import TALLY_FOLDS, TALLY_LANES, TALLY_MOVES, TALLY_RUNNING
 from shared.database.tables.tenants import ApiKey, Tenant
 from shared.database.tables.webhooks import WebhookAttempt, WebhookDelivery, WebhookEndpoint
-from shared.database.tables.workers import Worker
+from shared.database.tables.workers import WorkerRow
 
 __all__ = [
     "TALLY_FOLDS",
@@ -21,11 +21,11 @@ __all__ = [
     "Base",
     "BucketWalk",
     "Erasure",
-    "Job",
-    "Result",
+    "JobRow",
+    "ResultRow",
     "Tenant",
     "WebhookAttempt",
     "WebhookDelivery",
     "WebhookEndpoint",
-    "Worker",
+    "WorkerRow",
 ]

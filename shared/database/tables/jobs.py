@@ -25,7 +25,7 @@ from shared.domain import JobState
 _STATES = ", ".join(f"'{state}'" for state in JobState)
 
 
-class Job(Base):
+class JobRow(Base):
     """An accepted image and where it stands."""
 
     __tablename__ = "jobs"
@@ -108,10 +108,10 @@ class Job(Base):
     idempotency_key: Mapped[str | None]
     replay_of: Mapped[UUID | None]
 
-    result: Mapped[Result | None] = relationship(back_populates="job", lazy="raise")
+    result: Mapped[ResultRow | None] = relationship(back_populates="job", lazy="raise")
 
 
-class Result(Base):
+class ResultRow(Base):
     """A succeeded job's verdict: written once, in the transaction that ends the job."""
 
     __tablename__ = "results"
@@ -145,7 +145,7 @@ class Result(Base):
     feature_width: Mapped[int] = mapped_column(SmallInteger)
     artifacts: Mapped[dict[str, Any]]
 
-    job: Mapped[Job] = relationship(back_populates="result", lazy="raise")
+    job: Mapped[JobRow] = relationship(back_populates="result", lazy="raise")
 
 
 class Erasure(Base):

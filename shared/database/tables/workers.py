@@ -15,7 +15,7 @@ from shared.database.tables.base import Base
 from shared.domain import Role, WorkerState
 
 
-class Worker(Base):
+class WorkerRow(Base):
     """A process that works: written by itself at each beat, removed by itself at its end."""
 
     __tablename__ = "workers"

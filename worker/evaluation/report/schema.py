@@ -5,22 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from shared.domain import ModelIdentity
 from worker.evaluation.curves import Curves, Points
 from worker.evaluation.estimates import Estimate, Estimates, HeldOutGenerator
 
 SCHEMA = 3
 """Raised when a field changes its meaning or goes away."""
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What was evaluated, and on what it ran."""
-
-    name: str
-    weights_sha256: str
-    demonstration: bool
-    device: str
-    precision: str
 
 
 @dataclass(frozen=True)

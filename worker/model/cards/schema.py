@@ -32,11 +32,11 @@ SELF_TEST_PLACES = 16
 """Numbers of eps in a self-test."""
 
 
-class _Section(BaseModel):
+class _CardSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class UnetConfig(_Section):
+class UnetConfig(_CardSection):
     """Architecture of one ADM, with the names of its published command line.
 
     Exactly one of `num_head_channels` and `num_heads` is given. `attention_resolutions` are the sides of the
@@ -68,7 +68,7 @@ class UnetConfig(_Section):
         return self.num_heads or channels // (self.num_head_channels or channels)
 
 
-class DiffusionConfig(_Section):
+class DiffusionConfig(_CardSection):
     """The noise schedule and its spacing; `ddimN` keeps N steps at one integer distance, beginning with step 0."""
 
     steps: PositiveInt = 1000
@@ -98,7 +98,7 @@ class DiffusionConfig(_Section):
         raise ValueError(f"no integer distance leaves {wanted} of {self.steps} steps")
 
 
-class StudentConfig(_Section):
+class StudentConfig(_CardSection):
     """A torchvision classifier's name, the side to which what it reads is resized, if at all, and what that is."""
 
     backbone: str
@@ -106,7 +106,7 @@ class StudentConfig(_Section):
     inputs: Inputs = "image+eps"
 
 
-class WeightsFile(_Section):
+class WeightsFile(_CardSection):
     """Where a network's weights lie, relative to the models folder or the card, and what they must be.
 
     `license`: of this file, where it is not the card's.
@@ -137,14 +137,14 @@ class StudentSection(StudentConfig, WeightsFile):
     """`[student]`: the student's backbone and its weights."""
 
 
-class SelfTest(_Section):
+class SelfTest(_CardSection):
     """What the networks answer to the input of worker/model/self_test.py: some numbers of eps, and a logit."""
 
     eps: Annotated[tuple[FiniteFloat, ...], Field(min_length=SELF_TEST_PLACES, max_length=SELF_TEST_PLACES)]
     logit: FiniteFloat
 
 
-class CardEvaluation(_Section):
+class CardEvaluation(_CardSection):
     """What was measured of these weights on one set of labelled images: `distildire evaluate --record`.
 
     `threshold` is the policy's, where one is named, or else the card's. `data_sha256`: as in the report. `estimates`:
@@ -164,7 +164,7 @@ class CardEvaluation(_Section):
     average_precision_of: dict[str, tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = {}
 
 
-class ModelCard(_Section):
+class ModelCard(_CardSection):
     """One model: what it is called, may be used for, consists of and was made from.
 
     `threshold`: an image whose probability of being fake reaches it is called FAKE. `image_size`: the side in pixels of

@@ -39,7 +39,7 @@ class AdmUnet(nn.Module):
         )
 
         channels, side = config.channel_mult[0] * width, image_size
-        self.input_blocks = nn.ModuleList([Stage(_conv3x3(3, channels))])
+        self.input_blocks = nn.ModuleList([TimestepSequential(_conv3x3(3, channels))])
         skips = [channels]
         for level, multiple in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
@@ -47,11 +47,11 @@ class AdmUnet(nn.Module):
                 channels = multiple * width
                 skips.append(channels)
             if level + 1 < len(config.channel_mult):
-                self.input_blocks.append(Stage(_resampler(config, channels, "down")))
+                self.input_blocks.append(TimestepSequential(_resampler(config, channels, "down")))
                 side //= 2
                 skips.append(channels)
 
-        self.middle_block = Stage(
+        self.middle_block = TimestepSequential(
             _res_block(config, channels, channels),
             Attention(channels, config.heads(channels)),
             _res_block(config, channels, channels),
@@ -112,7 +112,7 @@ def timestep_embedding(t: Tensor, channels: int, max_period: float = 10_000.0) -
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class Stage(nn.Sequential):
+class TimestepSequential(nn.Sequential):
     """Layers in a row; those that depend on the time step are given its embedding."""
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]  # one input more than Sequential's
@@ -218,9 +218,9 @@ class _ConvUpsample(nn.Module):
         return y
 
 
-def _stage(config: UnetConfig, in_channels: int, out_channels: int, side: int) -> Stage:
+def _stage(config: UnetConfig, in_channels: int, out_channels: int, side: int) -> TimestepSequential:
     """A residual block and, at the sides that have it, attention."""
-    stage = Stage(_res_block(config, in_channels, out_channels))
+    stage = TimestepSequential(_res_block(config, in_channels, out_channels))
     if side in config.attention_resolutions:
         stage.append(Attention(out_channels, config.heads(out_channels)))
     return stage

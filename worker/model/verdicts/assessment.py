@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.domain import AppliedPolicy, Interval, Stability
+from shared.domain import AppliedPolicy, ConfidenceInterval, Stability
 from worker.imaging.content import Content, lacks_content
 from worker.model.verdicts.policy import Policy
 from worker.model.verdicts.verdict import (
@@ -104,6 +104,6 @@ def _applied(policy: Policy) -> AppliedPolicy:
         temperature=policy.temperature,
         bias=policy.bias,
         measured_fpr=evidence.measured_fpr,
-        fpr_interval=Interval(*evidence.fpr_interval, confidence=evidence.confidence),
+        fpr_interval=ConfidenceInterval(*evidence.fpr_interval, confidence=evidence.confidence),
         photographs=evidence.real_groups,
     )

@@ -43,11 +43,11 @@ class PolicyError(ModelError):
     """The policy cannot be used."""
 
 
-class _Section(BaseModel):
+class _PolicySection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Evidence(_Section):
+class Evidence(_PolicySection):
     """How a policy's threshold was chosen, and what was measured of it. Rates count photographs, not images.
 
     `rule`: `false_positive_rate`, the lowest threshold whose upper bound is at most `target_fpr`, or `youden`, the best
@@ -74,7 +74,7 @@ class Evidence(_Section):
     media_types: tuple[str, ...] = ()
 
 
-class Policy(_Section):
+class Policy(_PolicySection):
     """When an image is called FAKE. All probabilities are calibrated ones: sigmoid(logit / temperature + bias).
 
     `threshold`: an image whose probability reaches it is called FAKE. `inconclusive_from`: an image whose probability
