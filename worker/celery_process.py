@@ -67,7 +67,7 @@ class Process:
             signalled.connect(receiver, weak=False)
 
     def call(self, task: str, reference: str | None = None) -> None:
-        """Do what `task` is for. Raises nothing: a task that failed has nobody who would repeat it."""
+        """Do the work of `task`. Raises nothing: Celery would not repeat a task that failed."""
         try:
             self._callbacks[task]()
         except DatabaseUnavailableError:

@@ -127,12 +127,12 @@ class Analyzer:
         """
         outcome = self._outcome(attempt)
         try:
-            written = self._settle(attempt, outcome)
+            written = self._write(attempt, outcome)
         except Exception:  # noqa: BLE001  # an attempt without an outcome would count as a death of its worker
             #: PostgreSQL refused the outcome of an attempt, and the job fails as `internal`. Check that the schema is
             #: this release's (`distildire db upgrade`); otherwise report the traceback.
             _log.exception("outcome_not_written")
-            outcome, written = self._end_otherwise(attempt)
+            outcome, written = self._fail_unwritten(attempt)
         #: An attempt at a job ended with `outcome`; `written` says whether PostgreSQL stored that.
         _log.info("attempt_ended", outcome=outcome.name, written=written.name.lower())
         referred_to = isinstance(outcome, Succeeded) and written is _Written.YES
@@ -168,7 +168,7 @@ class Analyzer:
                 )
             result, *perturbed = attempt.results_of(futures)
             pictures = self._render(image, result, attempt)
-        artifacts = self._keep(pictures, attempt)
+        artifacts = self._store_pictures(pictures, attempt)
         changed = [each.logit for each in perturbed]
         assessment = assess(result.logit, self._served.threshold, policy, changed, content=image.facts.content)
         about_image = caveats_of(image.facts, self._served.image_size, policy, result.feature_mean)
@@ -185,11 +185,11 @@ class Analyzer:
 
         """
         try:
-            return self._retry_while_unavailable(attempt, partial(self._intact, attempt.job))
+            return self._retry_while_unavailable(attempt, partial(self._get_intact, attempt.job))
         except _DamagedError:
             raise JobError(ErrorCode.INTERNAL, "The stored image is not what was uploaded. Submit it again.") from None
 
-    def _intact(self, job: ClaimedJob) -> bytes:
+    def _get_intact(self, job: ClaimedJob) -> bytes:
         source = self._store.get(job.source_key)
         if hashlib.sha256(source).hexdigest() != job.source_sha256:
             raise _DamagedError
@@ -209,7 +209,7 @@ class Analyzer:
             attempt.note(Stage.RENDERING)
             return image.render(result.eps, result.feature_mean, attempt.job.options.pictures)
 
-    def _keep(self, pictures: Mapping[str, bytes], attempt: RunningAttempt) -> dict[str, Artifact]:
+    def _store_pictures(self, pictures: Mapping[str, bytes], attempt: RunningAttempt) -> dict[str, Artifact]:
         attempt.enter(Stage.STORING)
         job, artifacts = attempt.job, {}
         for name, png in pictures.items():
@@ -229,7 +229,7 @@ class Analyzer:
             if attempt.wait_lost(_RETRY_SECONDS):
                 raise LeaseLostError
 
-    def _settle(self, attempt: RunningAttempt, outcome: Outcome) -> _Written:
+    def _write(self, attempt: RunningAttempt, outcome: Outcome) -> _Written:
         """Write the outcome of the attempt; write nothing where the lease is not ours."""
         job = attempt.job
         match outcome:
@@ -247,14 +247,14 @@ class Analyzer:
             case Abandoned():
                 return _Written.REFUSED
 
-    def _end_otherwise(self, attempt: RunningAttempt) -> tuple[Outcome, _Written]:
+    def _fail_unwritten(self, attempt: RunningAttempt) -> tuple[Outcome, _Written]:
         """Fail a job whose outcome could not be written because of an unexpected error.
 
         If that cannot be written either, release the job and raise the error, so that the executor pauses.
         """
         outcome = JobFailed(JobError(ErrorCode.INTERNAL))
         try:
-            written = self._settle(attempt, outcome)
+            written = self._write(attempt, outcome)
         except Exception:
             lifecycle.release(self._database, [attempt.job.attempt_id])
             raise
