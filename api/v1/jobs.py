@@ -130,10 +130,10 @@ def cancel(job_id: UUID) -> dict[str, Any]:
     tags=["Jobs"],
     responses=answer(Accepted, "The new job is committed and will run.", 202, "Location", "Retry-After")
     | refusals(
-        NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_REPLAYABLE, UNKNOWN_MODEL, IDEMPOTENCY_KEY_REUSED, *_CAPACITY_REFUSALS
-    )
-    | refusals(UNKNOWN_POLICY, STORE_UNAVAILABLE),
-)
+        NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_REPLAYABLE, UNKNOWN_MODEL, UNKNOWN_POLICY, IDEMPOTENCY_KEY_REUSED,
+        STORE_UNAVAILABLE, *_CAPACITY_REFUSALS,
+    ),
+)  # fmt: skip
 def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Run a job that failed or expired again, as a new job.
 

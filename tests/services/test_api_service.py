@@ -95,6 +95,13 @@ def test_every_operation_promises_its_refusals(api: ApiWorld) -> None:
                 assert operation["security"] == []
 
 
+def test_a_replay_promises_each_of_its_refusals(api: ApiWorld) -> None:
+    responses = api.anonymous.get("/openapi.json").json["paths"]["/v1/jobs/{job_id}/replay"]["post"]["responses"]
+    for status, codes in {"422": ("unknown_model", "unknown_policy"), "503": ("service_overloaded",)}.items():
+        for code in codes:
+            assert f"`{code}`" in responses[status]["description"]
+
+
 def test_the_documentation_needs_nothing_from_elsewhere(api: ApiWorld) -> None:
     page = api.anonymous.get("/docs", buffered=True)
     assert page.status_code == 200
