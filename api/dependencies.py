@@ -8,6 +8,7 @@ from uuid import UUID
 
 from flask import current_app, g, has_app_context
 
+from api.rate_limits import RateLimiter
 from api.wakeups import WakeupQueue
 from shared.broker.celery_app import Broker, make_celery
 from shared.broker.wakeups import Wakeups
@@ -32,6 +33,7 @@ class Resources:
     submissions: Submissions
     broker: Broker
     wakeups: WakeupQueue
+    rate_limiter: RateLimiter
     vault: Vault
     egress_allow: AllowList
 
@@ -48,6 +50,7 @@ def make_resources(settings: Settings) -> Resources:
         submissions=Submissions(database, store, settings),
         broker=broker,
         wakeups=WakeupQueue(Wakeups(broker, database, Role.ANALYSIS)),
+        rate_limiter=RateLimiter(settings.redis_url.get_secret_value(), settings.rate_limit),
         vault=Vault(settings.secret_key.get_secret_value()),
         egress_allow=AllowList.parse(settings.egress_allow),
     )

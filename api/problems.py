@@ -139,6 +139,12 @@ TOO_MANY_OPEN_JOBS = Problem(
     "Too many jobs of yours are open",
     "Submit again after `Retry-After` seconds, or cancel jobs that are no longer needed; the operator sets the limit.",
 )
+RATE_LIMITED = Problem(
+    429,
+    "rate_limited",
+    "Too many requests with this key",
+    "Send the request again after `Retry-After` seconds. `RateLimit` says in each answer how many requests are left.",
+)
 HEADERS_TOO_LARGE = Problem(
     431, "headers_too_large", "Too many headers, or too long ones", "Send no more than 64 headers of 8 kB each."
 )

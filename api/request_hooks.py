@@ -11,9 +11,10 @@ from apiflask import APIFlask
 from flask import Response, g, request
 
 from api.auth import require_key
+from api.dependencies import resources
 from api.gunicorn_worker import close_after
 from api.instruments import observe
-from api.problems import NOT_FOUND, ApiError, field_error
+from api.problems import NOT_FOUND, RATE_LIMITED, ApiError, field_error
 from api.security_headers import SAFE_HEADERS
 
 #: The most bytes of a body that is not an upload: it has a few short fields.
@@ -27,6 +28,7 @@ def register(app: APIFlask) -> None:
     """Wrap every request of `app`."""
     app.before_request(_begin)
     app.before_request(require_key)
+    app.before_request(_count)
     app.before_request(_refuse_repeated)
     app.after_request(_finish)
 
@@ -43,6 +45,15 @@ def _begin() -> None:
         raise ApiError(NOT_FOUND)
 
 
+def _count() -> None:
+    """Count the request against its key's rate limit; raise `ApiError` (429) where it is one too many."""
+    if "caller" not in g:
+        return
+    g.allowance = resources().rate_limiter.count(g.caller.key_id)
+    if g.allowance.refused:
+        raise ApiError(RATE_LIMITED, f"This key may make {g.allowance.quota:,} requests a minute.")
+
+
 def _refuse_repeated() -> None:
     """Refuse a query parameter that is given more than once: whichever value counted, it would surprise somebody."""
     repeated = [name for name, values in request.args.lists() if len(values) > 1]
@@ -53,6 +64,8 @@ def _refuse_repeated() -> None:
 def _finish(response: Response) -> Response:
     for name, value in SAFE_HEADERS.items():
         response.headers.setdefault(name, value)
+    if "allowance" in g:
+        response.headers.extend(g.allowance.headers())
     response.headers["X-Request-ID"] = g.request_id
     if request.method == "OPTIONS" and response.status_code == HTTPStatus.OK:  # Flask's own answer, which has no body
         response.status_code = HTTPStatus.NO_CONTENT

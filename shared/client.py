@@ -21,8 +21,8 @@ from shared.outbound import by_which_proxy, open_client
 
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 60.0
 _TRY_AGAIN = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
-#: The codes of an API that has too many open jobs.
-_FULL = frozenset({"too_many_open_jobs", "service_overloaded"})
+#: The codes of an API that has too many open jobs, or was sent too many requests.
+_FULL = frozenset({"too_many_open_jobs", "service_overloaded", "rate_limited"})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between looks at a job, and between tries without Retry-After
 #: The most bytes that are read from a pipe or a device.
 _MOST_PIPED = 256 * 1024 * 1024
@@ -94,8 +94,8 @@ class Client:
     ) -> None:
         """A request that is told to wait (429, 503), or gets no answer, is sent again for `retry_seconds`.
 
-        A submission that is refused because too many jobs are open is sent again for `capacity_retry_seconds`, each
-        time after the wait that the API asks for.
+        One that is refused because too many jobs are open, or because the key has made too many requests, is sent again
+        for `capacity_retry_seconds`, each time after the wait that the API asks for.
         """
         self._retry_seconds = retry_seconds
         self._capacity_retry_seconds = capacity_retry_seconds
@@ -283,7 +283,7 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
 
 
 def _is_full(response: httpx.Response) -> bool:
-    """Whether the request was refused because too many jobs are open, not because of an outage."""
+    """Whether the request was refused because there were too many of its kind, and not for an outage."""
     return _refusal(response).code in _FULL
 
 

@@ -133,6 +133,12 @@ class CommonSettings(_ReadSettings):
         default="127.0.0.1:8000",
         description="Where the API listens: `host:port`, or `unix:` and the path of a socket.",
     )
+    rate_limit: int = Field(
+        default=12_000,
+        ge=1,
+        le=_MOST_ROWS,
+        description="The most requests that one API key may make in a minute; beyond that, they are answered 429.",
+    )
     api_processes: int = Field(default=2, ge=1, le=256, description="Processes of one API that answer requests.")
 
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(

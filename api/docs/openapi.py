@@ -18,8 +18,10 @@ from api.problems import (
     KEY_MISSING,
     MALFORMED_REQUEST,
     PROBLEMS,
+    RATE_LIMITED,
 )
-from api.v1.responses import json_content, refusals
+from api.rate_limits import RATE_HEADERS
+from api.v1.responses import headers, json_content, refusals
 from api.v1.schemas.base import Document, ProblemDocument
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Heatmap, Job, JobPage, Link
 from api.v1.schemas.operations import Alive, Readiness, WorkerList
@@ -121,7 +123,7 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     if operation["operationId"].partition("_")[2] in _PUBLIC_IDS:
         operation["security"] = []
         return
-    common = refusals(KEY_MISSING, KEY_INVALID, DATABASE_UNAVAILABLE)
+    common = refusals(KEY_MISSING, KEY_INVALID, RATE_LIMITED, DATABASE_UNAVAILABLE)
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True
         common |= refusals(MALFORMED_REQUEST, BODY_TOO_LARGE)
@@ -131,6 +133,8 @@ def _complete_operation(operation: dict[str, Any]) -> None:
         known = responses.setdefault(str(status), response)
         if known is not response:
             known["description"] += f" {response['description']}"
+    for response in responses.values():
+        response.setdefault("headers", {}).update(headers(*RATE_HEADERS))
 
 
 _PUBLIC_IDS = {endpoint.replace(".", "_") for endpoint in PUBLIC}

@@ -14,9 +14,9 @@ Responses = dict[int | str, Any]
 NO_CONTENT: Responses = {204: {"description": "It is gone."}}
 
 
-def answer(model: type[Document], description: str, status: int = 200, *headers: str) -> Responses:
-    """Return the description of a JSON answer."""
-    return {status: {"description": description, "content": json_content(model), "headers": _headers(*headers)}}
+def answer(model: type[Document], description: str, status: int = 200, *names: str) -> Responses:
+    """Return the description of a JSON answer that has the headers of these names."""
+    return {status: {"description": description, "content": json_content(model), "headers": headers(*names)}}
 
 
 def file_answer(description: str, *media_types: str) -> Responses:
@@ -44,7 +44,8 @@ def json_content(model: type[Document]) -> dict[str, Any]:
     return {"application/json": {"schema": _reference(model)}}
 
 
-def _headers(*names: str) -> dict[str, Any]:
+def headers(*names: str) -> dict[str, Any]:
+    """Return the description of headers."""
     return {name: {"schema": {"type": "string"}} for name in names}
 
 

@@ -23,6 +23,7 @@ _KEY_BYTES = 32
 class Caller:
     """Who makes a request."""
 
+    key_id: UUID
     tenant_id: UUID
     priority: int
     operator: bool = False
@@ -75,11 +76,11 @@ def authenticate(session: Session, vault: Vault, key: str) -> Caller | None:
     key_hash = vault.keyed_hash(key)
     show_key(session, key_hash)
     found = session.execute(
-        select(ApiKey.tenant_id, ApiKey.priority, ApiKey.operator).where(
+        select(ApiKey.id, ApiKey.tenant_id, ApiKey.priority, ApiKey.operator).where(
             ApiKey.hash == key_hash, ApiKey.revoked_at.is_(None)
         )
     ).one_or_none()
-    return Caller(found.tenant_id, found.priority, found.operator) if found else None
+    return Caller(found.id, found.tenant_id, found.priority, found.operator) if found else None
 
 
 def list_keys(session: Session) -> list[tuple[ApiKey, str]]:

@@ -119,7 +119,9 @@ def test_a_submission_whose_answer_was_lost_is_sent_again_under_the_same_key(ima
     assert another not in (None, first)
 
 
-@pytest.mark.parametrize(("status", "code"), [(429, "too_many_open_jobs"), (503, "service_overloaded")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(429, "too_many_open_jobs"), (429, "rate_limited"), (503, "service_overloaded")]
+)
 def test_for_room_a_client_waits_as_long_as_it_is_told_and_longer_than_for_an_outage(
     image: Path, status: int, code: str
 ):
