@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> APIFlask:
     app.url_map.merge_slashes = False  # an address is right or unknown, never redirected
     app.extensions[EXTENSION] = make_resources(settings)
     problems.register(app)
-    request_hooks.register(app)
+    request_hooks.register(app, settings.cors_origins)
     openapi.register(app)
     for blueprint in _BLUEPRINTS:
         app.register_blueprint(blueprint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import structlog
 from apiflask import APIFlask
 from flask import Response, g, request
 
+from api import cors
 from api.auth import require_key
 from api.dependencies import resources
 from api.gunicorn_worker import close_after
@@ -24,9 +26,10 @@ UPLOAD_ENDPOINT = "jobs.submit"
 _log = structlog.get_logger("api.access")
 
 
-def register(app: APIFlask) -> None:
-    """Wrap every request of `app`."""
+def register(app: APIFlask, cors_origins: Collection[str]) -> None:
+    """Wrap every request of `app`; pages of `cors_origins` may make them from a browser."""
     app.before_request(_begin)
+    cors.register(app, cors_origins)
     app.before_request(require_key)
     app.before_request(_count)
     app.before_request(_refuse_repeated)

@@ -55,6 +55,16 @@ def check_endpoint(url: str) -> None:
         raise ValueError("it has a path, which S3 has no use for: give the scheme, the host and the port alone")
 
 
+def check_origin(origin: str) -> None:
+    """Raise `ValueError` where a browser would never name this as a page's origin: it compares texts, not URLs."""
+    form = "https://dashboard.example"
+    parts = _split(origin, ("https", "http"), form)
+    if origin != f"{parts.scheme}://{parts.netloc}" or origin != origin.lower() or "@" in parts.netloc:
+        raise ValueError(f"an origin is a scheme, a host in small letters, and perhaps a port, as in {form}")
+    if (parts.scheme, parts.port) in {("https", 443), ("http", 80)}:
+        raise ValueError(f"browsers leave out the scheme's own port: write it as in {form}")
+
+
 def check_bucket(name: str) -> None:
     """Raise `ValueError` where S3 knows no bucket of such a name."""
     if not _BUCKET.fullmatch(name) or ".." in name or _ADDRESS.fullmatch(name):

@@ -15,7 +15,7 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from shared.egress.url_policy import AllowList
 from shared.environment import OF_THE_COMMAND, PREFIX
 from shared.errors import DistildireError
-from shared.server_urls import check_bucket, check_database, check_endpoint, check_redis, check_secret
+from shared.server_urls import check_bucket, check_database, check_endpoint, check_origin, check_redis, check_secret
 
 _SECRETS_DIR = Path("/run/secrets")
 #: What is beyond is a mistake, and would be met as an overflow later.
@@ -133,19 +133,22 @@ class CommonSettings(_ReadSettings):
         default="127.0.0.1:8000",
         description="Where the API listens: `host:port`, or `unix:` and the path of a socket.",
     )
+    api_processes: int = Field(default=2, ge=1, le=256, description="Processes of one API that answer requests.")
     rate_limit: int = Field(
         default=12_000,
         ge=1,
         le=_MOST_ROWS,
         description="The most requests that one API key may make in a minute; beyond that, they are answered 429.",
     )
-    api_processes: int = Field(default=2, ge=1, le=256, description="Processes of one API that answer requests.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Comma-separated origins, as `https://host`, whose pages may call the API from a browser.",
+    )
 
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Comma-separated `host:port`, addresses or CIDRs that webhooks may reach although private.",
     )
-
     pass_seconds: float = Field(
         default=300,
         gt=0,
@@ -197,7 +200,7 @@ class CommonSettings(_ReadSettings):
             raise ValueError("it must be host:port, as in 127.0.0.1:8000, or unix: and the path of a socket")
         return value
 
-    @field_validator("egress_allow", mode="before")
+    @field_validator("egress_allow", "cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -208,6 +211,13 @@ class CommonSettings(_ReadSettings):
     @classmethod
     def _entries_can_be_read(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         AllowList.parse(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_can_be(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            check_origin(origin)
         return value
 
     @field_validator("models_dir")
