@@ -14,6 +14,7 @@ from api.operations.health import health_blueprint
 from api.operations.metrics import metrics_blueprint
 from api.v1.artifacts import artifacts_blueprint
 from api.v1.jobs import jobs_blueprint
+from api.v1.keys import keys_blueprint
 from api.v1.webhooks import deliveries_blueprint, endpoints_blueprint
 from api.v1.workers import workers_blueprint
 from shared.settings import Settings
@@ -23,6 +24,7 @@ _BLUEPRINTS = (
     artifacts_blueprint,
     endpoints_blueprint,
     deliveries_blueprint,
+    keys_blueprint,
     workers_blueprint,
     health_blueprint,
     metrics_blueprint,

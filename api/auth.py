@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import structlog
-from flask import g, request
+from flask import current_app, g, request
 
 from api.dependencies import resources
-from api.problems import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, ApiError
-from shared.tenants.api_keys import KEY_PREFIX, Caller, authenticate
+from api.problems import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, SCOPE_MISSING, ApiError
+from shared.tenants.api_keys import Caller, Scope, authenticate
 
 #: Endpoints that need no key: they show nothing of any tenant.
 PUBLIC = frozenset(
     {"health.alive", "health.ready", "metrics.metrics", "docs.page", "static", "openapi.spec"},
 )
+_SCOPE = "scope"
+_View = TypeVar("_View", bound=Callable[..., Any])
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="distildire"'}
+
+
+def needs(scope: Scope) -> Callable[[_View], _View]:
+    """Mark a view: only a key that has this scope may call it. Each view that is not public needs the mark."""
+
+    def mark(view: _View) -> _View:
+        view.__dict__[_SCOPE] = scope
+        return view
+
+    return mark
+
+
+def needed_scope(view: Callable[..., Any]) -> Scope:
+    """Return the scope that a view was marked with."""
+    return cast("Scope", view.__dict__[_SCOPE])  # decorators copy it from the function that they wrap
 
 
 def require_key() -> None:
@@ -32,6 +50,16 @@ def require_key() -> None:
     g.caller = found
 
 
+def require_scope() -> None:
+    """Refuse a key that lacks the scope of the route; raise `ApiError` (403)."""
+    if "caller" not in g or request.endpoint is None:
+        return
+    scope = needed_scope(current_app.view_functions[request.endpoint])
+    if scope not in caller().scopes:
+        has = ", ".join(sorted(caller().scopes)) or "none"
+        raise ApiError(SCOPE_MISSING, f"The scope `{scope}` is needed; this key has: {has}.")
+
+
 def caller() -> Caller:
     """Return the tenant and the rights of the request's key."""
     return cast("Caller", g.caller)
@@ -44,7 +72,5 @@ def require_operator() -> None:
 
 
 def _look_up(key: str) -> Caller | None:
-    if not key.startswith(KEY_PREFIX):
-        return None
     with resources().database.begin() as session:
         return authenticate(session, resources().vault, key)

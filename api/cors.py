@@ -12,10 +12,9 @@ from apiflask import APIFlask
 from flask import Response, request
 
 from api.rate_limits import RATE_HEADERS
-from api.v1.schemas.jobs import IDEMPOTENCY_HEADER
 
 _METHODS = "GET, HEAD, POST, DELETE"
-_REQUEST_HEADERS = f"Authorization, Content-Type, {IDEMPOTENCY_HEADER}"
+_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key"
 _ANSWER_HEADERS = ", ".join(("Location", "Retry-After", "X-Request-ID", *RATE_HEADERS))
 #: Seconds for which a browser need not ask again.
 _MAX_AGE = "600"

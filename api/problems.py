@@ -58,6 +58,12 @@ OPERATOR_ONLY = Problem(
     "Only for the operator",
     "Use an operator's key: `distildire keys create --operator` makes one.",
 )
+SCOPE_MISSING = Problem(
+    403,
+    "scope_missing",
+    "The key may not do this",
+    "Use a key that has the scope which `detail` names. A key with the scope `admin` can make one: POST /v1/keys.",
+)
 NOT_FOUND = Problem(404, "not_found", "There is no such thing", "Check the address and the id.")
 ARTIFACT_NOT_FOUND = Problem(
     404,
@@ -85,6 +91,7 @@ JOB_NOT_REPLAYABLE = Problem(
 TOO_MANY_ENDPOINTS = Problem(
     409, "too_many_endpoints", "No more webhook endpoints", "Delete an endpoint that is no longer used."
 )
+TOO_MANY_KEYS = Problem(409, "too_many_keys", "No more API keys", "Revoke a key that is no longer used.")
 DELIVERY_PENDING = Problem(
     409, "delivery_pending", "The delivery has not ended", "Wait: it is tried again by itself, at `next_attempt_at`."
 )

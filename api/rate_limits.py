@@ -93,7 +93,7 @@ class RateLimiter:
         except (RedisError, OSError) as error:
             self._open_circuit(error)
             return untouched
-        reset = max(0, math.ceil(window.reset_time - self._clock()))
+        reset = max(0, math.ceil(window.reset_time - self._clock())) or WINDOW_SECONDS  # 0: the window has just begun
         return Allowance(self._limit.amount, window.remaining, reset, refused=not allowed)
 
     def _open_circuit(self, error: Exception) -> None:

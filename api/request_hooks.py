@@ -12,7 +12,7 @@ from apiflask import APIFlask
 from flask import Response, g, request
 
 from api import cors
-from api.auth import require_key
+from api.auth import require_key, require_scope
 from api.dependencies import resources
 from api.gunicorn_worker import close_after
 from api.instruments import observe
@@ -32,6 +32,7 @@ def register(app: APIFlask, cors_origins: Collection[str]) -> None:
     cors.register(app, cors_origins)
     app.before_request(require_key)
     app.before_request(_count)
+    app.before_request(require_scope)
     app.before_request(_refuse_repeated)
     app.after_request(_finish)
 

@@ -6,7 +6,7 @@ does; `distildire db roles` does, and every upgrade grants anew what it finds mi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from psycopg2.extensions import connection as Psycopg2Connection  # noqa: N812  # a class in spite of its name
@@ -56,6 +56,22 @@ RIGHTS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+#: What a role may do with some columns of a table only. The API makes keys, but none that is an operator's.
+COLUMN_RIGHTS: Mapping[str, Mapping[str, Mapping[str, Sequence[str]]]] = {
+    API_ROLE: {
+        "api_keys": {
+            "INSERT": (
+                *("id", "tenant_id", "name", "hash", "hint", "prefix", "scopes", "priority"),
+                *("expires_at", "last_used_at", "revoked_at"),
+            ),
+            "UPDATE": ("expires_at", "last_used_at", "revoked_at"),
+        },
+    },
+}
+
+_COLUMNS = text(
+    "SELECT column_name FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = :table"
+)
 _READABLE = text(
     "SELECT relname FROM pg_class WHERE relkind IN ('r', 'v') AND relnamespace = current_schema()::regnamespace"
 )
@@ -91,8 +107,18 @@ def grant_rights(connection: Connection) -> None:
         connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {role}"))
         for table in RIGHTS[role].keys() & readable:
             connection.execute(text(f"GRANT {RIGHTS[role][table]} ON {table} TO {role}"))
+        for table in COLUMN_RIGHTS.get(role, {}).keys() & readable:
+            _grant_columns(connection, role, table)
     if WORKER_ROLE in present:
         _let_worker_pass(connection)
+
+
+def _grant_columns(connection: Connection, role: str, table: str) -> None:
+    """Grant what a role may do with some columns; those that this schema does not have yet are left out."""
+    present = {*connection.scalars(_COLUMNS, {"table": table})}
+    for right, columns in COLUMN_RIGHTS[role][table].items():
+        named = ", ".join(column for column in columns if column in present)
+        connection.execute(text(f"GRANT {right} ({named}) ON {table} TO {role}"))
 
 
 def _let_worker_pass(connection: Connection) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from api.problems import IMAGE_TOO_LARGE
 from api.v1.schemas.base import Document, ProblemDocument
 from api.v1.schemas.jobs import Accepted, Job
+from api.v1.schemas.keys import CreatedKey
 from api.v1.schemas.webhooks import CreatedEndpoint
 
 _JOB = "0198c2f4-7d1e-7c3a-9a55-3f0e6c1b2d44"
@@ -96,6 +97,16 @@ EXAMPLES: Mapping[type[Document], Mapping[str, Any]] = {
         "disabled_reason": None,
         "failing_since": None,
         "secret": "whsec_…",
+    },
+    CreatedKey: {
+        "id": "0198c2f6-0b7e-7f0a-a2c4-3d1e5f60718a",
+        "name": "dashboard",
+        "scopes": ["read"],
+        "prefix": "dd_7Qm2Xb",
+        "created_at": _CREATED,
+        "expires_at": "2027-06-30T00:00:00.000Z",
+        "last_used_at": None,
+        "key": "dd_…",
     },
     ProblemDocument: {
         "type": IMAGE_TOO_LARGE.type,

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from apiflask import APIFlask
+from flask import current_app
 from pydantic.json_schema import models_json_schema
 
-from api.auth import PUBLIC
+from api.auth import PUBLIC, needed_scope
 from api.docs.examples import EXAMPLES
 from api.problems import (
     BODY_TOO_LARGE,
@@ -19,11 +20,13 @@ from api.problems import (
     MALFORMED_REQUEST,
     PROBLEMS,
     RATE_LIMITED,
+    SCOPE_MISSING,
 )
 from api.rate_limits import RATE_HEADERS
 from api.v1.responses import headers, json_content, refusals
 from api.v1.schemas.base import Document, ProblemDocument
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Heatmap, Job, JobPage, Link
+from api.v1.schemas.keys import CreatedKey, KeyList
 from api.v1.schemas.operations import Alive, Readiness, WorkerList
 from api.v1.schemas.webhooks import (
     CreatedEndpoint,
@@ -41,6 +44,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Accepted,
     Alive,
     CreatedEndpoint,
+    CreatedKey,
     Delivery,
     DeliveryPage,
     Endpoint,
@@ -48,6 +52,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     Heatmap,
     Job,
     JobPage,
+    KeyList,
     Link,
     ProblemDocument,
     WebhookBody,
@@ -72,6 +77,7 @@ TAGS = [
     {"name": "Jobs", "description": "Submit images and read their verdicts."},
     {"name": "Artifacts", "description": "The pictures that explain a verdict, and the upload."},
     {"name": "Webhooks", "description": "Be told how jobs end (Standard Webhooks 1.0)."},
+    {"name": "Keys", "description": "Keys that may do less, that end, and that take the place of others."},
     {"name": "Operator", "description": "What concerns all tenants, or none: for an operator's key."},
     {"name": "Service", "description": "How the service itself is; no key is needed."},
 ]
@@ -120,10 +126,13 @@ def _complete_operation(operation: dict[str, Any]) -> None:
     for parameter in operation["parameters"]:
         _plain(parameter)
     responses = operation["responses"]
-    if operation["operationId"].partition("_")[2] in _PUBLIC_IDS:
+    endpoint = operation["operationId"].partition("_")[2]
+    if endpoint in _PUBLIC_IDS:
         operation["security"] = []
         return
-    common = refusals(KEY_MISSING, KEY_INVALID, RATE_LIMITED, DATABASE_UNAVAILABLE)
+    views = {name.replace(".", "_"): view for name, view in current_app.view_functions.items()}
+    operation["security"] = [{_SECURITY: [needed_scope(views[endpoint])]}]
+    common = refusals(KEY_MISSING, KEY_INVALID, SCOPE_MISSING, RATE_LIMITED, DATABASE_UNAVAILABLE)
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True
         common |= refusals(MALFORMED_REQUEST, BODY_TOO_LARGE)

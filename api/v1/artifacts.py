@@ -9,6 +9,7 @@ from uuid import UUID
 from apiflask import APIBlueprint
 from flask import Response, jsonify, request
 
+from api.auth import needs
 from api.dependencies import resources
 from api.problems import (
     ARTIFACT_NOT_FOUND,
@@ -27,6 +28,7 @@ from shared.images.visualizations import heatmap_png
 from shared.jobs.queries import JobAndResult
 from shared.presenter import timestamp
 from shared.storage.object_store import LINK_LIFETIME
+from shared.tenants.api_keys import Scope
 
 artifacts_blueprint = APIBlueprint("artifacts", __name__, url_prefix="/v1/jobs")
 
@@ -50,6 +52,7 @@ _NAMES = ", ".join((*PICTURES, SOURCE))
     | {304: {"description": "The file that the client has is the same."}}
     | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED, STORE_UNAVAILABLE),
 )
+@needs(Scope.READ)
 def artifact(job_id: UUID, name: str, query: ArtifactQuery) -> Response:
     """Fetch a picture of a job, or the image that was submitted.
 
@@ -70,6 +73,7 @@ def artifact(job_id: UUID, name: str, query: ArtifactQuery) -> Response:
     tags=["Artifacts"],
     responses=answer(Link, "The link.") | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED, STORE_UNAVAILABLE),
 )
+@needs(Scope.READ)
 def link(job_id: UUID, name: str) -> Response:
     """Make a link to a picture of a job, or to the image that was submitted, that needs no key, for five minutes."""
     return jsonify(_link(_artifact(own_job(job_id), name)))
@@ -81,6 +85,7 @@ def link(job_id: UUID, name: str) -> Response:
     tags=["Artifacts"],
     responses=answer(Heatmap, "The numbers.") | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED),
 )
+@needs(Scope.READ)
 def heatmap(job_id: UUID, query: HeatmapQuery) -> Response:
     """Where the detector looked, at any size: a number in [0, 1] for each pixel.
 
@@ -101,6 +106,7 @@ def heatmap(job_id: UUID, query: HeatmapQuery) -> Response:
     tags=["Artifacts"],
     responses=file_answer("The picture.", "image/png") | refusals(NOT_FOUND, ARTIFACT_NOT_FOUND, JOB_NOT_FINISHED),
 )
+@needs(Scope.READ)
 def heatmap_picture(job_id: UUID, query: HeatmapPictureQuery) -> Response:
     """The numbers of `heatmap` as colours, low to high."""
     result = _result(own_job(job_id))

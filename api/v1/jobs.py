@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from apiflask import APIBlueprint
 from flask import Response, request
 
-from api.auth import caller
+from api.auth import caller, needs
 from api.dependencies import resources
 from api.problems import (
     ARTIFACT_NOT_FOUND,
@@ -53,6 +53,7 @@ from shared.jobs import lifecycle, retention
 from shared.jobs.queries import JobAndResult, find_job, list_jobs
 from shared.presenter import present_job
 from shared.storage.object_store import source_key
+from shared.tenants.api_keys import Scope
 
 jobs_blueprint = APIBlueprint("jobs", __name__, url_prefix="/v1/jobs")
 
@@ -73,6 +74,7 @@ _CAPACITY_REFUSALS = (TOO_MANY_OPEN_JOBS, SERVICE_OVERLOADED)
     tags=["Jobs"],
     responses=answer(Accepted, "The job is committed and will run.", 202, "Location", "Retry-After") | _SUBMIT_REFUSALS,
 )
+@needs(Scope.SUBMIT)
 def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
     """Submit an image.
 
@@ -89,6 +91,7 @@ def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
 @jobs_blueprint.get("")
 @jobs_blueprint.input(JobsQuery, location="query", arg_name="query")
 @jobs_blueprint.doc(tags=["Jobs"], responses=answer(JobPage, "One page, newest first."))
+@needs(Scope.READ)
 def index(query: JobsQuery) -> dict[str, Any]:
     """List your jobs, newest first."""
     with resources().database.begin() as session:
@@ -99,6 +102,7 @@ def index(query: JobsQuery) -> dict[str, Any]:
 @jobs_blueprint.get("/<uuid:job_id>")
 @jobs_blueprint.input(JobQuery, location="query", arg_name="query")
 @jobs_blueprint.doc(tags=["Jobs"], responses=answer(Job, "The job.", 200, "Retry-After") | refusals(NOT_FOUND))
+@needs(Scope.READ)
 def show(job_id: UUID, query: JobQuery) -> tuple[dict[str, Any], dict[str, str]] | Response:
     """Show a job: where it stands, and its result or error once it has ended; until then, when to ask again."""
     row = own_job(job_id)
@@ -113,6 +117,7 @@ def show(job_id: UUID, query: JobQuery) -> tuple[dict[str, Any], dict[str, str]]
 @jobs_blueprint.doc(
     tags=["Jobs"], responses=answer(Job, "The job is canceled.") | refusals(NOT_FOUND, JOB_ALREADY_FINISHED)
 )
+@needs(Scope.SUBMIT)
 def cancel(job_id: UUID) -> dict[str, Any]:
     """Cancel a job that has not ended.
 
@@ -134,6 +139,7 @@ def cancel(job_id: UUID) -> dict[str, Any]:
         STORE_UNAVAILABLE, *_CAPACITY_REFUSALS,
     ),
 )  # fmt: skip
+@needs(Scope.SUBMIT)
 def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Run a job that failed or expired again, as a new job.
 
@@ -148,6 +154,7 @@ def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
 
 @jobs_blueprint.delete("/<uuid:job_id>")
 @jobs_blueprint.doc(tags=["Jobs"], responses=NO_CONTENT | refusals(NOT_FOUND, JOB_NOT_ENDED))
+@needs(Scope.SUBMIT)
 def delete(job_id: UUID) -> tuple[str, int]:
     """Delete a job that has ended, with its image, its pictures and its webhooks.
 

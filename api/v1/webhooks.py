@@ -8,7 +8,7 @@ from uuid import UUID
 
 from apiflask import APIBlueprint
 
-from api.auth import caller
+from api.auth import caller, needs
 from api.dependencies import resources
 from api.problems import (
     DELIVERY_PENDING,
@@ -34,6 +34,7 @@ from api.v1.schemas.webhooks import (
 from shared.database.tables import WebhookAttempt, WebhookEndpoint
 from shared.egress.url_policy import AllowList, EgressRefused, admit, parse, require_https
 from shared.presenter import timestamp
+from shared.tenants.api_keys import Scope
 from shared.webhooks.deliveries import DeliveryPendingError, EndpointDisabledError, resend
 from shared.webhooks.endpoints import (
     count_endpoints,
@@ -59,6 +60,7 @@ _LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
     responses=answer(CreatedEndpoint, "The endpoint, with its secret: the only time it is shown.", 201, "Location")
     | refusals(TOO_MANY_ENDPOINTS, URL_NOT_ALLOWED),
 )
+@needs(Scope.WEBHOOKS)
 def create(new: NewEndpoint) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Add a webhook endpoint.
 
@@ -76,6 +78,7 @@ def create(new: NewEndpoint) -> tuple[dict[str, Any], int, dict[str, str]]:
 
 @endpoints_blueprint.get("")
 @endpoints_blueprint.doc(tags=["Webhooks"], responses=answer(EndpointList, "All of them."))
+@needs(Scope.WEBHOOKS)
 def index() -> dict[str, Any]:
     """List your webhook endpoints, oldest first."""
     with resources().database.begin() as session:
@@ -84,6 +87,7 @@ def index() -> dict[str, Any]:
 
 @endpoints_blueprint.get("/<uuid:endpoint_id>")
 @endpoints_blueprint.doc(tags=["Webhooks"], responses=answer(Endpoint, "The endpoint.") | refusals(NOT_FOUND))
+@needs(Scope.WEBHOOKS)
 def show(endpoint_id: UUID) -> dict[str, Any]:
     """Show a webhook endpoint."""
     with resources().database.begin() as session:
@@ -94,6 +98,7 @@ def show(endpoint_id: UUID) -> dict[str, Any]:
 @endpoints_blueprint.doc(
     tags=["Webhooks"], responses=answer(Endpoint, "The endpoint is enabled.") | refusals(NOT_FOUND)
 )
+@needs(Scope.WEBHOOKS)
 def enable(endpoint_id: UUID) -> dict[str, Any]:
     """Enable a webhook endpoint that was disabled, as by an answer of 410.
 
@@ -105,6 +110,7 @@ def enable(endpoint_id: UUID) -> dict[str, Any]:
 
 @endpoints_blueprint.delete("/<uuid:endpoint_id>")
 @endpoints_blueprint.doc(tags=["Webhooks"], responses=NO_CONTENT | refusals(NOT_FOUND))
+@needs(Scope.WEBHOOKS)
 def delete(endpoint_id: UUID) -> tuple[str, int]:
     """Delete a webhook endpoint, with what waits for it and the log of what was sent."""
     with resources().database.begin() as session:
@@ -116,6 +122,7 @@ def delete(endpoint_id: UUID) -> tuple[str, int]:
 @deliveries_blueprint.get("")
 @deliveries_blueprint.input(DeliveriesQuery, location="query", arg_name="query")
 @deliveries_blueprint.doc(tags=["Webhooks"], responses=answer(DeliveryPage, "One page, newest first."))
+@needs(Scope.WEBHOOKS)
 def log(query: DeliveriesQuery) -> dict[str, Any]:
     """List what was and will be sent to your endpoints, newest first, with each try."""
     only = query.model_dump(include={"endpoint_id", "job_id", "state"}, exclude_none=True)
@@ -126,6 +133,7 @@ def log(query: DeliveriesQuery) -> dict[str, Any]:
 
 @deliveries_blueprint.get("/<uuid:delivery_id>")
 @deliveries_blueprint.doc(tags=["Webhooks"], responses=answer(Delivery, "The delivery.") | refusals(NOT_FOUND))
+@needs(Scope.WEBHOOKS)
 def show_delivery(delivery_id: UUID) -> dict[str, Any]:
     """Show a delivery with each try."""
     with resources().database.begin() as session:
@@ -137,6 +145,7 @@ def show_delivery(delivery_id: UUID) -> dict[str, Any]:
     tags=["Webhooks"],
     responses=answer(Delivery, "It is due now.", 202) | refusals(NOT_FOUND, DELIVERY_PENDING, ENDPOINT_DISABLED),
 )
+@needs(Scope.WEBHOOKS)
 def send_anew(delivery_id: UUID) -> tuple[dict[str, Any], int]:
     """Send a delivery anew that has ended, arrived or given up.
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from apiflask import APIBlueprint
 
-from api.auth import require_operator
+from api.auth import needs, require_operator
 from api.dependencies import resources
 from api.problems import OPERATOR_ONLY
 from api.v1.responses import answer, refusals
 from api.v1.schemas.operations import WorkerList
 from shared.presenter import present_worker
+from shared.tenants.api_keys import Scope
 from shared.workers.registry import list_workers
 
 workers_blueprint = APIBlueprint("workers", __name__, url_prefix="/v1/workers")
@@ -19,6 +20,7 @@ workers_blueprint = APIBlueprint("workers", __name__, url_prefix="/v1/workers")
 
 @workers_blueprint.get("")
 @workers_blueprint.doc(tags=["Operator"], responses=answer(WorkerList, "All of them.") | refusals(OPERATOR_ONLY))
+@needs(Scope.READ)
 def index() -> dict[str, Any]:
     """List the processes that work: who runs where, on what device, and when it was last heard of."""
     require_operator()

@@ -23,7 +23,7 @@ from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.environment import PREFIX, with_settings
 from shared.settings import Settings
-from shared.tenants.api_keys import authenticate, create_key
+from shared.tenants.api_keys import Scope, authenticate, create_key
 
 DEFAULT_PORT = 8000
 SERVICES = ("postgres", "valkey", "s3")
@@ -206,8 +206,9 @@ def _api_key(data_dir: Path, database_url: str, secret_key: str) -> str:
     vault = Vault(secret_key)
     with Database(database_url, pool_size=1) as database, database.begin() as session:
         kept = path.read_text(errors="replace") if path.exists() else ""
-        if authenticate(session, vault, kept) is not None:
+        known = authenticate(session, vault, kept)
+        if known is not None and known.scopes.issuperset(Scope):  # an older version's key has fewer
             return kept
-        key = create_key(session, vault, tenant=_TENANT, name="distildire up").key
+        key = create_key(session, vault, tenant=_TENANT, name="distildire up", scopes=list(Scope)).key
     write_private(path, key)
     return key

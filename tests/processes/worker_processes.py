@@ -219,14 +219,14 @@ def wait_until(condition: Callable[[], bool], seconds: float, explain: Callable[
 
 def as_environment(settings: Settings) -> dict[str, str]:
     """Return settings as a process finds them."""
-    fields = settings.model_dump(exclude_none=True, exclude={"egress_allow"})
-    plain = {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in fields.items()
-    }
-    return {f"DISTILDIRE_{name.upper()}": str(value) for name, value in plain.items()} | {
-        "DISTILDIRE_EGRESS_ALLOW": ",".join(settings.egress_allow),
-        "OMP_NUM_THREADS": "1",
-    }
+    fields = settings.model_dump(exclude_none=True)
+    return {f"DISTILDIRE_{name.upper()}": _plain(value) for name, value in fields.items()} | {"OMP_NUM_THREADS": "1"}
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _answers(url: str) -> bool:

@@ -9,7 +9,7 @@ from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.tables import Tenant
 from shared.errors import DatabaseUnavailableError
-from shared.tenants.api_keys import KEY_PREFIX, authenticate, create_key, list_keys, revoke_key
+from shared.tenants.api_keys import authenticate, create_key, list_keys, revoke_key
 
 VAULT = Vault("a secret key for tests, 32 chars at least")
 
@@ -38,8 +38,8 @@ def test_only_a_key_made_for_the_operator_is_the_operators(database: Database) -
 def test_only_a_keyed_hash_is_stored(database: Database) -> None:
     with database.begin() as session:
         made = create_key(session, VAULT, tenant="a")
-    secret = made.key.removeprefix(KEY_PREFIX)
-    assert len(secret) == 43  # 256 bits in base64
+    secret = made.key.removeprefix("dd_")
+    assert len(secret) == 43 + 6  # 256 bits in base 62, and the checksum
     with database.begin() as session:
         stored = session.execute(text("SELECT to_jsonb(api_keys)::text FROM api_keys")).scalar_one()
         assert secret not in stored

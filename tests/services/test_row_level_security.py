@@ -164,13 +164,14 @@ def test_a_role_may_do_no_more_than_its_process_does(
         session.execute(text(statement))
 
 
-def test_a_key_is_seen_by_whoever_knows_it_and_no_other(
+def test_a_key_is_seen_by_its_tenant_and_by_whoever_knows_it(
     api: ApiWorld, connect: Callable[[str], Database], tenants: tuple[UUID, UUID]
 ) -> None:
     database = connect(API_ROLE)
     with database.begin() as session:
-        show_tenant(session, tenants[0])
         assert session.scalar(text("SELECT count(*) FROM api_keys")) == 0
+        show_tenant(session, tenants[0])
+        assert session.scalars(text("SELECT DISTINCT tenant_id FROM api_keys")).all() == [tenants[0]]
     with database.begin() as session:
         found = authenticate(session, api.around.vault, api.one.key)
         assert found is not None

@@ -33,7 +33,7 @@ from shared.domain import (
 from shared.errors import ErrorCode, JobError
 from shared.jobs import claiming, lifecycle
 from shared.storage.object_store import artifact_key
-from shared.tenants.api_keys import create_key
+from shared.tenants.api_keys import USUAL_SCOPES, Scope, create_key
 from shared.workers import registry
 from shared.workers.registry import WorkerIdentity, WorkerStatus
 
@@ -114,16 +114,16 @@ class ApiWorld:
         self.anonymous = Visitor(app)
         with self.around.database.begin() as session:
             session.execute(text("TRUNCATE tenants CASCADE"))
-        self.one, self.other = (self.tenant(name) for name in ("one", "other"))
+        self.one, self.other = (self.tenant(name, scopes=list(Scope)) for name in ("one", "other"))
 
     @property
     def operator(self) -> Tenant:
         """Somebody with an operator's key."""
         return self.tenant("operator", operator=True)
 
-    def tenant(self, name: str, *, operator: bool = False) -> Tenant:
+    def tenant(self, name: str, *, operator: bool = False, scopes: Collection[Scope] = USUAL_SCOPES) -> Tenant:
         with self.around.database.begin() as session:
-            made = create_key(session, self.around.vault, tenant=name, operator=operator)
+            made = create_key(session, self.around.vault, tenant=name, operator=operator, scopes=scopes)
         return Tenant(self.app, made.key)
 
     def claim(self) -> tuple[UUID, UUID, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from deploy.terminal.groups import SuggestingGroup
 from deploy.terminal.tables import open_database, show_rows
 from shared.crypto import Vault
 from shared.presenter import timestamp
-from shared.tenants.api_keys import create_key, list_keys, revoke_key
+from shared.tenants.api_keys import USUAL_SCOPES, Scope, create_key, list_keys, revoke_key
 
 
 @click.group(cls=SuggestingGroup)
@@ -29,14 +30,44 @@ def command() -> None:
 @click.option(
     "--priority", type=click.IntRange(-100, 100), default=0, show_default=True, help="Higher is served first."
 )
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(list(Scope)),
+    multiple=True,
+    default=USUAL_SCOPES,
+    show_default=True,
+    help="What the key may do; give it once for each scope.",
+)
+@click.option(
+    "--expires-days", type=click.IntRange(1, 36_500), help="Days after which the key ends; it never does if not given."
+)
 @click.option("--operator", is_flag=True, help="Also opens what is the operator's: the list of workers.")
 @data_dir_option
-def create(tenant: str, name: str, priority: int, operator: bool, data_dir: Path) -> None:
+def create(
+    tenant: str,
+    name: str,
+    priority: int,
+    scopes: tuple[Scope, ...],
+    expires_days: int | None,
+    operator: bool,
+    data_dir: Path,
+) -> None:
     """Make a key and print it; it cannot be shown again."""
     settings = server_settings(data_dir)
     vault = Vault(settings.secret_key.get_secret_value())
+    expires_at = datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None
     with open_database(settings) as database, database.begin() as session:
-        made = create_key(session, vault, tenant=tenant, name=name, priority=priority, operator=operator)
+        made = create_key(
+            session,
+            vault,
+            tenant=tenant,
+            name=name,
+            priority=priority,
+            operator=operator,
+            scopes=scopes,
+            expires_at=expires_at,
+        )
     click.echo(made.key)
     notes().print(f"Key {made.id} of {tenant}. Keep it now: only a hash of it is stored.")
 
@@ -52,14 +83,17 @@ def list_all(as_json: bool, data_dir: Path) -> None:
                 "id": str(key.id),
                 "tenant": tenant,
                 "name": key.name,
-                "key": f"…{key.hint}",
+                "key": f"{key.prefix or ''}…{key.hint}",
+                "scopes": ", ".join(key.scopes),
                 "operator": key.operator,
                 "created": timestamp(key.created_at),
+                "expires": timestamp(key.expires_at),
+                "last_used": timestamp(key.last_used_at),
                 "revoked": timestamp(key.revoked_at),
             }
             for key, tenant in list_keys(session)
         ]
-    show_rows(("id", "tenant", "name", "key", "operator", "created", "revoked"), rows, as_json=as_json)
+    show_rows(tuple(rows[0]) if rows else ("id",), rows, as_json=as_json)
 
 
 @command.command()

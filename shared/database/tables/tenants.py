@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     SmallInteger,
     func,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -44,6 +45,11 @@ class ApiKey(Base):
     name: Mapped[str]
     hash: Mapped[bytes] = mapped_column(unique=True)
     hint: Mapped[str]
+    prefix: Mapped[str | None]
+    """Its first characters; null in what older versions wrote."""
+    scopes: Mapped[list[str]] = mapped_column(server_default=text("'{submit,read,webhooks,review}'"))
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     operator: Mapped[bool] = mapped_column(server_default="false")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
