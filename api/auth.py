@@ -1,4 +1,4 @@
-"""Authentication: which key a request carries. Every route needs one unless it is listed here."""
+"""Authentication: which key a request was sent with. Every route needs one unless it is listed here."""
 
 from __future__ import annotations
 

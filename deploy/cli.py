@@ -26,10 +26,10 @@ class _Entry:
 
 
 COMMANDS = {
-    "demo": _Entry("stack.demo", "Start everything here and judge the shipped images.", "local"),
+    "demo": _Entry("stack.demo", "Start everything here and classify the shipped images.", "local"),
     "up": _Entry("stack.up", "Start the whole service on this machine.", "local"),
     "down": _Entry("stack.down", "Stop the service on this machine.", "local"),
-    "analyze": _Entry("analyze", "Judge images in this process, without any service.", "worker"),
+    "analyze": _Entry("analyze", "Classify images in this process, without any service.", "worker"),
     "submit": _Entry("submit", "Send images to a running API."),
     "train": _Entry("train", "Train a student on images of your own.", "worker"),
     "evaluate": _Entry("evaluate", "Measure a model on labelled images.", "worker"),
@@ -112,7 +112,7 @@ class LazyGroup(SuggestingGroup):
         except OSError as error:
             if error.errno in _FULL:
                 raise click.ClickException(f"{error.strerror}. Free some space, and run the command again.") from error
-            if error.filename is None:  # no path that somebody gave us, hence nothing that they could change
+            if error.filename is None:  # no path that a user gave, so nothing that a user could change
                 raise
             raise click.ClickException(
                 f"{error.filename}: {error.strerror}. Check that the path exists and that you may use it."

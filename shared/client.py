@@ -1,4 +1,4 @@
-"""A client of the HTTP API. Every wait is bounded; every refusal is one exception, which carries its remedy."""
+"""A client of the HTTP API. Every wait is bounded; every refusal is one exception, with its remedy."""
 
 from __future__ import annotations
 

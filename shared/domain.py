@@ -31,7 +31,7 @@ class JobState(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """`pending → delivered | failed`; `failed → pending` when its tenant has it sent anew."""
+    """`pending → delivered | failed`; `failed → pending` when its tenant resends it."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -82,7 +82,7 @@ EVENT_TYPES = tuple(f"job.{state}" for state in JobState if state.terminal)
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What a client chooses for its job, beside the image: carried whole from the form to the worker and to a replay.
+    """What a client chooses for its job, beside the image: passed whole from the form to the worker and to a replay.
 
     To add an option, add:
 

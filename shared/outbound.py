@@ -1,7 +1,7 @@
 """HTTP to other machines as the user's environment wants it, by proxy and private authorities; to this one directly.
 
 Used by the command alone. The service's own calls know no proxy: `worker/egress/http_client.py` connects to the very
-addresses that it has judged.
+addresses that it has checked.
 """
 
 from __future__ import annotations

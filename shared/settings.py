@@ -78,7 +78,7 @@ class CommonSettings(_ReadSettings):
         default=None,
         ge=1,
         le=512,
-        description="Jobs that one analysis worker carries at once; by default twice `MAX_BATCH`.",
+        description="Jobs that one analysis worker runs at once; by default twice `MAX_BATCH`.",
     )
 
     lease_seconds: float = Field(
@@ -165,7 +165,7 @@ class CommonSettings(_ReadSettings):
         default=25,
         ge=0,
         le=_DAY,
-        description="Seconds in which a worker that is told to stop may finish what it carries.",
+        description="Seconds in which a worker that is told to stop may finish its jobs.",
     )
     watchdog_seconds: float = Field(
         default=120,
@@ -237,7 +237,7 @@ class CommonSettings(_ReadSettings):
 
     @cached_property
     def slot_count(self) -> int:
-        """Jobs carried at once: enough to fill a batch while the one before is drawn and stored."""
+        """Jobs that run at once: enough to fill a batch while the one before is drawn and stored."""
         return self.slots or 2 * self.max_batch
 
     @property

@@ -18,14 +18,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DiskFullError(DistildireError):
-    """There is no room for what must be written."""
+    """The disk is too full for what must be written."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it has its whole content, or the one before, whenever the process or the machine dies.
 
     Raises:
-        DiskFullError: there is no room; nothing changed.
+        DiskFullError: the disk is full; nothing changed.
         OSError: anything else that went wrong.
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")  # containers share process ids
@@ -52,13 +52,13 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def full_disk_told(path: Path) -> Iterator[None]:
-    """Raise DiskFullError in place of the system's error where there is no room to write `path`."""
+    """Raise DiskFullError in place of the system's error where the disk is too full to write `path`."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
         raise DiskFullError(
-            f"There is no room to write {path}. Free some, then run the same command again: it goes on from what is "
+            f"There is no space to write {path}. Free some, then run the same command again: it goes on from what is "
             "there."
         ) from error

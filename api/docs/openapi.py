@@ -182,7 +182,7 @@ def _submission() -> dict[str, Any]:
         "stability": {
             **boolean,
             "default": "false",
-            "description": f"Whether to judge small changes of the image too; it costs {PROBE_PASSES} passes, not one.",
+            "description": f"Classify small changes of the image too; it costs {PROBE_PASSES} passes, not one.",
         },
         **{name: {**boolean, "default": "true", "description": "Whether to make this picture."} for name in PICTURES},
         "metadata": {

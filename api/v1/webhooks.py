@@ -64,7 +64,7 @@ _LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
 def create(new: NewEndpoint) -> tuple[dict[str, Any], int, dict[str, str]]:
     """Add a webhook endpoint.
 
-    Only what is plain from the URL is checked now. Where it leads is checked anew at each delivery.
+    Only what is plain from the URL is checked now. Where it leads is checked again at each delivery.
     """
     _check_url(new.url, resources().egress_allow)
     event_types = list(dict.fromkeys(new.event_types))
@@ -102,7 +102,7 @@ def show(endpoint_id: UUID) -> dict[str, Any]:
 def enable(endpoint_id: UUID) -> dict[str, Any]:
     """Enable a webhook endpoint that was disabled, as by an answer of 410.
 
-    What was given up meanwhile is not sent by itself: send it anew, delivery by delivery. One that is enabled stays so.
+    Deliveries that were given up meanwhile are not sent by themselves: resend each. An enabled endpoint stays enabled.
     """
     with resources().database.begin() as session:
         return _present_endpoint(or_not_found(enable_endpoint(session, caller().tenant_id, endpoint_id)))
@@ -147,7 +147,7 @@ def show_delivery(delivery_id: UUID) -> dict[str, Any]:
 )
 @needs(Scope.WEBHOOKS)
 def send_anew(delivery_id: UUID) -> tuple[dict[str, Any], int]:
-    """Send a delivery anew that has ended, arrived or given up.
+    """Resend a delivery that has ended, whether it arrived or was given up.
 
     It has the same `webhook-id` and body, is tried within seconds and, where that fails, by the whole schedule again.
     """

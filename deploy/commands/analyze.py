@@ -38,14 +38,16 @@ if TYPE_CHECKING:
 @device_option
 @precision_option
 @click.option("--policy", help="A policy of the model; without one, its card's threshold calls verdicts.")
-@click.option("--stability", is_flag=True, help="Judge small changes of each image too: five passes in place of one.")
+@click.option(
+    "--stability", is_flag=True, help="Classify small changes of each image too: five passes in place of one."
+)
 @click.option(
     "--visualize",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
     help="Write DIRE map, heatmap and overlay there.",
 )
-@click.option("--recursive", "-r", is_flag=True, help="Of a folder, judge every image in it and below.")
+@click.option("--recursive", "-r", is_flag=True, help="Of a folder, classify every image in it and below.")
 @click.option("--scores", is_flag=True, help="With --json: the heatmap's numbers too, one for each pixel.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
 def command(  # noqa: PLR0913  # an option each
@@ -62,7 +64,7 @@ def command(  # noqa: PLR0913  # an option each
     scores: bool,
     as_json: bool,
 ) -> None:
-    """Judge images in this process; no service is needed.
+    """Classify images in this process; no service is needed.
 
     The exit code is 0 if every image has a verdict, 1 if one has none, 2 for wrong usage, 130 if it was stopped.
     """
@@ -80,7 +82,7 @@ def command(  # noqa: PLR0913  # an option each
         chosen = load_policy(policy, find_card(model, models_dir), detector.weights_sha256, detector.precision)
     options = _Options(chosen, stability=stability, visualize=visualize, with_scores=scores)
     rows = [Row(readable(path)) for path in files]
-    with VerdictView(rows, as_json=as_json) as view, suppress(KeyboardInterrupt):  # what was judged is shown
+    with VerdictView(rows, as_json=as_json) as view, suppress(KeyboardInterrupt):  # finished verdicts are shown
         for path, stem, row in zip(files, stems(files, len(".dire_map.png")), rows, strict=True):
             row.stage = "diffusing"
             view.refresh(row)
@@ -110,7 +112,7 @@ class _Options:
 
 
 def _document(detector: Detector, path: Path, stem: str, options: _Options) -> dict[str, Any]:
-    """Judge one image and return its JSON document."""
+    """Classify one image and return its JSON document."""
     try:
         return _judge(detector, path, stem, options)
     except JobError as error:

@@ -48,7 +48,7 @@ model_option = click.option(
     help="A model's name, or the folder that its card lies in.",
 )
 batch_option = click.option(
-    "--batch", type=click.IntRange(min=2), default=8, show_default=True, help="Images judged at once, at least."
+    "--batch", type=click.IntRange(min=2), default=8, show_default=True, help="Images classified at once, at least."
 )
 
 

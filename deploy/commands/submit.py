@@ -33,11 +33,13 @@ _UNKNOWN_SECONDS = 60.0  # after which the command says that the API does not te
     type=click.FloatRange(min=0),
     default=3600,
     show_default=True,
-    help="Seconds to wait at most, for room and for verdicts.",
+    help="Seconds to wait at most, while too many jobs are open and for verdicts.",
 )
 @click.option("--model", help="A model's name; what the service runs if left out.")
 @click.option("--policy", help="By which policy to call verdicts; your tenant's if left out, or the model's threshold.")
-@click.option("--stability", is_flag=True, help="Judge small changes of each image too: five passes in place of one.")
+@click.option(
+    "--stability", is_flag=True, help="Classify small changes of each image too: five passes in place of one."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document an image on standard output, nothing else.")
 @data_dir_option
 def command(  # noqa: PLR0913  # an option each

@@ -59,7 +59,7 @@ def _kept(data_dir: Path, notice: Notice) -> dict[str, Any]:
     if (data_dir / _FILE).exists() or (data_dir / "postgres").exists():
         raise StackError(
             f"{data_dir / _FILE} and its copy are damaged or gone. They hold the passwords and the key to the data "
-            f"beside them. Put one back from a backup; or move {data_dir} away, and `distildire up` begins anew."
+            f"beside them. Put one back from a backup; or move {data_dir} away, and `distildire up` starts without it."
         )
     return {}
 
@@ -106,7 +106,7 @@ def _keep(credentials: Credentials, path: Path) -> None:
 
 def free_ports(count: int) -> Sequence[int]:
     """Return `count` different loopback ports on which nothing listens now."""
-    sockets = [socket.create_server((_HOST, 0)) for _ in range(count)]  # held together, hence different
+    sockets = [socket.create_server((_HOST, 0)) for _ in range(count)]  # all open at once, so all different
     ports = [int(each.getsockname()[1]) for each in sockets]
     for each in sockets:
         each.close()

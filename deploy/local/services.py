@@ -101,7 +101,7 @@ class LocalServices:
             try:
                 read_damageable(self.data_dir / name, parse)
             except DamagedError:
-                self._notice(f"{name} was damaged, as by a power cut; it is written anew.")
+                self._notice(f"{name} was damaged, as by a power cut; it is written again.")
         self._registry.end_leftovers()
         return load_credentials(self.data_dir, self._notice)
 

@@ -62,7 +62,7 @@ def read_damageable(path: Path, parse: Callable[[Any], _T]) -> _T | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"{path} is damaged. `distildire up` writes it anew.") from error
+        raise DamagedError(f"{path} is damaged. `distildire up` writes it again.") from error
 
 
 def read_if_whole(path: Path, parse: Callable[[Any], _T]) -> _T | None:

@@ -119,7 +119,7 @@ class VerdictView:
 
 
 def _worth_a_line(rows: list[Row], most: int) -> list[Row]:
-    """Those rows that a small terminal has room for: what is under way, before what waits and what has ended."""
+    """The rows that fit a small terminal: running ones first, then waiting ones, then ended ones."""
     if len(rows) <= most:
         return rows
     first = sorted(range(len(rows)), key=lambda index: (rows[index].ended, rows[index].stage is None, index))

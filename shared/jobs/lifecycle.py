@@ -117,9 +117,10 @@ def fail(database: Database, attempt_id: AttemptId, error: JobError) -> bool:
 def try_elsewhere(
     database: Database, attempt_id: AttemptId, error: JobError, *, model: str, policy: str | None
 ) -> bool:
-    """Queue a job again that the device of its worker cannot judge, for another worker with this model and policy.
+    """Queue a job again that the device of its worker cannot classify, for another worker with this model and policy.
 
-    Where another could not judge it either, or there is none, the job fails with `error`. Returns and raises as `fail`.
+    Where another could not classify it either, or there is none, the job fails with `error`. Returns and raises as
+    `fail`.
     """
     with database.begin() as session:
         job = _owned(session, attempt_id)

@@ -54,7 +54,7 @@ class ClaimedDelivery:
     id: UUID
     attempt: int
     planned_try: int
-    """Which try of the schedule this is, from 1: `attempt` without those before the delivery was sent anew."""
+    """Which try of the schedule this is, from 1: `attempt` without those before the delivery was resent."""
     endpoint_id: UUID
     body: str
     url: str

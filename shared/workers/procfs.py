@@ -1,4 +1,4 @@
-"""What Linux's /proc says of processes: which one an id means, and who may judge by it."""
+"""What Linux's /proc says of processes: which one an id means, and who may rely on it."""
 
 from __future__ import annotations
 

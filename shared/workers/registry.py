@@ -1,4 +1,4 @@
-"""The SQL of workers: who runs where and how it fares, and what is done for those that have died."""
+"""The SQL of workers: who runs where and in which state, and what is done for those that have died."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class WorkerStatus:
 
 
 def beat(database: Database, worker: WorkerIdentity, status: WorkerStatus, *, age: timedelta) -> None:
-    """Write that `worker`, which began `age` ago, lives, and how it fares."""
+    """Write that `worker`, which began `age` ago, lives, and its status."""
     now = asdict(status) | {"policies": list(status.policies)}
     row = insert(WorkerRow).values(**asdict(worker), **now, started_at=func.now() - age)
     with database.begin() as session:

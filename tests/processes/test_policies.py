@@ -125,7 +125,7 @@ def test_a_worker_leaves_out_a_policy_for_other_weights_says_why_and_works_by_th
         assert session.get_one(JobRow, without).state == "queued"
     assert worker.said().count('"policy_left_out"') == 1
     assert f"{foreign} was made for the weights cdcd" in worker.said()
-    assert "Calibrate anew" in worker.said()
+    assert "Calibrate again" in worker.said()
 
     environment = os.environ | as_environment(place.settings)
     command = [sys.executable, "-m", "deploy.cli", "doctor"]

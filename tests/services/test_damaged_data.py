@@ -135,7 +135,7 @@ def test_damaged_state_is_told_and_read_as_nothing(tmp_path: Path, content: byte
     told: list[str] = []
     LocalServices(tmp_path, notice=told.append).claim()
     assert ProcessRegistry(tmp_path).read_strictly() == {}
-    assert told[:3] == [f"{name} was damaged, as by a power cut; it is written anew." for name in names]
+    assert told[:3] == [f"{name} was damaged, as by a power cut; it is written again." for name in names]
 
 
 def test_the_document_of_a_living_stack_that_is_damaged_is_named(tmp_path: Path):

@@ -97,7 +97,7 @@ def test_the_images_of_a_policy_are_known_where_their_list_is_beside_it(installe
 
 
 def test_a_policy_for_other_weights_is_refused(installed: InstalledCard):
-    with pytest.raises(PolicyError, match=r"made for the weights abab.* Calibrate anew"):
+    with pytest.raises(PolicyError, match=r"made for the weights abab.* Calibrate again"):
         load_policy("strict", installed, "cd" * 32, "fp32")
 
 
@@ -147,7 +147,7 @@ def test_policies_that_cannot_be_used_are_left_out_each_with_file_reason_and_rem
     usable, problems = load_policies(installed, WEIGHTS, "fp32")
     assert usable == {"strict": STRICT}
     told = {
-        "other": ("made for the weights cdcd", "Calibrate anew"),
+        "other": ("made for the weights cdcd", "Calibrate again"),
         "quick": ("made in bf16", "DISTILDIRE_PRECISION=bf16"),
         "wrong": ("cannot be read", "Correct or remove it"),
     }

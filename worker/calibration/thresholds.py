@@ -1,7 +1,7 @@
-"""Thresholds: which probability an image must reach to be called FAKE, and how sure the rates are that follow.
+"""Thresholds: which probability an image must reach to be classified as FAKE, and how certain the resulting rates are.
 
-A photograph counts as called FAKE if any of its images is. So every count is of independent photographs, and the exact
-binomial bounds hold; the rate among images is at most as large where every photograph has equally many.
+A photograph counts as FAKE if any of its images is classified so. So every count is of independent photographs, and the
+exact binomial bounds hold; the rate among images is at most as large where every photograph has equally many.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One image of a data set: what is known of it, and its file, which is read once.
 
 The digest and the pixels of an image come from the same bytes. Those that are needed again stay in memory while there
-is room for them. Others are read again when they are needed, and are refused unless they have the same digest.
+is memory for them. Others are read again when they are needed, and are refused unless they have the same digest.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class PinnedBackend(httpcore.NetworkBackend):
 
     def connect_tcp(
         self,
-        host: str,  # noqa: ARG002  # checked already; connecting by name would look it up anew
+        host: str,  # noqa: ARG002  # checked already; connecting by name would look it up again
         port: int,
         timeout: float | None = None,  # noqa: ARG002  # the deadline rules
         local_address: str | None = None,  # noqa: ARG002

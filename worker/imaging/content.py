@@ -1,4 +1,4 @@
-"""Whether an image holds anything to judge by: no answer of a network says so of a blank page.
+"""Whether an image has content: a network gives an answer for a blank page, too.
 
 The demonstration model calls nearly all blank images REAL at 98 to 99 %, and its feature maps of them vary as much as
 those of photographs: what they show is the network's own border. So the image is measured, not the answer.
@@ -96,7 +96,7 @@ def measure(image: Image.Image) -> Content:
 
 
 def lacks_content(content: Content) -> str | None:
-    """Return why there is nothing to judge by, as the end of a sentence about the image; None where there is."""
+    """Return why the image has no content, as the end of a sentence about it; None where it has some."""
     if content.side < MIN_SIDE:
         pixels = "1 pixel" if content.side == 1 else f"{content.side} pixels"
         return f"its shorter side has {pixels}, and {MIN_SIDE} are the fewest that verdicts can rest on"

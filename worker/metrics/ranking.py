@@ -152,9 +152,9 @@ def balanced_accuracy_at(ranking: Ranking, threshold: float) -> Floats:
 
 
 def precision_at_prevalence(ranking: Ranking, threshold: float, prevalence: float) -> Floats:
-    """Share of fakes among what is called FAKE where `prevalence` of all images are fakes (Bayes), (...).
+    """Share of fakes among the images classified as FAKE where `prevalence` of all images are fakes (Bayes), (...).
 
-    NaN where nothing is called FAKE.
+    NaN where nothing is classified as FAKE.
     """
     found = prevalence * recall_at(ranking, threshold)
     return _ratio(found, found + (1 - prevalence) * false_positive_rate_at(ranking, threshold))

@@ -51,14 +51,14 @@ class SpacedDiffusion:
         return self.predict(unet, x, 0)[1]
 
     def invert(self, unet: Denoiser, x: Tensor) -> Tensor:
-        """Carry images up to noise by the deterministic DDIM: (B, 3, S, S) -> the latent, the same shape, float32."""
+        """Take images up to noise by the deterministic DDIM: (B, 3, S, S) -> the latent, the same shape, float32."""
         # Beyond the last step nothing of the image remains: alpha_bar = 0, as the published code defines it.
         for index, alpha_bar in enumerate([*self.alpha_bars[1:], 0.0]):
             x = self._move(unet, x, index, alpha_bar)
         return x
 
     def sample(self, unet: Denoiser, latent: Tensor, start: int | None = None) -> Tensor:
-        """Carry noise down to images by the deterministic DDIM: (B, 3, S, S) -> the same shape, float32.
+        """Take noise down to images by the deterministic DDIM: (B, 3, S, S) -> the same shape, float32.
 
         `start` is the kept step that the latent is at; by default the last one.
         """

@@ -164,7 +164,7 @@ class Policy(Document):
     )
     temperature: float = Field(gt=0)
     bias: float = Field(description="probability_fake = sigmoid(logit / temperature + bias).")
-    measured_fpr: float = Field(ge=0, le=1, description="The share of photographs that were called FAKE.")
+    measured_fpr: float = Field(ge=0, le=1, description="The share of photographs that were classified as FAKE.")
     fpr_interval: Interval
     photographs: int = Field(ge=1, description="So many it was measured on.")
 
@@ -175,7 +175,7 @@ class Stability(Document):
     flip_rate: float = Field(ge=0, le=1, description="The share that moved the image across the threshold.")
     probability_min: float = Field(ge=0, le=1, description="Of `probability_fake`, the unchanged image's included.")
     probability_max: float = Field(ge=0, le=1)
-    passes: int = Field(ge=2, description="So many images the networks judged.")
+    passes: int = Field(ge=2, description="So many images the networks classified.")
 
 
 class Result(Document):

@@ -24,8 +24,8 @@ class Worker(Document):
     device: str | None
     precision: str | None
     policies: list[str] = Field(description="The names of those that it can call verdicts by.")
-    slots: int = Field(description="What it can carry at once: jobs, or webhooks.")
-    busy: int = Field(description="What it carries.")
+    slots: int = Field(description="How many jobs, or webhooks, it can run at once.")
+    busy: int = Field(description="How many it runs now.")
     started_at: datetime
     heartbeat_at: datetime = Field(description="When it was last heard of: once a second while all is well.")
     silent_seconds: float = Field(description="How long ago that was.")

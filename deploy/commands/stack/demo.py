@@ -44,7 +44,7 @@ _WORKER_SECONDS = 10  # a worker that has just become ready says within a second
     "--samples",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=SAMPLES,
-    help="A folder of images to judge in place of the shipped ones.",
+    help="A folder of images to classify in place of the shipped ones.",
 )
 @click.option(
     "--output",

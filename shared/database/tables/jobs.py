@@ -84,7 +84,7 @@ class JobRow(Base):
     #: Of workers that held it and nothing else.
     deaths: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]
-    #: The worker whose device could not judge it; others try first.
+    #: The worker whose device could not classify it; others try first.
     failed_on: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     #: The last sign of life of its worker.

@@ -68,12 +68,12 @@ class WebhookDelivery(Base):
     state: Mapped[DeliveryState] = mapped_column(server_default=DeliveryState.PENDING)
     attempt: Mapped[int] = mapped_column(server_default="0")
     tries_before: Mapped[int] = mapped_column(server_default="0")
-    """Tries before the delivery was last sent anew: the schedule counts from there."""
+    """Tries before the delivery was last resent: the schedule counts from there."""
     next_attempt_at: Mapped[datetime | None] = mapped_column(server_default=func.now())
     lease_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """When it was written, or last sent anew: its age counts from there."""
+    """When it was written or last resent: its age counts from there."""
     finished_at: Mapped[datetime | None]
 
     @property

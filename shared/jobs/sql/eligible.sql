@@ -4,7 +4,7 @@
 -- Waiting jobs lie in lanes. A lane holds a tenant's jobs of one priority, model and policy; jobs that were begun
 -- before and suspects have lanes of their own. The tally says which lanes hold jobs and where each begins
 -- (shared/jobs/tally.py), so the statement reads no row that has left the queue. Lanes are ordered by priority, then by
--- how much runs of their tenant, counted in images that the device judges for it, then by age.
+-- how much runs of their tenant, counted in images that the device classifies for it, then by age.
 --
 -- A suspect is taken alone, because it may cost one more worker. It is taken at once where another worker is ready and
 -- has no suspect. Where others live but cannot go on yet, or where none lives, its last worker must have been silent

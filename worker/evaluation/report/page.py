@@ -99,7 +99,7 @@ def _head(report: Report) -> str:
 
 
 def _known_here(report: Report) -> str:
-    """Say how many of the images the model was trained on; where that is not known, judge by the name of the split."""
+    """Say how many of the images the model was trained on; where that is not known, go by the name of the split."""
     data, images = report.data, report.overall.reals + report.overall.fakes
     if data.seen_in_training:
         known = f"The model was trained on {data.seen_in_training:,} of these {images:,} images"

@@ -30,7 +30,7 @@ def card_to_write(installed: InstalledCard) -> Path:
 
     Raises:
         ModelError: where the copy would be is a card of another model.
-        DiskFullError: there is no room for the copy.
+        DiskFullError: the disk is too full for the copy.
     """
     first = installed.folders[0]
     if installed.path.is_relative_to(first):
@@ -61,7 +61,7 @@ def write_section(card: Path, section: Sequence[str], fields: Mapping[str, objec
 
     Raises:
         ModelError: the file would not be a valid card, or it cannot be read or written. It is then unchanged.
-        DiskFullError: there is no room for it. It is then unchanged.
+        DiskFullError: the disk is too full for it. It is then unchanged.
     """
     text = card.read_text(encoding="utf-8")
     parse_card(text, card)

@@ -1,7 +1,7 @@
 """Model cards: reading them, and finding them and their weights in the folders where models lie.
 
-A card is a TOML file in `DISTILDIRE_MODELS_DIR` or in the package. A card of the operator's goes before a bundled one
-of the same name: so a threshold can be calibrated without touching the package.
+A card is a TOML file in `DISTILDIRE_MODELS_DIR` or in the package. A card of the operator's takes precedence over a
+bundled one of the same name: so a threshold can be calibrated without touching the package.
 """
 
 from __future__ import annotations

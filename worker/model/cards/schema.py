@@ -167,12 +167,12 @@ class CardEvaluation(_CardSection):
 class ModelCard(_CardSection):
     """One model: what it is called, may be used for, consists of and was made from.
 
-    `threshold`: an image whose probability of being fake reaches it is called FAKE. `image_size`: the side in pixels of
-    what the networks see. `precision`: the U-Net's number format where the operator does not choose one; by default the
-    fastest of the device. `demonstration`: every result says that this is no detector to rely on. `notice`: a sentence
-    for whoever reads the card. `provenance`: free text about data, training and evaluation, by headline. `evaluations`:
-    what was measured, by the name of the set of images. `self_test`: by which a worker sees at its start that these
-    weights compute on its device what they should.
+    `threshold`: an image whose probability of being fake reaches it is classified as FAKE. `image_size`: the side in
+    pixels of what the networks see. `precision`: the U-Net's number format where the operator does not choose one; by
+    default the fastest of the device. `demonstration`: every result says that this is no detector to rely on. `notice`:
+    a sentence for whoever reads the card. `provenance`: free text about data, training and evaluation, by headline.
+    `evaluations`: what was measured, by the name of the set of images. `self_test`: by which a worker sees at its start
+    that these weights compute on its device what they should.
     """
 
     name: ModelName

@@ -75,10 +75,10 @@ class Evidence(_PolicySection):
 
 
 class Policy(_PolicySection):
-    """When an image is called FAKE. All probabilities are calibrated ones: sigmoid(logit / temperature + bias).
+    """When an image is classified as FAKE. All probabilities are calibrated ones: sigmoid(logit / temperature + bias).
 
-    `threshold`: an image whose probability reaches it is called FAKE. `inconclusive_from`: an image whose probability
-    reaches this and not the threshold is called INCONCLUSIVE; without it, REAL.
+    `threshold`: an image whose probability reaches it is FAKE. `inconclusive_from`: an image whose probability
+    reaches this and not the threshold is INCONCLUSIVE; without it, REAL.
     """
 
     name: PolicyName

@@ -80,7 +80,7 @@ def read_policy(path: Path) -> Policy:
         return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg']}" for e in error.errors())
-        raise PolicyError(f"The policy {path} is wrong: {faults}. Correct these fields, or calibrate anew.") from error
+        raise PolicyError(f"The policy {path} is wrong: {faults}. Correct these fields, or calibrate again.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PolicyError(f"The policy {path} cannot be read: {error}. Correct or remove it.") from error
 
@@ -130,7 +130,7 @@ def write_policy(policy: Policy, place: Path, images: Sequence[str] | None = Non
 
     Raises:
         PolicyError: it cannot be written.
-        DiskFullError: there is no room for it.
+        DiskFullError: the disk is too full for it.
     """
     text = _HEADING + tomlkit.dumps(policy.model_dump(exclude_none=True))
     try:
@@ -168,11 +168,11 @@ def _fitting(path: Path, model: str, weights_sha256: str | None, precision: Form
     if weights_sha256 not in {None, policy.weights_sha256}:
         raise PolicyError(
             f"The policy {path} was made for the weights {policy.weights_sha256}, but {model} has {weights_sha256}: "
-            "its rates say nothing of these. Calibrate anew."
+            "its rates say nothing of these. Calibrate again."
         )
     if precision not in {None, policy.precision}:
         raise PolicyError(
             f"The policy {path} was made in {policy.precision}, but the model runs in {precision}, which moves "
-            f"probabilities. Set DISTILDIRE_PRECISION={policy.precision}, or calibrate anew in {precision}."
+            f"probabilities. Set DISTILDIRE_PRECISION={policy.precision}, or calibrate again in {precision}."
         )
     return policy

@@ -142,7 +142,7 @@ class _Partial:
         self._notes.unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
-        """Add bytes; raise `OSError` where there is no room for them all."""
+        """Add bytes; raise `OSError` where the disk cannot take them all."""
         left = memoryview(chunk)
         while left:
             left = left[self._file.write(left) :]
@@ -247,7 +247,7 @@ class _Download:
                 self._partial.write(chunk)
             except OSError as error:
                 raise ModelError(
-                    f"{self._partial.path.parent} takes no more: {error.strerror}. What came is kept. Make room, and "
+                    f"{self._partial.path.parent} takes no more: {error.strerror}. What came is kept. Free space, and "
                     "run the command again."
                 ) from error
             self._on_progress(self._partial.size, total)

@@ -81,7 +81,7 @@ def require_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise ModelError(
-            f"{size / 1e9:.2f} GB are needed in {folder}, and {free / 1e9:.2f} GB are free. Make room, or choose "
+            f"{size / 1e9:.2f} GB are needed in {folder}, and {free / 1e9:.2f} GB are free. Free space, or choose "
             "another folder with --models-dir."
         )
 
@@ -127,7 +127,7 @@ def _copy(source: Path, partial: Path, sha256: str, on_bytes: OnBytes) -> None:
                 writer.write(chunk)
             except OSError as error:
                 raise ModelError(
-                    f"{partial.parent} takes no more: {error.strerror}. Make room, and import again."
+                    f"{partial.parent} takes no more: {error.strerror}. Free space, and import again."
                 ) from error
             on_bytes(len(chunk))
     if copied.hexdigest() != sha256:

@@ -33,7 +33,7 @@ def publish_weights(state: Mapping[str, Tensor], path: Path, *, halved: bool = T
     variance may be too small for float16.
 
     Raises:
-        DiskFullError: there is no room for it.
+        DiskFullError: the disk is too full for it.
     """
     packed = {name: _packed(value) if halved else value.detach().contiguous() for name, value in state.items()}
     content = save(packed)

@@ -70,7 +70,7 @@ def train(
     Raises:
         CheckpointError: the checkpoint exists and is damaged.
         CheckpointMismatchError: it was made with other settings.
-        DiskFullError: there is no room for the checkpoint; the one before is still there.
+        DiskFullError: the disk is too full for the checkpoint; the one before is still there.
     """
     done = _resume(trainer, checkpoint)
     first, started, recent = done, time.monotonic(), 0.0
@@ -117,14 +117,14 @@ def _read_checkpoint(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
         raise CheckpointError(
             f"{checkpoint} is damaged. Put a copy of it in its place; or remove it, and the new model's card if there "
-            "is one: then the same command trains anew with the noise maps that are there."
+            "is one: then the same command trains from the start with the noise maps that are there."
         ) from error
     if known != fingerprint:
         was, asked = known.split(", "), fingerprint.split(", ")
         raise CheckpointMismatchError(
             f"{checkpoint} was made with {', '.join(part for part in was if part not in asked)}, not "
             f"{', '.join(part for part in asked if part not in was)}. To go on with it, take back what changed; to "
-            "train anew, name another folder."
+            "train from the start, name another folder."
         )
     return saved
 

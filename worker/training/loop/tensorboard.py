@@ -24,7 +24,7 @@ class EventLog:
     """A file of scalars in `folder`. A run that continues opens another one; `first_step` voids what it will repeat.
 
     Raises:
-        DiskFullError: there is no room for a record.
+        DiskFullError: the disk is too full for a record.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
