@@ -152,7 +152,7 @@ def columns(job: JobRow) -> dict[str, object]:
     """A job's row and its result's."""
     assert job.result is not None
     rows = {
-        table: {column.key: getattr(row, column.key) for column in row.__table__.columns}
+        table: {column.key: getattr(row, column.key) for column in row.__mapper__.column_attrs}
         for table, row in (("job", job), ("result", job.result))
     }
     return dict(rows)

@@ -130,7 +130,7 @@ def test_damaged_state_is_told_and_read_as_nothing(tmp_path: Path, content: byte
     assert read_state(tmp_path) is None
     assert ProcessRegistry(tmp_path).read() == {}
     assert StackDocument.read(tmp_path) is None
-    with pytest.raises(DamagedError, match="`distildire up` writes it anew"):
+    with pytest.raises(DamagedError, match="`distildire up` writes it again"):
         running_stack(tmp_path)
     told: list[str] = []
     LocalServices(tmp_path, notice=told.append).claim()
