@@ -124,7 +124,7 @@ def test_a_policy_calls_the_verdicts_and_is_named(photo: Path, tmp_path: Path):
     assert document["input"] == {"media_type": "image/jpeg", "format": "JPEG", "jpeg_quality_estimate": 75}
     assert any("Only the middle 40 × 40 of 60 × 40" in caveat for caveat in document["caveats"])
     assert unknown.exit_code == 1
-    assert "There are: all-fake, doubtful." in " ".join(unknown.output.split())
+    assert "Its policies: all-fake, doubtful." in " ".join(unknown.output.split())
 
 
 def test_small_changes_are_judged_where_that_is_asked(photo: Path, tmp_path: Path):

@@ -339,7 +339,7 @@ def test_too_few_photographs_give_no_policy(models: Path, data: Path):
         "cpu",
     )
     assert result.exit_code == 1
-    assert "takes at least 299 independent photographs; there are 12" in result.output
+    assert "needs at least 299 independent photographs; there are 12" in result.output
     assert "as they are" not in result.output, "no image was judged in vain"
     assert not (models / f"{NAME}.policies" / "bold.toml").exists()
 
@@ -349,7 +349,7 @@ def test_halves_with_too_few_fakes_are_refused_before_the_work(models: Path, dat
     common = ("--model", NAME, "--models-dir", models, "--device", "cpu", "--split", "all")
     result = call("calibrate", data, "--name", "halves", "--youden", "--max-miss-rate", "0.2", *common)
     assert result.exit_code == 1
-    assert "takes fakes of at least 14 independent groups; there are 12" in result.output
+    assert "needs fakes of at least 14 independent groups; there are 12" in result.output
     assert "as they are" not in result.output, "no image was judged in vain"
 
 

@@ -92,7 +92,7 @@ def test_the_images_of_a_policy_are_known_where_their_list_is_beside_it(installe
     other = lax.model_copy(update={"evidence": lax.evidence.model_copy(update={"data_sha256": "cd" * 32})})
     assert images_of(other, installed) is None, "the list is that of other images"
     place.with_name("lax.images.json").write_text("{")
-    with pytest.raises(PolicyError, match=r"lax\.images\.json is no list .* wrote back, or remove it"):
+    with pytest.raises(PolicyError, match=r"lax\.images\.json is not a list .* wrote, or remove it"):
         images_of(lax, installed)
 
 
@@ -107,18 +107,18 @@ def test_a_policy_for_another_precision_is_refused(installed: InstalledCard):
 
 
 def test_an_unknown_policy_is_refused_with_the_names_of_the_others(installed: InstalledCard):
-    with pytest.raises(PolicyError, match=r"no policy named 'lax'\. There are: strict\.") as caught:
+    with pytest.raises(PolicyError, match=r"no policy named 'lax'\. Its policies: strict\.") as caught:
         load_policy("lax", installed, WEIGHTS, "fp32")
     assert f"into {policy_place('lax', installed).parent}." in caught.value.message
 
 
 def test_an_unknown_policy_is_told_how_many_others_there_are(installed: InstalledCard):
     write_policy(STRICT.model_copy(update={"name": "lax"}), policy_place("lax", installed))
-    with pytest.raises(PolicyError, match=r"There are: lax, strict\."):
+    with pytest.raises(PolicyError, match=r"Its policies: lax, strict\."):
         load_policy("quick", installed, WEIGHTS, "fp32")
     for path in list_policies(installed):
         path.unlink()
-    with pytest.raises(PolicyError, match=r"There are: none\."):
+    with pytest.raises(PolicyError, match=r"Its policies: none\."):
         load_policy("quick", installed, WEIGHTS, "fp32")
 
 
@@ -172,7 +172,7 @@ def test_what_is_not_known_of_a_model_is_not_held_against_its_policies(installed
         ("inconclusive_from = 0.3", "inconclusive_from = 0.8", "inconclusive_from must be below threshold"),
         ("bias = -0.5", "bias = nan", "bias: Input should be a finite number"),
         ("bias = -0.5", "bias = ", "cannot be read"),
-        ('name = "strict"', 'name = "default"', "'default' stands for no policy: choose another name"),
+        ('name = "strict"', 'name = "default"', "'default' means that no policy is used: choose another name"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_field(installed: InstalledCard, before: str, after: str, complaint: str):
@@ -199,7 +199,7 @@ def test_a_policy_is_written_into_folders_that_are_not_there_yet(tmp_path: Path)
 def test_a_policy_that_cannot_be_written_is_told_with_the_reason(tmp_path: Path):
     (tmp_path / "taken").write_text("no folder")
     place = tmp_path / "taken" / "strict.toml"
-    with pytest.raises(PolicyError, match=r"strict\.toml cannot be written: .+\. Nothing was left of it"):
+    with pytest.raises(PolicyError, match=r"strict\.toml cannot be written: .+\. No part of it was kept"):
         write_policy(STRICT, place)
 
 

@@ -153,7 +153,7 @@ def test_a_photograph_has_a_missed_fake_if_any_of_its_fakes_is():
 
 
 def test_a_band_takes_enough_fakes():
-    with pytest.raises(TooFewPhotographsError, match="takes fakes of at least 59 independent groups; there are 50"):
+    with pytest.raises(TooFewPhotographsError, match="needs fakes of at least 59 independent groups; there are 50"):
         lowest_inconclusive(np.linspace(0, 1, 50), ~NONE_FAKE[:50], EACH_ITS_OWN[:50], 0.05)
 
 
@@ -165,7 +165,7 @@ def test_another_confidence_is_kept_to_in_every_figure():
     assert found.upper_bound == pytest.approx(stats.beta(5, REALS - 4).ppf(0.99), abs=1e-9)
     above = stats.beta(5, REALS - 4)
     assert (found.interval.low, found.interval.high) == pytest.approx((above.ppf(0.005), above.ppf(0.995)), abs=1e-9)
-    with pytest.raises(TooFewPhotographsError, match=r"confidence of 0\.99, takes at least 459 .*; there are 400\."):
+    with pytest.raises(TooFewPhotographsError, match=r"confidence of 0\.99, needs at least 459 .*; there are 400\."):
         threshold_for_false_positives(probabilities, NONE_FAKE, EACH_ITS_OWN, target=0.01, confidence=0.99)
 
 

@@ -1,1 +1,1 @@
-"""From scores of labelled images to a policy: calibrated probabilities, and a threshold with its intervals."""
+"""From scores of labelled images to a policy: calibrated probabilities and a threshold, whose rates have intervals."""

@@ -1,4 +1,4 @@
-"""From scores of labelled images to a policy: probabilities that mean something, and a threshold one can defend."""
+"""Fitting a policy to scores of labelled images: its calibration, its threshold, and the evidence for both."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ class Calibration:
     bias: float
 
     def of(self, scores: Scores) -> Floats:
-        """Return the calibrated probabilities (N,), computed as a service computes them."""
+        """Return the calibrated probabilities (N,), exactly as a service computes them."""
         return sigmoids(scores.logits / self.temperature + self.bias)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a policy is for and from: its name, the model's, weights and number format, time, data and its files."""
+    """A policy's name, the model, weights and number format that it is for, and when and from which data it is made.
+
+    `media_types`: those of the images' files.
+    """
 
     name: str
     model: str
@@ -53,14 +56,14 @@ class Origin:
 
 
 def fit_calibration(logits: Floats, fake: Labels) -> Calibration:
-    """Fit temperature and bias by least negative log-likelihood.
+    """Fit temperature and bias by minimising the negative log-likelihood.
 
-    Both classes weigh the same, so that 0.5 means "as likely from a fake as from a photograph", however many of each
-    were collected. The targets are Platt's (1999), (n + 1) / (n + 2) and 1 / (n + 2) instead of 1 and 0: without them a
-    model that separates the classes would be certain of everything.
+    Both classes have the same total weight, so 0.5 means "as likely a fake as a real image", however many of each were
+    collected. The targets are Platt's (1999), (n + 1) / (n + 2) and 1 / (n + 2), instead of 1 and 0. With 1 and 0, a
+    model that separates the classes would get probabilities of exactly 0 and 1.
 
     Raises:
-        CalibrationError: the fakes' logits are not higher than the photographs'.
+        CalibrationError: the fakes' logits are not higher than those of the real images.
     """
     fakes, reals = int(fake.sum()), int((~fake).sum())
     targets = np.where(fake, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
@@ -68,24 +71,24 @@ def fit_calibration(logits: Floats, fake: Labels) -> Calibration:
     slope, bias = fit_logistic(np.column_stack([logits, np.ones(len(logits))]), targets, weights).tolist()
     if slope <= 0:
         raise CalibrationError(
-            "On these images the model finds photographs no less fake than fakes, so no threshold is of use. Check the "
-            "labels; if they are right, the model does not know these generators."
+            "On these images the model's scores for fakes are not higher than for real images, so no threshold can "
+            "separate them. Check the labels. If they are correct, the model cannot detect these generators."
         )
     return Calibration(1 / slope, bias)
 
 
 def policy_for_target(scores: Scores, origin: Origin, target_fpr: float, max_miss_rate: float | None = None) -> Policy:
-    """Make a policy with the lowest threshold whose false-positive rate is at most `target_fpr`, by its upper bound.
+    """Make a policy with the lowest threshold whose false-positive rate has an upper bound of at most `target_fpr`.
 
     Args:
         scores: of images that the model was not trained on.
-        origin: what the policy says of itself.
-        target_fpr: the highest false-positive rate that may be, between 0 and 1.
-        max_miss_rate: if given, only what lies below so many of the fakes is called REAL, the rest up to the threshold
-            INCONCLUSIVE.
+        origin: the policy's name, model and data.
+        target_fpr: the highest false-positive rate that is allowed, between 0 and 1.
+        max_miss_rate: if given, the policy has a band: an image is classified as REAL only below a probability that at
+            most this share of the fakes lies below, and as INCONCLUSIVE from there to the threshold.
 
     Raises:
-        CalibrationError, TooFewPhotographsError: as the functions of worker/calibration/thresholds.py.
+        CalibrationError, TooFewPhotographsError: see the functions of worker/calibration/thresholds.py.
     """
     _check_classes(scores.fake)
     calibration = fit_calibration(scores.logits, scores.fake)
@@ -95,10 +98,10 @@ def policy_for_target(scores: Scores, origin: Origin, target_fpr: float, max_mis
 
 
 def policy_by_youden(scores: Scores, origin: Origin, seed: int = 0, max_miss_rate: float | None = None) -> Policy:
-    """Make a policy by Youden's J. Half of the photographs choose the threshold, the other half measures its rates.
+    """Make a policy by Youden's J. Half of the groups choose the threshold; the other half measures its rates.
 
     Raises:
-        CalibrationError, TooFewPhotographsError: as `policy_for_target`; or a half lacks a class.
+        CalibrationError, TooFewPhotographsError: as `policy_for_target`; or one half lacks a class.
     """
     _check_classes(scores.fake)
     chooses = half_of(scores.groups, seed)
@@ -115,13 +118,13 @@ def policy_by_youden(scores: Scores, origin: Origin, seed: int = 0, max_miss_rat
 def check_enough(
     fake: Labels, groups: Names, target_fpr: float | None, max_miss_rate: float | None, seed: int = 0
 ) -> None:
-    """Refuse what these images could not give whatever their scores, before they are judged.
+    """Check, before the model runs on the images, that there are enough for such a policy, whatever their scores.
 
     Args:
-        fake: (N,), the truth.
-        groups: (N,), each image's source photograph.
+        fake: (N,), the true labels.
+        groups: (N,), each image's group.
         target_fpr: of `policy_for_target`; None for `policy_by_youden`.
-        max_miss_rate: as theirs.
+        max_miss_rate: of either.
         seed: of the halves of `policy_by_youden`.
 
     Raises:
@@ -140,7 +143,7 @@ def check_enough(
 
 
 def half_of(groups: Names, seed: int) -> Labels:
-    """Choose half of the groups at random; true (N,) for their images."""
+    """Choose half of the groups at random. Return (N,), true for their images."""
     names = np.unique(groups)
     chosen = np.random.default_rng(seed).permutation(names)[: (len(names) + 1) // 2]
     return np.isin(groups, chosen)
@@ -159,7 +162,7 @@ def _policy(
     if max_miss_rate is not None:
         lowest = lowest_inconclusive(probabilities, measured.fake, measured.groups, max_miss_rate)
         band = lowest if lowest < threshold.value else None  # else the threshold itself misses few enough
-    called_real = probabilities[measured.fake] < (threshold.value if band is None else band)
+    missed = probabilities[measured.fake] < (threshold.value if band is None else band)
     fake_groups = measured.groups[measured.fake]
     evidence = Evidence(
         rule="youden" if target_fpr is None else "false_positive_rate",
@@ -169,7 +172,7 @@ def _policy(
         fpr_upper_bound=threshold.upper_bound,
         confidence=CONFIDENCE,
         max_miss_rate=max_miss_rate,
-        missed_fakes=len(np.unique(fake_groups[called_real])) / len(np.unique(fake_groups)),
+        missed_fakes=len(np.unique(fake_groups[missed])) / len(np.unique(fake_groups)),
         reals=int((~measured.fake).sum()),
         real_groups=threshold.photographs,
         fakes=int(measured.fake.sum()),

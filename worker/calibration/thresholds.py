@@ -1,7 +1,8 @@
-"""Thresholds: which probability an image must reach to be classified as FAKE, and how certain the resulting rates are.
+"""Thresholds: the probability from which an image is classified as FAKE, and exact bounds of the resulting rates.
 
-A photograph counts as FAKE if any of its images is classified so. So every count is of independent photographs, and the
-exact binomial bounds hold; the rate among images is at most as large where every photograph has equally many.
+"Photographs" are groups of real images here: the unit that is independent. A photograph is a false positive if any of
+its images is classified as FAKE. Counts are therefore of independent photographs, and the exact binomial bounds hold.
+If every photograph has the same number of images, the rate among images is not higher.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ CONFIDENCE = 0.95
 
 
 class CalibrationError(DistildireError):
-    """These images cannot give a policy."""
+    """No policy can be made from these images."""
 
 
 class TooFewPhotographsError(CalibrationError):
-    """There are too few independent photographs for what was asked. Add photographs, or ask for less."""
+    """There are too few independent photographs for the requested rate. Add photographs, or request a higher rate."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold, and the share of photographs that it calls FAKE: counted, with an exact interval and bound."""
+    """A threshold and its false positives: their number, and the exact interval and upper bound of their share."""
 
     value: float
     false_positives: int
@@ -45,32 +46,32 @@ class Threshold:
 
 
 def allowed_false_positives(photographs: int, target: float, confidence: float = CONFIDENCE) -> int:
-    """Return how many of so many photographs a threshold may call FAKE for its bound to be at most `target`.
+    """Return the highest number of false positives for which the upper bound of their share is at most `target`.
 
     Raises:
-        TooFewPhotographsError: even none would have a higher bound.
+        TooFewPhotographsError: even with no false positive, the bound is higher.
     """
     allowed = most_successes(photographs, target, confidence)
     if allowed is None:
         raise TooFewPhotographsError(
-            f"A false-positive rate of at most {target:g}, with a confidence of {confidence:g}, takes at least "
+            f"A false-positive rate of at most {target:g}, with a confidence of {confidence:g}, needs at least "
             f"{fewest_trials(target, confidence)} independent photographs; there are {photographs}. Add photographs "
-            "of other groups, or ask for a higher rate."
+            "of other groups, or request a higher rate."
         )
     return allowed
 
 
 def allowed_misses(groups: int, limit: float) -> int:
-    """Return how many of so many groups of fakes may be missed for the share's bound to be at most `limit`.
+    """Return the highest number of missed groups of fakes for which the upper bound of their share is at most `limit`.
 
     Raises:
-        TooFewPhotographsError: even none would have a higher bound.
+        TooFewPhotographsError: even with no missed group, the bound is higher.
     """
     allowed = most_successes(groups, limit, CONFIDENCE)
     if allowed is None:
         raise TooFewPhotographsError(
-            f"A band below which at most {limit:g} of the fakes lie takes fakes of at least "
-            f"{fewest_trials(limit, CONFIDENCE)} independent groups; there are {groups}. Add fakes, or ask for a "
+            f"A band below which at most {limit:g} of the fakes lie needs fakes of at least "
+            f"{fewest_trials(limit, CONFIDENCE)} independent groups; there are {groups}. Add fakes, or request a "
             "higher rate."
         )
     return allowed
@@ -81,12 +82,12 @@ def threshold_for_false_positives(
 ) -> Threshold:
     """Return the lowest threshold whose false-positive rate has an exact upper bound of at most `target`.
 
-    It lies just above the (k + 1)-th highest photograph, k being the most that n photographs allow. So the share of all
-    photographs above it follows Beta(k + 1, n - k), whatever the scores' distribution: bound and interval hold although
-    the threshold was chosen on the same photographs.
+    The threshold lies just above the (k + 1)-th highest of n photographs, where k is the number of false positives that
+    n photographs allow. So the share of all photographs above it follows Beta(k + 1, n - k), whatever the distribution
+    of the scores. Bound and interval hold although the same photographs chose the threshold.
 
     Raises:
-        TooFewPhotographsError: even a threshold that calls none of them FAKE has a higher bound.
+        TooFewPhotographsError: even for a threshold without a false positive, the bound is higher.
         CalibrationError: more than k photographs have the probability 1.
     """
     highest = np.sort(_of_groups(np.maximum, probabilities[~fake], groups[~fake]))[::-1]
@@ -95,7 +96,7 @@ def threshold_for_false_positives(
     if value > 1:
         raise CalibrationError(
             f"More than {allowed} of the {len(highest)} photographs have the probability 1 of being fake, so no "
-            "threshold keeps the rate. Ask for a higher rate."
+            "threshold keeps the rate. Request a higher rate."
         )
     counted = int(np.count_nonzero(highest >= value))
     return Threshold(
@@ -108,23 +109,23 @@ def threshold_for_false_positives(
 
 
 def youden_threshold(scores: Floats, fake: Labels) -> float:
-    """Return the threshold with the greatest Youden's J, which is that with the best balanced accuracy.
+    """Return the threshold with the greatest Youden's J, hence with the best balanced accuracy.
 
-    Of several equally good, the middle of the widest gap. Candidates lie halfway between neighbouring scores, which are
-    probabilities, so that none of them decides by its last digit.
+    The scores are probabilities. Candidates lie halfway between neighbouring scores, so that no image's class depends
+    on the last digit of its score. Of several equally good candidates, the one in the widest gap is returned.
     """
     ranking = rank(scores, fake)
     distinct = np.unique(np.concatenate([[0.0], scores, [1.0]]))
     candidates, gaps = (distinct[1:] + distinct[:-1]) / 2, np.diff(distinct)
     reached = np.searchsorted(-ranking.scores, -candidates, side="right")
-    # Balanced accuracy, less a half.
+    # Balanced accuracy minus 1/2.
     worth = np.concatenate([[0.0], ranking.recall - ranking.false_positive_rate])[reached] / 2
     best = worth >= worth.max() - 1e-9
     return float(candidates[best][np.argmax(gaps[best])])
 
 
 def measured_threshold(value: float, scores: Floats, fake: Labels, groups: Names) -> Threshold:
-    """Count the false positives of a threshold that was chosen on other photographs than these."""
+    """Count the false positives of a threshold that other photographs chose."""
     highest = _of_groups(np.maximum, scores[~fake], groups[~fake])
     counted = int(np.count_nonzero(highest >= value))
     return Threshold(
@@ -137,28 +138,30 @@ def measured_threshold(value: float, scores: Floats, fake: Labels, groups: Names
 
 
 def lowest_inconclusive(probabilities: Floats, fake: Labels, groups: Names, miss_limit: float) -> float:
-    """Return the highest probability below which at most `miss_limit` of all fakes lie, by the exact upper bound.
+    """Return the highest probability below which, by the exact upper bound, at most `miss_limit` of all fakes lie.
 
     Raises:
-        TooFewPhotographsError: there are too few photographs that fakes were made from.
+        TooFewPhotographsError: there are fakes of too few groups.
     """
     lowest = np.sort(_of_groups(np.minimum, probabilities[fake], groups[fake]))
     return float(lowest[allowed_misses(len(lowest), miss_limit)])
 
 
-def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> EstimateInterval:
-    """Quantiles of Beta(k + 1, n - k) without ties; ties leave fewer above, of which less can be said from below.
+def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> Interval:
+    """Return the interval of the false-positive rate.
 
-    The rate that was counted, k / n, lies in it: below the lower quantile where k is 0, it takes that one's place.
+    Without ties, its ends are quantiles of Beta(k + 1, n - k). With ties, fewer than k photographs lie above the
+    threshold, and the lower end is the Clopper-Pearson bound of their number. The lower end never exceeds the counted
+    rate: for k = 0, the lower quantile would.
     """
     each_side = (1 + confidence) / 2
-    from_below = counted + 1 if counted == allowed else counted
-    low = lower_bound(min(from_below, photographs), photographs, each_side)
-    return EstimateInterval(min(low, counted / photographs), upper_bound(allowed, photographs, each_side))
+    successes = counted + 1 if counted == allowed else counted
+    low = lower_bound(min(successes, photographs), photographs, each_side)
+    return Interval(min(low, counted / photographs), upper_bound(allowed, photographs, each_side))
 
 
 def _of_groups(extreme: np.ufunc, values: Floats, groups: Names) -> Floats:
-    """The highest or lowest value of each group."""
+    """Return the highest or lowest value of each group."""
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], groups[order][1:] != groups[order][:-1]]))
     extremes: Floats = extreme.reduceat(values[order], starts)

@@ -1,1 +1,1 @@
-"""Figures of scores against the truth, and how sure each is. Free of torch."""
+"""Metrics of scores against the true labels, and the interval of each. Nothing here imports torch."""

@@ -1,7 +1,8 @@
-"""How sure a figure is: the bootstrap by source photograph, exact bounds of shares, and Student's of a few trainings.
+"""Confidence intervals: a bootstrap over groups, exact binomial bounds of shares, and Student's t for a few trainings.
 
-Crops, edits and fakes of one photograph are alike, so images are not independent; their photographs are. The first two
-therefore count photographs ("groups"), not images. Trainings that differ by their seed are independent as they are.
+A group holds all crops, edits and fakes of one source photograph. Images of one group are similar, so they are not
+independent; the groups are. The bootstrap and the binomial bounds therefore count groups, not images. Trainings that
+differ only in their seed are independent, so Student's t counts each of them.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from numpy.typing import NDArray
 from worker.metrics.ranking import Floats
 
 _HALVINGS = 60
-"""Bisection steps: more than a float64 in [0, 1] can tell apart."""
+"""Bisection steps: enough to exhaust the precision of a float64 in [0, 1]."""
 
 _CHUNK_NUMBERS = 4_000_000
-"""Weights that are held at once: 32 MB."""
+"""How many weights are held in memory at once: 32 MB."""
 
 
 @dataclass(frozen=True)
-class EstimateInterval:
-    """From `low` to `high`, both NaN where nothing can be said."""
+class Interval:
+    """The interval from `low` to `high`; both are NaN if there are too few data for an interval."""
 
     low: float
     high: float
@@ -38,19 +39,20 @@ def grouped_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> list[EstimateInterval]:
-    """Return the percentile interval of each statistic where whole groups are drawn, with replacement.
+) -> list[Interval]:
+    """Return the bootstrap percentile interval of each statistic.
 
-    This is the cluster bootstrap: it keeps together what is alike.
+    This is the cluster bootstrap: each resample draws whole groups with replacement, as many as there are, so that
+    similar images stay together. If a statistic of a resample is NaN, because no image of one class was drawn, the
+    statistic's interval ignores that resample. With a single group, every interval is NaN.
 
     Args:
-        statistics: takes weights (R, N), how often each image was drawn, and returns M statistics of each draw, (M, R).
-        groups: (N,), each image's source photograph.
-        resamples: how many times as many groups are drawn as there are.
+        statistics: takes weights (R, N), how often each image was drawn, and returns M statistics of each resample,
+            (M, R).
+        groups: (N,), each image's group.
+        resamples: how many resamples are drawn.
         seed: the same seed gives the same intervals.
-        confidence: the share of the draws' statistics that lie in the interval.
-
-    Draws of which a statistic is NaN (one class was not drawn) are left out of it. Of a single group nothing is said.
+        confidence: the share of the resamples' statistics that lie in the interval.
     """
     names, group_of = np.unique(groups, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -64,7 +66,7 @@ def grouped_bootstrap(
 
 
 def _multiplicities(rng: np.random.Generator, draws: int, groups: int) -> Floats:
-    """How often each group is drawn, (draws, groups)."""
+    """Return how often each resample draws each group, (draws, groups)."""
     picks = rng.integers(groups, size=(draws, groups)) + groups * np.arange(draws)[:, None]
     return np.bincount(picks.ravel(), minlength=draws * groups).reshape(draws, groups).astype(np.float64)
 
@@ -80,7 +82,7 @@ def _percentiles(values: Floats, tails: tuple[float, float], groups: int) -> Est
 def upper_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
     """Return the exact one-sided upper bound of a share (Clopper and Pearson 1934).
 
-    It is the share with which so few successes would be seen with the probability 1 - confidence.
+    If the true share equalled the bound, at most this many successes would occur with the probability 1 - confidence.
     """
     if successes >= trials:
         return 1.0
@@ -95,34 +97,36 @@ def upper_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
 
 
 def lower_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
-    """Return the exact one-sided lower bound of a share: what is left by the upper bound of the failures."""
+    """Return the exact one-sided lower bound of a share: 1 minus the upper bound of the share of failures."""
     return 1 - upper_bound(trials - successes, trials, confidence)
 
 
-def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> EstimateInterval:
-    """Return the exact two-sided interval of a share; it covers the truth at least with the given confidence."""
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Return the exact two-sided interval of a share; it covers the true share with at least the given confidence."""
     each_side = (1 + confidence) / 2
     return EstimateInterval(lower_bound(successes, trials, each_side), upper_bound(successes, trials, each_side))
 
 
-def share_interval(share: float, groups: int, confidence: float = 0.95) -> EstimateInterval:
-    """Return the exact interval of a share of images, as if those of each of so many groups were all called alike.
+def share_interval(share: float, groups: int, confidence: float = 0.95) -> Interval:
+    """Return the exact interval of a share of images, as if all images of a group had got the same verdict.
 
-    A share of a broken number of groups has the lower bound of the whole number below, the upper of that above.
+    `share * groups` need not be a whole number: the lower bound takes the whole number below it, the upper bound the
+    one above.
     """
-    seen = round(share * groups, 6)
-    return EstimateInterval(
-        clopper_pearson(int(np.floor(seen)), groups, confidence).low,
-        clopper_pearson(int(np.ceil(seen)), groups, confidence).high,
+    successes = round(share * groups, 6)
+    return Interval(
+        clopper_pearson(int(np.floor(successes)), groups, confidence).low,
+        clopper_pearson(int(np.ceil(successes)), groups, confidence).high,
     )
 
 
 @dataclass(frozen=True)
 class Separation:
-    """What is ruled out of a detector that ranked all of so many independent fakes above all photographs.
+    """Bounds for a detector that ranked every fake of a sample above every real image.
 
-    `missed`: the most fakes, as a share, that lie below the lowest of these; `wronged`: the most photographs that lie
-    above the highest of these. Both hold together with the given confidence, whatever the scores' distributions.
+    `missed`: the upper bound of the share of all fakes that score below the sample's lowest fake. `wronged`: the upper
+    bound of the share of all real images that score above the sample's highest real image. Both hold together with the
+    given confidence, whatever the distributions of the scores.
     """
 
     missed: float
@@ -130,35 +134,35 @@ class Separation:
 
     @classmethod
     def of(cls, fakes: int, photographs: int, confidence: float = 0.95) -> Self:
-        """Return the exact bounds: those of a share of which no case was seen."""
+        """Return the exact bounds for so many independent fakes and real images: those of 0 cases in each."""
         each_side = (1 + confidence) / 2
         return cls(upper_bound(0, fakes, each_side), upper_bound(0, photographs, each_side))
 
     @property
     def least_area(self) -> float:
-        """The lowest area under the ROC curve: pairs that lie within the bounds are ranked rightly."""
+        """The lowest area under the ROC curve: the share of pairs within both bounds, which are ranked correctly."""
         return (1 - self.missed) * (1 - self.wronged)
 
     @property
     def least_balanced_accuracy(self) -> float:
-        """The lowest balanced accuracy of a threshold between the two."""
+        """The lowest balanced accuracy of a threshold between the sample's real images and its fakes."""
         return 1 - (self.missed + self.wronged) / 2
 
     def least_precision(self, share: float) -> float:
-        """Return the lowest average precision where so many of the images are fakes.
+        """Return the lowest average precision if `share` of the images are fakes.
 
-        At the recall r the precision is at least r / (r + c), where c photographs lie above for each fake; its integral
-        up to the fakes that are not missed is told, and of the others nothing.
+        At the recall r, the precision is at least r / (r + c). Here c is the number of wronged real images per fake.
+        The result is the integral of this from r = 0 to 1 - missed; beyond it, the precision is taken as 0.
         """
         found, above = 1 - self.missed, self.wronged * (1 - share) / share
         return found - above * float(np.log1p(found / above))
 
 
 def most_successes(trials: int, limit: float, confidence: float = 0.95) -> int | None:
-    """Return the greatest number of successes whose upper bound is at most `limit`; None if not even 0 is one.
+    """Return the greatest number of successes whose upper bound is at most `limit`; None if even 0 exceeds it.
 
     Args:
-        trials: how many there are.
+        trials: the number of trials.
         limit: between 0 and 1, exclusive.
         confidence: of the upper bound.
     """
@@ -167,12 +171,12 @@ def most_successes(trials: int, limit: float, confidence: float = 0.95) -> int |
 
 
 def fewest_trials(limit: float, confidence: float = 0.95) -> int:
-    """Return how many trials without a success it takes for the upper bound to be at most `limit`."""
+    """Return how many trials without a success are needed for an upper bound of at most `limit`."""
     return int(np.ceil(np.log(1 - confidence) / np.log1p(-limit)))
 
 
-def mean_interval(values: Floats, confidence: float = 0.95) -> EstimateInterval:
-    """Return Student's interval of the mean of (N,) independent values, all about normal; of one nothing is said."""
+def mean_interval(values: Floats, confidence: float = 0.95) -> Interval:
+    """Return Student's interval of the mean of (N,) independent, roughly normal values; NaN for fewer than two."""
     count = len(values)
     if count < 2:
         return EstimateInterval(np.nan, np.nan)
@@ -181,10 +185,10 @@ def mean_interval(values: Floats, confidence: float = 0.95) -> EstimateInterval:
 
 
 def student_quantile(probability: float, degrees: int) -> float:
-    """Return what Student's t with so many degrees of freedom does not exceed with a probability of at least 1/2.
+    """Return the quantile of Student's t distribution for a probability of at least 1/2.
 
-    It is sqrt(degrees) · tan(angle), and the probability of |t| below that is a finite sum of powers of the cosine
-    (Abramowitz and Stegun 26.7.3 and 26.7.4), which is solved for the angle by halving.
+    The quantile is sqrt(degrees) · tan(angle). The probability that |t| is below it is a finite sum of powers of the
+    cosine (Abramowitz and Stegun 26.7.3 and 26.7.4). Bisection finds the angle.
     """
     low, high = 0.0, np.pi / 2
     for _ in range(_HALVINGS):
@@ -197,7 +201,7 @@ def student_quantile(probability: float, degrees: int) -> float:
 
 
 def _within_angle(angle: float, degrees: int) -> float:
-    """P(|t| <= sqrt(degrees) · tan(angle)) of Student's distribution."""
+    """Return P(|t| <= sqrt(degrees) · tan(angle)) for Student's distribution."""
     odd = degrees % 2
     steps = np.arange(1, (degrees - odd) // 2)
     factors = np.cumprod(np.concatenate([[1.0], (2 * steps - 1 + odd) / (2 * steps + odd)]))
@@ -207,7 +211,7 @@ def _within_angle(angle: float, degrees: int) -> float:
 
 
 def _at_most(successes: int, trials: int, share: float) -> Floats:
-    """P(X <= k) of the binomial distribution for k = 0 ... successes, with 0 < share < 1."""
+    """Return P(X <= k) of the binomial distribution for k = 0 ... successes, with 0 < share < 1."""
     k = np.arange(1, successes + 1)
     log_chosen = np.concatenate([[0.0], np.cumsum(np.log((trials - k + 1) / k))])
     counts = np.arange(successes + 1)

@@ -1,4 +1,4 @@
-"""Logistic regression of few features, by Newton's method."""
+"""Logistic regression on a few features, by Newton's method."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def fit_logistic(features: Floats, targets: Floats, weights: Floats, ridge: floa
     """Return the coefficients (D,) that minimise the weighted negative log-likelihood.
 
     Args:
-        features: (N, D); a column of ones makes an intercept.
+        features: (N, D); a column of ones gives an intercept.
         targets: (N,), probabilities of the positive class, in [0, 1].
         weights: (N,), how much each row counts.
-        ridge: half of this times the coefficients' squares is added; without it, separable classes with targets of 0
-            and 1 have no finite minimum, and the search ends after a fixed number of steps.
+        ridge: the penalty; ridge / 2 times the sum of the squared coefficients is added to the loss. Without it,
+            separable classes with targets of 0 and 1 have no finite minimum, and the search ends after a fixed number
+            of steps.
     """
 
     def loss(coefficients: Floats) -> float:
@@ -35,7 +36,7 @@ def fit_logistic(features: Floats, targets: Floats, weights: Floats, ridge: floa
         step = np.linalg.lstsq(curvature + ridge * np.eye(len(coefficients)), gradient)[0]
         before, size = loss(coefficients), 1.0
         while loss(coefficients - size * step) > before and size > _TOLERANCE:
-            size /= 2  # far from the minimum the parabola may overshoot
+            size /= 2  # far from the minimum, a full Newton step may overshoot
         coefficients = coefficients - size * step
         if before - loss(coefficients) <= _TOLERANCE * abs(before):
             break

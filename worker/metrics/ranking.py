@@ -1,8 +1,8 @@
-"""Figures of a detector: what its scores are worth against the truth.
+"""Metrics of a detector: how well its scores separate fakes from real images.
 
-Everything follows from one table, which says for each distinct score how many fakes and how many photographs reach it.
-Equal scores are never told apart, so no figure depends on the order of the images. Weights of shape (R, N) give R
-tables at once: a bootstrap counts each image as often as it was drawn.
+Every metric is computed from one table. For each distinct score it gives the number of fakes and of real images that
+reach the score. Images with equal scores are counted together, so no metric depends on the order of the images. Weights
+of shape (R, N) give R tables at once, one for each resample of a bootstrap.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.bool_]
 
 ESTIMABLE_REALS = 300
-"""Independent photographs below which the true-positive rate at 1 % false positives is not estimable: with fewer, the
-limit is one or two photographs, and the figure tells of those."""
+"""With fewer independent real images, the true-positive rate at 1 % false positives is not estimable: the limit then
+allows only one or two false positives, and the result depends on those few images."""
 
 ESTIMABLE_VERDICTS = 10
-"""Independent images called FAKE below which no precision is told: of fewer, one wrong verdict would change it wholly,
-and none among them says next to nothing."""
+"""With fewer independent images that are classified as FAKE, no precision is reported: one wrong verdict would change
+it completely, and no wrong verdict would mean almost nothing."""
 
 PREVALENCES = (0.001, 0.01, 0.1)
-"""Shares of fakes among the images of a platform, for which precision is told."""
+"""Shares of fakes among the images of a platform, for which the precision is reported."""
 
 CALIBRATION_BINS = 10
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The table: `scores` (K,), distinct and descending; `fakes` and `reals` (..., K), how many reach each of them."""
+    """The table of counts.
+
+    `scores`: (K,), distinct and descending. `fakes`, `reals`: (..., K), how many images of the class reach each score.
+    """
 
     scores: Floats
     fakes: Floats
@@ -45,29 +48,29 @@ class Ranking:
 
     @property
     def false_positive_rate(self) -> Floats:
-        """Share of the photographs that reach each score (the false-positive rate), (..., K); NaN without any."""
+        """Share of the real images that reach each score, (..., K); NaN without real images."""
         return _ratio(self.reals, self.reals[..., -1:])
 
     @property
     def precision(self) -> Floats:
-        """Share of fakes among what reaches each score, (..., K); 0 where nothing does."""
+        """Share of fakes among the images that reach each score, (..., K); 0 where no image does."""
         return np.nan_to_num(_ratio(self.fakes, self.fakes + self.reals))
 
     @property
     def evenly(self) -> Ranking:
-        """The same where both classes weigh the same, however many images of each there are; NaN where one is missing.
+        """The same table with both classes weighted equally, however many images each has; NaN if one is missing.
 
-        For what asks of a probability that it be true: calibrated ones mean "as likely from either" by 0.5.
+        Metrics of calibration need it: in a calibrated probability, 0.5 means "as likely a fake as a real image".
         """
         return Ranking(self.scores, self.recall, self.false_positive_rate)
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of equal mass, from low to high probability; each field (..., bins).
+    """Bins of equal mass, from low to high probability. Each field has the shape (..., bins).
 
-    `mass` is the share of the images in each bin, `mean_probability` their mean probability of being fake, `share_fake`
-    the share of fakes among them. The last two are NaN in a bin that ties left empty.
+    `mass`: the share of all images that are in the bin. `mean_probability`: their mean probability of being fake.
+    `share_fake`: the share of fakes among them. The last two are NaN if ties leave the bin empty.
     """
 
     mass: Floats
@@ -76,11 +79,11 @@ class Reliability:
 
 
 def rank(scores: Floats, fake: Labels, weights: Floats | None = None) -> Ranking:
-    """Count the fakes and the photographs that reach each distinct score.
+    """Count the fakes and the real images that reach each distinct score.
 
     Args:
         scores: (N,), higher for "fake"; N > 0, no NaN.
-        fake: (N,), the truth.
+        fake: (N,), the true labels.
         weights: (..., N), how often each image counts; by default once.
     """
     order = np.argsort(-scores, kind="stable")
@@ -92,9 +95,9 @@ def rank(scores: Floats, fake: Labels, weights: Floats | None = None) -> Ranking
 
 
 def missing_classes(fake: Labels) -> tuple[Literal["real", "fake"], ...]:
-    """Return the classes of which labels (N,) have no image; empty if both are there."""
-    present: dict[Literal["real", "fake"], np.bool_] = {"real": np.any(~fake), "fake": np.any(fake)}
-    return tuple(name for name, there in present.items() if not there)
+    """Return the classes that have no image among the labels (N,); empty if both are present."""
+    found: dict[Literal["real", "fake"], np.bool_] = {"real": np.any(~fake), "fake": np.any(fake)}
+    return tuple(name for name, present in found.items() if not present)
 
 
 def average_precision(scores: Floats, fake: Labels) -> float:
@@ -103,18 +106,18 @@ def average_precision(scores: Floats, fake: Labels) -> float:
 
 
 def roc_auc(scores: Floats, fake: Labels) -> float:
-    """Return the area under the ROC curve of scores (N,); NaN where a class is missing."""
+    """Return the area under the ROC curve of scores (N,); NaN if a class is missing."""
     return float(area_under_roc(rank(scores, fake)))
 
 
 def area_under_precision(ranking: Ranking) -> Floats:
-    """Average precision, (...): the sum over the distinct scores of (R_n - R_(n-1)) P_n, without interpolation."""
+    """Return the average precision, (...): the sum of (R_n - R_(n-1)) P_n over distinct scores, not interpolated."""
     steps = np.diff(ranking.recall, prepend=0.0, axis=-1)
     return np.asarray(np.sum(steps * ranking.precision, axis=-1))
 
 
 def area_under_roc(ranking: Ranking) -> Floats:
-    """Probability that a fake scores higher than a photograph, ties counting one half (Mann and Whitney), (...)."""
+    """Return the probability, (...), that a fake scores higher than a real image; ties count 1/2 (Mann and Whitney)."""
     widths = np.diff(ranking.false_positive_rate, prepend=0.0, axis=-1)
     heights = ranking.recall - np.diff(ranking.recall, prepend=0.0, axis=-1) / 2
     return np.asarray(np.sum(widths * heights, axis=-1))
@@ -123,54 +126,57 @@ def area_under_roc(ranking: Ranking) -> Floats:
 def recall_at_false_positive_rate(ranking: Ranking, limit: float) -> Floats:
     """Return the highest true-positive rate of a threshold whose false-positive rate is at most `limit`, (...).
 
-    Whether the data can tell it is the caller's to ask: see `ESTIMABLE_REALS`.
+    The caller checks that there are enough real images to estimate it: see `ESTIMABLE_REALS`.
     """
     allowed = np.where(ranking.false_positive_rate <= limit, ranking.recall, 0.0)
     return np.asarray(np.max(allowed, axis=-1, initial=0.0))
 
 
 def recall_at(ranking: Ranking, threshold: float) -> Floats:
-    """Share of the fakes that reach a threshold, (...)."""
+    """Return the share of the fakes that reach a threshold, (...)."""
     return _at(ranking.recall, ranking, threshold)
 
 
 def false_positive_rate_at(ranking: Ranking, threshold: float) -> Floats:
-    """Share of the photographs that reach a threshold, (...)."""
+    """Return the share of the real images that reach a threshold, (...)."""
     return _at(ranking.false_positive_rate, ranking, threshold)
 
 
 def accuracy_at(ranking: Ranking, threshold: float) -> Floats:
-    """Share of the images that are called rightly, FAKE from the threshold on, (...)."""
+    """Return the share of the images that are classified correctly, (...): as FAKE if they reach the threshold."""
     found, wronged = _at(ranking.fakes, ranking, threshold), _at(ranking.reals, ranking, threshold)
-    right = found + ranking.reals[..., -1] - wronged
-    return _ratio(right, ranking.fakes[..., -1] + ranking.reals[..., -1])
+    correct = found + ranking.reals[..., -1] - wronged
+    return _ratio(correct, ranking.fakes[..., -1] + ranking.reals[..., -1])
 
 
 def balanced_accuracy_at(ranking: Ranking, threshold: float) -> Floats:
-    """Mean of the shares of fakes and of photographs that are called rightly, (...)."""
+    """Return the mean of two shares, (...): of fakes and of real images that are classified correctly."""
     return (recall_at(ranking, threshold) + 1 - false_positive_rate_at(ranking, threshold)) / 2
 
 
 def precision_at_prevalence(ranking: Ranking, threshold: float, prevalence: float) -> Floats:
-    """Share of fakes among the images classified as FAKE where `prevalence` of all images are fakes (Bayes), (...).
+    """Return the share of fakes among the images that are classified as FAKE, (...), by Bayes' rule.
 
-    NaN where nothing is classified as FAKE.
+    `prevalence` is the share of fakes among all images. The result is NaN if no image is classified as FAKE.
     """
     found = prevalence * recall_at(ranking, threshold)
     return _ratio(found, found + (1 - prevalence) * false_positive_rate_at(ranking, threshold))
 
 
 def brier(ranking: Ranking) -> Floats:
-    """Mean squared difference between the probability, which the scores must be, and the truth (0 or 1), (...)."""
+    """Return the Brier score, (...): the mean squared difference of probability and true label (0 or 1).
+
+    The scores must be probabilities.
+    """
     fakes, reals = _per_score(ranking)
     squares = fakes * (1 - ranking.scores) ** 2 + reals * ranking.scores**2
     return _ratio(np.sum(squares, axis=-1), ranking.fakes[..., -1] + ranking.reals[..., -1])
 
 
 def reliability(ranking: Ranking, bins: int = CALIBRATION_BINS) -> Reliability:
-    """Compare probabilities, which the scores must be, with the shares of fakes, in bins of equal mass.
+    """Compare probabilities with the shares of fakes, in bins of equal mass. The scores must be probabilities.
 
-    Images of one probability go into one bin, that of their middle rank; so bins are equal as far as ties allow.
+    Images with the same probability share a bin, that of their middle rank. So the bins are equal as far as ties allow.
     """
     fakes, reals = (counts.reshape(-1, len(ranking.scores)) for counts in _per_score(ranking))
     each = fakes + reals
@@ -192,24 +198,27 @@ def reliability(ranking: Ranking, bins: int = CALIBRATION_BINS) -> Reliability:
 
 
 def calibration_error(ranking: Ranking, bins: int = CALIBRATION_BINS) -> Floats:
-    """Mean distance between probability and share of fakes over bins of equal mass, weighted by their mass, (...)."""
+    """Return the expected calibration error, (...), over bins of equal mass.
+
+    It is the mean distance between mean probability and share of fakes, weighted by the bins' mass.
+    """
     found = reliability(ranking, bins)
     return np.asarray(np.sum(found.mass * np.nan_to_num(np.abs(found.mean_probability - found.share_fake)), axis=-1))
 
 
 def _per_score(ranking: Ranking) -> tuple[Floats, Floats]:
-    """How many fakes and photographs have each score."""
+    """Return how many fakes and how many real images have each score, both (..., K)."""
     return np.diff(ranking.fakes, prepend=0.0, axis=-1), np.diff(ranking.reals, prepend=0.0, axis=-1)
 
 
 def _at(values: Floats, ranking: Ranking, threshold: float) -> Floats:
-    """The value at the lowest score that reaches the threshold; 0 (of what has any) where none does."""
+    """Return the value at the lowest score that reaches the threshold; 0 if none does (NaN stays NaN)."""
     reached = int(np.searchsorted(-ranking.scores, -threshold, side="right"))
     return np.asarray(values[..., reached - 1] if reached else values[..., -1] * 0.0)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    """Quotient; NaN instead of a warning where the whole is 0."""
+    """Return the quotient; NaN, without a warning, where the whole is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     quotient: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
     return quotient

@@ -1,4 +1,4 @@
-"""What a model said of labelled images, as arrays: the input of every figure and of every threshold."""
+"""A model's scores of labelled images, as arrays: the input of every metric and of every threshold."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Names = NDArray[np.str_]
 class Scores:
     """One entry for each image, all (N,).
 
-    `logits`: the student's, of "fake"; `fake`: the truth; `generators`: what made a fake, empty for a photograph;
-    `groups`: the source photograph, the unit that is independent.
+    `logits`: the student's output; higher means more likely fake. `fake`: the true labels. `generators`: what generated
+    the fake; empty for a real image. `groups`: the image's group; images of different groups are independent.
     """
 
     logits: Floats
@@ -32,19 +32,19 @@ class Scores:
 
     @property
     def probabilities(self) -> Floats:
-        """The probability of being fake that a service states without a policy, (N,)."""
+        """The probability of being fake that a service reports without a policy, (N,)."""
         return sigmoids(self.logits)
 
     @property
     def real_groups(self) -> int:
-        """How many independent photographs there are."""
+        """The number of groups that have real images."""
         return len(np.unique(self.groups[~self.fake]))
 
     def only(self, chosen: Labels) -> Self:
-        """Return the images of which `chosen` (N,) is true."""
+        """Return the scores of the images for which `chosen` (N,) is true."""
         return type(self)(self.logits[chosen], self.fake[chosen], self.generators[chosen], self.groups[chosen])
 
     def by_generator(self) -> dict[str, Self]:
-        """Return all photographs with the fakes of one generator, for each."""
+        """Return, for each generator, the scores of its fakes and of all real images."""
         names = sorted(set(self.generators[self.fake].tolist()))
         return {name: self.only(~self.fake | (self.generators == name)) for name in names}

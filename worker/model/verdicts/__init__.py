@@ -1,1 +1,1 @@
-"""From the student's number to a verdict: by a policy, or by the threshold of the model's card."""
+"""From the student's logit to a verdict: by a policy, or by the threshold of the model's card."""

@@ -1,4 +1,4 @@
-"""What a service says of an image: the verdict, by which rule, and how stable it is."""
+"""What a service reports of an image: the verdict, the rule that gave it, and how stable it is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Assessment:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What a reader must know of how the image was classified."""
+        """What a reader of the verdict must know about it."""
         if self.stability is None or not self.stability.flip_rate:
             return self._about_the_rule()
         changes = self.stability.passes - 1
@@ -69,9 +69,9 @@ def assess(
     Args:
         logit: the student's output for the image.
         card_threshold: the threshold of the model's card.
-        policy: of the model, if one was chosen.
-        perturbed: logits of the image after small changes. If one of them lies across the threshold and the policy has
-            a band, the image is INCONCLUSIVE.
+        policy: the chosen policy, if any.
+        perturbed: logits of the image after small changes. If one of them lies on the other side of the threshold and
+            the policy has a band, the image is INCONCLUSIVE.
         content: of the image, if it was measured. If the image lacks content and the policy has a band, the image is
             INCONCLUSIVE too.
 

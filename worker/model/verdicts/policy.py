@@ -1,8 +1,8 @@
-"""Policies: a threshold that was chosen on an operator's own images, and what was measured when it was.
+"""Policies: a threshold that was chosen on an operator's own images, and the rates that were measured for it.
 
-A policy is a TOML file beside the card, `<models folder>/<MODEL>.policies/<name>.toml`, written by
-`distildire calibrate`; `<name>.images.json` lists the images that it was made of. It holds for the weights and the
-number format that it was made with, for no others: another model's probabilities mean something else. Free of torch.
+`distildire calibrate` writes a policy as a TOML file beside the card, `<models folder>/<MODEL>.policies/<name>.toml`.
+`<name>.images.json` lists the images that the policy was made from. A policy is valid only for the weights and the
+number format that it was made with: with others, the same probability means something else. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 def _not_reserved(name: str) -> str:
     if name == DEFAULT:
-        raise ValueError(f"{DEFAULT!r} stands for no policy: choose another name")
+        raise ValueError(f"{DEFAULT!r} means that no policy is used: choose another name")
     return name
 
 
@@ -47,15 +47,15 @@ class _PolicySection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Evidence(_PolicySection):
-    """How a policy's threshold was chosen, and what was measured of it. Rates count photographs, not images.
+class Evidence(_Section):
+    """How a policy's threshold was chosen, and its measured rates. Rates count groups of images, not images.
 
-    `rule`: `false_positive_rate`, the lowest threshold whose upper bound is at most `target_fpr`, or `youden`, the best
-    sum of both classes' rates. `measured_fpr`: the share of the photographs of which an image was called FAKE, with its
-    two-sided interval, and its one-sided upper bound, all exact, of that confidence. `missed_fakes`: the share of the
-    fakes' photographs of which a fake was called REAL; `max_miss_rate`: the bound that was asked of it, if there is a
-    band. `data_sha256`: the digest of the images' digests, labels, generators and groups. `media_types`: what their
-    files were; empty where that was not recorded.
+    `rule`: `false_positive_rate` is the lowest threshold whose rate has an upper bound of at most `target_fpr`;
+    `youden` is the threshold with the best balanced accuracy. `measured_fpr`: the share of the groups of real images in
+    which an image was classified as FAKE. `fpr_interval`, `fpr_upper_bound`: its exact two-sided interval and exact
+    one-sided upper bound, with this `confidence`. `missed_fakes`: the share of the groups of fakes in which a fake was
+    classified as REAL. `max_miss_rate`: the limit that was requested for it, if any. `data_sha256`: the digest of the
+    images' digests, labels, generators and groups. `media_types`: those of the images' files; empty if not recorded.
     """
 
     rule: ThresholdMethod
@@ -74,11 +74,11 @@ class Evidence(_PolicySection):
     media_types: tuple[str, ...] = ()
 
 
-class Policy(_PolicySection):
-    """When an image is classified as FAKE. All probabilities are calibrated ones: sigmoid(logit / temperature + bias).
+class Policy(_Section):
+    """When an image is classified as FAKE. All probabilities are calibrated: sigmoid(logit / temperature + bias).
 
-    `threshold`: an image whose probability reaches it is FAKE. `inconclusive_from`: an image whose probability
-    reaches this and not the threshold is INCONCLUSIVE; without it, REAL.
+    `threshold`: an image whose probability reaches it is FAKE. `inconclusive_from`: an image whose probability reaches
+    this, but not the threshold, is INCONCLUSIVE; with None, it is REAL.
     """
 
     name: PolicyName

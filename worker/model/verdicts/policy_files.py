@@ -1,4 +1,4 @@
-"""Where policies lie, and reading and writing them."""
+"""Where the files of policies are, and how they are read and written."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ _HEADING = "# Made by `distildire calibrate`; docs/evaluation.md says what each 
 
 
 class _Images(BaseModel):
-    """The images that the policy was made of whose evidence has this digest, each by the first digits of its own."""
+    """The images that a policy was made from.
+
+    `data_sha256`: that of the policy's evidence. `images`: the first digits of each image's digest.
+    """
 
     data_sha256: Sha256
     images: frozenset[str]
 
 
 def load_policy(name: str, installed: InstalledCard, weights_sha256: str, precision: Format) -> Policy:
-    """Return a model's policy of that name, for a detector with these weights in this number format.
+    """Return the model's policy of that name, for a detector with these weights in this number format.
 
     Raises:
         PolicyError: there is none, it cannot be read, or it was made with other weights or in another number format.
@@ -35,7 +38,7 @@ def load_policy(name: str, installed: InstalledCard, weights_sha256: str, precis
     if name not in paths:
         known = ", ".join(sorted(paths)) or "none"
         raise PolicyError(
-            f"{installed.card.name} has no policy named {name!r}. There are: {known}. Make one with `distildire "
+            f"{installed.card.name} has no policy named {name!r}. Its policies: {known}. Make one with `distildire "
             f"calibrate`, or put its file into {_folder(installed.folders[0], installed.card.name)}."
         )
     return _fitting(paths[name], installed.card.name, weights_sha256, precision)
@@ -44,14 +47,14 @@ def load_policy(name: str, installed: InstalledCard, weights_sha256: str, precis
 def load_policies(
     installed: InstalledCard, weights_sha256: str | None, precision: Format | None
 ) -> tuple[dict[str, Policy], tuple[str, ...]]:
-    """Return the policies of a model that can be used, by their names, and of each other one why not.
+    """Return the model's usable policies by name, and for each other policy why it cannot be used.
 
-    One that cannot be used is no reason for a worker to do nothing: it may be meant for others of the fleet.
+    A policy that cannot be used does not keep a worker from starting: it may be meant for other workers.
 
     Args:
         installed: the model's card.
-        weights_sha256: of the model; None where it is not known, and not compared.
-        precision: in which it runs; None as well.
+        weights_sha256: of the model; None if unknown: then policies are not checked for it.
+        precision: in which the model runs; None if unknown: then policies are not checked for it.
     """
     usable: dict[str, Policy] = {}
     problems = []
@@ -64,9 +67,9 @@ def load_policies(
 
 
 def list_policies(installed: InstalledCard) -> list[Path]:
-    """Return the files of a model's policies, those of the operator's folder before bundled ones."""
+    """Return the files of a model's policies, those in the operator's folder before bundled ones."""
     folders = [_folder(folder, installed.card.name) for folder in installed.folders]
-    # Names that begin with a dot are what systems leave beside files, or an editor's.
+    # Operating systems and editors leave files whose names begin with a dot.
     return [path for folder in folders for path in sorted(folder.glob("[!.]*.toml"))]
 
 
@@ -74,7 +77,7 @@ def read_policy(path: Path) -> Policy:
     """Read one policy.
 
     Raises:
-        PolicyError: the file is no TOML, or fields are missing, wrong or unknown; all of them are named.
+        PolicyError: the file is not TOML, or fields are missing, wrong or unknown; the message names all of them.
     """
     try:
         return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -86,7 +89,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def images_of(policy: Policy, installed: InstalledCard) -> frozenset[str] | None:
-    """Return the images that a model's policy was made of, by their `short_digests`; None where that is not known.
+    """Return the `short_digests` of the images that a policy was made from; None if they are not known.
 
     Raises:
         PolicyError: the list beside the policy cannot be read.
@@ -98,17 +101,17 @@ def images_of(policy: Policy, installed: InstalledCard) -> frozenset[str] | None
         return None
     except (OSError, ValidationError) as error:
         raise PolicyError(
-            f"{place} is no list of a policy's images. Put the one that `distildire calibrate` wrote back, or remove "
-            "it: then nobody knows which images the policy was made of."
+            f"{place} is not a list of a policy's images. Restore the file that `distildire calibrate` wrote, or "
+            "remove it. Without it, nothing shows which images the policy was made from."
         ) from error
     return found.images if found.data_sha256 == policy.evidence.data_sha256 else None
 
 
 def policy_place(name: str, installed: InstalledCard) -> Path:
-    """Return where a new policy of a model is to be written.
+    """Return the path for a new policy of a model.
 
     Raises:
-        PolicyError: there is one already, or no folder of the operator's own to put it into.
+        PolicyError: there is a policy of that name, or the operator has set no models folder.
     """
     if installed.folders[0] == BUNDLED:
         raise PolicyError(
@@ -116,21 +119,21 @@ def policy_place(name: str, installed: InstalledCard) -> Path:
         )
     place = _folder(installed.folders[0], installed.card.name) / f"{name}.toml"
     if place.exists():
-        raise PolicyError(f"There is a policy {place} already. Choose another name, or remove it first.")
+        raise PolicyError(f"The policy {place} exists already. Choose another name, or remove it first.")
     return place
 
 
 def write_policy(policy: Policy, place: Path, images: Sequence[str] | None = None) -> None:
-    """Write a policy's file and, before it, the list of its images.
+    """Write the list of a policy's images, then the policy's file.
 
     Args:
-        policy: what is written.
-        place: as `policy_place` returns it.
-        images: which it was made of, by their `short_digests`; None where that is not known.
+        policy: the policy.
+        place: the path, from `policy_place`.
+        images: the `short_digests` of the images that it was made from; None if they are not known.
 
     Raises:
-        PolicyError: it cannot be written.
-        DiskFullError: the disk is too full for it.
+        PolicyError: a file cannot be written.
+        DiskFullError: there is not enough disk space.
     """
     text = _HEADING + tomlkit.dumps(policy.model_dump(exclude_none=True))
     try:
@@ -141,7 +144,7 @@ def write_policy(policy: Policy, place: Path, images: Sequence[str] | None = Non
         write_whole(place, text.encode())
     except OSError as error:
         raise PolicyError(
-            f"{place} cannot be written: {error.strerror}. Nothing was left of it; calibrate again."
+            f"{place} cannot be written: {error.strerror}. No part of it was kept. Calibrate again."
         ) from error
 
 
@@ -158,21 +161,21 @@ def _by_name(installed: InstalledCard) -> dict[str, Path]:
 
 
 def _fitting(path: Path, model: str, weights_sha256: str | None, precision: Format | None) -> Policy:
-    """Read a policy, and refuse one that was renamed, copied from another model, or made for other numbers."""
+    """Read a policy. Refuse one that was renamed, or made for another model, other weights or another number format."""
     policy = read_policy(path)
     if (policy.name, policy.model) != (path.stem, model):
         raise PolicyError(
-            f"{path} holds the policy {policy.name!r} of {policy.model}, not {path.stem!r} of {model}: put it where it "
-            "belongs."
+            f"{path} holds the policy {policy.name!r} of {policy.model}, not {path.stem!r} of {model}. Move it to the "
+            "path of that policy."
         )
     if weights_sha256 not in {None, policy.weights_sha256}:
         raise PolicyError(
-            f"The policy {path} was made for the weights {policy.weights_sha256}, but {model} has {weights_sha256}: "
-            "its rates say nothing of these. Calibrate again."
+            f"The policy {path} was made for the weights {policy.weights_sha256}, but {model} has {weights_sha256}. "
+            "Its rates do not hold for these. Calibrate again."
         )
     if precision not in {None, policy.precision}:
         raise PolicyError(
-            f"The policy {path} was made in {policy.precision}, but the model runs in {precision}, which moves "
+            f"The policy {path} was made in {policy.precision}, but the model runs in {precision}, which shifts "
             f"probabilities. Set DISTILDIRE_PRECISION={policy.precision}, or calibrate again in {precision}."
         )
     return policy

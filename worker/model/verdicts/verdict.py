@@ -1,4 +1,4 @@
-"""From the student's logit to a verdict: evidence, not proof. Pure, and free of torch."""
+"""From the student's logit to a verdict, which is evidence, not proof. Pure functions; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def calibrated_probability(logit: float, temperature: float = 1.0, bias: float =
     if not math.isfinite(logit):
         raise JobError(
             ErrorCode.INTERNAL,
-            f"The model gave {logit} instead of a number for this image. Run it in precision fp32; if that gives the "
-            "same, its weights are wrong.",
+            f"The model returned {logit} instead of a number for this image. Run it in the precision fp32; if it still "
+            "does, its weights are wrong.",
         )
     return sigmoid(logit / temperature + bias)
 
@@ -89,7 +89,7 @@ def sigmoid(x: float) -> float:
 
 
 def sigmoids(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sigmoid of each number, (N,) -> (N,), to the last digit as `sigmoid` gives it.
+    """Return the sigmoid of each number, (N,) -> (N,), equal to `sigmoid`'s to the last digit.
 
     NumPy's exp may differ from Python's in the last digit. An evaluation would then count an image that lies exactly on
     the threshold differently from the service.
