@@ -203,7 +203,7 @@ def test_a_student_of_dire_images_computes_in_float32_alone(
         with pytest.raises(ModelError, match=f"TINY reads DIRE images.*{precision} rounds away.*fp32 or auto"):
             load_model("TINY", device="cpu", precision=precision, models_dir=folder)
     card.write_text(card.read_text().replace("image_size = 64", 'image_size = 64\nprecision = "bf16"'))
-    with pytest.raises(ModelError, match="if the card says otherwise, correct it"):
+    with pytest.raises(ModelError, match="If the card states another precision, correct it"):
         load_model("TINY", device="cpu", models_dir=folder)
 
 

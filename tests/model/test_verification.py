@@ -93,7 +93,7 @@ def test_a_converted_file_that_was_altered_is_refused(folder: Path):
     content = bytearray(target.read_bytes())
     content[-1] ^= 1
     target.write_bytes(content)
-    with pytest.raises(ModelError, match=r"damaged or altered since it came here"):
+    with pytest.raises(ModelError, match=r"damaged or altered since it was installed"):
         load_model("TINY", "cpu", models_dir=folder)
 
 
@@ -115,7 +115,7 @@ def test_a_converted_file_without_its_record_does_not_count(folder: Path):
 def test_an_unreadable_record_is_named(folder: Path):
     place = record_path(converted(folder))
     place.write_text("{")
-    with pytest.raises(ModelError, match=f"{place} is no record"):
+    with pytest.raises(ModelError, match=f"{place} is not a record"):
         load_model("TINY", "cpu", models_dir=folder)
 
 

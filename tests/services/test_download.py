@@ -190,7 +190,7 @@ def test_a_whole_partial_file_only_wants_its_name(server: WeightsServer, target:
 
 @pytest.mark.parametrize(
     ("manner", "told"),
-    [("missing", "status 404 Not Found"), ("page", "a web page came"), ("circle", "redirects")],
+    [("missing", "status 404 Not Found"), ("page", "is a web page"), ("circle", "redirects")],
 )
 def test_an_answer_that_is_no_file_ends_the_fetch_at_once(
     server: WeightsServer, target: Path, manner: Manner, told: str
@@ -227,7 +227,7 @@ def test_space_is_looked_for_before_anything_is_taken(
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=len(CONTENT) - 1))
     fetching = Fetch(target, server.url())
-    with pytest.raises(ModelError, match=r"0\.00 GB are needed in .*/models, and 0\.00 GB are free"):
+    with pytest.raises(ModelError, match=r"0\.00 GB are needed in .*/models, but 0\.00 GB are free"):
         fetching.run()
     assert fetching.progress == []
 
@@ -294,5 +294,5 @@ def test_a_full_disk_keeps_what_came(server: WeightsServer, target: Path):
         text=True,
         cwd=Path(__file__).parents[2],
     )
-    assert "takes no more: File too large. What came is kept." in full.stdout
+    assert "cannot be written to: File too large. The bytes received so far are kept." in full.stdout
     assert target.with_name("weights.pt.partial").stat().st_size == 1_000_000

@@ -96,7 +96,7 @@ def test_a_file_without_digest_in_its_card_is_known_by_its_name(folder: Path, tm
     placed = folder / "student.pth"
     identify(placed, installed.card.student)
     placed.write_bytes(b"something else")  # from its import on it is known by its digest
-    with pytest.raises(ModelError, match="damaged or altered since it came here"):
+    with pytest.raises(ModelError, match="damaged or altered since it was installed"):
         identify(placed, installed.card.student)
 
 
@@ -112,7 +112,7 @@ def test_a_file_that_lies_in_its_place_gets_a_record(installed: InstalledCard, f
 def test_another_file_in_its_place_is_kept(installed: InstalledCard, folder: Path, brought: list[Path]):
     placed = folder / "student.pth"
     placed.write_bytes(b"of somebody")
-    with pytest.raises(ModelError, match=f"{placed} is there and is another file"):
+    with pytest.raises(ModelError, match=f"{placed} exists and is another file"):
         bring_in(brought, installed, folder)
     assert placed.read_bytes() == b"of somebody"
 
@@ -149,5 +149,5 @@ def test_what_cannot_be_linked_says_to_copy(
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(ModelError, match=r"cross-device link.*: copy it, without --link"):
+    with pytest.raises(ModelError, match=r"cross-device link. Run the command without --link"):
         bring_in(brought, installed, folder, link=True)

@@ -1,4 +1,4 @@
-"""The science: ADM's first-step noise and the DistilDIRE student. Importing this package does not import torch."""
+"""The model: ADM's first-step noise and the DistilDIRE student. Importing this package does not import torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "verify",
 ]
 
-# No name may be that of a module of this package: importing the module would put it in the name's place.
+# A public name must differ from every module of this package: importing that module would replace the name.
 _HOMES = {
     "DecisionRule": "verdicts.verdict",
     "Detector": "detector",
@@ -36,7 +36,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name's module when the name is first asked for (PEP 562)."""
+    """Import a public name's module when the name is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'cards.registry')}"), name)

@@ -1,4 +1,4 @@
-"""The detector: preprocessing, first-step noise, classification, and the analysis of one file as a whole."""
+"""The detector: preprocessing, first-step noise, classification, and the complete analysis of one file."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from worker.model.verdicts.verdict import DecisionRule, decide
 
 @dataclass(frozen=True)
 class Detection:
-    """What the networks say of a batch, float32, in CPU memory.
+    """The networks' output for a batch, float32, in CPU memory.
 
-    `eps` (B, 3, S, S): first-step noise; `logit` (B, 1) of "fake"; `feature` (B, C, h, w): the student's feature map.
+    `eps` (B, 3, S, S): the first-step noise. `logit` (B, 1): higher means more likely fake. `feature` (B, C, h, w): the
+    student's feature map.
     """
 
     eps: Tensor
@@ -34,15 +35,15 @@ class Detection:
     feature: Tensor
 
 
-class ImageDimensions(TypedDict):
-    """Of the image as people see it, after EXIF orientation, in pixels."""
+class Dimensions(TypedDict):
+    """The image's width and height in pixels, after EXIF orientation."""
 
     width: int
     height: int
 
 
 class Analysis(TypedDict):
-    """The result of `Detector.analyze`; `heatmap_scores` is height rows of width numbers in [0, 1]."""
+    """The result of `Detector.analyze`. `heatmap_scores` has height rows of width numbers in [0, 1]."""
 
     prediction: str
     confidence: float
@@ -53,9 +54,10 @@ class Analysis(TypedDict):
 
 
 class Detector:
-    """A loaded model on its device; made by `load_model`.
+    """A loaded model on its device. `load_model` makes it.
 
-    One thread at a time may call it: it owns the device. `card_path`: the file that the card was read from, if it was.
+    Only one thread may call it at a time, because it owns the device. `card_path`: the file that the card was read
+    from, if any.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Detector:
         )
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Return what the networks see of an image: (3, S, S), float32 in [-1, 1], in CPU memory."""
+        """Return the networks' input for an image: (3, S, S), float32 in [-1, 1], in CPU memory."""
         return torch.from_numpy(preprocess(image.convert("RGB"), self.card.image_size))
 
     @torch.inference_mode()
@@ -100,7 +102,7 @@ class Detector:
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return DIRE's reconstruction of images x, by DDIM inversion and sampling: (B, 3, S, S) float32.
 
-        Takes two passes of the U-Net for each kept step of the diffusion: 40 times as long as `noise_map`.
+        It needs two passes of the U-Net for each kept step of the diffusion: 40 times as long as `noise_map`.
         """
         return self._diffusion.reconstruct(self._unet, self._batch(x))
 
@@ -108,7 +110,8 @@ class Detector:
     def classify(self, x: Tensor, eps: Tensor) -> StudentOutput:
         """Return logit (B, 1) and feature (B, C, h, w), float32, of images and their noise maps, both (B, 3, S, S).
 
-        A student that reads DIRE images has no use for eps: they are made here, as long as `reconstruct` takes.
+        A student that reads DIRE images ignores eps: this method makes the DIRE images, which takes as long as
+        `reconstruct`.
         """
         x, eps = self._batch(x), self._batch(eps)
         if self.card.student.inputs == "dire":
@@ -117,9 +120,9 @@ class Detector:
 
     @torch.inference_mode()
     def answer_to(self, x: Tensor, shown: Tensor) -> StudentOutput:
-        """Return what the student says of images and what it is shown beside them, both (B, 3, S, S).
+        """Return the student's output for images x and its second input `shown`, both (B, 3, S, S).
 
-        That is a noise map, or a DIRE image for a student that reads those; the U-Net is not asked.
+        The second input is a noise map, or a DIRE image for a student that reads those. The U-Net does not run.
         """
         output: StudentOutput = self._student(self._batch(x), self._batch(shown))
         return output
@@ -131,7 +134,7 @@ class Detector:
         return Detection(eps.cpu(), output.logit.cpu(), output.feature.cpu())
 
     def warm_up(self, batch_size: int) -> None:
-        """Run once on a full batch, so that no job pays for memory and kernels that the first pass sets up."""
+        """Run once on a full batch, so that no job has to wait while the first pass sets up memory and kernels."""
         side = self.card.image_size
         self.detect(torch.zeros(batch_size, 3, side, side))
 
@@ -143,7 +146,7 @@ class Detector:
             generate_visualizations: write the DIRE map to a temporary PNG, which the caller removes.
 
         Raises:
-            JobError: the file is no image that is accepted; `code` says why.
+            JobError: the file is not an accepted image; `code` says why.
         """
         start = time.perf_counter()
         image = decode(Path(media_path), ImageLimits()).image
@@ -163,7 +166,7 @@ class Detector:
         return result
 
     def _batch(self, x: Tensor) -> Tensor:
-        """Check a batch's shape and bring it to the device as float32."""
+        """Check a batch's shape and move it to the device as float32."""
         side = self.card.image_size
         if x.ndim != 4 or x.shape[1:] != (3, side, side):
             raise ValueError(f"{self.card.name} takes (B, 3, {side}, {side}), not {tuple(x.shape)}")

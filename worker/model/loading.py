@@ -33,17 +33,17 @@ def load_model(
 
     Args:
         name: as in the card, such as "DISTILDIRE-V1".
-        device: "cpu", "cuda", "cuda:1" …; "auto" takes CUDA where there is one.
-        precision: number format of the U-Net; "auto" takes the card's, or else the fastest that the device computes
+        device: "cpu", "cuda", "cuda:1" …; "auto" uses CUDA if it is available.
+        precision: number format of the U-Net; "auto" uses the card's, or else the fastest that the device supports
             natively: bfloat16, on older CUDA devices float16, on older processors float32. The student always computes
-            in float32, and so does all of a model that reads DIRE images.
+            in float32; if it reads DIRE images, so does the U-Net.
         models_dir: folder of cards and weights; by default the one that `DISTILDIRE_MODELS_DIR` names.
 
     Raises:
-        CardError: there is no such card, but one that is wrong; or its backbone is unknown.
-        AlteredError: the weights are not those that card or record describe.
-        ModelError: card, weights or device are not there, the weights are damaged or do not fit, or the model cannot
-            have that precision.
+        CardError: there is no such card, but a wrong card that may be the one; or the card's backbone is unknown.
+        AlteredError: the weights are not those that the card or their record describes.
+        ModelError: card, weights or device are missing, the weights are damaged or do not fit, or the model cannot run
+            in that precision.
     """
     installed = find_card(name, Path(models_dir) if models_dir else None)
     target, dtype = choose(installed.card, device, precision)
@@ -64,7 +64,7 @@ def assemble(
     weights_sha256: str,
     card_path: Path | None = None,
 ) -> Detector:
-    """Make a detector of networks that have their weights: bring them to the device and to the U-Net's `dtype`."""
+    """Make a detector from networks with weights: move them to the device, and the U-Net to `dtype`."""
     networks = _settle(unet.set_precision(dtype), device), _settle(student, device)
     diffusion = SpacedDiffusion(card.diffusion)
     return Detector(card, diffusion, *networks, weights_sha256=weights_sha256, card_path=card_path)
@@ -79,14 +79,15 @@ def load_unet(installed: InstalledCard) -> AdmUnet:
 
 def unet_on_meta(installed: InstalledCard) -> AdmUnet:
     """Return the card's U-Net without weights."""
-    with torch.device("meta"):  # no memory, no random numbers: the file brings every tensor
+    with torch.device("meta"):  # needs no memory and no random numbers: every tensor comes from the file
         return AdmUnet(installed.card.adm, installed.card.image_size)
 
 
 def untrained_student(installed: InstalledCard) -> Student:
-    """Return the card's student with random weights. Raises CardError: there is no such backbone.
+    """Return the card's student with random weights. Raises CardError if there is no such backbone.
 
-    Not on the meta device: to draw normal numbers there torch imports its compiler, which takes longer than drawing.
+    The student is not built on the meta device: to draw normal numbers there, torch imports its compiler, which takes
+    longer than drawing them on the CPU.
     """
     try:
         return Student(installed.card.student)
@@ -95,10 +96,10 @@ def untrained_student(installed: InstalledCard) -> Student:
 
 
 def load_weights(installed: InstalledCard, stated: WeightsFile, network: nn.Module) -> str:
-    """Check a file of the card, give its parameters to the network, and return the SHA-256 that it was published with.
+    """Check a file of the card, load its parameters into the network, and return the published file's SHA-256.
 
     Raises:
-        ModelError: it is missing, damaged, altered or does not fit.
+        ModelError: the file is missing, damaged or altered, or does not fit.
     """
     path = installed.locate(stated)
     if not stated_digests(stated) and read_record(path) is None:
@@ -109,14 +110,14 @@ def load_weights(installed: InstalledCard, stated: WeightsFile, network: nn.Modu
 
 
 def choose(card: ModelCard, device: str, precision: Precision) -> tuple[torch.device, torch.dtype]:
-    """Return the device and the U-Net's number format for what was asked, as in `load_model`. Raises ModelError."""
+    """Return the device and the U-Net's number format for the arguments of `load_model`. Raises ModelError."""
     asked = stated_precision(card, precision)
     if card.student.inputs == "dire":
         if asked not in {"auto", "fp32"}:
             raise ModelError(
-                f"{card.name} reads DIRE images, of which float32 alone is exact enough: each is made in 40 passes of "
-                f"the U-Net, which add up what {asked} rounds away. Ask for the precision fp32 or auto; if the card "
-                "says otherwise, correct it."
+                f"{card.name} reads DIRE images, for which only float32 is exact enough: each image takes 40 passes of "
+                f"the U-Net, and the rounding errors of {asked} add up. Use the precision fp32 or auto. If the card "
+                "states another precision, correct it."
             )
         asked = "fp32"
     target = choose_device(device)
@@ -124,12 +125,12 @@ def choose(card: ModelCard, device: str, precision: Precision) -> tuple[torch.de
 
 
 def stated_precision(card: ModelCard, precision: Precision) -> Precision:
-    """Return the precision that is asked for, or what the card says where it is left to that."""
+    """Return the requested precision; for "auto", the card's, if it states one."""
     return card.precision if precision == "auto" and card.precision else precision
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name, with TF32 off. Raises ModelError if it is not there."""
+    """Return the device of that name, with TF32 off. Raises ModelError if it is missing or not supported."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:
@@ -139,15 +140,15 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"The device {name!r} is not there: install its driver, or use the device auto or cpu.")
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # TF32 would make float32 a thousand times coarser, unasked
+        torch.backends.cudnn.allow_tf32 = False  # TF32 would silently make float32 a thousand times coarser
     return device
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the U-Net's number format.
 
-    bfloat16 costs 1 to 2 % relative error of eps and is about three times as fast as float32, on a processor only if
-    it has the instructions (AVX-512 BF16 or AMX); without them it is emulated, slower than float32.
+    bfloat16 adds a relative error of 1 to 2 % to eps and is about three times as fast as float32. On a processor this
+    needs AVX-512 BF16 or AMX instructions: without them bfloat16 is emulated, and slower than float32.
     """
     if precision != "auto":
         if precision not in DTYPES:

@@ -1,8 +1,8 @@
-"""The self-test: a fixed picture, and whether the networks answer to it as their card says.
+"""The self-test: it compares the networks' output for a fixed input with the output that the card states.
 
-One pass of each network. The noise map is compared at a few places, within what the U-Net's number format loses. The
-student is shown fixed noise in the place of the U-Net's noise map or the DIRE image: it computes in float32 in every
-precision, so its logit must come out the same, and what bfloat16 does to the U-Net cannot hide a wrong student.
+Each network runs once. The noise map is compared at a few places, with a tolerance for the rounding of the U-Net's
+number format. The student's second input is fixed noise instead of the U-Net's noise map or a DIRE image. It computes
+in float32 in every precision, so its logit must be the same: rounding in the U-Net cannot hide a wrong student.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from worker.model.detector import Detector
 
 _SEED = 256
 EPS_TOLERANCE: dict[Format, float] = {"fp32": 1e-4, "fp16": 0.01, "bf16": 0.05}
-"""Relative error ‖eps − expected‖ / ‖expected‖: some times what the formats cost, other kernels included."""
+"""Highest relative error ‖eps − expected‖ / ‖expected‖: several times what formats and kernels differ by."""
 LOGIT_TOLERANCE = 1e-3
-"""Of the logit, or of 1 where it is less than that."""
+"""Relative to the logit; absolute if the logit is below 1."""
 
 
 class SelfTestError(ModelError):
-    """The networks do not compute what their card says."""
+    """The networks' output differs from what their card states."""
 
 
 def answer(detector: Detector) -> SelfTest:
-    """Run both networks once and return what they answer to the fixed picture."""
+    """Run both networks once and return their output for the fixed input."""
     side = detector.card.image_size
-    stream = np.random.RandomState(_SEED)  # frozen across releases of NumPy
-    x = stream.uniform(-0.9, 0.9, (1, 3, side, side))  # nowhere black or white, where clipping alone would decide eps
+    stream = np.random.RandomState(_SEED)  # gives the same numbers in all releases of NumPy
+    x = stream.uniform(-0.9, 0.9, (1, 3, side, side))  # not black or white: there, clipping alone would determine eps
     noise = stream.standard_normal(x.shape)
     places = stream.randint(0, x.size, SELF_TEST_PLACES)
     eps = detector.noise_map(torch.from_numpy(x)).flatten()[places]
@@ -41,17 +41,17 @@ def answer(detector: Detector) -> SelfTest:
 
 
 def check(detector: Detector) -> bool:
-    """Run the self-test; return whether the card has one. The pass is made in any case, as a first one that warms up.
+    """Run the self-test. Return whether the card has one; the networks run in any case, which warms them up.
 
     Raises:
-        SelfTestError: the networks answer otherwise than the card says.
+        SelfTestError: the networks' output differs from what the card states.
     """
     found, expected = answer(detector), detector.card.self_test
     if expected is None:
         return False
     error = float(np.linalg.norm(np.subtract(found.eps, expected.eps)) / np.linalg.norm(expected.eps))
     tolerance = EPS_TOLERANCE[detector.precision]
-    if not error <= tolerance:  # NaN is no answer
+    if not error <= tolerance:  # true for NaN too
         raise _failure(detector, f"the noise map is off by {error:.2g} of its size, where {tolerance:.2g} is allowed")
     tolerance = LOGIT_TOLERANCE * max(1.0, abs(expected.logit))
     if not abs(found.logit - expected.logit) <= tolerance:
@@ -60,15 +60,15 @@ def check(detector: Detector) -> bool:
 
 
 def record(detector: Detector, card: Path) -> None:
-    """Write into the card file at `card` what this detector answers; all else in the file stays as it is.
+    """Write this detector's output into the self-test of the card file at `card`; nothing else in it changes.
 
     Raises:
-        ModelError: the answer is not finite, or the detector does not compute in float32, as what others are held to;
-            or the file cannot be written, and is as it was.
+        ModelError: the output is not finite; the detector does not run in float32, which a reference must; or the file
+            cannot be written, and is unchanged.
     """
     found = answer(detector)
     if detector.precision != "fp32" or not np.isfinite([*found.eps, found.logit]).all():
-        raise ModelError(f"{detector.card.name} cannot be recorded in {detector.precision}: its answer is {found}.")
+        raise ModelError(f"{detector.card.name} cannot be recorded in {detector.precision}: its output is {found}.")
     write_section(
         card,
         ("self_test",),
@@ -85,6 +85,6 @@ def _failure(detector: Detector, what: str) -> SelfTestError:
     where = f"in {detector.precision} on {detector.device}"
     return SelfTestError(
         f"{detector.card.name} fails its self-test {where}: {what}. Its weights are not those that the card was "
-        "written for, or this device computes wrongly. Put the right weights in their place, try another device; if "
-        f"the weights were changed on purpose, run `distildire models verify {detector.card.name} --record`."
+        "written for, or this device computes wrongly. Install the right weights, or try another device. If the "
+        f"weights were changed on purpose, run `distildire models verify {detector.card.name} --record`."
     )

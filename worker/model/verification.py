@@ -1,4 +1,4 @@
-"""The check of everything that running a model needs, with all that is wrong instead of the first of it."""
+"""The check of everything that a model needs to run. It reports all problems, not only the first."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ SelfTestOutcome = Literal["passed", "failed", "absent", "not run"]
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """What is known of one of a card's files. With a `problem`, what comes after the path may not be known."""
+    """One of a card's files. If there is a `problem`, the fields after `path` may be unknown."""
 
     part: Part
     weights: str
-    """As the card names it."""
+    """The name that the card gives it."""
     stated: tuple[Algorithm, ...]
-    """The digests that its card states, all of which it has where there is no problem."""
+    """The algorithms of the digests that the card states. If there is no problem, the file has all these digests."""
     path: Path | None = None
     size: int = 0
     """Bytes."""
     sha256: str = ""
-    """Of the file that was published, also where this one was converted from it."""
+    """The digest of the published file, even if this file was converted from it."""
     parameters: int = 0
-    """Numbers that were read and fit the architecture."""
+    """How many numbers were read and fit the architecture."""
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What came of a model's verification."""
+    """The result of a model's verification."""
 
     model: str
     files: tuple[VerifiedFile, VerifiedFile]
@@ -51,20 +51,20 @@ class Verification:
     device: str = ""
     precision: Format | None = None
     problem: str = ""
-    """Of the model as a whole; its files have their own."""
+    """A problem of the model as a whole; problems of a file are in `files`."""
     policies: tuple[str, ...] = ()
-    """The names of those that can be used."""
+    """The names of the usable policies."""
     policy_problems: tuple[str, ...] = ()
-    """Why others cannot. A worker leaves them out."""
+    """Why other policies cannot be used. A worker ignores those policies."""
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """All for which a worker does not start, with the remedies."""
+        """All problems that keep a worker from starting, with the remedies."""
         return tuple(problem for problem in (*(file.problem for file in self.files), self.problem) if problem)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All that is wrong, with the remedies."""
+        """All problems, with the remedies."""
         return (*self.faults, *self.policy_problems)
 
 
@@ -76,19 +76,19 @@ def verify(
     precision: Precision = "auto",
     record: bool = False,
 ) -> Verification:
-    """Check each file of a model, run its self-test on the device, and look at its policies.
+    """Check each file of a model, run its self-test on the device, and check its policies.
 
     Args:
         name: as in the card.
-        models_dir: as `load_model` takes it, like `device` and `precision`.
+        models_dir: as in `load_model`, like `device` and `precision`.
         device: where the self-test runs.
         precision: in which the self-test runs.
-        record: instead of running the self-test write the card's anew, from what these files answer on a CPU in
-            float32. A bundled card is copied into the models folder for it.
+        record: first replace the card's self-test with the output of these files on a CPU in float32. A bundled card
+            is copied into the models folder for this.
 
     Raises:
-        ModelError: there is no such card, device or backbone; or the answer cannot be recorded, or no models folder
-            is named for the copy of a bundled card.
+        ModelError: there is no such card, device or backbone; the output cannot be recorded; or no models folder is
+            set for the copy of a bundled card.
     """
     folder = Path(models_dir) if models_dir else None
     installed = find_card(name, folder)

@@ -1,1 +1,1 @@
-"""The networks: ADM's U-Net, the student, and the backbones that it is made of."""
+"""The networks: ADM's U-Net, the student, and the torchvision backbones of the student."""

@@ -1,8 +1,8 @@
 """torchvision's classifiers, imported without torch's compiler, which nothing here uses.
 
-torchvision's operators for object detection ask the compiler, when they are imported, for one function. That takes as
-long as importing torch itself: half of the time in which a worker starts, hence of that in which one that died is
-missed. So while torchvision is imported, a stand-in answers for the compiler.
+When torchvision's operators for object detection are imported, they import torch's compiler for one function. That
+takes as long as importing torch itself: half of the time that a worker needs to start, or to replace one that died. So
+a stub takes the compiler's place while torchvision is imported.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _COMPILER = "torch._dynamo"
 
 @contextmanager
 def _without_compiler() -> Iterator[None]:
-    if _COMPILER in sys.modules:  # somebody uses it: nothing is saved
+    if _COMPILER in sys.modules:  # it is imported already: a stub would save nothing
         yield
         return
     package, utils = ModuleType(_COMPILER), ModuleType(f"{_COMPILER}.utils")
-    vars(utils)["is_compile_supported"] = lambda _device: False  # what roi_align wants, which is never called here
+    vars(utils)["is_compile_supported"] = lambda _device: False  # roi_align imports it and is never called here
     sys.modules |= {module.__name__: module for module in (package, utils)}
     try:
         yield

@@ -1,6 +1,6 @@
-"""The DistilDIRE student: a torchvision backbone that reads the image and its first-step noise, six channels.
+"""The DistilDIRE student: a torchvision backbone that reads six channels, the image and its first-step noise.
 
-Students that read less (`StudentConfig.inputs`) tell what each half is worth.
+Students that read only a part of these (`StudentConfig.inputs`) show what each part contributes.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torch.nn import functional as F  # noqa: N812 - its conventional name
 
 from worker.model.cards.schema import Inputs, StudentConfig
 from worker.model.networks.backbones import get_model, list_models, models
 
 INPUT_CHANNELS: dict[Inputs, int] = {"image+eps": 6, "eps": 3, "image": 3, "image+grey_eps": 4, "dire": 3}
 HEAD_NAMES = frozenset({"avgpool", "fc", "classifier", "head", "heads"})
-"""What torchvision's classifiers call the layers after the feature map."""
+"""The names that torchvision's classifiers give the layers after the feature map."""
 
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """What the student says of a batch: `logit` (B, 1) of "fake", and `feature` (B, C, h, w), both float32."""
+    """The student's output for a batch, float32: `logit` (B, 1), higher for "fake", and `feature` (B, C, h, w)."""
 
     logit: Tensor
     feature: Tensor
 
 
 class Student(nn.Module):
-    """Backbone without pooling and classifier, then a linear head on the mean feature. Random initialisation.
+    """A backbone without pooling and classifier, then a linear head on the mean feature. Randomly initialised.
 
-    `channels`: those of its feature map.
+    `channels`: the number of channels of its feature map.
 
     Raises:
         ValueError: torchvision has no such classifier, or it has no feature map (B, C, h, w).
@@ -48,7 +48,7 @@ class Student(nn.Module):
     def forward(self, x: Tensor, eps: Tensor) -> StudentOutput:
         """Classify images x in [-1, 1] with their noise maps eps; both (B, 3, S, S), float32.
 
-        A student that reads DIRE images takes those, in [-1, 1], in the place of eps.
+        For a student that reads DIRE images, eps holds those, in [-1, 1].
         """
         read = _read(self.inputs, x, eps).contiguous(memory_format=torch.channels_last)
         if self.input_size is not None:
@@ -58,7 +58,7 @@ class Student(nn.Module):
 
 
 def _read(inputs: Inputs, x: Tensor, eps: Tensor) -> Tensor:
-    """Return what a student reads, (B, 3, 4 or 6, S, S), the image's channels first."""
+    """Return the student's input, (B, 3, 4 or 6, S, S), the image's channels first."""
     if inputs == "image+eps":
         return torch.cat([x, eps], dim=1)
     if inputs == "image+grey_eps":
@@ -70,7 +70,7 @@ def feature_layers(name: str, channels: int = 3) -> nn.Sequential:
     """Build torchvision's classifier up to its feature map, keeping the names of its layers; random weights.
 
     Raises:
-        ValueError: there is none of that name, or it has no convolution that reads three channels.
+        ValueError: there is no classifier of that name, or it has no convolution that reads the image.
     """
     if name not in list_models(models):
         raise ValueError(f"torchvision has no image classifier named {name!r}")
@@ -83,7 +83,7 @@ def feature_layers(name: str, channels: int = 3) -> nn.Sequential:
 
 
 def first_convolution(name: str, backbone: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Return the layer that reads a backbone's input, and its name in it. Raises ValueError if there is none."""
+    """Return the name and the layer of a backbone's first convolution. Raises ValueError if there is none."""
     for path, layer in backbone.named_modules():
         if isinstance(layer, nn.Conv2d):
             return path, layer
@@ -91,7 +91,7 @@ def first_convolution(name: str, backbone: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 def _replace_first_convolution(name: str, backbone: nn.Module, channels: int) -> None:
-    """Have so many channels read in place of RGB."""
+    """Replace the layer that reads RGB by one that reads so many channels."""
     path, layer = first_convolution(name, backbone)
     wide = nn.Conv2d(
         channels,
@@ -106,7 +106,7 @@ def _replace_first_convolution(name: str, backbone: nn.Module, channels: int) ->
 
 @torch.no_grad()
 def feature_channels(name: str, backbone: nn.Module) -> int:
-    """Count the channels of the feature map by running the backbone once, on whatever device it was built."""
+    """Count the channels of the feature map by running the backbone once on its own device."""
     parameter = next(backbone.parameters())
     channels = first_convolution(name, backbone)[1].in_channels
     probe = torch.zeros(1, channels, 128, 128, device=parameter.device)

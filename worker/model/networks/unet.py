@@ -1,7 +1,7 @@
 """The ADM U-Net: it predicts the noise in an image (Dhariwal & Nichol 2021, "Diffusion Models Beat GANs").
 
-Module names follow the published checkpoints, so that loading one strictly is itself a check of the architecture.
-Shapes are written (B, C, H, W); everything runs in the `channels_last` memory format, which the convolutions prefer.
+Module names are those of the published checkpoints, so loading one strictly also checks the architecture. Shapes are
+written (B, C, H, W). Everything runs in the `channels_last` memory format, in which the convolutions are fastest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody knows it by
+from torch.nn import functional as F  # noqa: N812 - its conventional name
 
 from worker.model.cards.schema import NORM_GROUPS, Format, UnetConfig
 
@@ -76,7 +76,7 @@ class AdmUnet(nn.Module):
         return next(self.middle_block.parameters()).dtype
 
     def set_precision(self, dtype: torch.dtype) -> Self:
-        """Convert the body to `dtype`. What shapes the result most, the first embedding and the last layer, stays."""
+        """Convert the body to `dtype`. `time_embed` and `out`, which affect the result most, stay in float32."""
         for body in (self.input_blocks, self.middle_block, self.output_blocks):
             body.to(dtype)
         return self
@@ -89,7 +89,7 @@ class AdmUnet(nn.Module):
             t: (B,), integer, the step's index in the *original*, unspaced diffusion.
 
         Returns:
-            (B, 6, S, S), or (B, 3, S, S) without `learn_sigma`; float32; channels 0 to 2 are eps.
+            (B, 6, S, S), or (B, 3, S, S) without `learn_sigma`, float32. Channels 0 to 2 are eps.
         """
         emb = self.time_embed(timestep_embedding(t, self.config.num_channels)).to(self.dtype)
         h = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -112,8 +112,8 @@ def timestep_embedding(t: Tensor, channels: int, max_period: float = 10_000.0) -
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class TimestepSequential(nn.Sequential):
-    """Layers in a row; those that depend on the time step are given its embedding."""
+class Stage(nn.Sequential):
+    """Layers in sequence. Those that depend on the time step get its embedding."""
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]  # one input more than Sequential's
         """(B, C, H, W), (B, E) -> (B, C', H', W')."""
@@ -123,7 +123,7 @@ class TimestepSequential(nn.Sequential):
 
 
 class ResBlock(nn.Module):
-    """BigGAN's residual block, which the time step modulates; it may halve or double H and W."""
+    """BigGAN's residual block, modulated by the time step. It may halve or double H and W."""
 
     def __init__(
         self, in_channels: int, out_channels: int, emb_channels: int, *, scale_shift: bool, resample: Resample | None
@@ -138,7 +138,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             nn.GroupNorm(NORM_GROUPS, out_channels),
             nn.SiLU(),
-            nn.Identity(),  # dropout while ADM was trained: it keeps the published index of the convolution, 3
+            nn.Identity(),  # in place of ADM's dropout, so that the convolution keeps its published index, 3
             _zeroed(_conv3x3(out_channels, out_channels)),
         )
         same = in_channels == out_channels
@@ -172,7 +172,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         batch, channels, height, width = x.shape
-        # In channels_last, pixels are rows already: the kernel-1 convolutions are linear layers on a view.
+        # In channels_last, each pixel is a row already, so the kernel-1 convolutions are linear layers on a view.
         rows: Tensor = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels)
         qkv = F.linear(rows, self.qkv.weight[:, :, 0], self.qkv.bias)
         q, k, v = qkv.view(batch, height * width, self.heads, 3, -1).permute(3, 0, 2, 1, 4)
@@ -218,9 +218,9 @@ class _ConvUpsample(nn.Module):
         return y
 
 
-def _stage(config: UnetConfig, in_channels: int, out_channels: int, side: int) -> TimestepSequential:
-    """A residual block and, at the sides that have it, attention."""
-    stage = TimestepSequential(_res_block(config, in_channels, out_channels))
+def _stage(config: UnetConfig, in_channels: int, out_channels: int, side: int) -> Stage:
+    """Return a residual block, followed by attention if feature maps of this side have it."""
+    stage = Stage(_res_block(config, in_channels, out_channels))
     if side in config.attention_resolutions:
         stage.append(Attention(out_channels, config.heads(out_channels)))
     return stage
@@ -243,7 +243,7 @@ def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def _zeroed(layer: _Layer) -> _Layer:
-    """Start at zero, so that a fresh residual branch adds nothing and training is stable."""
+    """Set a layer to zero, so that a new residual branch adds nothing and training is stable."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,1 +1,1 @@
-"""Weights: fetched, recognised by their digests, installed, converted, and given to networks."""
+"""Weights: downloading, checking by digest, installing, converting, and loading into networks."""

@@ -1,4 +1,4 @@
-"""From a pickled checkpoint to safetensors: the same tensors alone, and the published digests kept beside them."""
+"""From a pickled checkpoint to safetensors: the same tensors, without anything else, and the published digests."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from worker.model.weights.state_dicts import read_state
 
 
 def convert(installed: InstalledCard, stated: WeightsFile) -> Path | None:
-    """Write a file of the card as safetensors beside it, under its name with `.safetensors` added.
+    """Write a safetensors copy of a file of the card beside it, under its name with `.safetensors` added.
 
-    From then on it is what is loaded, and counts as the card's: its record and its metadata name the published digests.
+    From then on the copy is loaded instead of the file. It counts as the card's file, because its record and its
+    metadata hold the published digests.
 
     Returns:
-        The new file; None where nothing is to be converted.
+        The new file; None if the file is a safetensors file already.
 
     Raises:
-        ModelError: the file is missing, altered or damaged, the copy is not the same, or there is no space for it.
+        ModelError: the file is missing, altered or damaged, the copy differs, or there is not enough disk space.
     """
     source = installed.locate(stated)
     if source.suffix == CONVERTED:
@@ -47,7 +48,7 @@ def convert(installed: InstalledCard, stated: WeightsFile) -> Path | None:
     partial = target.with_name(target.name + ".partial")
     try:
         _write(read_state(source), partial, source.name, published)
-        shutil.copymode(source, partial)  # the library lets nobody else read what it writes
+        shutil.copymode(source, partial)  # the library makes its files readable only by their owner
         sha256 = digests(partial, ("sha256",))["sha256"]
         write_record(target, Record(sha256=sha256, published=published))
         partial.replace(target)
@@ -57,7 +58,7 @@ def convert(installed: InstalledCard, stated: WeightsFile) -> Path | None:
 
 
 def _write(state: dict[str, Tensor], path: Path, name: str, published: PublishedDigests) -> None:
-    """Write the tensors, each in memory of its own, and see that they are the same when they are read again."""
+    """Write the tensors, none sharing memory with another, then read the file and check that they are the same."""
     for key in list(state):
         state[key] = state.pop(key).clone(memory_format=torch.contiguous_format)  # one at a time: they may be large
     metadata = {"format": "pt", "source": name} | {
@@ -69,4 +70,6 @@ def _write(state: dict[str, Tensor], path: Path, name: str, published: Published
             torch.equal(written.get_tensor(key), value) for key, value in state.items()
         )
     if not same:
-        raise ModelError(f"{path} does not hold what was written: the disk or the memory fails. Convert it again.")
+        raise ModelError(
+            f"{path} does not hold the tensors that were written: the disk or the memory is faulty. Convert it again."
+        )

@@ -1,11 +1,11 @@
-"""Which published file a weights file is: by its digests, or by the record that was left beside it.
+"""Finding out which published file a weights file is, from its digests or from the record beside it.
 
-A record, `FILE.record.json`, is written when a file is fetched, imported or converted. It holds the SHA-256 of the file
-as it lies here and the digests of the file as it was published; these differ where it was converted. So one SHA-256
-answers for a card that states only an MD5, and a converted file still counts as the card's.
+Fetching, importing or converting a file writes a record, `FILE.record.json`. It holds the SHA-256 of the file on this
+disk and the digests of the published file; they differ if the file was converted. So a SHA-256 is enough to check a
+file for which the card states only an MD5, and a converted file still counts as the card's.
 
-Digests are computed at every load (about a second for each gigabyte of SHA-256, three for MD5): a cached answer could
-not see a file that changed. Free of torch.
+Digests are computed at every load: SHA-256 takes about one second per gigabyte, MD5 three. A cached digest would miss
+that a file changed. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.model.cards.schema import WeightsFile
 
 Algorithm = Literal["sha256", "md5"]
 OnBytes = Callable[[int], object]
-"""Told how many more bytes were worked through."""
+"""Called with the number of bytes that were processed since the last call."""
 
 AGAIN = "Fetch the file again from where the model is published"
 CHUNK_BYTES = 1 << 20
@@ -35,7 +35,7 @@ class AlteredError(ModelError):
 
 
 class PublishedDigests(BaseModel):
-    """The digests of a file as its author published it. MD5 only recognises a file; it proves no origin."""
+    """The digests of a file as its author published it. The MD5 identifies a file but does not prove its origin."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class PublishedDigests(BaseModel):
 
 
 class Record(BaseModel):
-    """What is known of a weights file: its SHA-256, and what was published."""
+    """The SHA-256 of a weights file on this disk, and the digests of the published file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,13 +64,13 @@ def digests(path: Path, algorithms: Iterable[Algorithm], on_bytes: OnBytes = int
 
 
 def published_digests(path: Path, on_bytes: OnBytes = int) -> PublishedDigests:
-    """Return the digests of a file that lies here as it was published."""
+    """Return the digests of a file that is stored as it was published."""
     found = digests(path, ("sha256", "md5"), on_bytes)
     return PublishedDigests(sha256=found["sha256"], md5=found["md5"])
 
 
 def stated_digests(stated: WeightsFile) -> dict[Algorithm, str]:
-    """Return the digests that a card states of a file, by algorithm."""
+    """Return the digests that a card states for a file, by algorithm."""
     named: dict[Algorithm, str | None] = {"sha256": stated.sha256, "md5": stated.md5}
     return {algorithm: value for algorithm, value in named.items() if value}
 
@@ -90,7 +90,7 @@ def identify(path: Path, stated: WeightsFile) -> str:
         return found["sha256"]
     if found["sha256"] != record.sha256:
         raise AlteredError(
-            f"{path} was damaged or altered since it came here: its sha256 is {found['sha256']}, but "
+            f"{path} was damaged or altered since it was installed: its sha256 is {found['sha256']}, but "
             f"{record_path(path)} says {record.sha256}. Remove both, and fetch or import the file again."
         )
     _compare(path, expected, {"sha256": record.published.sha256, "md5": record.published.md5})
@@ -98,17 +98,17 @@ def identify(path: Path, stated: WeightsFile) -> str:
 
 
 def weights_sha256(adm: str, student: str) -> str:
-    """Return the name of a model's weights: the SHA-256 of both files' published SHA-256, each as a line of text."""
+    """Return the digest that identifies a model's weights: the SHA-256 of two lines, both files' published SHA-256."""
     return hashlib.sha256(f"{adm}\n{student}\n".encode()).hexdigest()
 
 
 def record_path(path: Path) -> Path:
-    """Return where the record of a weights file lies."""
+    """Return the path of a weights file's record."""
     return path.with_name(path.name + RECORD_SUFFIX)
 
 
 def read_record(path: Path) -> Record | None:
-    """Return the record of a weights file; None where it has none.
+    """Return the record of a weights file; None if it has none.
 
     Raises:
         ModelError: the record cannot be read.
@@ -119,7 +119,7 @@ def read_record(path: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise ModelError(f"{place} is no record of a weights file. Remove it, and import {path} again.") from error
+        raise ModelError(f"{place} is not a record of a weights file. Remove it, and import {path} again.") from error
 
 
 def write_record(path: Path, record: Record) -> None:

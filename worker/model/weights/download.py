@@ -1,7 +1,8 @@
-"""Fetching published weights over HTTP: cut off and gone on with any number of times, and believed only by digest.
+"""Fetching published weights over HTTP. A download can be interrupted and resumed; only its digest makes it valid.
 
-What has come lies in `FILE.partial`, and `FILE.partial.json` says from which version of which URL. A later run asks for
-the rest. What a server says about itself only saves time: a file gets its name when it has the digests of its card.
+`FILE.partial` holds the bytes received so far, and `FILE.partial.json` the URL and the version that they are from. A
+later run requests the rest. The server's headers only save time: the file gets its final name once its digests are
+those of the card.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from worker.model.weights.http_ranges import Action, Version, decide, range_head
 from worker.model.weights.installation import appear, require_space
 
 OnProgress = Callable[[int, int | None], object]
-"""Told how many bytes are there, and of how many, where that is known."""
+"""Called with the number of bytes received so far and, if known, the size of the whole file."""
 
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds between tries that brought nothing; after the last one the fetch ends."""
+"""Seconds to wait after each attempt that received nothing; after one more the fetch ends."""
 _TIMEOUT = httpx.Timeout(60, connect=15)
 _TRY_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -38,7 +39,7 @@ class FetchError(ModelError):
 
 
 class _Interrupted(Exception):
-    """The answer broke off, or another one is needed: no error as long as another try may follow."""
+    """The response broke off, or another request is needed; an error only if no further attempt is left."""
 
 
 def fetch(
@@ -50,14 +51,14 @@ def fetch(
     """Fetch a file from the first of its URLs that has it, and return its digests.
 
     Args:
-        stated: as its card describes it; it has at least one URL.
-        target: where it appears, with its record, once it is whole and has the stated digests.
-        on_progress: called with every piece that came.
+        stated: the file as its card describes it; it has at least one URL.
+        target: the file's path. It and its record are written once the file is complete and has the stated digests.
+        on_progress: called after each received chunk.
         pause: waits so many seconds.
 
     Raises:
-        FetchError: no URL gave the file; the message says why. What came of it is kept for the next time.
-        ModelError: there is no space for it.
+        FetchError: no URL gave the file; the message says why. The bytes received are kept for the next run.
+        ModelError: there is not enough disk space.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
@@ -83,14 +84,14 @@ def _client(stated: WeightsFile) -> httpx.Client:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Whose bytes a partial file holds."""
+    """The URL and the version that the bytes of a partial file are from."""
 
     url: str
     version: Version
 
 
 class _Partial:
-    """The part of a file that has come, held by one process at a time."""
+    """The part of a file that was received, locked by one process at a time."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self.path = path
@@ -115,41 +116,41 @@ class _Partial:
 
     @property
     def size(self) -> int:
-        """Bytes that are there."""
+        """The number of bytes received so far."""
         return self._file.tell()
 
     @property
     def origin(self) -> _Origin | None:
-        """Whose they are; None where that is not known."""
+        """Where the bytes are from; None if that is not known."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             notes = json.loads(self._notes.read_text(encoding="utf-8"))
             return _Origin(notes["url"], Version(**notes["version"]))
         return None
 
     def begin(self, origin: _Origin) -> None:
-        """Drop what is there: now come the bytes of `origin`."""
+        """Discard all bytes and note that the next ones are from `origin`."""
         self.clear()
         self._notes.write_text(json.dumps(asdict(origin)), encoding="utf-8")
 
     def clear(self) -> None:
-        """Drop what is there."""
+        """Discard all bytes and the notes."""
         self._file.truncate(0)
         self._file.seek(0)
         self.forget()
 
     def forget(self) -> None:
-        """Drop the notes."""
+        """Remove the notes."""
         self._notes.unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
-        """Add bytes; raise `OSError` where the disk cannot take them all."""
+        """Append bytes. Raise `OSError` if the disk has no space for all of them."""
         left = memoryview(chunk)
         while left:
             left = left[self._file.write(left) :]
 
 
 class _Download:
-    """One URL's file: asked for again, from where the last answer broke off, until it is whole."""
+    """The download of one URL. It repeats the request, from where the last response broke off, until all bytes came."""
 
     def __init__(
         self,
@@ -163,10 +164,10 @@ class _Download:
         self._client, self._url, self._stated, self._partial = client, url, stated, partial
         self._on_progress, self._pause = on_progress, pause
         self._answered = False
-        self._in_pieces = False  # as long as all is of one answer, it is of one version
+        self._in_pieces = False  # the bytes of a single response are of one version
 
     def run(self) -> PublishedDigests:
-        """Return the digests of the whole file, which are those stated."""
+        """Download the file and return its digests, which match those stated."""
         if not self._may_go_on():
             self._partial.clear()
         self._bring_all()
@@ -175,15 +176,15 @@ class _Download:
         except FetchError:
             if not self._in_pieces:
                 raise
-        self._bring_all()  # they were of two versions, perhaps, and were removed: this begins anew
+        self._bring_all()  # the pieces may have been of two versions and were removed: download the file again
         return self._checked()
 
     def _may_go_on(self) -> bool:
-        """Whether the rest can be told from the rest of another version: by the server, or at last by the digest."""
+        """Return whether the server, or in the end the digest, can reveal that the rest is of another version."""
         return bool(stated_digests(self._stated)) or self._version().validator is not None
 
     def _version(self) -> Version:
-        """What this URL said of the version that is there in part; nothing if that is another's."""
+        """Return what this URL stated about the version of the partial file; nothing if that is from another URL."""
         origin = self._partial.origin
         return origin.version if origin and origin.url == self._url else Version()
 
@@ -205,7 +206,7 @@ class _Download:
             self._pause(_PAUSES[max(0, failures - 1)])
 
     def _ask(self) -> None:
-        """Ask for what is missing and take it; return when the file is whole."""
+        """Request the missing bytes and store them; return when the file is complete."""
         version, have = self._version(), self._partial.size
         headers = {"Accept-Encoding": "identity", **range_headers(have, version)}
         with self._client.stream("GET", self._url, headers=headers) as response:
@@ -227,16 +228,16 @@ class _Download:
             self._take(response, offered.total or version.total)
 
     def _accept(self, response: httpx.Response) -> None:
-        """Raise where the answer is neither the file, nor a part of it, nor that the part does not exist."""
+        """Raise unless the response is the file, a part of it, or the status 416 (no such range)."""
         status = response.status_code
         if status in _TRY_LATER:
             raise _Interrupted(f"status {status}")
         if status not in (200, 206, 416):
             raise FetchError(f"status {status} {response.reason_phrase}".rstrip())
         if self._url.startswith("https:") and response.url.scheme != "https":
-            raise FetchError(f"it leads to {response.url}, which is not encrypted")
+            raise FetchError(f"it redirects to {response.url}, which is not encrypted")
         if response.headers.get("content-type", "").startswith("text/html"):
-            raise FetchError("a web page came instead of weights, as from a proxy or a portal that wants a login")
+            raise FetchError("the response is a web page instead of weights, as from a proxy or a login portal")
 
     def _take(self, response: httpx.Response, total: int | None) -> None:
         if total is not None:
@@ -247,20 +248,20 @@ class _Download:
                 self._partial.write(chunk)
             except OSError as error:
                 raise ModelError(
-                    f"{self._partial.path.parent} takes no more: {error.strerror}. What came is kept. Free space, and "
-                    "run the command again."
+                    f"{self._partial.path.parent} cannot be written to: {error.strerror}. The bytes received so far "
+                    "are kept. Free disk space, then run the command again."
                 ) from error
             self._on_progress(self._partial.size, total)
 
     def _checked(self) -> PublishedDigests:
-        """Compare the whole file with its card; where it is another one it is removed."""
+        """Compare the digests of the whole file with the card. Remove the file if they differ."""
         found = published_digests(self._partial.path)
         for algorithm, expected in stated_digests(self._stated).items():
             if (actual := found.model_dump()[algorithm]) != expected:
                 size = self._partial.size
                 self._partial.clear()
                 raise FetchError(
-                    f"the {size:,} bytes that came are another file: their {algorithm} is {actual}, but the card says "
+                    f"the {size:,} bytes received are another file: their {algorithm} is {actual}, but the card says "
                     f"{expected}. They were removed"
                 )
         return found

@@ -1,4 +1,4 @@
-"""What to ask of a server when a part of a file is there, and what its answer means (RFC 9110, sections 13 and 14)."""
+"""How to request the rest of a file, and what the server's response means (RFC 9110, sections 13 and 14)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
 @dataclass(frozen=True)
 class Version:
-    """What a server says of one version of a file; None where it says nothing."""
+    """What a server states about one version of a file; None if it states nothing."""
 
     validator: str | None = None
     """A strong ETag or a date, by which the server recognises this version."""
@@ -21,7 +21,7 @@ class Version:
 
     @classmethod
     def of(cls, status: int, headers: Mapping[str, str]) -> Version:
-        """Read an answer's headers; their names are in lower case, or the mapping does not mind."""
+        """Read a response's headers. Their names are in lower case, or the mapping ignores case."""
         etag = headers.get("etag", "")
         validator = etag if etag.startswith('"') else headers.get("last-modified")
         if status == 200:
@@ -32,20 +32,20 @@ class Version:
 
 
 class Action(Enum):
-    """What follows from an answer."""
+    """What to do after a response."""
 
     BEGIN = auto()
-    """The answer is the whole file: drop what is there."""
+    """The response is the whole file: discard the part that is stored."""
     GO_ON = auto()
-    """The answer is the rest."""
+    """The response is the rest."""
     ASK_ANEW = auto()
-    """The answer fits nothing that is there: drop it, and ask for the whole file."""
+    """The response does not fit the part that is stored: discard that part, and request the whole file."""
     WHOLE = auto()
-    """There is nothing more."""
+    """The file is complete."""
 
 
 def range_headers(have: int, version: Version) -> dict[str, str]:
-    """Return what to ask with where `have` bytes are there: for the rest, if it is still the same version."""
+    """Return the headers that request the rest after `have` bytes, if the file still has the same version."""
     if not have:
         return {}
     condition = {"If-Range": version.validator} if version.validator else {}
@@ -53,7 +53,7 @@ def range_headers(have: int, version: Version) -> dict[str, str]:
 
 
 def decide(status: int, headers: Mapping[str, str], have: int, version: Version) -> Action:
-    """Say what an answer of status 200, 206 or 416 means for the `have` bytes of `version` that are there."""
+    """Return what a response of status 200, 206 or 416 means for the `have` stored bytes of `version`."""
     if status == 200:
         return Action.BEGIN
     start, total = _content_range(headers)
@@ -68,7 +68,7 @@ def decide(status: int, headers: Mapping[str, str], have: int, version: Version)
 
 
 def _content_range(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Return first byte and size of the whole, as far as they are stated."""
+    """Return the first byte's position and the size of the whole file, as far as the server states them."""
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None:
         return None, None

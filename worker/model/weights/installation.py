@@ -1,4 +1,4 @@
-"""Putting weights where their card looks for them: recognised by their digests, and there whole or not at all."""
+"""Installing weights at the path that their card names, after a check of their digests, completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worker.model.weights.digests import (
 
 @dataclass(frozen=True)
 class Recognised:
-    """A file that somebody brought, which of the card's it is, and where that belongs."""
+    """An operator's file, the entry of the card that it matches, its digests, and the path where it is installed."""
 
     source: Path
     stated: WeightsFile
@@ -35,21 +35,21 @@ class Recognised:
 def recognise(
     paths: Sequence[Path], installed: InstalledCard, folder: Path, on_bytes: OnBytes = int
 ) -> list[Recognised]:
-    """Tell which of the card's files each one is: by digest, and by name where the card states no digest.
+    """Match each file to an entry of the card: by digest, or by name if the card states no digest.
 
-    Nothing is written. `folder` is that of the operator's models.
+    Nothing is written. `folder` is the operator's models folder.
 
     Raises:
-        ModelError: one is none of the card's files, or is to take the place of another that is there.
+        ModelError: a file matches no entry, or another file exists where it would be installed.
     """
     return [_recognise(path, installed, folder, on_bytes) for path in paths]
 
 
 def place(file: Recognised, on_bytes: OnBytes = int, *, link: bool = False) -> None:
-    """Copy a recognised file to its place, or give it a second name there (a hard link); and record its digests.
+    """Copy or hard-link a recognised file to its target, and write the record of its digests.
 
     Raises:
-        ModelError: there is no space for it, it changed meanwhile, or it cannot be linked.
+        ModelError: there is not enough disk space, the file changed meanwhile, or it cannot be linked.
     """
     source, target = file.source, file.target
     if target.exists() and source.samefile(target):
@@ -69,7 +69,7 @@ def place(file: Recognised, on_bytes: OnBytes = int, *, link: bool = False) -> N
 
 
 def appear(partial: Path, target: Path, published: PublishedDigests) -> None:
-    """Give a whole file, whose digests are known, its final name, once it is on the disk and its record is there."""
+    """Flush a complete file to disk, write its record, then give the file its final name."""
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     write_record(target, Record(sha256=published.sha256, published=published))
@@ -77,11 +77,11 @@ def appear(partial: Path, target: Path, published: PublishedDigests) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raise `ModelError` where less than `size` bytes are free in `folder`."""
+    """Raise `ModelError` if fewer than `size` bytes are free in `folder`."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise ModelError(
-            f"{size / 1e9:.2f} GB are needed in {folder}, and {free / 1e9:.2f} GB are free. Free space, or choose "
+            f"{size / 1e9:.2f} GB are needed in {folder}, but {free / 1e9:.2f} GB are free. Free disk space, or choose "
             "another folder with --models-dir."
         )
 
@@ -95,12 +95,12 @@ def _recognise(path: Path, installed: InstalledCard, folder: Path, on_bytes: OnB
         if same if expected else path.name == Path(stated.weights).name:
             target = folder / stated.weights
             if target.exists() and not path.samefile(target) and published_digests(target) != found:
-                raise ModelError(f"{target} is there and is another file. Remove it first, if it is not wanted.")
+                raise ModelError(f"{target} exists and is another file. If you do not need it, remove it first.")
             return Recognised(path, stated, found, target)
     wanted = "; ".join(_describe(stated) for stated in (card.adm, card.student))
     raise ModelError(
         f"{path} is none of the files of {card.name}: its sha256 is {found.sha256}, its md5 {found.md5}. The card "
-        f"wants {wanted}. Nothing was imported: get the right file, or correct the card if it is out of date."
+        f"names {wanted}. Nothing was imported. Get the right file, or correct the card if it is out of date."
     )
 
 
@@ -114,7 +114,7 @@ def _link(source: Path, partial: Path) -> None:
         os.link(source.resolve(), partial)
     except OSError as error:
         raise ModelError(
-            f"{source} cannot be linked into {partial.parent} ({error.strerror}): copy it, without --link."
+            f"{source} cannot be linked into {partial.parent}: {error.strerror}. Run the command without --link."
         ) from error
 
 
@@ -127,7 +127,7 @@ def _copy(source: Path, partial: Path, sha256: str, on_bytes: OnBytes) -> None:
                 writer.write(chunk)
             except OSError as error:
                 raise ModelError(
-                    f"{partial.parent} takes no more: {error.strerror}. Free space, and import again."
+                    f"{partial.parent} cannot be written to: {error.strerror}. Free disk space, then import again."
                 ) from error
             on_bytes(len(chunk))
     if copied.hexdigest() != sha256:

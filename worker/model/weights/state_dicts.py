@@ -1,4 +1,4 @@
-"""Weights: reading a file without running code, and giving it to a network strictly."""
+"""Reading a weights file without running code, and loading it strictly into a network."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _CORRECT_CARD = (
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a `.safetensors`, `.pt` or `.pth` file into CPU memory, by parameter name.
 
-    Understood are a plain state dict, one under the key `model`, and names that all begin with `module.`. Pickles are
-    read with `weights_only`: nothing in them is executed.
+    The file holds a state dict, or one under the key `model`. If all names begin with `module.`, that prefix is
+    removed. Pickles are read with `weights_only`, so no code in them runs.
 
     Raises:
         ModelError: the file is damaged, or holds something other than tensors.
@@ -33,7 +33,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
+    except Exception as error:  # a damaged pickle may raise any exception
         raise ModelError(f"{path} cannot be read as weights: {_reason(error)}. {AGAIN}.") from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
@@ -41,7 +41,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} holds no state dict. {AGAIN}, or export the network's state_dict() into it.")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ModelError(f"{path}: {name!r} is no tensor. Export the network's state_dict() alone.")
+            raise ModelError(f"{path}: {name!r} is not a tensor. Export only the network's state_dict().")
     return _without_wrapper(content)
 
 
@@ -55,10 +55,10 @@ def assign_strictly(
 ) -> None:
     """Make the tensors read from `path` the parameters of a network built on the meta device, as float32.
 
-    `stated` and `remedy` are for the message: where the architecture is stated, and what to do.
+    `stated` and `remedy` are for the error message: where the architecture is stated, and what the operator can do.
 
     Raises:
-        ModelError: a tensor is missing, unknown, of another shape or type or not finite; the first is named.
+        ModelError: a tensor is missing, unknown, of another shape or type, or not finite; the message names the first.
     """
     expected = network.state_dict()
     faults = [f"{name} is missing" for name in expected if name not in state]
@@ -84,19 +84,19 @@ def assign_strictly(
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Copy out of the file: the library maps it into memory, and one that is cut later would end the process."""
+    """Read a file into memory. The library only maps it: if the file were truncated later, the process would crash."""
     return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def _reason(error: Exception) -> str:
-    """Return one sentence; torch's own about refused pickles is a page of advice to switch the refusal off."""
+    """Return the reason as one sentence. torch's message on a refused pickle is a page on disabling the check."""
     if isinstance(error, UnpicklingError):
-        return "it is damaged, or holds more than tensors, which is refused because it could run code"
+        return "it is damaged, or holds more than tensors, which could run code"
     return str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
 
 
 def _without_wrapper(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo the prefix that DistributedDataParallel leaves."""
+    """Remove the prefix that DistributedDataParallel adds."""
     if all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return dict(state)
