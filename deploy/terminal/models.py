@@ -1,4 +1,4 @@
-"""What `distildire models` tells of a model: as documents for programs, and as lines for people."""
+"""The output of `distildire models`: as documents for programs, and as lines for people."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NON_COMMERCIAL = "CC-BY-NC"
 
 
 def card_files(installed: InstalledCard) -> dict[str, WeightsFile]:
-    """Return the card's two files by the name of their section."""
+    """Return the card's two files by the names of their sections."""
     return {"adm": installed.card.adm, "student": installed.card.student}
 
 
@@ -40,16 +40,16 @@ def summary(installed: InstalledCard) -> dict[str, Any]:
 
 
 def description(installed: InstalledCard) -> dict[str, Any]:
-    """Return all that a card says, and where its files are."""
+    """Return the card's contents, the state of its files, and its policies."""
     files = {part: _file_description(installed, file) for part, file in card_files(installed).items()}
     policies, problems = _policies(installed)
-    told = {"policies": {name: policy.model_dump(mode="json") for name, policy in policies.items()}}
+    usable = {"policies": {name: policy.model_dump(mode="json") for name, policy in policies.items()}}
     contents = installed.card.model_dump(mode="json")
-    return summary(installed) | {"files": files} | told | {"policy_problems": list(problems), "contents": contents}
+    return summary(installed) | {"files": files} | usable | {"policy_problems": list(problems), "contents": contents}
 
 
 def verification_document(verification: Verification) -> dict[str, Any]:
-    """Return what came of a verification."""
+    """Return a verification's result as a document."""
     files = [asdict(file) | {"path": str(file.path) if file.path else None} for file in verification.files]
     return asdict(verification) | {"files": files, "problems": list(verification.problems)}
 
@@ -65,7 +65,7 @@ def list_row(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def describe_lines(installed: InstalledCard) -> Iterator[str]:
-    """Yield what `models show` says, as markup."""
+    """Yield the lines of `models show`, as markup."""
     card = installed.card
     yield f"[bold]{card.name}[/]{' [dim](demonstration)[/]' if card.demonstration else ''}"
     if card.notice:
@@ -90,14 +90,14 @@ def describe_lines(installed: InstalledCard) -> Iterator[str]:
 
 
 def license_words(name: str) -> str:
-    """Return a licence as markup, with what people overlook."""
+    """Return a licence as markup, with a warning if it forbids commercial use."""
     if name.upper().startswith(_NON_COMMERCIAL):
         return f"[bold yellow]{escape(name)}: no commercial use[/] (https://creativecommons.org/licenses/by-nc/4.0/)"
     return escape(name)
 
 
 def verification_lines(verification: Verification) -> Iterator[str]:
-    """Yield what `models verify` says, as markup."""
+    """Yield the lines of `models verify`, as markup."""
     for file in verification.files:
         if file.problem:
             yield f"[red]✗[/] {file.part}: {escape(file.problem)}"
@@ -118,13 +118,13 @@ def verification_lines(verification: Verification) -> Iterator[str]:
 
 
 def _policies(installed: InstalledCard) -> tuple[dict[str, Policy], tuple[str, ...]]:
-    """Return what can be said of the model's policies without reading its weights or asking a device."""
+    """Return the model's policies, checked only as far as possible without reading its weights or using a device."""
     adm, student = installed.card.adm.sha256, installed.card.student.sha256
     return load_policies(installed, weights_sha256(adm, student) if adm and student else None, installed.card.precision)
 
 
 def _evaluation_lines(name: str, evaluation: CardEvaluation) -> Iterator[str]:
-    """Yield what was measured on one set of images: figures, then controls, each with its interval."""
+    """Yield the evaluation on one set of images: metrics, then controls, each with its interval."""
     how = f"policy {evaluation.policy}" if evaluation.policy else f"threshold {evaluation.threshold}"
     yield (
         f"[bold]measured: {name}[/] [dim]{evaluation.reals} photographs, {evaluation.fakes} fakes, "
@@ -133,8 +133,8 @@ def _evaluation_lines(name: str, evaluation: CardEvaluation) -> Iterator[str]:
     for title, (value, low, high) in evaluation.estimates.items():
         yield f"  {title.replace('_', ' ')}: {headline(value, low, high)} [dim]{spread(value, low, high)}[/]"
     for title, (value, low, high) in evaluation.average_precision_of.items():
-        told = f"{headline(value, low, high)} [dim]{spread(value, low, high)}[/]"
-        yield f"  average precision, {escape(title)}: {told}"
+        measured = f"{headline(value, low, high)} [dim]{spread(value, low, high)}[/]"
+        yield f"  average precision, {escape(title)}: {measured}"
 
 
 def _file_description(installed: InstalledCard, file: WeightsFile) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How verdicts look in a terminal: live while jobs run, then a table; plain lines where it is no terminal."""
+"""How verdicts are printed: on a terminal, live while jobs run and then as a table; elsewhere, as plain lines."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from deploy.terminal.console import notes, output
 from shared.client import SubmittedJob
 from shared.percentages import confidence_level, percent, probability_percent
 
-_BESIDE_ROWS = 4  # lines of a live table that are no row
+_BESIDE_ROWS = 4  # lines of a live table besides its rows
 _BAR_CELLS = 12
-#: The characters of a UUID.
+#: The number of characters of a UUID.
 _ID_WIDTH = 36
 _COLOURS = {"REAL": "green", "FAKE": "red", "INCONCLUSIVE": "yellow"}
-#: A caveat names so many of the images that it is about.
+#: The highest number of images that a caveat names.
 _NAMED = 5
 _WAITING = {None: "waiting", "queued": "queued"}
 
 
 @dataclass
 class Row:
-    """One image and what is known of it so far."""
+    """One image and its state so far."""
 
     name: str
-    known: str = ""  # what it really is, where that is known
+    known: str = ""  # the true label, if it is known
     status: str | None = None  # of its job; None before there is one
     stage: str | None = None
     result: Mapping[str, Any] | None = None
@@ -41,21 +41,21 @@ class Row:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the row is final."""
         return self.result is not None or bool(self.problem)
 
     def show(self, job: SubmittedJob) -> None:
-        """Take over how the image's job stands."""
+        """Copy the state of the image's job."""
         self.status, self.stage, self.result = job.status, job.stage, job.result
         if job.ended and job.result is None:
             self.problem = job.problem or job.status
 
 
 class VerdictView:
-    """Shows rows that somebody else changes: call `refresh` with a row after each change, `conclude` at the end.
+    """Shows rows that the caller changes: call `refresh` with a row after each change, and `conclude` at the end.
 
-    Where standard error is a terminal, a live table is there meanwhile. Results go to standard output: a table on a
-    terminal, else a line for each image as soon as it has ended. With `as_json` none of that: it is the caller's.
+    If standard error is a terminal, it shows a live table while jobs run. Results go to standard output: as a table on
+    a terminal, else as a line for each image as soon as it has ended. With `as_json`, the caller prints the results.
     """
 
     def __init__(self, rows: list[Row], *, as_json: bool, of_jobs: bool = False) -> None:
@@ -78,24 +78,24 @@ class VerdictView:
         self.close()
 
     def close(self) -> None:
-        """Take the live table away; harmless where there is none."""
+        """Remove the live table, if there is one."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def note(self, words: str) -> None:
-        """Say something beside the rows, on standard error."""
+        """Print a message on standard error."""
         self._notes.print(words, markup=False)
 
     def refresh(self, row: Row) -> None:
-        """Show the row's news; what keeps an image from a verdict is no result, and goes to standard error."""
+        """Print the row once it has ended: a result on standard output, a problem on standard error."""
         if not row.ended or id(row) in self._told or self._as_json or self._output.is_terminal:
             return
         self._told.add(id(row))
         (self._output if row.result is not None else self._notes).print(_line(row), markup=False)
 
     def conclude(self) -> None:
-        """Print the results as a whole, and what has to be said with them."""
+        """Print all results, their caveats and the closing remarks."""
         if self._as_json:
             return
         begun = [row for row in self._rows if row.ended or row.status is not None]
@@ -119,7 +119,7 @@ class VerdictView:
 
 
 def _worth_a_line(rows: list[Row], most: int) -> list[Row]:
-    """The rows that fit a small terminal: running ones first, then waiting ones, then ended ones."""
+    """Return the rows that fit on a small terminal: prefer running images, then waiting ones, then ended ones."""
     if len(rows) <= most:
         return rows
     first = sorted(range(len(rows)), key=lambda index: (rows[index].ended, rows[index].stage is None, index))
@@ -127,10 +127,10 @@ def _worth_a_line(rows: list[Row], most: int) -> list[Row]:
 
 
 def verdict_table(rows: list[Row], *, of_jobs: bool = False, live: bool = False) -> Table:
-    """A table of all rows; columns of what is known, or was asked, of no image are left out.
+    """Return a table of all rows, without columns that would be empty.
 
-    In a live one each row has one line, so that it is known how many fit: names are cut off where they must be. Ids of
-    jobs are never broken or cut off; the image's size leaves them the room.
+    In a live table each row takes one line, so that the number of rows that fit is known: long names are truncated. Ids
+    of jobs are never wrapped or truncated; the column of image sizes is omitted to make space for them.
     """
     known = any(row.known for row in rows)
     probed = any(row.result is not None and row.result.get("stability") for row in rows)
@@ -155,7 +155,7 @@ def verdict_table(rows: list[Row], *, of_jobs: bool = False, live: bool = False)
 
 
 def _verdict_cells(result: Mapping[str, Any]) -> dict[str, RenderableType]:
-    """The cells of a verdict by the titles of their columns."""
+    """Return the cells of a verdict by the titles of their columns."""
     colour = _COLOURS[result["prediction"]]
     size = result["dimensions"]
     return {
@@ -167,7 +167,7 @@ def _verdict_cells(result: Mapping[str, Any]) -> dict[str, RenderableType]:
 
 
 def confidence_bar(confidence: float, colour: str) -> Text:
-    """A bar for a probability in [0, 1], with its percentage, which is never one of certainty."""
+    """Return a bar for a probability in [0, 1], with its percentage, which is never 0 % or 100 %."""
     filled = round(confidence * _BAR_CELLS)
     return Text.assemble(
         ("━" * filled, colour), ("━" * (_BAR_CELLS - filled), "dim"), f" {probability_percent(confidence):>4}"
@@ -186,13 +186,13 @@ def _line(row: Row) -> str:
     if row.result is None:
         return f"{row.name}{known}: {row.problem}"
     seconds = row.result["processing_time"]
-    called = f"{row.result['prediction']} {probability_percent(row.result['confidence'])} in {seconds:.2f} s"
+    verdict = f"{row.result['prediction']} {probability_percent(row.result['confidence'])} in {seconds:.2f} s"
     changes = _stability(row.result)
-    return f"{row.name}{known}: {called}" + (f"; under small changes {changes}" if changes else "")
+    return f"{row.name}{known}: {verdict}" + (f"; under small changes {changes}" if changes else "")
 
 
 def _stability(result: Mapping[str, Any] | None) -> str:
-    """How far small changes of the image moved what is said of it; empty where nobody asked."""
+    """Return how much small changes of the image moved its probability; empty if this was not measured."""
     found = result.get("stability") if result else None
     if not found:
         return ""
@@ -201,13 +201,13 @@ def _stability(result: Mapping[str, Any] | None) -> str:
 
 
 def caveat_lines(rows: list[Row]) -> list[str]:
-    """What a reader must know of each verdict, each caveat once, with the images that it is about if not with all."""
-    judged = [row for row in rows if row.result is not None]
+    """Return each caveat once, with the images that it applies to unless it applies to all."""
+    classified = [row for row in rows if row.result is not None]
     about: dict[str, list[str]] = {}
-    for row in judged:
+    for row in classified:
         for caveat in (row.result or {}).get("caveats", ()):
             about.setdefault(caveat, []).append(row.name)
-    return [caveat if len(names) == len(judged) else f"{_some(names)}: {caveat}" for caveat, names in about.items()]
+    return [caveat if len(names) == len(classified) else f"{_some(names)}: {caveat}" for caveat, names in about.items()]
 
 
 def _some(names: list[str]) -> str:
@@ -216,7 +216,7 @@ def _some(names: list[str]) -> str:
 
 
 def closing_words(rows: list[Row]) -> str:
-    """What has to be said under every table of verdicts."""
+    """Return the remarks that follow every table of verdicts."""
     results = [row.result for row in rows if row.result is not None]
     models = {result["model"]["name"]: result["model"] for result in results}
     policies = [result.get("policy") for result in results]
@@ -234,6 +234,6 @@ def _measured(policy: Mapping[str, Any]) -> str:
     interval = policy["fpr_interval"]
     share, low, high = (percent(value, 2) for value in (policy["measured_fpr"], interval["low"], interval["high"]))
     return (
-        f"When the policy {policy['name']} was made, it called {share} of {policy['photographs']:,} photographs FAKE "
-        f"({confidence_level(interval['confidence'])} interval: {low} to {high})."
+        f"When the policy {policy['name']} was made, it classified {share} of {policy['photographs']:,} photographs "
+        f"as FAKE ({confidence_level(interval['confidence'])} interval: {low} to {high})."
     )

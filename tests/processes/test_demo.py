@@ -38,7 +38,7 @@ def test_the_model_that_ships_judges_by_the_policy_that_ships(tmp_path: Path):
     assert any(line.startswith("rocket.jpg: ") for line in told)
     assert all(up), "all was said before the stack began to stop"
     (policy,) = map(read_policy, list_policies(find_card("DISTILDIRE-DEMO", None)))
-    measured = f"{policy.evidence.measured_fpr:.2%} of {policy.evidence.real_groups} photographs FAKE"
-    assert f"When the policy {policy.name} was made, it called {measured}" in stdout
+    measured = f"{policy.evidence.measured_fpr:.2%} of {policy.evidence.real_groups} photographs as FAKE"
+    assert f"When the policy {policy.name} was made, it classified {measured}" in stdout
     assert "No policy was chosen" not in stdout
     assert running_stack(tmp_path / "data") is None

@@ -232,11 +232,11 @@ def test_what_is_known_of_the_threshold_is_said():
     interval = {"low": 0.0, "high": 0.012, "confidence": 0.95}
     policy = {"name": "strict", "measured_fpr": 0.004, "fpr_interval": interval, "photographs": 310}
     called = closing_words([judged(policy=policy)])
-    assert "strict was made, it called 0.40% of 310 photographs FAKE (95% interval: 0.00% to 1.20%)" in called
+    assert "strict was made, it classified 0.40% of 310 photographs as FAKE (95% interval: 0.00% to 1.20%)" in called
     rare = closing_words(
         [judged(policy=policy | {"measured_fpr": 0.00001, "fpr_interval": interval | {"high": 0.99999}})]
     )
-    assert "it called <0.01% of 310 photographs FAKE (95% interval: 0.00% to >99.99%)" in rare
+    assert "it classified <0.01% of 310 photographs as FAKE (95% interval: 0.00% to >99.99%)" in rare
     strict = closing_words([judged(policy=policy | {"fpr_interval": interval | {"confidence": 0.999}})])
     assert "(99.9% interval: " in strict
 

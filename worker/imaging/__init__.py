@@ -1,1 +1,1 @@
-"""Images from their files: whether all of each is there, its pixels, and what is known of it. Free of torch."""
+"""Reading image files: whether a file is complete, its pixels, and facts about it. Nothing here imports torch."""

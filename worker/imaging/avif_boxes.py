@@ -1,4 +1,4 @@
-"""What an AVIF file says of its image beside the pixels, and where its coded data lies (ISO/IEC 14496-12, 23008-12)."""
+"""The properties of an AVIF file's image, and the position of its coded data (ISO/IEC 14496-12, 23008-12)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class AvifImage:
     """The primary item of an AVIF file."""
 
     clean_aperture: Box | None
-    """The part of the coded image that is to be shown, before it is turned upright; None where all of it is."""
+    """The part of the coded image that viewers show, before it is turned upright; None for all of it."""
     colours: tuple[int, int] | None
-    """The code points of primaries and transfer function (ITU-T H.273); None where they are not told."""
+    """The code points of primaries and transfer function (ITU-T H.273); None if the file does not state them."""
     depth: int
     """Bits a sample."""
     zero_filled: bool
@@ -106,7 +106,7 @@ def _code_points(colr: memoryview) -> tuple[int, int]:
 
 
 def _aperture(clap: memoryview, size: tuple[int, int]) -> Box | None:
-    """Return the clean aperture; None where it is not whole pixels of the image, as viewers ignore it then."""
+    """Return the clean aperture; None if it is not made of whole pixels: viewers then ignore it."""
     numbers = struct.unpack_from(">IIIIiIiI", clap)
     if not all(numbers[1::2]):
         return None

@@ -1,4 +1,4 @@
-"""Whether a file's colours are sRGB's. The network reads samples as if they were, as the published detector does."""
+"""Whether a file's colours are sRGB. Like the published detector, the network reads all samples as if they were."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.imaging.png_chunks import Chunk
 _SRGB_CODES = ({1, 2}, {2, 13})
 _SRGB_GAMMA = 1 / 2.2
 _SRGB_CHROMATICITIES = np.array([(0.3127, 0.3290), (0.64, 0.33), (0.30, 0.60), (0.15, 0.06)])
-#: By how much a gamma may differ, as a share, and a chromaticity.
+#: By how much a gamma (as a share) and a chromaticity may differ.
 _GAMMA_TOLERANCE, _CHROMATICITY_TOLERANCE = 0.05, 0.01
 #: Levels of 255 by which a profile may move a colour.
 _PROFILE_TOLERANCE = 4
@@ -30,9 +30,9 @@ _SRGB = ImageCms.createProfile("sRGB")
 
 
 def profile_is_srgb(profile: bytes) -> bool:
-    """Tell whether an ICC profile leaves colours as they are, by converting some of them to sRGB.
+    """Tell whether an ICC profile is sRGB's, by converting some colours to sRGB: they must not change.
 
-    A profile that cannot be read is none that is known to be sRGB.
+    A profile that cannot be read does not count as sRGB's.
     """
     swatches = _GREYS if profile[16:20] == b"GRAY" else _SWATCHES
     try:
@@ -49,7 +49,7 @@ def profile_is_srgb(profile: bytes) -> bool:
 
 
 def png_is_srgb(chunks: dict[bytes, Chunk], profile: bytes | None) -> bool:
-    """Tell whether a PNG's colours are sRGB, by the first of cICP, iCCP, sRGB, and gAMA with cHRM that it has."""
+    """Tell whether a PNG's colours are sRGB. The first of these chunks decides: cICP, iCCP, sRGB, gAMA with cHRM."""
     if b"cICP" in chunks:
         return _codes_are_srgb(*chunks[b"cICP"].body[:2])
     if b"iCCP" in chunks:
@@ -96,6 +96,6 @@ def _gamma_is_srgb(gamma: float) -> bool:
 
 
 def _chromaticities_are_srgb(points: np.ndarray) -> bool:
-    """Compare the primaries, and the white point where it comes first."""
+    """Compare the primaries and, if it comes first, the white point."""
     points = points.reshape(-1, 2)
     return bool((np.abs(points - _SRGB_CHROMATICITIES[-len(points) :]) <= _CHROMATICITY_TOLERANCE).all())

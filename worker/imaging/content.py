@@ -1,30 +1,30 @@
-"""Whether an image has content: a network gives an answer for a blank page, too.
+"""Whether an image has enough content to classify. The networks' output does not reveal that an image is blank.
 
-The demonstration model calls nearly all blank images REAL at 98 to 99 %, and its feature maps of them vary as much as
-those of photographs: what they show is the network's own border. So the image is measured, not the answer.
+The demonstration model classifies nearly all blank images as REAL at 98 to 99 %. Its feature maps of them vary as much
+as those of photographs, because of the network's own border effects. So this module measures the image instead.
 
-An image lacks content where it is too small, or where at least seven eighths of what the network sees are one even tone
-or one even gradient with no more than faint noise. The limits were chosen on 439 photographs (418 of them those that
-the demonstration model was trained and tested on), on 1,029 images made of every third of them (8 % and 12 % of the
-brightness, a tenth of the contrast, 64 pixels, four colours, one bit, JPEG of quality 10), and on 388 blank and nearly
-blank images from 64 to 1,920 pixels, as PNG and JPEG: tones, noise, dithering, a dot, a line, a frame, a line of text,
-a watermark, gradients.
+An image lacks content if it is too small, or if at least seven eighths of the network's input are one even tone or one
+even gradient with no more than faint noise. The limits were chosen on three sets: 439 photographs, of which the
+demonstration model was trained and tested on 418; 1,029 images made from every third of them (8 % and 12 % of the
+brightness, a tenth of the contrast, 64 pixels, four colours, one bit, JPEG of quality 10); and 388 blank and nearly
+blank images from 64 to 1,920 pixels, as PNG and JPEG (tones, noise, dithering, a dot, a line, a frame, a line of text,
+a watermark, gradients).
 
-- `relief`: photographs have 2.1 levels and more, and 0.5 at 8 % of their brightness; tones with noise of up to three
-  levels have at most 0.55, gradients 0.05, and gradients in JPEG, whose blocks make steps of them, up to 0.6.
-- `entropy`: photographs have 2.9 bits and more; tones with noise of up to three levels at most 3.1.
+- `relief`: photographs have at least 2.1 levels, and 0.5 at 8 % of their brightness. Tones with noise of up to three
+  levels have at most 0.55, gradients 0.05, and gradients in JPEG, whose blocks turn them into steps, up to 0.6.
+- `entropy`: photographs have at least 2.9 bits; tones with noise of up to three levels have at most 3.1.
 - `distinct_share`: pages with one line of text have at most 0.07; checkerboards, whose cells are all alike, have 1.
-- `side`: the probabilities of photographs reduced to 24 pixels or fewer say little of the whole photograph's (a
+- `side`: when a photograph is reduced to 24 pixels or fewer, its probability hardly depends on the original's (a
   correlation of at most 0.4; at 32 pixels 0.5, at 64 pixels 0.8).
 
-No photograph lacks content by these limits, and of the 1,029 images made of them two do, both of one photograph of a
-small thing on white; 333 of the blank ones do, and of 4,030 images of all kinds from Debian packages only blank ones
-and thin or small drawings on a plain ground. Not recognised: noise of more than three levels, gradients from a middle
-outwards, some gradients in JPEG. Recognised although not blank: a few lights or thin lines on an even ground, and
-photographs darkened to a few levels.
+By these limits, no photograph lacks content. Of the 1,029 images made from photographs two do, both from one photograph
+of a small object on white. Of the blank images 333 do. Of 4,030 images of all kinds from Debian packages, only blank
+ones and thin or small drawings on a plain ground do. Missed: noise of more than three levels, radial gradients, and
+some gradients in JPEG. Found by mistake: a few lights or thin lines on an even ground, and photographs darkened to a
+few levels.
 
-The share of distinct colours was measured too and tells nothing: large grey photographs have 0.0003, gradients up to
-0.02. This imports numpy and Pillow only, for the sandbox's children.
+The share of distinct colours was measured too, but does not separate the sets: large grey photographs have 0.0003,
+gradients up to 0.02. This module imports only numpy and Pillow, for the sandbox's children.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from PIL import Image
 
 from shared.images.visualizations import Floats, analyzed_region
 
-#: What an image needs, as the module's docstring tells.
+#: What an image needs; see the module's docstring.
 MIN_SIDE = 32
 MIN_RELIEF = 0.5
 MIN_ENTROPY = 3.25
 MIN_DISTINCT_SHARE = 1 / 8
 
-#: So many cells across and down, of which the plainest part is kept.
+#: The number of cells across and down; the plainest seven eighths of the cells are measured.
 _CELLS = 32
 _PLAINEST = 7 / 8
-#: Pixels a side that are looked at: a few milliseconds for any image. Taken as they are, since means would hide noise.
+#: Pixels per side that are sampled: a few milliseconds for any image. They are not averaged: means would hide noise.
 _SIDE = 256
 #: Levels by which a distinct pixel differs: four times the strongest noise that counts as faint.
 _DISTINCT = 12
@@ -56,18 +56,18 @@ _COLOUR_WEIGHT = np.array([1, 0.5, 0.5], np.float32)
 
 @dataclass(frozen=True)
 class Content:
-    """How much there is to see in the middle of an image, the square that spans its shorter side.
+    """How much content there is in the middle of an image, the square that spans its shorter side.
 
-    Levels are of 255, of the brightness and colour of YCbCr, and differences from the plane, which is the tone or the
-    even gradient that fits the plainest seven eighths of the square best.
+    Levels are those of YCbCr, from 0 to 255, in brightness and colour. They are differences from the plane: the tone or
+    even gradient that best fits the plainest seven eighths of the square.
     """
 
     side: int
     """Of the square, in pixels of the upright image."""
     entropy: float
-    """Bits of the histogram of brightness, less the plane, in the plainest part; 0 for an even one."""
+    """Bits of the histogram of brightness minus the plane, in the plainest part; 0 if that part is even."""
     relief: float
-    """Levels: the standard deviation of that part's cells, less what noise within them explains."""
+    """Levels: the standard deviation of the means of that part's cells, minus the share that noise explains."""
     distinct_share: float
     """Share of all pixels that differ from the plane by more than 12 levels, in brightness or colour."""
 
@@ -96,7 +96,7 @@ def measure(image: Image.Image) -> Content:
 
 
 def lacks_content(content: Content) -> str | None:
-    """Return why the image has no content, as the end of a sentence about it; None where it has some."""
+    """Return why the image lacks content, as the end of a sentence about it; None if it has enough."""
     if content.side < MIN_SIDE:
         pixels = "1 pixel" if content.side == 1 else f"{content.side} pixels"
         return f"its shorter side has {pixels}, and {MIN_SIDE} are the fewest that verdicts can rest on"
@@ -110,24 +110,25 @@ def lacks_content(content: Content) -> str | None:
 
 
 def drawn_mean(mean: Floats, content: Content) -> Floats:
-    """Return the feature map's mean (h, w) as heatmap and overlay show it: flat for an image without content.
+    """Return the feature map's mean (h, w) for heatmap and overlay: flat for an image that lacks content.
 
-    What the network's answer varies by is its own border there, no part of the image.
+    There, the mean varies only by the network's own border effects, not by parts of the image.
     """
     return np.zeros_like(mean) if lacks_content(content) else mean
 
 
 def _cells(channels: Floats, across: int) -> Floats:
-    """(3, N, N) as (3, pixels of a cell, cells): sums over a cell are sums of rows, which numpy does fastest."""
+    """Reshape (3, N, N) to (3, pixels of a cell, cells): numpy sums the rows, hence the cells, fastest."""
     size = channels.shape[1] // across
     split = channels.reshape(3, across, size, across, size).transpose(0, 2, 4, 1, 3)
     return split.reshape(3, size * size, across * across)
 
 
 def _plainest(cells: Floats, across: int) -> tuple[NDArray[np.intp], Floats]:
-    """Which cells are the plainest seven eighths, and the plane that fits them best: (3, 3) coefficients of `_terms`.
+    """Return the plainest seven eighths of the cells, and their best plane: (3, 3) coefficients of `_terms`.
 
-    The plainest are nearest to the plane that fits all; then they alone are fitted: a line of text may not tilt a page.
+    The plainest cells are those nearest to the plane that fits all cells. The second fit uses only these, so that a
+    line of text does not tilt the plane of a page.
     """
     means = cells.mean(axis=1)
     terms = _terms(across).reshape(3, across * across)
@@ -137,24 +138,24 @@ def _plainest(cells: Floats, across: int) -> tuple[NDArray[np.intp], Floats]:
 
 
 def _fitted(values: Floats, terms: Floats) -> Floats:
-    """Coefficients (3, 3) with which the terms (3, n) come nearest to the values (3, n) of each channel."""
+    """Return the coefficients (3, 3) with which the terms (3, n) best fit the values (3, n) of each channel."""
     coefficients: Floats = np.linalg.lstsq(terms.T, values.T)[0].T
     return coefficients
 
 
 def _terms(count: int) -> Floats:
-    """What a plane over count × count parts of a square is made of: 1, and how far down and right of the middle."""
+    """Return the terms of a plane over count × count parts of a square: 1, and the offsets down and right."""
     down, right = np.meshgrid(_places(count), _places(count), indexing="ij")
     return np.stack([np.ones_like(down), down, right])
 
 
 def _places(count: int) -> Floats:
-    """The middles of `count` parts of a line of length 1, from its middle."""
+    """Return the middles of `count` equal parts of a line of length 1, relative to its middle."""
     return ((np.arange(count) + 0.5) / count - 0.5).astype(np.float32)
 
 
 def _entropy(values: Floats) -> float:
-    """Shannon entropy in bits of the values, rounded to whole levels."""
+    """Return the Shannon entropy in bits of the values, rounded to whole levels."""
     levels = np.rint(values).astype(np.int64).ravel()
     shares = np.bincount(levels - levels.min()) / levels.size
     shares = shares[shares > 0]
@@ -162,7 +163,7 @@ def _entropy(values: Floats) -> float:
 
 
 def _relief(cells: Floats, kept: NDArray[np.intp]) -> float:
-    """The standard deviation of some cells' means, of (3, pixels, cells), less what chance makes of noise."""
+    """Return the standard deviation of the means of cells, (3, pixels, cells), minus the part that noise explains."""
     pixels = cells.shape[1]
     noise = cells.var(axis=1, ddof=1)[:, kept].mean(axis=1) / pixels if pixels > 1 else 0
     variance = cells.mean(axis=1)[:, kept].var(axis=1) - noise

@@ -1,6 +1,6 @@
-"""From a file's bytes to RGB pixels, and from those to what the network reads.
+"""From a file's bytes to RGB pixels, and from those to the network's input.
 
-Files come from strangers, so this runs in the sandbox's child processes. It imports numpy and Pillow, never torch.
+The files are untrusted, so this runs in the sandbox's child processes. It imports numpy and Pillow, never torch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BAND_PIXELS = 1 << 20
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is known of an image beside its pixels."""
+    """Facts about an image besides its pixels."""
 
     width: int
     """Of the upright image, in pixels."""
@@ -49,17 +49,17 @@ class ImageFacts:
     media_type: str
     """By the file's first bytes."""
     file_format: str
-    """What was really decoded, as Pillow calls it: one of the media type's `FORMATS`."""
+    """The format that was actually decoded, by Pillow's name: one of the media type's `FORMATS`."""
     jpeg_quality: int | None
-    """1 to 100, estimated; None for other formats, and where the quantisation tables are not libjpeg's."""
+    """An estimate, 1 to 100; None for other formats, and if the quantisation tables are not libjpeg's."""
     caveats: tuple[Caveat, ...] = ()
     content: Content = field(kw_only=True)
-    """How much there is to see."""
+    """The measures of the image's content."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An upright RGB image and what is known of it."""
+    """An upright RGB image and the facts about it."""
 
     image: Image.Image
     facts: ImageFacts
@@ -104,7 +104,7 @@ def _decoded(data: bytes, media_type: str, limits: ImageLimits) -> DecodedImage:
 
 
 def _upright(file: ImageFile, media_type: str) -> DecodedImage:
-    """Convert decoded pixels to upright RGB, and note what is known of the file."""
+    """Convert decoded pixels to upright RGB, and collect the facts about the file."""
     image, caveats = file.image, file.caveats
     try:
         upright = _UPRIGHT.get(image.getexif().get(ExifTag.Orientation, 1))
@@ -151,7 +151,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def preprocess(image: Image.Image, size: int) -> NDArray[np.float32]:
-    """What the network reads: float32 (3, size, size) in [−1, 1].
+    """Return the network's input: float32 (3, size, size) in [−1, 1].
 
     Equals torchvision's `CenterCrop(size)(Resize(size, antialias=True)(to_tensor(image) * 2 − 1))` on an RGB image: to
     1e-6 where torchvision computes in float64, to about 2e-5 in float32, whose rounded filter positions are

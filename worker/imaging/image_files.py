@@ -1,6 +1,6 @@
-"""Opening an image file by its format: what it says of its image, and whether all of it is there.
+"""Opening an image file by its format, with what it says about its image, and checking that the file is complete.
 
-What is opened here is what viewers show of a file: the first frame of an animation, the clean aperture of an AVIF. It
+The opened image is the one that viewers show: the first frame of an animation, the clean aperture of an AVIF. This code
 runs in the sandbox's child processes.
 """
 
@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-# All that decoding needs is imported here: a child of the sandbox can open no file, so it can import nothing any more.
+# Everything that decoding needs is imported here: a child of the sandbox cannot open files, hence not import modules.
 from PIL import (
     AvifImagePlugin,  # noqa: F401
     Image,
@@ -45,10 +45,10 @@ FORMATS = {
 }
 #: Pixels times scans of a JPEG: 25 scans at the most pixels, more than programs write; a second or two, in two passes.
 _MAX_SCANNED_PIXELS = 1_000_000_000
-#: A run of zeros that arithmetic coding, and any other good compression, does not write: what a file that was never
-#: written to its end holds, and a disk's empty sector.
+#: A run of zeros that no arithmetic coding or other good compression writes. It is found in files that were never
+#: written to their end, and in a disk's empty sectors.
 _ZERO_RUN = bytes(512)
-#: Where a WebP file holds compressed pixels.
+#: The chunks of a WebP file that hold compressed pixels.
 _WEBP_PIXELS = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 
 
@@ -90,14 +90,14 @@ _OF_COMPLETENESS = {
 
 @dataclass
 class ImageFile:
-    """An image that is opened and not yet decoded, and what its format says of it."""
+    """An image that is opened but not yet decoded, and what its format says about it."""
 
     image: Image.Image
     caveats: list[Caveat] = field(default_factory=list)
     shown: tuple[int, int, int, int] | None = None
-    """(left, top, right, bottom) of what is to be shown; None for all."""
+    """(left, top, right, bottom) of the part that viewers show; None for all."""
     check: Callable[[], None] = lambda: None
-    """To be called once its pixels are decoded: raises JobError corrupt_image if some were not."""
+    """Call it once the pixels are decoded: it raises JobError corrupt_image if some were not."""
 
 
 def open_image(data: bytes, media_type: str, limits: ImageLimits) -> ImageFile:
@@ -208,7 +208,7 @@ def _profile_is_srgb(image: Image.Image) -> bool:
 
 
 def _colours(image: Image.Image, *, srgb: bool) -> list[Caveat]:
-    """What is lost of colours; the profile of CMYK is only one of the things that are."""
+    """Return the caveat about the image's colours, if any. That of CMYK includes the missing conversion to sRGB."""
     if image.mode == "CMYK":
         return [Caveat.CMYK]
     return [] if srgb else [Caveat.NOT_SRGB]

@@ -1,4 +1,4 @@
-"""How strongly a JPEG was compressed, from its quantisation tables alone."""
+"""How strongly a JPEG was compressed, according to its quantisation tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHROMINANCE = (
 
 
 def _scaled(base: Sequence[Sequence[int]]) -> dict[int, tuple[int, ...]]:
-    """What libjpeg's `jpeg_set_quality` makes of a base table for each quality."""
+    """Return the tables that libjpeg's `jpeg_set_quality` makes from a base table, one for each quality."""
     percents = {quality: 5000 // quality if quality < 50 else 200 - 2 * quality for quality in range(1, 101)}
     return {
         quality: tuple(min(max((step * percent + 50) // 100, 1), 255) for row in base for step in row)
@@ -38,10 +38,10 @@ _QUALITY_OF = {table: quality for quality, table in _scaled(_LUMINANCE).items()}
 
 
 def estimate_quality(tables: Mapping[int, Sequence[int]]) -> int | None:
-    """Return the quality, 1 to 100, with which libjpeg would write exactly these tables; None for all others.
+    """Return the quality, 1 to 100, with which libjpeg would write exactly these tables; None if there is none.
 
-    Many cameras and programs have tables of their own, for which no such number would mean anything. What the image
-    was before it was last saved, no table tells.
+    Many cameras and programs have their own tables, for which such a number would mean nothing. The tables do not show
+    how the image was compressed before it was last saved.
 
     Args:
         tables: as Pillow's `quantization`: 64 steps each, row by row, by number; 0 is the luminance's.

@@ -1,10 +1,10 @@
 """Whether all of a JPEG's pixels are in its file, undamaged.
 
-libjpeg fills what is missing with grey and decodes on through damage; it only warns, and Pillow drops its warnings. So
-the entropy-coded data is decoded once more, at an eighth of the size, by a libjpeg whose warnings are errors. Damage is
-noticed by an invalid code, by a scan that takes up more or fewer bytes than it has, by blocks darker than black or
-brighter than white (a DC coefficient is stored as the difference to the one before it, so damage shifts all that
-follow), or by a run of zeros that no encoder writes. Damage that shows none of these signs is not noticed.
+libjpeg fills missing pixels with grey and continues to decode after damage. It only warns, and Pillow drops its
+warnings. So the entropy-coded data is decoded a second time, at an eighth of the size, by a libjpeg whose warnings are
+errors. Signs of damage are an invalid code, a scan that uses more or fewer bytes than it has, blocks darker than black
+or brighter than white (a DC coefficient is stored as the difference to the previous one, so damage shifts all later
+ones), and a run of zeros that no encoder writes. Damage without any of these signs is not detected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SEQUENTIAL = frozenset({0xC0, 0xC1})
 _PROGRESSIVE = 0xC2
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # also right after entropy-coded data
 
-#: What the components of a stream are called so that libjpeg converts no colours: RGB, or one that it does not convert.
+#: The names given to a stream's components so that libjpeg converts no colours: RGB, or one that it does not convert.
 _PLAIN_IDS = {1: b"Y", 3: b"RGB", 4: b"CMYK"}
 _COLOUR_SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 
@@ -39,34 +39,34 @@ _COLOUR_SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 _TOO_SHORT = "Corrupt JPEG data: premature end"
 _NOT_CHECKED = "tjDecompressHeader3(): Could not determine subsampling"
 
-#: The largest share of the pixels that may be missing at the end of an image that is analysed all the same.
+#: The largest share of pixels that may be missing at the end of an image; with more, the image is refused.
 MAX_MISSING = 0.01
-#: Bytes of entropy-coded data behind the last pixel that some cameras leave. Damage may leave as few.
+#: Some cameras leave this many bytes of entropy-coded data after the last pixel. Damage may leave as few.
 _MAX_LEFT_OVER = 2
 #: The largest magnitude of a DC coefficient: 8 times the distance of a sample from the middle of its range.
 _MAX_DC = 1024
-#: Zero bytes in a row that are no coincidence: more than any block takes up.
+#: A run of this many zero bytes is no coincidence: it is longer than any block.
 _ZERO_RUN = bytes(64)
 #: The symbols that say that nothing follows in a block, or in up to 2^14 blocks (G.1.2.2).
 _ENDS_OF_BLOCKS = frozenset(range(0, 0xF0, 0x10))
-#: Put behind data that ends too early, it makes other pixels of what is missing than the grey of libjpeg.
+#: Appended to data that ends too early, it gives the missing pixels other values than libjpeg's grey.
 _FILLER = bytes(range(16, 240)) * 512
 
 
 class Completeness(Enum):
-    """How much of a JPEG's pixels is there."""
+    """How many of a JPEG's pixels are in its file."""
 
     WHOLE = auto()
     NO_END = auto()
-    """All of them; only the marker that ends the file is missing."""
+    """All pixels; only the end marker is missing."""
     NEARLY = auto()
-    """The file breaks off: all but `MAX_MISSING` of them are there."""
+    """The file breaks off; at most the share `MAX_MISSING` of the pixels is missing."""
     LEFT_OVER = auto()
-    """All of them, but there is a byte or two more than they need: damage may have changed what is drawn."""
+    """All pixels, but the data is a byte or two longer than they need: damage may have changed the image."""
     NOT_CHECKED = auto()
-    """Not known: its components are sampled in a way that the checking decoder does not read."""
+    """Unknown: the components are sampled in a way that the checking decoder does not read."""
     DAMAGED = auto()
-    """Less than that, or what is there cannot be trusted."""
+    """More pixels are missing, or the pixels cannot be trusted."""
 
 
 @dataclass
@@ -78,23 +78,23 @@ class JpegStream:
     components: int = 0
     scans: int = 0
     end: int = 0
-    """Where its entropy-coded data ends in the file."""
+    """The position in the file at which its entropy-coded data ends."""
     ended: bool = False
-    """Whether the end marker follows there."""
+    """Whether the end marker follows at that position."""
     body: bytes = b""
     """What libjpeg decodes without an end marker to plain coefficients: no application data, no comments, quantisation
     tables of ones, and components whose colours it does not convert."""
     dc_steps: tuple[int, ...] = ()
     """The quantisation steps of the components' DC coefficients."""
     all_bits: bool = True
-    """Whether its scans bring all bits of all coefficients: a progressive image may end before they do."""
+    """Whether its scans contain all bits of all coefficients: a progressive image may end before."""
     zero_filled: bool = False
     """Whether a scan has a run of zeros that no encoder writes: it would mean large differences, not a flat area."""
 
 
 @dataclass
 class _Walk:
-    """What is known of a stream on the way through its segments."""
+    """What the segments read so far say about the stream."""
 
     steps: dict[int, int] = field(default_factory=dict)  # by quantisation table
     tables: list[int] = field(default_factory=list)  # by component
@@ -105,7 +105,7 @@ class _Walk:
 
 
 def read_stream(data: bytes) -> JpegStream:
-    """Walk the markers of a JPEG up to the end of its first image; nothing is decoded.
+    """Read the markers of a JPEG up to the end of its first image, without decoding it.
 
     Raises:
         JobError: corrupt_image; it has no frame, or a segment is shorter than what it must hold.
@@ -166,7 +166,7 @@ def with_end(data: bytes, stream: JpegStream) -> bytes:
 
 
 def _read_segment(marker: int, segment: bytearray, stream: JpegStream, walk: _Walk) -> None:
-    """Note what a segment says, and make it plain. `segment` begins with its length."""
+    """Record what a segment says, and return it in plain form. `segment` begins with its length."""
     try:
         if marker == _DQT:
             _read_quantisation(segment, walk)
@@ -182,7 +182,7 @@ def _read_segment(marker: int, segment: bytearray, stream: JpegStream, walk: _Wa
 
 
 def _read_quantisation(segment: bytearray, walk: _Walk) -> None:
-    """Note the steps of DC coefficients, and make all steps 1, so that decoding gives plain coefficients (B.2.4.1)."""
+    """Record the steps of DC coefficients, and set all steps to 1: decoding then gives plain coefficients (B.2.4.1)."""
     at = 2
     while at < len(segment):
         width = 1 + (segment[at] >> 4)
@@ -192,7 +192,7 @@ def _read_quantisation(segment: bytearray, walk: _Walk) -> None:
 
 
 def _read_huffman(segment: bytearray, walk: _Walk) -> None:
-    """Note what a code of zeros means in each table: its first symbol (B.2.4.2)."""
+    """Record the meaning of a code of zeros in each table, its first symbol (B.2.4.2)."""
     at = 2
     while at < len(segment):
         walk.zero_codes[segment[at]] = segment[at + 17]
@@ -200,7 +200,7 @@ def _read_huffman(segment: bytearray, walk: _Walk) -> None:
 
 
 def _read_scan(segment: bytearray, frame: int | None, walk: _Walk) -> None:
-    """Rename the components, and note whether zeros can stand for blocks without differences (B.2.3)."""
+    """Rename the components, and record whether zeros can stand for blocks without differences (B.2.3)."""
     ends = range(3, 3 + 2 * segment[2], 2)
     first, last, refined, shift = *segment[ends.stop : ends.stop + 2], *divmod(segment[ends.stop + 2], 16)
     walk.zeros_are_flat = True
@@ -221,7 +221,7 @@ def _is_zero_filled(scan: bytes, walk: _Walk) -> bool:
 
 
 def _read_frame(marker: int, segment: bytearray, stream: JpegStream, walk: _Walk) -> None:
-    """Note the coding process and the components, and rename these (B.2.2)."""
+    """Record the coding process and the components, and rename the components (B.2.2)."""
     if stream.frame is not None:
         return  # libjpeg refuses a second one
     precision, components = segment[2], segment[7]
@@ -252,7 +252,7 @@ def _with_less_padding(body: bytes) -> Iterator[bytes]:
 
 
 def _needs_all(stream: JpegStream, body: bytes) -> bool:
-    """Tell whether the pixels need even the last byte: without it a sequential image is short of some bits.
+    """Tell whether the pixels need even the last byte: without it, a sequential image lacks some bits.
 
     A few bytes too many cause no warning, since libjpeg reads up to eight bytes ahead.
     """
@@ -264,7 +264,7 @@ def _shortened(body: bytes) -> bytes:
 
 
 def _complaint(stream: JpegStream, body: bytes) -> str | None:
-    """Return the first thing that is wrong with the data: a warning of libjpeg, or values that no pixels have."""
+    """Return the first fault of the data: a warning of libjpeg, or values that no pixels have."""
     try:
         dc = _decoded(stream, body + END, min_height=1, min_width=1)  # an eighth: means of blocks, so DC coefficients
     except ValueError as error:
@@ -275,7 +275,7 @@ def _complaint(stream: JpegStream, body: bytes) -> str | None:
 
 
 def _missing_share(stream: JpegStream, body: bytes) -> float:
-    """Return the share of the pixels that the data ends before: those that depend on what is put behind it."""
+    """Return the share of the pixels after the end of the data: those that depend on the bytes appended to it."""
     try:
         filled, other = (_decoded(stream, body + tail + END, strict=False) for tail in (b"", _FILLER))
     except ValueError:

@@ -1,6 +1,6 @@
-"""Small changes that a platform's own processing might make to an image: a verdict should survive them.
+"""Small changes that a platform's own processing might make to an image. They should not change the verdict.
 
-They run in the sandbox's children, so they need numpy and Pillow alone.
+They run in the sandbox's children, so they use only numpy and Pillow.
 """
 
 from __future__ import annotations

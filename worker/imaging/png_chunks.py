@@ -1,4 +1,4 @@
-"""The chunks of a PNG file (ISO/IEC 15948): whether they are undamaged, and what they say of its colours."""
+"""The chunks of a PNG file (ISO/IEC 15948): whether they are undamaged, and what they say about its colours."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ _PASSES = (
 
 
 def has_all_rows(found: Iterable[Chunk]) -> bool:
-    """Unpack the pixels of the default image and compare how many bytes they are with how many they should be.
+    """Unpack the pixels of the default image and check that they have the right number of bytes.
 
-    Pillow is content with fewer rows where their compressed stream ends as it should.
+    Pillow accepts fewer rows if the compressed stream ends correctly.
     """
     header, data = b"", []
     for chunk in found:
@@ -77,7 +77,7 @@ def has_all_rows(found: Iterable[Chunk]) -> bool:
 
 
 def _row_bytes(header: bytes) -> int:
-    """Return how many bytes all rows have before they are compressed, each with the number of its filter."""
+    """Return the number of bytes of all uncompressed rows, each with its filter byte."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * _CHANNELS[colour]
     total = 0

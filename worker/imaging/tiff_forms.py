@@ -1,8 +1,8 @@
 """The forms of TIFF that are decoded faithfully, and whether a TIFF's compressed strips are undamaged.
 
-TIFF allows far more than its readers implement. Pillow reads some forms to other values than they have (uncompressed
-16-bit planes, inverted 16-bit grey, signed samples) without an error. So only forms are accepted whose pixels were
-compared with another decoder's (tests/unit/test_tiff_forms.py); the others are refused by name.
+TIFF allows far more than its readers implement. Pillow reads wrong values from some forms (uncompressed 16-bit planes,
+inverted 16-bit grey, signed samples) without an error. So a form is accepted only if its pixels were compared with
+another decoder's (tests/unit/test_tiff_forms.py). For any other form, the error names what is not supported.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class TiffForm:
 
 
 def check_form(data: bytes) -> None:
-    """Refuse a TIFF whose pixels would not be decoded to what they are.
+    """Refuse a TIFF whose pixels would be decoded to wrong values.
 
     Raises:
         JobError: unsupported_media_type; its samples are stored in a form that is not read.
@@ -91,7 +91,7 @@ def check_form(data: bytes) -> None:
 
 
 def check_strips(data: bytes) -> None:
-    """Refuse a TIFF of a form that is read whose strips or tiles are not all there.
+    """Refuse a TIFF, of an accepted form, whose strips or tiles are not complete.
 
     Raises:
         JobError: corrupt_image; one is not listed, lies beyond the file's end, or is damaged.
@@ -127,7 +127,7 @@ def _first_directory(data: bytes) -> ImageFileDirectory_v2:
 
 
 def _form(directory: ImageFileDirectory_v2) -> TiffForm:
-    """Return the form; what a file does not say has the default of the standard."""
+    """Return the form. Tags that the file lacks have the defaults of the standard."""
 
     def number(tag: _Tag, default: int) -> int:
         return int(_numbers(directory.get(tag, default))[0])
@@ -152,7 +152,7 @@ def _numbers(value: Any) -> Sequence[int]:
 
 
 def _why_unread(form: TiffForm) -> str | None:
-    """Return what about a form is not read; None where all is."""
+    """Return the property of a form that is not supported; None if all are."""
     if form.photometric is None:
         return "no photometric interpretation"
     if form.photometric not in _PHOTOMETRICS:
@@ -180,7 +180,7 @@ def _why_unread(form: TiffForm) -> str | None:
 
 
 def _count(directory: ImageFileDirectory_v2, form: TiffForm) -> int:
-    """Return how many strips or tiles the image has; Pillow leaves those black that are not listed."""
+    """Return how many strips or tiles the image has. Pillow leaves unlisted ones black."""
     width, height = int(directory[_Tag.WIDTH]), int(directory[_Tag.HEIGHT])
     across, down = 1, -(-height // min(int(directory.get(_Tag.ROWS_PER_STRIP, height)), height))
     if _Tag.TILE_OFFSETS in directory:
@@ -203,7 +203,7 @@ def _strips(data: bytes, directory: ImageFileDirectory_v2) -> Iterator[bytes]:
 
 
 def _check_deflated(strip: bytes) -> None:
-    """Unpack a strip to its end, where its checksum is: libtiff stops once it has all rows, and may have wrong ones."""
+    """Unpack a strip to its end, where its checksum is. libtiff stops at the last row, so it may return wrong rows."""
     unpacker = zlib.decompressobj()
     rest = strip
     while rest and not unpacker.eof:

@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 
 class DeviceMemoryError(DistildireError):
-    """The device has not enough memory for the batch."""
+    """The device does not have enough memory for the batch."""
 
 
 class DeviceLostError(DistildireError):
@@ -35,7 +35,7 @@ class PassFailedError(DistildireError):
     """The device fails this image although it runs a blank one. Another device may succeed."""
 
     def __init__(self, error: JobError) -> None:
-        """Make the error of an image; its owner is told `error` if no other device can run it."""
+        """Make the error of an image. Its job fails with `error` if no other device can run the image."""
         super().__init__(error.message)
         self.error = error
 

@@ -1,1 +1,1 @@
-"""Disposable processes in which files from strangers are decoded and their pictures drawn."""
+"""Disposable processes that decode untrusted files and draw their visualizations."""

@@ -1,4 +1,4 @@
-"""The fork server and the disposable children in which images from strangers are decoded and drawn.
+"""The fork server and its disposable children, which decode and draw untrusted images.
 
 worker.sandbox.sandbox runs it as `python -m worker.sandbox.child FD LIMITS`. The server has one thread and imports only
 numpy and Pillow, so forking a child takes a few milliseconds. A child serves one job: it decodes the image, keeps the
@@ -60,12 +60,12 @@ class ChildLimits:
     cpu_seconds: int
 
     def to_json(self) -> str:
-        """As text, for the command line."""
+        """Return the limits as text, for the command line."""
         return json.dumps(self, default=vars)
 
     @classmethod
     def from_json(cls, text: str) -> ChildLimits:
-        """The inverse of `to_json`."""
+        """Return the limits that `to_json` wrote."""
         fields = json.loads(text)
         return cls(**fields | {"image": ImageLimits(**fields["image"])})
 

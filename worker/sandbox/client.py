@@ -160,7 +160,7 @@ OnLines = Callable[[Sequence[str], int], None]
 
 
 class Listener(threading.Thread):
-    """Reads all that the fork server and its children print, so that none blocks, and passes a part of it on."""
+    """Reads everything that the fork server and its children print, so that none blocks, and passes on a part of it."""
 
     def __init__(self, pipe: IO[bytes], on_lines: OnLines) -> None:
         super().__init__(name="decoders' words", daemon=True)

@@ -1,8 +1,8 @@
-"""The seccomp filter of a child that decodes: the kernel refuses it all system calls that computing does not need.
+"""The seccomp filter of a decoding child: the kernel refuses all system calls that computing does not need.
 
-It is written out by hand since the standard library has none (man 2 seccomp; linux/filter.h). Under it, a decoder that
-a file has taken over can open no file or socket, signal or trace no process, and start no program. A refused call fails
-with EPERM, so code that can do without it (a thread that sets its name) goes on.
+The filter is written by hand, because the standard library has no interface for it (man 2 seccomp; linux/filter.h).
+Even if a file takes a decoder over, the decoder cannot open a file or socket, signal or trace another process, or start
+a program. A refused call fails with EPERM, so code that can do without it (a thread that sets its name) continues.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def is_supported() -> bool:
-    """Return whether this machine and its kernel support the filter. It asks for a filter at no address: no change.
+    """Return whether this machine and its kernel support the filter. The probe passes no filter, so it changes nothing.
 
-    Machines other than those above, and kernels without seccomp, do not support it: there, only resource limits hold.
+    Machines other than those above, and kernels without seccomp, do not support it. Only resource limits apply there.
     """
     asked = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None, 0, 0)
     return platform.machine() in _CALLS and asked == -1 and ctypes.get_errno() == errno.EFAULT

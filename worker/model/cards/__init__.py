@@ -1,1 +1,1 @@
-"""Model cards: what a model is, as data. The cards that are shipped lie beside the code that reads and writes them."""
+"""Model cards: the description of a model, as data. This folder also holds the bundled cards."""

@@ -15,22 +15,22 @@ from worker.model.cards.registry import BUNDLED, MODELS_DIR_VARIABLE, InstalledC
 
 
 def require_own_folder(installed: InstalledCard) -> None:
-    """Raise ModelError where there is no folder of the operator's own to write a card into."""
+    """Raise ModelError if the operator has set no models folder into which a card can be written."""
     if installed.folders == (BUNDLED,):
         raise ModelError(
-            f"The card of {installed.card.name} belongs to the installed package. Name a folder for a copy of it with "
+            f"The card of {installed.card.name} is part of the installed package. Set a folder for a copy of it with "
             f"--models-dir or {MODELS_DIR_VARIABLE}."
         )
 
 
 def card_to_write(installed: InstalledCard) -> Path:
-    """Return the card's file; of a bundled one a copy in the models folder, which takes precedence over it.
+    """Return the card's file. Copy a bundled card to the models folder first, where it takes precedence.
 
-    The report of the training goes along: by it `calibrate` knows images that the model was trained on.
+    The training report is copied too: `calibrate` uses it to find images that the model was trained on.
 
     Raises:
-        ModelError: where the copy would be is a card of another model.
-        DiskFullError: the disk is too full for the copy.
+        ModelError: another model's card has the copy's path.
+        DiskFullError: there is not enough disk space for the copy.
     """
     first = installed.folders[0]
     if installed.path.is_relative_to(first):
@@ -46,7 +46,7 @@ def card_to_write(installed: InstalledCard) -> Path:
 
 
 def report_place(card: Path, model: str) -> Path:
-    """Return where the report of the training lies whose model has the card file at `card`."""
+    """Return the path of the training report of the model whose card file is `card`."""
     return card.with_name(f"{model}.training.json")
 
 
@@ -56,12 +56,12 @@ def write_section(card: Path, section: Sequence[str], fields: Mapping[str, objec
     Args:
         card: the file.
         section: the keys that lead to it, such as `("evaluations", "held-out")` for `[evaluations.held-out]`.
-        fields: all of the section's fields; those that the file has besides are removed. A mapping is a sub-section.
-        comment: said in the section when it is new.
+        fields: all of the section's fields; other fields of the section are removed. A mapping is a sub-section.
+        comment: written into the section if it is new.
 
     Raises:
         ModelError: the file would not be a valid card, or it cannot be read or written. It is then unchanged.
-        DiskFullError: the disk is too full for it. It is then unchanged.
+        DiskFullError: there is not enough disk space. The file is then unchanged.
     """
     text = card.read_text(encoding="utf-8")
     parse_card(text, card)
@@ -72,7 +72,7 @@ def write_section(card: Path, section: Sequence[str], fields: Mapping[str, objec
         write_whole(card, edited.encode())
     except OSError as error:
         raise ModelError(
-            f"{card} cannot be written: {error.strerror}. Give the right to write, then run the same command again."
+            f"{card} cannot be written: {error.strerror}. Allow writing to it, then run the same command again."
         ) from error
 
 
@@ -92,9 +92,9 @@ def _with_section(
 
 
 def _update(table: MutableMapping[str, Any], fields: Mapping[str, object]) -> None:
-    """Give a table these fields and no others. Tables that it has already stay, so that their comments stay.
+    """Set a table to these fields. Existing sub-tables are updated, not replaced, to keep their comments.
 
-    A table that is not among the fields is emptied, not removed: the comment above the next header belongs to it.
+    A sub-table that is not among the fields is emptied, not removed: it holds the comment above the next header.
     """
     for key in table.keys() - fields.keys():
         if isinstance(table[key], MutableMapping):

@@ -1,7 +1,7 @@
-"""Model cards: reading them, and finding them and their weights in the folders where models lie.
+"""Reading model cards, and finding them and their weights in the models folders.
 
-A card is a TOML file in `DISTILDIRE_MODELS_DIR` or in the package. A card of the operator's takes precedence over a
-bundled one of the same name: so a threshold can be calibrated without touching the package.
+A card is a TOML file in `DISTILDIRE_MODELS_DIR` or in the package. An operator's card takes precedence over a bundled
+card of the same name, so that an operator can change a card without changing the package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worker.model.cards.schema import ModelCard, WeightsFile
 BUNDLED = Path(__file__).parent
 MODELS_DIR_VARIABLE = "DISTILDIRE_MODELS_DIR"
 CONVERTED = ".safetensors"
-"""What a converted file has after the name that its card states."""
+"""The suffix that a converted file adds to the name that its card states."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ class CardError(ModelError):
 
 @dataclass(frozen=True)
 class InstalledCard:
-    """A card, the file that it was read from, and the folders in which its weights are looked for, in that order."""
+    """A card, the file that it was read from, and the folders that are searched for its weights, in that order."""
 
     card: ModelCard
     path: Path
     folders: tuple[Path, ...]
 
     def find(self, file: WeightsFile) -> Path | None:
-        """Return the path of the weights as they were converted, or else as the card names them; None: missing."""
+        """Return the path of the converted weights, or else of those that the card names; None if there are none."""
         for folder in self.folders:
             for name in (file.weights + CONVERTED, file.weights):
                 if (folder / name).is_file():
@@ -72,9 +72,9 @@ class InstalledCard:
 
 
 def list_cards(models_dir: Path | None = None) -> list[InstalledCard]:
-    """Return the usable cards, sorted by name; a card that cannot be read is logged as a warning and left out.
+    """Return the usable cards, sorted by name. Log a warning for each card that cannot be read.
 
-    `models_dir` is by default the folder that `DISTILDIRE_MODELS_DIR` names, if it does.
+    `models_dir` is by default the folder that `DISTILDIRE_MODELS_DIR` names, if it is set.
     """
     cards, problems = _scan(models_dir)
     for problem in problems:
@@ -86,8 +86,8 @@ def find_card(name: str, models_dir: Path | None = None) -> InstalledCard:
     """Return the card of that name.
 
     Raises:
-        CardError: there is none, but a card that is wrong and may be meant.
-        ModelError: there is none; the message names those that there are and the cards that cannot be read.
+        CardError: there is none, but there is a wrong card that may be the one.
+        ModelError: there is none; the message names the installed models and the cards that cannot be read.
     """
     cards, problems = _scan(models_dir)
     if name in cards:
@@ -97,7 +97,7 @@ def find_card(name: str, models_dir: Path | None = None) -> InstalledCard:
     wrong = any(isinstance(problem, CardError) for problem in problems)
     raise (CardError if wrong else ModelError)(
         f"There is no model named {name!r}. Installed: {known}. Put its card (a .toml file) into the folder that "
-        f"{MODELS_DIR_VARIABLE} names, or ask for one of those.{unreadable}"
+        f"{MODELS_DIR_VARIABLE} names, or choose an installed one.{unreadable}"
     )
 
 
@@ -105,7 +105,7 @@ def read_card(path: Path) -> ModelCard:
     """Read one card.
 
     Raises:
-        CardError: as `parse_card`, or the file is no text.
+        CardError: as `parse_card`, or the file is not text.
         ModelError: the file cannot be read.
     """
     try:
@@ -117,10 +117,10 @@ def read_card(path: Path) -> ModelCard:
 
 
 def parse_card(text: str, path: Path) -> ModelCard:
-    """Return the card that the text of a file, which errors name by its path, describes.
+    """Return the card that a file's text describes. Error messages name the file's path.
 
     Raises:
-        CardError: the text is no TOML, or fields are missing, wrong or unknown; all of them are named.
+        CardError: the text is not TOML, or fields are missing, wrong or unknown; the message names all of them.
     """
     try:
         return ModelCard.model_validate(tomllib.loads(text))
@@ -132,7 +132,7 @@ def parse_card(text: str, path: Path) -> ModelCard:
 
 
 def _scan(models_dir: Path | None) -> tuple[dict[str, InstalledCard], list[ModelError]]:
-    """Read all cards: (the first of each name, why others are not usable)."""
+    """Read all cards. Return the first of each name, and why others cannot be used."""
     cards: dict[str, InstalledCard] = {}
     problems: list[ModelError] = []
     folders = _folders(models_dir)

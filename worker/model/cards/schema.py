@@ -1,4 +1,4 @@
-"""What a model is, as data: the sections of a model card. Free of torch, so that cards can be read without it."""
+"""The sections of a model card, which describes a model as data. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ Format = Literal["fp32", "bf16", "fp16"]
 Inputs = Literal["image+eps", "eps", "image", "image+grey_eps", "dire"]
 """What a student reads: the image, its noise map, both, or the image and the mean of the noise map's channels.
 
-`dire` is the paper's older rival: a classifier of the DIRE image alone, which takes 40 passes of the U-Net.
+`dire` is the older method that the paper compares with: a classifier of only the DIRE image, which takes 40 passes of
+the U-Net.
 """
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-"""What a model may be called."""
+"""A valid name of a model."""
 
 EVALUATION_NAME = r"^[A-Za-z0-9_-]{1,64}$"
-"""What a set of images may be called in a card: a bare key of TOML."""
+"""A valid name of a set of images in a card: a bare key of TOML."""
 
 SELF_TEST_PLACES = 16
 """Numbers of eps in a self-test."""
@@ -36,8 +37,8 @@ class _CardSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class UnetConfig(_CardSection):
-    """Architecture of one ADM, with the names of its published command line.
+class UnetConfig(_Section):
+    """The architecture of an ADM, with the option names of its published command line.
 
     Exactly one of `num_head_channels` and `num_heads` is given. `attention_resolutions` are the sides of the
     feature maps that have attention. With `learn_sigma` the network has 6 output channels, of which 3 are the noise.
@@ -98,18 +99,18 @@ class DiffusionConfig(_CardSection):
         raise ValueError(f"no integer distance leaves {wanted} of {self.steps} steps")
 
 
-class StudentConfig(_CardSection):
-    """A torchvision classifier's name, the side to which what it reads is resized, if at all, and what that is."""
+class StudentConfig(_Section):
+    """The student: a torchvision classifier's name, the side to which its input is resized, if any, and its inputs."""
 
     backbone: str
     input_size: PositiveInt | None = None
     inputs: Inputs = "image+eps"
 
 
-class WeightsFile(_CardSection):
-    """Where a network's weights lie, relative to the models folder or the card, and what they must be.
+class WeightsFile(_Section):
+    """A network's weights file: its path, relative to the models folder or the card, its URLs and its digests.
 
-    `license`: of this file, where it is not the card's.
+    `license`: of this file, if it differs from the card's.
     """
 
     weights: str
@@ -137,19 +138,19 @@ class StudentSection(StudentConfig, WeightsFile):
     """`[student]`: the student's backbone and its weights."""
 
 
-class SelfTest(_CardSection):
-    """What the networks answer to the input of worker/model/self_test.py: some numbers of eps, and a logit."""
+class SelfTest(_Section):
+    """The networks' output for the input of worker/model/self_test.py: some values of eps, and the logit."""
 
     eps: Annotated[tuple[FiniteFloat, ...], Field(min_length=SELF_TEST_PLACES, max_length=SELF_TEST_PLACES)]
     logit: FiniteFloat
 
 
-class CardEvaluation(_CardSection):
-    """What was measured of these weights on one set of labelled images: `distildire evaluate --record`.
+class CardEvaluation(_Section):
+    """The metrics of these weights on one set of labelled images: `distildire evaluate --record`.
 
-    `threshold` is the policy's, where one is named, or else the card's. `data_sha256`: as in the report. `estimates`:
-    figures by their names in the report; `average_precision_of`: that of each control on the same images. Each is a
-    value with the ends of its interval of that `confidence`, grouped by source photograph.
+    `threshold`: the policy's if `policy` names one, or else the card's. `data_sha256`: as in the report. `estimates`:
+    metrics by their names in the report. `average_precision_of`: that of each control on the same images. Each entry is
+    a value and the two ends of its interval, with this `confidence`, from a bootstrap over groups.
     """
 
     made_at: str
@@ -164,15 +165,15 @@ class CardEvaluation(_CardSection):
     average_precision_of: dict[str, tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = {}
 
 
-class ModelCard(_CardSection):
-    """One model: what it is called, may be used for, consists of and was made from.
+class ModelCard(_Section):
+    """One model: its name, licence, parts, origin and metrics.
 
-    `threshold`: an image whose probability of being fake reaches it is classified as FAKE. `image_size`: the side in
-    pixels of what the networks see. `precision`: the U-Net's number format where the operator does not choose one; by
-    default the fastest of the device. `demonstration`: every result says that this is no detector to rely on. `notice`:
-    a sentence for whoever reads the card. `provenance`: free text about data, training and evaluation, by headline.
-    `evaluations`: what was measured, by the name of the set of images. `self_test`: by which a worker sees at its start
-    that these weights compute on its device what they should.
+    `threshold`: an image whose probability of being fake reaches it is classified as FAKE. `image_size`: the side of
+    the networks' input in pixels. `precision`: the U-Net's number format unless the operator chooses one; by default
+    the fastest of the device. `demonstration`: if true, every result warns not to rely on this model. `notice`: a
+    sentence for readers of the card. `provenance`: free text about data, training and evaluation, by headline.
+    `evaluations`: metrics, by the name of the set of images. `self_test`: the expected output of the networks; when a
+    worker starts, it checks that its device computes the same.
     """
 
     name: ModelName
