@@ -200,7 +200,7 @@ def test_a_student_of_dire_images_computes_in_float32_alone(
     card.write_text(card.read_text().replace("[student]", '[student]\ninputs = "dire"'))
     assert choose(read_card(card), "cpu", "auto")[1] == choose(read_card(card), "cpu", "fp32")[1] == torch.float32
     for precision in ("bf16", "fp16"):
-        with pytest.raises(ModelError, match=f"TINY reads DIRE images.*{precision} rounds away.*fp32 or auto"):
+        with pytest.raises(ModelError, match=f"TINY reads DIRE images.*errors of {precision} add up.*fp32 or auto"):
             load_model("TINY", device="cpu", precision=precision, models_dir=folder)
     card.write_text(card.read_text().replace("image_size = 64", 'image_size = 64\nprecision = "bf16"'))
     with pytest.raises(ModelError, match="If the card states another precision, correct it"):

@@ -222,7 +222,7 @@ def _refuse_many_scans(scans: int, image: Image.Image) -> None:
     """Refuse a JPEG whose scans, a few bytes each, would keep its reader busy for minutes."""
     if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
         raise JobError(
-            ErrorCode.DECOMPRESSION_BOMB, f"The image is stored in {scans:,} scans. Save it anew, with fewer or none."
+            ErrorCode.DECOMPRESSION_BOMB, f"The image is stored in {scans:,} scans. Save it again, with fewer or none."
         )
 
 

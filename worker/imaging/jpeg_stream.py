@@ -166,7 +166,10 @@ def with_end(data: bytes, stream: JpegStream) -> bytes:
 
 
 def _read_segment(marker: int, segment: bytearray, stream: JpegStream, walk: _Walk) -> None:
-    """Record what a segment says, and return it in plain form. `segment` begins with its length."""
+    """Record what a segment says, and change it in place so that it decodes to plain coefficients.
+
+    `segment` begins with its length.
+    """
     try:
         if marker == _DQT:
             _read_quantisation(segment, walk)

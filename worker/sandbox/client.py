@@ -79,7 +79,7 @@ class Child:
         """Wait for this child's turn, send a request, and return the header and the payload of the answer.
 
         Raises:
-            JobError: the file is at fault, or the child crashed, ran past a limit or sent what cannot be true.
+            JobError: the file is at fault, or the child crashed, exceeded a limit or sent an impossible answer.
             ForkServerDiedError: the child died with the server, through no fault of the file.
 
         """
@@ -137,12 +137,12 @@ class Child:
         except ForkServerDiedError as error:
             return error
         if status is None:
-            return _crashed("hung up and went on")
+            return _crashed("closed its connection but did not end")
         code = os.waitstatus_to_exitcode(status)
         if code == OUT_OF_MEMORY:
             return JobError(ErrorCode.OUT_OF_MEMORY)
         if code == -signal.SIGXCPU:
-            return _crashed("used more processor time than it may")
+            return _crashed("used too much processor time")
         if code < 0:
             return _crashed(f"was ended by {_signal_name(-code)}")
         return JobError(ErrorCode.INTERNAL)
@@ -309,7 +309,7 @@ def _reported(error: Any) -> JobError:
 
 def untrue_answer() -> UntrueAnswerError:
     """Return the error for a child whose answer cannot be what its code would send."""
-    return UntrueAnswerError(ErrorCode.DECODE_CRASHED, _crash_message("gave an answer that cannot be true"))
+    return UntrueAnswerError(ErrorCode.DECODE_CRASHED, _crash_message("sent an impossible answer"))
 
 
 def _crashed(how: str) -> JobError:

@@ -1,4 +1,4 @@
-"""Decodes and draws in disposable child processes: an image that crashes its decoder fails one job and nothing else.
+"""Decodes and draws in disposable child processes: an image that crashes its decoder fails only its own job.
 
 A small fork server of our own (worker.sandbox.child) forks the children; a Unix socket connects the worker with it.
 multiprocessing's forkserver, and pebble on top of it, would import the worker's main module (and torch with it) into
@@ -106,7 +106,7 @@ class Sandbox:
     def open(self, data: bytes, size: int, *, probe: bool = False) -> OpenedImage:
         """Decode an image in a child of its own, for a network that reads size × size pixels.
 
-        With `probe`, also make what the network is to read of the image's perturbations.
+        With `probe`, also make the network's input for each of the image's perturbations.
 
         Raises:
             JobError: what `worker.imaging.decoding.decode` raises; decode_crashed: the child crashed or ran past a
@@ -154,7 +154,7 @@ class Sandbox:
 class OpenedImage:
     """A decoded image, whose pixels wait in its child until `close` or the end of the `with` block."""
 
-    x: NDArray[np.float32]  #: (3, S, S) in [−1, 1]: what the network reads
+    x: NDArray[np.float32]  #: (3, S, S) in [−1, 1]: the network's input
     perturbed: NDArray[np.float32]  #: (P, 3, S, S), the same of each of the image's perturbations; P is 0 unless asked
     facts: ImageFacts
 
@@ -192,7 +192,7 @@ class OpenedImage:
     def render(
         self, eps: NDArray[np.float32], feature_mean: NDArray[np.float32], wanted: Collection[str]
     ) -> dict[str, bytes]:
-        """Return PNG files of those of `shared.domain.PICTURES` that are wanted. Call it once for an image.
+        """Return the wanted ones of `shared.domain.PICTURES` as PNG files. Call it only once for an image.
 
         `eps` is (3, S, S), `feature_mean` (h, w). Raises `JobError` as `Sandbox.open` does.
         """
@@ -260,7 +260,7 @@ def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> d
 
 
 def _log_lines(lines: Sequence[str], dropped: int) -> None:
-    """Log what decoders print. Where a file took a decoder over, a stranger wrote these lines."""
+    """Log what decoders print. If a file has taken a decoder over, its author wrote these lines."""
     #: Decoders, or the process that starts them, wrote `lines` to standard error. What is not printable is escaped; of
     #: more than 50 lines a minute the rest is `dropped`. A crash writes its stack. Keep the image that caused it.
     _log.warning("decoder_wrote", lines=lines, dropped=dropped)
