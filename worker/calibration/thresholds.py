@@ -147,7 +147,7 @@ def lowest_inconclusive(probabilities: Floats, fake: Labels, groups: Names, miss
     return float(lowest[allowed_misses(len(lowest), miss_limit)])
 
 
-def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> Interval:
+def _interval(counted: int, allowed: int, photographs: int, confidence: float) -> EstimateInterval:
     """Return the interval of the false-positive rate.
 
     Without ties, its ends are quantiles of Beta(k + 1, n - k). With ties, fewer than k photographs lie above the
@@ -157,7 +157,7 @@ def _interval(counted: int, allowed: int, photographs: int, confidence: float) -
     each_side = (1 + confidence) / 2
     successes = counted + 1 if counted == allowed else counted
     low = lower_bound(min(successes, photographs), photographs, each_side)
-    return Interval(min(low, counted / photographs), upper_bound(allowed, photographs, each_side))
+    return EstimateInterval(min(low, counted / photographs), upper_bound(allowed, photographs, each_side))
 
 
 def _of_groups(extreme: np.ufunc, values: Floats, groups: Names) -> Floats:

@@ -25,7 +25,7 @@ _CHUNK_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Interval:
+class EstimateInterval:
     """The interval from `low` to `high`; both are NaN if there are too few data for an interval."""
 
     low: float
@@ -39,7 +39,7 @@ def grouped_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
-) -> list[Interval]:
+) -> list[EstimateInterval]:
     """Return the bootstrap percentile interval of each statistic.
 
     This is the cluster bootstrap: each resample draws whole groups with replacement, as many as there are, so that
@@ -101,20 +101,20 @@ def lower_bound(successes: int, trials: int, confidence: float = 0.95) -> float:
     return 1 - upper_bound(trials - successes, trials, confidence)
 
 
-def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> EstimateInterval:
     """Return the exact two-sided interval of a share; it covers the true share with at least the given confidence."""
     each_side = (1 + confidence) / 2
     return EstimateInterval(lower_bound(successes, trials, each_side), upper_bound(successes, trials, each_side))
 
 
-def share_interval(share: float, groups: int, confidence: float = 0.95) -> Interval:
+def share_interval(share: float, groups: int, confidence: float = 0.95) -> EstimateInterval:
     """Return the exact interval of a share of images, as if all images of a group had got the same verdict.
 
     `share * groups` need not be a whole number: the lower bound takes the whole number below it, the upper bound the
     one above.
     """
     successes = round(share * groups, 6)
-    return Interval(
+    return EstimateInterval(
         clopper_pearson(int(np.floor(successes)), groups, confidence).low,
         clopper_pearson(int(np.ceil(successes)), groups, confidence).high,
     )
@@ -175,7 +175,7 @@ def fewest_trials(limit: float, confidence: float = 0.95) -> int:
     return int(np.ceil(np.log(1 - confidence) / np.log1p(-limit)))
 
 
-def mean_interval(values: Floats, confidence: float = 0.95) -> Interval:
+def mean_interval(values: Floats, confidence: float = 0.95) -> EstimateInterval:
     """Return Student's interval of the mean of (N,) independent, roughly normal values; NaN for fewer than two."""
     count = len(values)
     if count < 2:

@@ -35,7 +35,7 @@ class Detection:
     feature: Tensor
 
 
-class Dimensions(TypedDict):
+class ImageDimensions(TypedDict):
     """The image's width and height in pixels, after EXIF orientation."""
 
     width: int

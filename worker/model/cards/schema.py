@@ -37,7 +37,7 @@ class _CardSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class UnetConfig(_Section):
+class UnetConfig(_CardSection):
     """The architecture of an ADM, with the option names of its published command line.
 
     Exactly one of `num_head_channels` and `num_heads` is given. `attention_resolutions` are the sides of the
@@ -99,7 +99,7 @@ class DiffusionConfig(_CardSection):
         raise ValueError(f"no integer distance leaves {wanted} of {self.steps} steps")
 
 
-class StudentConfig(_Section):
+class StudentConfig(_CardSection):
     """The student: a torchvision classifier's name, the side to which its input is resized, if any, and its inputs."""
 
     backbone: str
@@ -107,7 +107,7 @@ class StudentConfig(_Section):
     inputs: Inputs = "image+eps"
 
 
-class WeightsFile(_Section):
+class WeightsFile(_CardSection):
     """A network's weights file: its path, relative to the models folder or the card, its URLs and its digests.
 
     `license`: of this file, if it differs from the card's.
@@ -138,14 +138,14 @@ class StudentSection(StudentConfig, WeightsFile):
     """`[student]`: the student's backbone and its weights."""
 
 
-class SelfTest(_Section):
+class SelfTest(_CardSection):
     """The networks' output for the input of worker/model/self_test.py: some values of eps, and the logit."""
 
     eps: Annotated[tuple[FiniteFloat, ...], Field(min_length=SELF_TEST_PLACES, max_length=SELF_TEST_PLACES)]
     logit: FiniteFloat
 
 
-class CardEvaluation(_Section):
+class CardEvaluation(_CardSection):
     """The metrics of these weights on one set of labelled images: `distildire evaluate --record`.
 
     `threshold`: the policy's if `policy` names one, or else the card's. `data_sha256`: as in the report. `estimates`:
@@ -165,7 +165,7 @@ class CardEvaluation(_Section):
     average_precision_of: dict[str, tuple[FiniteFloat, FiniteFloat, FiniteFloat]] = {}
 
 
-class ModelCard(_Section):
+class ModelCard(_CardSection):
     """One model: its name, licence, parts, origin and metrics.
 
     `threshold`: an image whose probability of being fake reaches it is classified as FAKE. `image_size`: the side of

@@ -112,7 +112,7 @@ def timestep_embedding(t: Tensor, channels: int, max_period: float = 10_000.0) -
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-class Stage(nn.Sequential):
+class TimestepSequential(nn.Sequential):
     """Layers in sequence. Those that depend on the time step get its embedding."""
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]  # one input more than Sequential's
@@ -218,9 +218,9 @@ class _ConvUpsample(nn.Module):
         return y
 
 
-def _stage(config: UnetConfig, in_channels: int, out_channels: int, side: int) -> Stage:
+def _stage(config: UnetConfig, in_channels: int, out_channels: int, side: int) -> TimestepSequential:
     """Return a residual block, followed by attention if feature maps of this side have it."""
-    stage = Stage(_res_block(config, in_channels, out_channels))
+    stage = TimestepSequential(_res_block(config, in_channels, out_channels))
     if side in config.attention_resolutions:
         stage.append(Attention(out_channels, config.heads(out_channels)))
     return stage

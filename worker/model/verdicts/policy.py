@@ -47,7 +47,7 @@ class _PolicySection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Evidence(_Section):
+class Evidence(_PolicySection):
     """How a policy's threshold was chosen, and its measured rates. Rates count groups of images, not images.
 
     `rule`: `false_positive_rate` is the lowest threshold whose rate has an upper bound of at most `target_fpr`;
@@ -74,7 +74,7 @@ class Evidence(_Section):
     media_types: tuple[str, ...] = ()
 
 
-class Policy(_Section):
+class Policy(_PolicySection):
     """When an image is classified as FAKE. All probabilities are calibrated: sigmoid(logit / temperature + bias).
 
     `threshold`: an image whose probability reaches it is FAKE. `inconclusive_from`: an image whose probability reaches
