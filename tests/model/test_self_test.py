@@ -93,7 +93,7 @@ def test_on_a_full_disk_the_card_stays_as_it_was(folder: Path):
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, usual[1]))
     try:
-        with pytest.raises(DiskFullError, match=r"no room.*again"):
+        with pytest.raises(DiskFullError, match=r"no space.*again"):
             self_test.record(detector, folder / "card.toml")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
