@@ -1,1 +1,1 @@
-"""PostgreSQL: connections, tables, which rows a tenant may see, and pages of them."""
+"""PostgreSQL: connections, tables, row-level security and pagination."""

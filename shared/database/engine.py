@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, with every wait bounded."""
+"""Connections to PostgreSQL. Every wait has a limit."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _CONNECT_SECONDS = 3
 
 @dataclass(frozen=True)
 class Waits:
-    """How long connections of one kind wait. The server ends statements by itself, unless it is frozen or away."""
+    """How long connections of one kind wait. The server itself ends statements that take longer, unless it hangs."""
 
     application: str
-    """As `pg_stat_activity` shows them."""
+    """Their `application_name`, which `pg_stat_activity` shows."""
     statement_seconds: float
     lock_seconds: float
 
     @property
     def silence_seconds(self) -> float:
-        """After so long without a word, the server is not waited for."""
+        """The client stops waiting for the server after this time without an answer."""
         return self.statement_seconds + 1
 
     @property
     def settings(self) -> str:
-        """The statements that give a transaction its settings, and nothing to what comes after it."""
+        """The statements that set the limits for one transaction only."""
         statement, lock = (f"{seconds * 1000:.0f}" for seconds in (self.statement_seconds, self.lock_seconds))
         return (
             f"SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}; SET LOCAL timezone = 'UTC';"
@@ -53,16 +53,16 @@ class Waits:
         )
 
 
-#: A worker that gives up drops what it has computed.
+#: For workers: a worker that gives up loses what it has computed, so it waits longer.
 WORK = Waits("distildire-service", statement_seconds=15, lock_seconds=5)
-#: Whoever sent a request wants a definite answer soon, and may send it again.
+#: For requests: a client wants a definite answer soon, and may send the request again.
 REQUEST = Waits("distildire-request", statement_seconds=5, lock_seconds=1.5)
 
 
 class Database:
-    """One process's pool, closed at the end of a `with` block.
+    """The connection pool of one process, closed at the end of a `with` block.
 
-    Make it after a fork, never before: connections do not survive one.
+    Create it after a fork, never before: connections do not survive a fork.
     """
 
     def __init__(
@@ -73,13 +73,14 @@ class Database:
         waits: Waits = WORK,
         tenant: Callable[[], UUID | None] = lambda: None,
     ) -> None:
-        """Connect when asked, at most to twice `pool_size` connections.
+        """Open no connection yet; later, at most twice `pool_size` connections.
 
-        `tenant` says at the beginning of each transaction whose rows it may see, where PostgreSQL guards them.
+        `tenant` is called at the beginning of each transaction. Row-level security shows the transaction only the rows
+        of the tenant that it returns.
         """
         self.engine: Engine = create_engine(
             make_url(url).set(drivername="postgresql+psycopg2"),
-            hide_parameters=True,  # errors are logged; their statements' values are tenants' data
+            hide_parameters=True,  # errors are logged; the parameters of statements are tenants' data
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=_CONNECT_SECONDS,
@@ -95,7 +96,7 @@ class Database:
 
         @event.listens_for(self.engine, "begin")
         def _set(connection: Connection) -> None:
-            # Not at the start of the connection: PgBouncer refuses that, and hands connections on between transactions.
+            # Not when the connection opens: PgBouncer refuses that, and gives each transaction another connection.
             if (tenant_id := tenant()) is None:
                 connection.execute(settings)
             else:
@@ -112,11 +113,11 @@ class Database:
         """Yield a session inside one transaction, committed at the end.
 
         Raises:
-            DatabaseUnavailableError: the server is not there, or went away; nothing was committed that is known of.
+            DatabaseUnavailableError: the server is down or went away; as far as is known, nothing was committed.
 
         """
         try:
-            with self._begun() as session:  # which takes back what is not committed
+            with self._begun() as session:  # which rolls back what is not committed
                 yield session
                 session.commit()
         except PoolTimeoutError as error:
@@ -127,10 +128,10 @@ class Database:
             raise
 
     def _begun(self) -> Session:
-        """Return a session whose transaction has begun: the server has answered.
+        """Return a session whose transaction has begun, so the server has answered.
 
-        A connection that has been closed meanwhile, as by a server that was restarted, takes those that wait in the
-        pool with it, and a new one is made: that costs a reconnect, not a failed request.
+        If the server has closed the pooled connection, for example in a restart, SQLAlchemy discards all pooled
+        connections and this opens a new one. A restart then costs a reconnect, not a failed request.
         """
         try:
             return _open(self.engine)
@@ -140,12 +141,12 @@ class Database:
             return _open(self.engine)
 
     def ping(self) -> None:
-        """Ask the server for anything; raise `DatabaseUnavailableError` where it does not answer."""
+        """Raise `DatabaseUnavailableError` if the server does not answer."""
         with self.begin():
-            pass  # the server has answered when it begins
+            pass  # the transaction begins only if the server answers
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.engine.dispose()
 
 
@@ -160,10 +161,10 @@ def _open(engine: Engine) -> Session:
 
 
 def _wait(connection: Psycopg2Connection) -> None:
-    """Wait for the server, but not for ever: libpq alone would, for a server that is frozen with its connections open.
+    """Wait for the server for a limited time. By itself, libpq waits for ever if the server hangs.
 
     Raises:
-        psycopg2.OperationalError: it kept silent; psycopg2 closes the connection.
+        psycopg2.OperationalError: the server did not answer in time; psycopg2 closes the connection.
 
     """
     seconds = _silence_of(connection)
@@ -172,31 +173,31 @@ def _wait(connection: Psycopg2Connection) -> None:
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
         if not poll.poll(milliseconds):
-            raise psycopg2.OperationalError(f"the server kept silent for {seconds:.0f} s")
+            raise psycopg2.OperationalError(f"the server did not answer for {seconds:.0f} s")
 
 
 def _silence_of(connection: Psycopg2Connection) -> float | None:
-    """Return seconds; None for a connection that is not `Database`'s: a migration may take its time."""
+    """Return how many seconds to wait; None (no limit) for connections outside `Database`, such as a migration's."""
     for waits in (WORK, REQUEST):
         if waits.application in connection.dsn:
             return _CONNECT_SECONDS if connection.status == STATUS_SETUP else waits.silence_seconds
     return None
 
 
-set_wait_callback(_wait)  # for every connection of the process; psycopg2 knows no other way
+set_wait_callback(_wait)  # for every connection of the process: psycopg2 has no narrower setting
 
 
 def reason(error: DBAPIError) -> str:
-    """Return in a sentence why no connection could be made, as libpq tells it, which never repeats a password."""
+    """Return a sentence that says why no connection could be made. It quotes libpq, which never repeats a password."""
     said = re.sub(r"\s*FATAL:\s*", " ", str(error.orig)).strip().splitlines() or [type(error.orig).__name__]
     return f"The database cannot be reached: {said[0]}"
 
 
 def _is_outage(error: DBAPIError) -> bool:
-    """Tell a server that is away from a statement that is wrong, by SQLSTATE class where there is one."""
+    """Whether the server is down, as opposed to a wrong statement, by the class of the SQLSTATE if there is one."""
     state = getattr(error.orig, "pgcode", None)
     if state is None:  # libpq itself failed: refused, reset, timed out
         return error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError")
-    # 40: rolled back to end a deadlock; whoever may try again should. 53: a full disk, among others. 25006: only reads
-    # are taken, as by a replica before it becomes the primary.
+    # 40: rolled back, for example to end a deadlock; a retry may succeed. 53: out of resources, for example disk space.
+    # 25006: the server only accepts reads, as a replica does before it becomes the primary.
     return state[:2] in ("08", "40", "53", "57", "58") or state in ("55P03", "25006")

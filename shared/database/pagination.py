@@ -1,7 +1,7 @@
-"""Pages of a tenant's rows, newest first: keyset paging, so that a page costs the same wherever it lies.
+"""Pages of a tenant's rows, newest first. Keyset pagination makes every page cost the same.
 
-A cursor names the last row that was shown. Rows that are added later are newer than it, so nobody who follows the
-cursors sees a row twice or misses one that was there when they began.
+A cursor names the last row that was shown. Rows that are added later are newer than that row, so a client that follows
+the cursors sees no row twice, and misses none that existed when it began.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FROM_THE_NEWEST = {"before": "infinity", "before_id": UUID(int=0)}
 
 
 class CursorError(DistildireError):
-    """The cursor is not one that this service gave out. Start again without it."""
+    """The cursor was not issued by this service. Start again without it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Cursor:
     id: UUID
 
     def encode(self) -> str:
-        """Return 32 characters that are safe in a URL and that clients should not look into."""
+        """Return 32 characters that are safe in a URL. Clients should treat them as opaque."""
         microseconds = (self.created_at - _EPOCH) // timedelta(microseconds=1)
         return base64.urlsafe_b64encode(_LAYOUT.pack(microseconds, self.id.bytes)).decode()
 
@@ -58,7 +58,7 @@ _Table = TypeVar("_Table", JobRow, WebhookDelivery)
 
 @dataclass(frozen=True)
 class Page(Generic[_Row]):
-    """Some rows, and where the rest begins."""
+    """Some rows, and the cursor of the next page; None on the last page."""
 
     rows: Sequence[_Row]
     next: Cursor | None
@@ -67,7 +67,7 @@ class Page(Generic[_Row]):
 def open_places(
     session: Session, query: TextualSelect, tenant_id: UUID, after: Cursor | None, limit: int, endpoint: object = None
 ) -> Page[Cursor]:
-    """Return where the rows of a page of what is open lie, from the tally and so past all that has ended."""
+    """Return the places of a page of open rows. They come from the tally, so no row that has ended is read."""
     values = {"tenant": tenant_id, "endpoint": endpoint, "most": limit + 1}
     values |= {"before": after.created_at, "before_id": after.id} if after else _FROM_THE_NEWEST
     places = [Cursor(created_at, identity) for identity, created_at in session.execute(query, values)]
@@ -75,9 +75,9 @@ def open_places(
 
 
 def by_ids(table: type[_Table], ids: Collection[UUID]) -> type[_Table]:
-    """Return those rows of a table, each looked up by its id.
+    """Return a subquery of the rows with these ids, each looked up by its id.
 
-    As a list of ids, PostgreSQL might look for them in an index of all rows of their tenant instead.
+    With a plain `id IN (...)`, PostgreSQL might scan an index of all rows of the tenant instead.
     """
     wanted = func.unnest(literal(ids, ARRAY(Uuid))).table_valued("id", name="wanted").render_derived()
     each = select(table).where(table.id == cast(wanted.c.id, Uuid)).offset(0).lateral()
@@ -87,13 +87,13 @@ def by_ids(table: type[_Table], ids: Collection[UUID]) -> type[_Table]:
 def page_query(
     query: Select[*tuple[Any, ...]], table: type[JobRow | WebhookDelivery], after: Cursor | None, limit: int
 ) -> Select[*tuple[Any, ...]]:
-    """Return the query of the page that follows `after`, and one row more: it tells whether another page follows."""
+    """Return the query of the page after `after`, plus one row, which shows whether another page follows."""
     if after is not None:
         query = query.where(tuple_(table.created_at, table.id) < tuple_(after.created_at, after.id))
     return query.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
 
 
 def cut_page(rows: Sequence[_Row], limit: int, place: Callable[[_Row], Cursor]) -> Page[_Row]:
-    """Return the first `limit` rows, and the place of the last of them where there are more."""
+    """Return the first `limit` rows, and the place of the last of them if there are more."""
     shown = rows[:limit]
     return Page(shown, place(shown[-1]) if len(rows) > limit else None)

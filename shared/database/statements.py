@@ -1,4 +1,4 @@
-"""Statements that lie in files: `sql/NAME.sql` beside the modules of a package, one statement a file."""
+"""Loads SQL statements from files: `sql/NAME.sql` beside the modules of a package, one statement in each file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _FRAGMENT = re.compile(r"\{(\w+)\}")
 
 
 def statement(package: str, name: str) -> TextClause:
-    """Return the statement of `sql/NAME.sql` in a package, without the comment at its head.
+    """Return the statement in `sql/NAME.sql` of a package, without its comment lines.
 
-    `{part}` in a statement stands for the text of `sql/part.sql`: what several statements have in common is there once.
+    `{part}` in a statement is replaced by the text of `sql/part.sql`, so that statements can share a fragment.
 
     Raises:
         FileNotFoundError: there is no such file.

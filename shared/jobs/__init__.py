@@ -1,1 +1,1 @@
-"""Jobs from submission to deletion: how they are accepted, claimed, moved, counted, shown and deleted."""
+"""Jobs from submission to deletion: how they are accepted, claimed, ended, counted, shown and deleted."""

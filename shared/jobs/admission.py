@@ -1,7 +1,7 @@
-"""How many jobs may be open, that is wait or run: read from the tally before one more is accepted.
+"""The limits on open jobs, those that wait or run. They are checked against the tally before a job is accepted.
 
-The tally is exact: what a transaction does to the queue is counted from its commit on. That of all tenants is reused
-for twenty times as long as it took, at most for a second.
+The tally is exact: it counts what a transaction did to the queue as soon as the transaction commits. The count over all
+tenants is reused for twenty times as long as it took to read, and for one second at most.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from shared.database.statements import statement
 from shared.errors import DistildireError
 from shared.jobs import tally
 
-#: So near to its limit, a tenant's acceptances take turns: more than it can have on their way at one moment.
+#: When a tenant is this close to its limit, its submissions are committed one at a time. The number is larger than the
+#: number of submissions that a tenant can have in progress at one moment.
 _CLOSE = 1_000
-#: The first half of the key of those turns; any constant of the project's own.
+#: The first half of the key of the advisory lock for that; the project chose the constant.
 _TURNS = 0x6469
-#: Seconds that a refused client is told to wait, at least and at most.
+#: The fewest and the most seconds that a refused client is asked to wait.
 _SOONEST, _LATEST = 1, 60
-#: A client is told to come back when so large a part of the limit should be free, not the very next place.
+#: A client is asked to come back when a tenth of the limit should be free, not as soon as one job has ended.
 _PART = 10
-#: The pace of jobs is that of so long; of a tenant, of so many of its jobs at most.
+#: The rate at which jobs end is measured over this time; a tenant's rate over this many of its jobs at most.
 _PACE, _SAMPLE = timedelta(minutes=1), 200
 
-# It names the table of jobs, of which the tally reads no row: where that is locked, nobody is to store an image first.
+# The condition on `jobs` reads no row. It makes the check wait while the table is locked, which the tally would not
+# notice: otherwise the image would be stored before the submission fails.
 _LIMIT = text("""
 SELECT coalesce(max_open_jobs, :most) FROM tenants WHERE id = :tenant AND NOT EXISTS (SELECT FROM jobs WHERE false)
 """)
@@ -41,32 +43,32 @@ _ENDED_OF_TENANT = statement("shared.jobs", "ended_lately")
 
 @dataclass(frozen=True)
 class OpenLimits:
-    """The most jobs that may be open: of all tenants, and of each that has no limit of its own."""
+    """The most jobs that may be open: for all tenants together, and for each tenant that has no limit of its own."""
 
     overall: int
     per_tenant: int
 
 
 class FullError(DistildireError):
-    """As many jobs are open as may be. Submit again later."""
+    """Too many jobs are open. Submit again later."""
 
     def __init__(self, most: int, retry_after: int) -> None:
         super().__init__()
         self.most = most
         self.retry_after = retry_after
-        """Seconds after which a part of them should have ended, at the pace of the last minute."""
+        """Seconds after which a tenth of them should have ended, at the rate of the last minute."""
 
 
 class TenantFullError(FullError):
-    """As many jobs of the tenant are open as may be. Submit again when some have ended."""
+    """The tenant has as many open jobs as it may have. Submit again when some have ended."""
 
 
 class ServiceFullError(FullError):
-    """The service has as many open jobs as it may. Submit again when some have ended."""
+    """The service has as many open jobs as it may have. Submit again when some have ended."""
 
 
 class Admission:
-    """Says whether one more job may be accepted; one for each process."""
+    """Decides whether one more job may be accepted. A process has one."""
 
     def __init__(self, database: Database, limits: OpenLimits) -> None:
         self._database = database
@@ -76,18 +78,18 @@ class Admission:
         self._known_until = 0.0
 
     def check_tenant(self, session: Session, tenant_id: UUID) -> int:
-        """Return how many jobs more the tenant may have now; raise `TenantFullError` where it is none."""
+        """Return how many more jobs the tenant may have now; raise `TenantFullError` if it may have none."""
         most = session.scalar(_LIMIT, {"tenant": tenant_id, "most": self._limits.per_tenant})
-        most = int(most or 0)  # none: the tenant was deleted a moment ago
+        most = int(most or 0)  # None: the tenant was deleted a moment ago
         places = most - tally.open_jobs(session, tenant_id)
         if places <= 0:
             raise TenantFullError(most, retry_after(most, _pace(session, tenant_id)))
         return places
 
     def check_service(self) -> None:
-        """Raise `ServiceFullError` where all tenants together have too many open jobs.
+        """Raise `ServiceFullError` if all tenants together have too many open jobs.
 
-        The limit can be passed by what is accepted while one count is reused, and by what is on its way.
+        The limit is approximate: jobs that are accepted while a count is reused, or at the same moment, can exceed it.
         """
         most = self._limits.overall
         if self._all_open() >= most:
@@ -96,16 +98,16 @@ class Admission:
             raise ServiceFullError(most, retry_after(most, ended / _PACE.seconds))
 
     def hold_tenant(self, session: Session, tenant_id: UUID) -> None:
-        """Raise `TenantFullError` where there is no room; else there is, until this transaction has ended.
+        """Reserve capacity for one job until this transaction ends; raise `TenantFullError` if the tenant has none.
 
-        To be called in the transaction that writes the job: the limit is exact.
+        Call it in the transaction that writes the job. This makes the limit exact.
         """
         if self.check_tenant(session, tenant_id) <= _CLOSE:
             session.execute(select(func.pg_advisory_xact_lock(_TURNS, func.hashtext(str(tenant_id)))))
-            self.check_tenant(session, tenant_id)  # anew: others have committed while this one waited for its turn
+            self.check_tenant(session, tenant_id)  # again: others may have committed while this one waited for the lock
 
     def _all_open(self) -> int:
-        """Return the number of open jobs: counted now, or what it was a moment ago."""
+        """Return the number of open jobs, counted now or a moment ago."""
         if time.monotonic() > self._known_until and self._counting.acquire(blocking=False):
             try:
                 began = time.monotonic()
@@ -119,14 +121,14 @@ class Admission:
 
 
 def _pace(session: Session, tenant_id: UUID) -> float:
-    """Return how many jobs of a tenant ended in a second, lately."""
+    """Return how many jobs of a tenant ended per second recently."""
     values = {"tenant": tenant_id, "seconds": _PACE.seconds, "sample": _SAMPLE}
     ended, seconds = session.execute(_ENDED_OF_TENANT, values).one()
     return int(ended) / (max(float(seconds), 1.0) if ended == _SAMPLE else _PACE.seconds)
 
 
 def retry_after(most: int, per_second: float) -> int:
-    """Return whole seconds until a tenth of `most` jobs has ended, where `per_second` end; bounded."""
+    """Return the whole seconds until a tenth of `most` jobs has ended, at `per_second` jobs a second; bounded."""
     if per_second <= 0:
         return _LATEST
     return min(max(math.ceil(max(most / _PART, 1) / per_second), _SOONEST), _LATEST)

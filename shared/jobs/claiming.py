@@ -1,4 +1,4 @@
-"""Which jobs a worker takes next, and that each is taken once."""
+"""Claims: they choose the jobs that a worker runs next, and give each job to one worker only."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from shared.database.statements import statement
 from shared.domain import PROBE_PASSES, ClaimedJob
 from shared.jobs.options import from_columns
 
-#: A worker that was not heard of for so long is not counted on; it beats every second.
+#: A worker whose last heartbeat is older than this is not expected to take jobs. A worker sends one every second.
 FRESH = timedelta(seconds=3)
-#: How long a suspect waits at most for another worker to be ready, so that three deaths take a minute; and
-#: for one to be seen at all.
+#: How long a suspect waits at most: first, while other workers are alive but none is ready, so that three deaths take
+#: a minute; second, while no other worker is alive.
 _WHILE_OTHERS_START, _WHILE_NONE_LIVES = timedelta(seconds=20), timedelta(seconds=8)
-#: A claim looks at so many jobs more than it may take: others may take some of them meanwhile,
+#: A claim looks at this many jobs more than it may take, because other workers may take some of them meanwhile.
 _SPARE = 32
-#: and where they took all, it looks again, so often at most.
+#: If other workers took all of them, the claim looks again. It looks this often at most.
 _LOOKS = 5
 
 _CLAIM = statement("shared.jobs", "claim").columns(id=Uuid, tenant_id=Uuid)
 _ANYTHING_WAITS = statement("shared.jobs", "anything_waits")
-# Of a tenant whose suspect this transaction has just taken: one claim at a time looks whether there is another.
+# For a tenant whose suspect this transaction has just taken: one claim at a time checks whether another suspect runs.
 _SUSPECTS_TURN = text("SELECT pg_advisory_xact_lock(1147761257, hashtext(CAST(:tenant AS text)))")
 _OTHER_SUSPECTS = text("SELECT EXISTS (SELECT FROM running_jobs WHERE suspect AND tenant_id = :tenant AND id <> :job)")
 
@@ -34,7 +34,7 @@ _OTHER_SUSPECTS = text("SELECT EXISTS (SELECT FROM running_jobs WHERE suspect AN
 def claim(
     database: Database, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = ()
 ) -> ClaimedJob | None:
-    """Take the next job; as `claim_several`."""
+    """Take the next job; see `claim_several`."""
     jobs = claim_several(database, worker=worker, model=model, lease=lease, policies=policies, most=1)
     return jobs[0] if jobs else None
 
@@ -42,11 +42,11 @@ def claim(
 def claim_several(
     database: Database, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = (), most: int
 ) -> list[ClaimedJob]:
-    """Take the next jobs, `most` at most: priority, then fairness between tenants, then age.
+    """Take the next jobs, `most` at most, by priority, then fairness between tenants, then age.
 
-    The attempts are committed before this returns, so before any byte of an image is touched. A suspect comes by
-    itself, and who is given one must see to it that it runs isolated. A job whose policy is not among `policies` is
-    left.
+    The attempts are committed before this returns, that is before a worker reads any byte of an image. A suspect is
+    returned as the only job, and the caller must run it isolated. A job whose policy is not among `policies` is not
+    taken.
     """
     names = _claim_names(worker, model, lease, policies, most)
     for _ in range(_LOOKS):
@@ -64,7 +64,7 @@ def claim_several(
 def anything_waits(
     database: Database, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = ()
 ) -> bool:
-    """Whether `claim` would find a job. This only reads: a job counts that another worker is about to take."""
+    """Whether `claim` would find a job. This only reads, so it counts jobs that another worker is about to take."""
     with database.begin() as session:
         return bool(session.scalar(_ANYTHING_WAITS, _claim_names(worker, model, lease, policies, 1)))
 
@@ -83,7 +83,7 @@ def _claimed(row: Row[Any]) -> ClaimedJob:
 
 
 def _has_another_suspect(session: Session, taken: ClaimedJob) -> bool:
-    """Whether a suspect of the same tenant is under way, as of now: another claim may have been a moment earlier."""
+    """Whether another suspect of the same tenant runs now: another claim may have taken it a moment ago."""
     session.execute(_SUSPECTS_TURN, {"tenant": taken.tenant_id})
     return bool(session.scalar(_OTHER_SUSPECTS, {"tenant": taken.tenant_id, "job": taken.id}))
 

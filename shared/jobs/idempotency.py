@@ -1,4 +1,4 @@
-"""Submissions that come twice: one key of a tenant's names one job, for as long as the job is kept."""
+"""Idempotency keys: a tenant's key names one job for as long as the job is kept, however often it is submitted."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shared.jobs.options import to_columns
 
 
 class KeyReusedError(DistildireError):
-    """The idempotency key came before, with another image or other options."""
+    """The idempotency key was already used with another image or other options."""
 
 
 def earlier_job(session: Session, new: NewJob) -> JobRow | None:
     """Return the job that this very submission made when it came before; None where it did not, or has no key.
 
     Raises:
-        KeyReusedError: the key came with something else.
+        KeyReusedError: the key was used with another image or other options.
 
     """
     if new.idempotency_key is None:

@@ -1,11 +1,12 @@
-"""The life of a job: every statement that moves one, but for the claim (claiming.py) and the sweep (sweeping.py).
+"""The state transitions of a job, except for the claim (claiming.py) and the sweep (sweeping.py).
 
-The truth is here, in PostgreSQL. A job is owned by the attempt that claimed it, for as long as its lease is
-extended; whatever is written for a job is fenced by `(id, attempt, state = 'running')`, so an attempt that lost
-its lease writes nothing. A job ends once: result, terminal state and the webhooks to send are one transaction.
+PostgreSQL is the source of truth. The attempt that claimed a job owns it for as long as it extends its lease. Every
+write for a job is fenced by `(id, attempt, state = 'running')`, so an attempt that lost its lease writes nothing. A job
+ends once: one transaction writes the result, the terminal state and the webhooks to send.
 
-When a worker dies, nobody knows which of its jobs did it. None of them gets a death counted; each becomes a *suspect*,
-which next runs in a process that holds nothing else. Only the death of such a process counts (docs/adr/0006).
+When a worker dies, nobody knows which of its jobs caused it. No death is counted against any of them; each becomes a
+*suspect*, which next runs in a process that holds no other job. Only the death of such a process counts
+(docs/adr/0006).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from shared.jobs.options import to_columns
 from shared.jobs.results import to_row
 from shared.webhooks.outbox import write_events
 
-#: Holds a tenant to one job for each idempotency key.
+#: The unique index that allows a tenant one job for each idempotency key.
 _KEY_INDEX = "jobs_idempotency"
 _HEARTBEAT = statement("shared.jobs", "heartbeat").columns(id=Uuid)
 _ANOTHER_READY = statement("shared.jobs", "another_worker_is_ready")
@@ -39,7 +40,7 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> JobRow:
     """Write an accepted job; it exists for workers when the caller's transaction commits.
 
     Raises:
-        KeyTakenError: the tenant has a job with this idempotency key; the transaction is of no more use.
+        KeyTakenError: the tenant has a job with this idempotency key; the transaction can only be rolled back.
 
     """
     job = JobRow(
@@ -57,7 +58,7 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> JobRow:
     )
     session.add(job)
     try:
-        session.flush()  # waits for another that writes the same key
+        session.flush()  # waits for a transaction that writes the same key
     except IntegrityError as error:
         if _KEY_INDEX in str(error.orig):
             raise KeyTakenError from error
@@ -67,10 +68,10 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> JobRow:
 
 
 def begin_isolated(database: Database, attempt_id: AttemptId) -> None:
-    """Note that the process holds this job and no other: from now on its death is the job's doing.
+    """Record that the process holds this job and no other: if it dies from now on, the job caused it.
 
     Raises:
-        LeaseLostError: the job is no longer this attempt's.
+        LeaseLostError: this attempt no longer owns the job.
 
     """
     with database.begin() as session:
@@ -78,9 +79,9 @@ def begin_isolated(database: Database, attempt_id: AttemptId) -> None:
 
 
 def heartbeat(database: Database, stages: Mapping[AttemptId, Stage], *, lease: timedelta) -> set[AttemptId]:
-    """Extend the leases of these attempts and note their stages; return those that are still owned.
+    """Extend the leases of these attempts and record their stages; return those that still own their jobs.
 
-    An attempt that is missing from the answer was canceled, expired or given to another worker.
+    If an attempt is missing from the result, its job was canceled, expired or given to another worker.
     """
     if not stages:
         return set()
@@ -91,15 +92,15 @@ def heartbeat(database: Database, stages: Mapping[AttemptId, Stage], *, lease: t
         "lease": lease,
     }
     with database.begin() as session:
-        session.execute(text("SET LOCAL synchronous_commit = off"))  # a lost heartbeat is only an earlier lease
+        session.execute(text("SET LOCAL synchronous_commit = off"))  # losing a heartbeat only ends the lease earlier
         return {AttemptId(row.id, row.attempt) for row in session.execute(_HEARTBEAT, beat)}
 
 
 def succeed(database: Database, attempt_id: AttemptId, result: JobResult) -> bool:
-    """End a job with its verdict; return whether a webhook is to be sent now.
+    """End a job with its verdict; return whether a webhook must be sent now.
 
     Raises:
-        LeaseLostError: the job is no longer this attempt's; nothing was written.
+        LeaseLostError: this attempt no longer owns the job; nothing was written.
 
     """
     with database.begin() as session:
@@ -109,7 +110,7 @@ def succeed(database: Database, attempt_id: AttemptId, result: JobResult) -> boo
 
 
 def fail(database: Database, attempt_id: AttemptId, error: JobError) -> bool:
-    """End a job with its error; return and raise as `succeed` does."""
+    """End a job with its error. Returns and raises as `succeed`."""
     with database.begin() as session:
         return end_locked(session, _owned(session, attempt_id), JobState.FAILED, error=error)
 
@@ -134,9 +135,9 @@ def try_elsewhere(
 
 
 def release(database: Database, attempts: Collection[AttemptId]) -> None:
-    """Queue jobs again that this worker holds and will not finish; nothing counts against them.
+    """Queue jobs again that this worker holds and will not finish; no death is counted against them.
 
-    A suspect stays one, and what was counted stays counted.
+    A suspect stays a suspect, and deaths that were counted before stay counted.
     """
     with database.begin() as session:
         _queue_again(session, attempts)
@@ -145,10 +146,10 @@ def release(database: Database, attempts: Collection[AttemptId]) -> None:
 def release_after_device_failure(
     database: Database, worker: str, in_pass: Collection[AttemptId], *, max_attempts: int
 ) -> int:
-    """Account for the end of `worker` by a pass of its device, which it foresees; return how many jobs it had.
+    """Queue the jobs of `worker` again before it ends because a pass of its device failed; return how many it had.
 
-    Of the jobs in the pass each is a suspect; where there is but one, it is known which did it, and the death counts,
-    whatever else the worker holds. All others that it holds had no part in it.
+    Each job in the pass becomes a suspect. If the pass had only one job, that job caused the failure, and a death is
+    counted against it, whatever else the worker holds. The worker's other jobs are queued without consequence.
     """
     with database.begin() as session:
         found = session.scalars(_HELD_BY, {"worker": worker}).all()
@@ -189,7 +190,7 @@ def _queue(job: JobRow) -> None:
 
 
 def _queue_again(session: Session, attempts: Collection[AttemptId]) -> None:
-    """Queue what these attempts own; with no sign of life, so that nobody waits for the worker to come back."""
+    """Queue the jobs that these attempts own. Clear their heartbeats, so that no claim waits for their worker."""
     for job in _locked(session, {attempt.job_id for attempt in attempts}):
         if _attempt_id(job) in attempts:
             _queue(job)
@@ -217,9 +218,9 @@ def _attempt_id(job: JobRow) -> AttemptId:
 def end_locked(
     session: Session, job: JobRow, state: JobState, *, result: JobResult | None = None, error: JobError | None = None
 ) -> bool:
-    """Make `job`, locked and not terminal, terminal; write the webhooks that tell of it. The only way to end a job.
+    """End `job`, which must be locked and not terminal, and write its webhooks. Every job ends here.
 
-    Returns whether there is such a webhook.
+    Returns whether there is a webhook to send.
     """
     now = session.scalar(select(func.now()))
     job.state, job.finished_at = state, now

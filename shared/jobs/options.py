@@ -1,4 +1,4 @@
-"""A job's options as columns of its row: the only place that copies them, in either direction."""
+"""Converts a job's options to the columns of its row and back. No other module copies them."""
 
 from __future__ import annotations
 

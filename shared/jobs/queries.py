@@ -1,4 +1,4 @@
-"""Jobs as they are shown: one, a page of a tenant's, or those that an operator asks for."""
+"""Reads jobs for display: one job, a page of a tenant's jobs, or the jobs that an operator asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.domain import JobResult, JobState
 from shared.errors import ErrorCode
 from shared.jobs.results import from_row
 
-# Of what is open, by the tally: an index of all rows would lead through those that are open no more.
+# Open jobs are read through the tally: an index of all rows would also read the jobs that have ended.
 _QUEUED = text("SELECT * FROM queued_jobs(:tenant, :before, :before_id, :most)").columns(id=Uuid)
 _RUNNING = text("""
 SELECT id, created_at FROM running_jobs WHERE tenant_id = :tenant AND (created_at, id) < (:before, :before_id)

@@ -1,4 +1,4 @@
-"""A job's result as its row, and back: the only place that knows how a verdict lies in the database."""
+"""Converts a job's result to its row and back. No other module knows how a verdict is stored in the database."""
 
 from __future__ import annotations
 

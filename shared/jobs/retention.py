@@ -1,8 +1,8 @@
-"""What goes, and when: jobs that are deleted or old, with their bytes, and bytes that no job refers to.
+"""Deletes old and deleted jobs with their stored bytes, and stored objects that no job refers to.
 
-A job's row goes first, and in the same transaction it is written down that its bytes must follow. So whoever dies in
-between leaves neither a row whose pictures are missing nor bytes of which nobody knows: they are erased by the next
-who looks. What never had a row, or lost it before it was written down, is found by walking through the bucket.
+A job's row is deleted first. The same transaction writes an erasure: a note that the job's bytes must be erased. If a
+process dies in between, no row is left without its pictures, and another process erases the bytes that the note names.
+A walk through the bucket finds objects that never had a row, or that have neither a row nor an erasure.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from shared.domain import PICTURES
 from shared.errors import StoreUnavailableError
 from shared.storage.object_store import ObjectStore, artifact_key, job_prefix, source_key
 
-#: Longer than any request or attempt takes from its first byte in the store to its commit.
+#: Longer than any request or attempt takes from storing its first byte to its commit.
 GRACE = timedelta(hours=24)
-#: What is not erased by then, because its process died or the store was away, is tried again.
+#: An erasure that is not complete by then, because its process died or the store was down, is tried again.
 _RETRY = timedelta(minutes=1)
-#: Between the end of one walk through the bucket and the next.
+#: The time between the end of one walk through the bucket and the next.
 _REST = timedelta(hours=6)
 _PAGE = 1_000
-#: Objects by one call: a server may delete one after the other, and answer nobody meanwhile.
+#: The most objects that one call deletes: a server may delete them one by one, and answer nothing else meanwhile.
 _ERASED_AT_ONCE = 100
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-#: The keys that `shared/storage/object_store.py` makes. Whatever else lies in the bucket is somebody else's.
+#: The keys that `shared/storage/object_store.py` makes. Other objects in the bucket are not ours.
 _OURS = re.compile(rf"(?P<tenant>{_UUID})/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.png)")
 
 _DELETE_OLD = statement("shared.jobs", "delete_old")
@@ -53,15 +53,15 @@ _BACKLOG = text("SELECT jobs, erasures FROM retention_backlog(CAST(:days AS int)
 
 @dataclass(frozen=True)
 class Doomed:
-    """A job whose row is gone, and whose bytes go next."""
+    """A job whose row is deleted and whose bytes must be erased."""
 
     tenant_id: UUID
     job_id: UUID
     attempts: int | None
-    """So many may have stored something; None: nobody noted how many."""
+    """The number of attempts that may have stored something; None: it was not recorded."""
 
     def keys(self, store: ObjectStore) -> list[str]:
-        """Return where its bytes lie: all that an attempt can have stored, or else what the store lists."""
+        """Return the keys of all that its attempts can have stored; if their number is unknown, list the store."""
         if self.attempts is None:
             return store.keys(job_prefix(self.tenant_id, self.job_id))
         pictures = product(range(1, self.attempts + 1), PICTURES)
@@ -73,28 +73,28 @@ class Doomed:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What is still to be deleted or erased."""
+    """How much must still be deleted or erased."""
 
     jobs: int
-    """That ended longer ago than they are kept."""
+    """Jobs that ended longer ago than they are kept."""
     erasures: int
-    """Of jobs whose row is gone, and their bytes not yet."""
+    """Jobs whose row is deleted and whose bytes are not erased yet."""
 
 
 @dataclass(frozen=True)
 class Walked:
-    """One page of the bucket."""
+    """What the walk through one page of the bucket found and removed."""
 
     objects: int
     removed: int
     kept: int
-    """Objects that nobody refers to and that the store refused to delete."""
+    """Objects that no job refers to, and that the store refused to delete."""
 
 
 def delete_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None:
     """Delete a job that has ended, and write down that its bytes must go; one that has not ended stays.
 
-    Returns the job as it is or was; None where the tenant has none of this id.
+    Returns the job, deleted or not; None if the tenant has no job with this id.
     """
     owned = select(JobRow).where(JobRow.id == job_id, JobRow.tenant_id == tenant_id).with_for_update()
     job = session.scalars(owned).one_or_none()
@@ -105,21 +105,22 @@ def delete_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobRow | None
 
 
 def delete_old(database: Database, *, days: int | None, most: int = 500) -> int:
-    """Delete up to `most` jobs that ended longer ago than their tenant keeps them, by default `days`; return how many.
+    """Delete up to `most` jobs that ended longer ago than their tenant keeps them; return how many.
 
-    None keeps them for ever. Any number of processes may call this: each takes other jobs.
+    `days` holds for tenants without a retention time of their own; None keeps their jobs for ever. Any number of
+    processes may call this at once: each takes other jobs.
     """
     with database.begin() as session:
         return len(session.execute(_DELETE_OLD, {"days": days, "most": most}).all())
 
 
 def erase_some(database: Database, store: ObjectStore, *, most: int = 25) -> int:
-    """Erase the bytes of up to `most` deleted jobs, those first that have waited for longest; return of how many.
+    """Erase the bytes of up to `most` deleted jobs, beginning with those that have waited longest; return how many.
 
-    Any number of threads and processes may call this: each takes other jobs.
+    Any number of threads and processes may call this at once: each takes other jobs.
 
     Raises:
-        StoreUnavailableError: some could not be erased; their turn comes again in a minute.
+        StoreUnavailableError: some bytes could not be erased; they are tried again in a minute.
 
     """
     with database.begin() as session:
@@ -130,17 +131,17 @@ def erase_some(database: Database, store: ObjectStore, *, most: int = 25) -> int
 
 
 def erase(database: Database, store: ObjectStore, tenant_id: UUID, job_id: UUID) -> None:
-    """Delete all bytes of a job whose row is gone, whichever attempt stored them; then the note that they must go.
+    """Delete all bytes of a job whose row is deleted, whichever attempt stored them; then delete its erasure.
 
     Raises:
-        StoreUnavailableError, DatabaseUnavailableError: the note is still there.
+        StoreUnavailableError, DatabaseUnavailableError: the erasure is still there.
 
     """
     _erase(database, store, [Doomed(tenant_id, job_id, None)])
 
 
 def _erase(database: Database, store: ObjectStore, jobs: Collection[Doomed]) -> None:
-    """Delete the bytes of these jobs by few calls of the store, then the notes of those of which all are gone."""
+    """Delete the bytes of these jobs with few calls of the store, then the erasures of the jobs that have none left."""
     owners = {key: job.job_id for job in jobs for key in job.keys(store)}
     keys, most = list(owners), _ERASED_AT_ONCE
     kept = {key for start in range(0, len(keys), most) for key in store.delete_all(keys[start : start + most])}
@@ -152,17 +153,18 @@ def _erase(database: Database, store: ObjectStore, jobs: Collection[Doomed]) -> 
 
 
 def backlog(session: Session, *, days: int | None) -> Backlog:
-    """Return what is to be done; `days` as `delete_old`. It is counted up to ten thousand, which is much."""
+    """Return how much must still be deleted, counted up to ten thousand; `days` as in `delete_old`."""
     return Backlog(*session.execute(_BACKLOG, {"days": days}).one())
 
 
 def collect_orphans(database: Database, store: ObjectStore, *, grace: timedelta = GRACE) -> Walked | None:
-    """Walk through one page of the bucket and delete what no row refers to and is older than `grace`.
+    """Walk through one page of the bucket and delete objects that no row refers to and that are older than `grace`.
 
-    None: another process is at it, or the last walk ended a short while ago. A page whose process dies is taken again.
+    Returns None if another process walks at the moment, or if the last walk ended recently. If a process dies, another
+    takes its page again.
 
     Raises:
-        StoreUnavailableError: the store is away; the walk goes on where it was.
+        StoreUnavailableError: the store is down; the walk continues from the same page later.
 
     """
     with database.begin() as session:
@@ -182,8 +184,9 @@ def collect_orphans(database: Database, store: ObjectStore, *, grace: timedelta 
 def find_orphans(database: Database, keys: Iterable[str]) -> list[str]:
     """Return those of these keys that are ours and that no job refers to.
 
-    All that lies below a job that has not ended may still be committed; what one that has ended refers to is settled.
-    What belongs to a tenant that this database does not know is another installation's in the same bucket.
+    An object of a job that has not ended may still be committed, so it is not an orphan. What an ended job refers to no
+    longer changes. An object of a tenant that this database does not know belongs to another installation that uses the
+    same bucket.
     """
     owners = {key: (UUID(found["tenant"]), UUID(found["job"])) for key in keys if (found := _OURS.fullmatch(key))}
     with database.begin() as session:

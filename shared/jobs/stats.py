@@ -1,4 +1,4 @@
-"""How the service stands at this moment, over all tenants: what waits, runs and has just ended."""
+"""Statistics of the service over all tenants: what waits, what runs and what has just ended."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NEWEST = statement("shared.jobs", "newest_jobs").columns(tenant_id=Uuid, id=Uui
 
 @dataclass(frozen=True)
 class HeldSnapshot:
-    """The oldest transaction that still sees what was there when it began: no VACUUM removes what has gone since."""
+    """The oldest open snapshot of the database. VACUUM cannot remove rows that were deleted since it was taken."""
 
     seconds: float
     pid: int | None
-    """Of PostgreSQL's process; None for a prepared transaction."""
+    """The id of the PostgreSQL process that holds it; None for a prepared transaction."""
     application: str
-    """As its client calls itself."""
+    """The `application_name` of its client."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ class Overview:
     queued: int
     running: int
     oldest_queued_seconds: float | None
-    """How long the job has waited that was accepted first of those that wait; None where none does."""
+    """How long the waiting job that was accepted first has waited; None if none waits."""
     ended: dict[JobState, int]
-    """Jobs that ended within five minutes, by their state; each terminal state is there."""
+    """Jobs that ended in the last five minutes, by state; every terminal state is a key."""
     jobs_per_minute: int
-    """Jobs that ended within one minute."""
+    """Jobs that ended in the last minute."""
     webhooks_pending: int
-    """Webhooks that wait for a try, now or later."""
+    """Webhooks that will be tried, now or later."""
     webhooks_due: int
-    """Those of them whose try should have been made by now, counted up to a thousand."""
+    """The pending webhooks whose next try is due, counted up to a thousand."""
 
 
 def overview(session: Session) -> Overview:
-    """Look once."""
+    """Return the statistics of this moment."""
     now = tally.totals(session)
     return Overview(
         queued=now.jobs_waiting,
@@ -63,11 +63,11 @@ def overview(session: Session) -> Overview:
 
 
 def newest_jobs(session: Session, most: int) -> Sequence[tuple[UUID, UUID]]:
-    """Return tenant and id of the newest job of each of the `most` tenants that submitted last."""
+    """Return the tenant and id of the newest job of each of the `most` tenants that submitted most recently."""
     return [(row.tenant_id, row.id) for row in session.execute(_NEWEST, {"most": most})]
 
 
 def oldest_snapshot(session: Session) -> HeldSnapshot | None:
-    """Return who holds the oldest snapshot in this database, besides the caller; None where nobody holds one."""
+    """Return the oldest snapshot in this database, except the caller's; None if there is no other."""
     found = session.execute(_SNAPSHOT).one_or_none()
     return None if found is None else HeldSnapshot(*found)

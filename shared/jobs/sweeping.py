@@ -1,4 +1,4 @@
-"""The sweep: jobs are ended that are overdue or that nobody serves, and queued again where their worker is gone."""
+"""The sweep ends jobs that are overdue or that no worker serves, and queues jobs again whose worker is gone."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from shared.jobs.lifecycle import end_locked, requeue_dropped
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
-#: Held while one process sweeps, so that two never do the same work. Any constant of the project's own.
+#: The key of the advisory lock that lets one process sweep at a time; the project chose the constant.
 _SWEEP_LOCK = 0x44697265
-#: A sweep ends so many jobs in one transaction at most; the next takes the rest.
+#: The most jobs that a sweep takes in one transaction; the next sweep takes the rest.
 _SWEEP_BATCH = 500
 _DROPPED = text("SELECT id FROM running_jobs WHERE lease_until < now() LIMIT :most").columns(id=Uuid)
 _WANT_POLICY = statement("shared.jobs", "waiting_for_policy").columns(id=Uuid)
@@ -36,17 +36,17 @@ class SweepReport:
     """What one sweep found."""
 
     released: int = 0
-    """Jobs whose lease had ended, back in the queue."""
+    """Jobs whose lease had ended; they were queued again."""
     exhausted: int = 0
-    """Jobs whose worker died too often, failed."""
+    """Jobs that failed because their worker died too often."""
     expired: int = 0
-    """Jobs past their deadline."""
+    """Jobs that expired because their deadline passed."""
     queued: int = 0
     """Jobs that wait now."""
 
 
 def sweep(database: Database, *, max_attempts: int) -> SweepReport | None:
-    """End what is overdue and queue again what its worker dropped. None: another process is at it."""
+    """End overdue jobs and queue jobs again whose worker dropped them. None: another process sweeps at the moment."""
     with database.begin() as session:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(_SWEEP_LOCK))):
             return None
@@ -56,7 +56,7 @@ def sweep(database: Database, *, max_attempts: int) -> SweepReport | None:
 
 
 def fail_unserved(database: Database, model: str | None, policy: str, *, waited: timedelta) -> int:
-    """End jobs that have waited for so long for a worker with their policy; return how many, some hundreds at most."""
+    """Fail jobs that have waited this long for a worker with their policy; return how many, some hundreds at most."""
     minutes = waited.total_seconds() / 60
     error = JobError(
         ErrorCode.MODEL_UNAVAILABLE,
@@ -101,7 +101,7 @@ def _release_dropped(session: Session, max_attempts: int) -> tuple[int, int]:
 def _each(session: Session, jobs: Sequence[JobRow], move: Callable[[JobRow], _T]) -> list[_T]:
     """Move each job; return what came of those that could be moved.
 
-    One that cannot be, for a reason that nobody foresaw, must not keep all others from being swept, now and for ever.
+    A call that fails for an unforeseen reason must not stop the sweep of all other jobs, which would fail each time.
     """
     moved = []
     for job in jobs:
@@ -113,7 +113,7 @@ def _each(session: Session, jobs: Sequence[JobRow], move: Callable[[JobRow], _T]
         except Exception as error:
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise
-            #: PostgreSQL refused to return, end or expire a job whose time was over. Check that the schema is this
+            #: The sweep could not queue, fail or expire a job that was due for it. Check that the schema is this
             #: release's (`distildire db upgrade`); otherwise report the traceback.
             _log.exception("job_not_swept", job_id=str(job_id))
     return moved

@@ -1,8 +1,8 @@
-"""The tally of both queues: how much waits and runs, and where what waits begins, without a look at what has ended.
+"""The tally of both queues: how much waits and runs, and where each lane begins. It reads no row that has ended.
 
-Every row that comes into a queue, leaves it or begins to run is written down by a trigger (`tally_moves`). A fold sums
-up what was written since the last one; whoever reads adds what came after. So a count costs a few blocks, however many
-rows there are and however many dead ones a snapshot holds that somebody keeps open. See docs/adr/0007.
+A trigger records every row that enters a queue, leaves it or begins to run (`tally_moves`). A fold sums up the records
+since the last fold; a reader adds the records that came after. So a count reads a few blocks, however many rows the
+table has, and however many dead rows an open snapshot keeps. See docs/adr/0007.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.database.engine import Database
 from shared.database.statements import statement
 from shared.domain import JobState
 
-#: So many folds, or a few more, keep their sums.
+#: The number of folds, at least, whose sums are kept.
 _FOLDS_KEPT = 2_000
 
 _TOTALS = text("SELECT * FROM queue_totals()")
@@ -36,10 +36,10 @@ class Totals:
     jobs_waiting: int
     jobs_running: int
     deliveries_waiting: int
-    """Pending, and not being tried."""
+    """Deliveries that are pending and that no sender tries at the moment."""
     deliveries_running: int
     succeeded: int
-    """Since the tally was begun, as the other ends."""
+    """Jobs since the tally was started; the same holds for the three fields below."""
     failed: int
     canceled: int
     expired: int
@@ -51,18 +51,18 @@ class Totals:
 
 
 def totals(session: Session) -> Totals:
-    """Count."""
+    """Return the sums of this moment."""
     return Totals(*map(int, session.execute(_TOTALS).one()))
 
 
 def ended(session: Session, ago: timedelta) -> dict[JobState, int]:
-    """Return how many jobs have ended since so long ago, by their state; as exact as folds are frequent."""
+    """Return how many jobs ended in the last `ago`, by state. The precision is the time between two folds."""
     row = session.execute(_ENDED, {"ago": ago, "kept": _FOLDS_KEPT}).one_or_none() or (0, 0, 0, 0)
     return dict(zip((state for state in JobState if state.terminal), map(int, row), strict=True))
 
 
 def oldest_waiting_seconds(session: Session) -> float | None:
-    """Return how long the job has waited that has waited for longest, as of the last fold; None where none waits."""
+    """Return how long the oldest waiting job has waited, as of the last fold; None if none waits."""
     seconds = session.scalar(_OLDEST)
     return None if seconds is None else float(seconds)
 
@@ -73,14 +73,14 @@ def open_jobs(session: Session, tenant_id: UUID) -> int:
 
 
 def open_jobs_of_all(session: Session) -> dict[UUID, int]:
-    """Return the same for each tenant that has some."""
+    """Return the number of open jobs of each tenant that has any."""
     return {owner: int(jobs) for owner, jobs in session.execute(_OPEN_OF_ALL)}
 
 
 def fold(database: Database, *, older_than: timedelta = timedelta()) -> None:
-    """Sum up what has moved since the last fold, if that is so old; nothing where another process is at it.
+    """Sum up the moves since the last fold if that fold is at least this old; do nothing while another process folds.
 
-    Of a thousand moves the last does so by itself.
+    The trigger also folds by itself after a thousand moves.
     """
     with database.begin() as session:
         session.execute(_FOLD, {"older_than": older_than})

@@ -1,1 +1,1 @@
-"""Webhooks: endpoints, deliveries, when a try is repeated, and the signature of each."""
+"""Webhooks: their endpoints, their deliveries, the schedule of tries, and their signatures."""

@@ -1,6 +1,6 @@
-"""The SQL of webhook deliveries: claim what is due, record each try, list them for their tenant.
+"""The SQL of webhook deliveries: claim deliveries that are due, record each try, send an ended delivery again.
 
-A delivery is owned like a job: by the attempt that claimed it, until its lease ends.
+A delivery is owned as a job is: the attempt that claimed it owns it until the lease ends.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from shared.errors import DistildireError, LeaseLostError
 from shared.webhooks.endpoints import disable_endpoint, find_endpoint
 from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Retry
 
-#: Of endpoints whose turn it may be, so many are looked at.
+#: The most candidate endpoints that one claim compares.
 _LOOKED = 64
 
 _TURN = statement("shared.webhooks", "next_endpoint").columns(id=Uuid, item=Uuid)
 _CLAIM = statement("shared.webhooks", "claim_delivery").columns(id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary)
 
-# As it is now: another try may have ended meanwhile.
+# The conditions read the row as it is now: another try may have ended meanwhile.
 _FAILING = text("UPDATE webhook_endpoints SET failing_since = now() WHERE id = :endpoint AND failing_since IS NULL")
 _HEALTHY = text("UPDATE webhook_endpoints SET failing_since = NULL WHERE id = :endpoint AND failing_since IS NOT NULL")
 
-# What a sender had claimed that died waits again, from the end of its lease on.
+# A delivery whose sender died waits again as soon as its lease has ended.
 _RELEASE = text("""
 UPDATE webhook_deliveries SET lease_until = NULL
 WHERE lease_until < now() AND id IN (SELECT id FROM leased_deliveries WHERE lease_until < now())
@@ -40,16 +40,16 @@ RETURNING id
 
 
 class DeliveryPendingError(DistildireError):
-    """The delivery has not ended: it is tried again by itself."""
+    """The delivery has not ended. The service tries it again by itself."""
 
 
 class EndpointDisabledError(DistildireError):
-    """The endpoint is disabled: enable it before anything is sent to it again."""
+    """The endpoint is disabled. Enable it, then send the delivery again."""
 
 
 @dataclass(frozen=True)
 class ClaimedDelivery:
-    """One try that is to be made now."""
+    """One try that must be made now."""
 
     id: UUID
     attempt: int
@@ -60,9 +60,9 @@ class ClaimedDelivery:
     url: str
     secret_encrypted: bytes
     failing_since: datetime | None
-    """When the first of the tries failed that have failed since the endpoint's last success."""
+    """When the first try after the endpoint's last success failed; None if the last try succeeded."""
     beside: int
-    """So many other tries of the endpoint are under way."""
+    """The number of other tries to the endpoint that are in progress."""
 
     @property
     def failing(self) -> bool:
@@ -77,7 +77,7 @@ class ClaimedDelivery:
 
 @dataclass(frozen=True)
 class Try:
-    """What came of a try, for the log."""
+    """The outcome of a try, for the tenant's log."""
 
     started_at: datetime
     duration_ms: int
@@ -87,7 +87,7 @@ class Try:
 
     @property
     def arrived(self) -> bool:
-        """Whether the receiver took the webhook."""
+        """Whether the receiver accepted the webhook."""
         return self.status is not None and 200 <= self.status < 300
 
 
@@ -100,13 +100,13 @@ def claim_due(
     proven: Collection[UUID] = (),
     per_proven: int = 0,
 ) -> ClaimedDelivery | None:
-    """Take a delivery that is due, of the endpoint with the fewest tries under way; None where none is.
+    """Take a delivery that is due, from the endpoint with the fewest tries in progress; None if no delivery is due.
 
-    At most `per_endpoint` tries of one endpoint run at a time, `per_failing` where its last try failed, or `per_proven`
-    where it is one of those that are `proven` to be prompt.
+    At most `per_endpoint` tries to one endpoint run at a time; at most `per_failing` if its last try failed, or
+    `per_proven` if it is one of the `proven` endpoints, which have answered promptly.
     """
     limits = _limits(per_endpoint, per_failing, proven, per_proven)
-    passed: list[UUID] = []  # endpoints that had nothing free after all
+    passed: list[UUID] = []  # endpoints from which nothing could be claimed after all
     while True:
         with database.begin() as session:
             turn = session.execute(_TURN, limits | {"passed": passed}).one_or_none()
@@ -139,13 +139,12 @@ def _limits(per_endpoint: int, per_failing: int, proven: Collection[UUID], per_p
 
 
 def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision: Decision) -> bool:
-    """Log a try and do with its delivery, and with its endpoint, what was decided.
+    """Log a try and apply the decision to its delivery and its endpoint; return whether this disabled the endpoint.
 
-    What arrived counts as delivered, also where it was given up while it was under way. Returns whether the endpoint is
-    disabled because of it.
+    A webhook that arrived counts as delivered, even if its delivery was given up during the try.
 
     Raises:
-        LeaseLostError: another sender has tried since, or it was given up; nothing was written.
+        LeaseLostError: another sender has tried since, or the delivery was given up; nothing was written.
 
     """
     arrived = isinstance(decision, Delivered)
@@ -161,18 +160,18 @@ def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision:
         delivery.finished_at = now
     session.add(WebhookAttempt(delivery_id=claimed.id, attempt=claimed.attempt, **vars(tried)))
     session.flush()
-    if claimed.failing == arrived:  # only then has it turned: each try that wrote its row would wait for the others
+    if claimed.failing == arrived:  # only on a change: otherwise tries would wait for the endpoint's row
         session.execute(_HEALTHY if arrived else _FAILING, {"endpoint": claimed.endpoint_id})
     return isinstance(decision, Disable) and disable_endpoint(session, claimed.endpoint_id, decision.reason)
 
 
 def resend(session: Session, tenant_id: UUID, delivery_id: UUID) -> WebhookDelivery | None:
-    """Have a delivery that ended tried again, at once, and by the whole schedule; None: the tenant has no such one.
+    """Start the whole schedule of an ended delivery again, with a try at once; None: the tenant has no such delivery.
 
-    Body and `webhook-id` stay as they are. The log of earlier tries is kept.
+    The body and the `webhook-id` do not change, and the log of earlier tries is kept.
 
     Raises:
-        DeliveryPendingError: it has not ended.
+        DeliveryPendingError: the delivery has not ended.
         EndpointDisabledError: its endpoint is disabled.
 
     """

@@ -1,7 +1,8 @@
-"""Webhook endpoints: where a tenant wants to be told.
+"""Webhook endpoints: the URLs at which tenants receive webhooks.
 
-An endpoint is disabled or deleted by a flag in its row, whatever waits for it. From then on nothing is sent to it, and
-nothing written for it by a job that ends later; what is there already follows a little at a time (`give_up`, `purge`).
+A timestamp in an endpoint's row disables or deletes it at once, however many deliveries wait for it. From then on
+nothing is sent to it, and jobs that end later write no deliveries for it. The deliveries that exist already are given
+up or deleted a few at a time (`give_up`, `purge`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from shared.webhooks.signatures import new_secret
 _GIVE_UP_DISABLED = statement("shared.webhooks", "give_up_disabled")
 _GIVE_UP_OLD = statement("shared.webhooks", "give_up_old")
 _PURGE = statement("shared.webhooks", "purge")
-# Nobody who may still write for it has begun before it was deleted: no transaction of ours takes so long.
+# No transaction that began before the deletion, and may still write for the endpoint, runs for so long.
 _FORGET = text("""
 DELETE FROM webhook_endpoints AS endpoint
 WHERE deleted_at < now() - interval '5 minutes'
   AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE endpoint_id = endpoint.id)
 """)
 
-# A tenant's own: who counts its endpoints and adds one must not meet another who does.
+# A lock for each tenant: only one request at a time may count its endpoints and add one.
 _TURN = text("SELECT pg_advisory_xact_lock(1147495781, hashtext(:tenant))")
 
 
@@ -48,9 +49,9 @@ def create_endpoint(
 
 
 def enable_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> WebhookEndpoint | None:
-    """Send to an endpoint again what is written from now on, and what was not given up yet; None where it is not there.
+    """Enable an endpoint: new deliveries are sent to it again, and those that were not given up yet.
 
-    It is then no tenant's, or not this one's.
+    None: the tenant has no such endpoint.
     """
     endpoint = session.scalars(_of(tenant_id).where(WebhookEndpoint.id == endpoint_id).with_for_update(key_share=True))
     found = endpoint.one_or_none()
@@ -60,14 +61,14 @@ def enable_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> Web
 
 
 def disable_endpoint(session: Session, endpoint_id: UUID, reason: str) -> bool:
-    """Send nothing more to an endpoint; what waits for it is given up soon. Return whether it was enabled until now."""
+    """Disable an endpoint; its pending deliveries are given up soon. Return whether it was enabled until now."""
     enabled = update(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id, WebhookEndpoint.disabled_at.is_(None))
     done = session.scalars(enabled.values(disabled_at=func.now(), disabled_reason=reason).returning(WebhookEndpoint.id))
     return done.one_or_none() is not None
 
 
 def delete_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> bool:
-    """Have an endpoint be gone for all who look; its deliveries follow, and then its row. False: it is not there."""
+    """Hide an endpoint; `purge` deletes its deliveries and then its row. False: the tenant has no such endpoint."""
     now = func.now()
     done = session.scalars(
         update(WebhookEndpoint)
@@ -88,18 +89,18 @@ def list_endpoints(session: Session, tenant_id: UUID) -> Sequence[WebhookEndpoin
 
 
 def find_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> WebhookEndpoint | None:
-    """Return a tenant's endpoint; None where the tenant has none of this id."""
+    """Return a tenant's endpoint; None if the tenant has no endpoint with this id."""
     return session.scalars(_of(tenant_id).where(WebhookEndpoint.id == endpoint_id)).one_or_none()
 
 
 def count_endpoints(session: Session, tenant_id: UUID) -> int:
-    """Return how many endpoints a tenant has, disabled ones included; no other makes one until the caller commits."""
+    """Return how many endpoints a tenant has, also disabled ones. Until the commit, no other request can add one."""
     session.execute(_TURN, {"tenant": str(tenant_id)})
     return session.scalar(select(func.count()).select_from(_of(tenant_id).subquery())) or 0
 
 
 def give_up(database: Database, *, most: int = 1_000) -> int:
-    """Give up deliveries to disabled endpoints, and those that are too old, `most` of each; return how many."""
+    """Give up deliveries to disabled endpoints and deliveries that are too old, `most` of each; return how many."""
     with database.begin() as session:
         disabled = session.execute(_GIVE_UP_DISABLED, {"most": most}).all()
     with database.begin() as session:
@@ -107,7 +108,7 @@ def give_up(database: Database, *, most: int = 1_000) -> int:
 
 
 def purge(database: Database, *, most: int = 1_000) -> int:
-    """Delete deliveries of deleted endpoints, and then these; return how many deliveries, `most` at most."""
+    """Delete up to `most` deliveries of deleted endpoints, then the endpoints; return how many deliveries."""
     with database.begin() as session:
         gone = len(session.execute(_PURGE, {"most": most}).all())
         if not gone:

@@ -1,4 +1,4 @@
-"""What webhooks tell of a job that has ended: written in the transaction that ends it."""
+"""Writes the webhooks about a job's end, in the transaction that ends the job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_events(session: Session, job: JobRow, result: JobResult | None) -> boo
             WebhookEndpoint.disabled_at.is_(None),
             WebhookEndpoint.event_types.any_() == event_type,
         )
-    ).all()  # no lock: what is written for one that is disabled meanwhile is given up like all that waits for it
+    ).all()  # no lock: a delivery to an endpoint that is disabled meanwhile is given up like all others to it
     if not endpoints:
         return False
     body = _event(event_type, job, result)

@@ -1,4 +1,4 @@
-"""Webhook deliveries as they are shown to their tenant, with their tries."""
+"""Reads webhook deliveries and their tries, for display to their tenant."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DeliveryRow:
 
 
 def find_delivery(session: Session, tenant_id: UUID, delivery_id: UUID) -> DeliveryRow | None:
-    """Return a tenant's webhook delivery; None where the tenant has none of this id."""
+    """Return a tenant's webhook delivery; None if the tenant has no delivery with this id."""
     query = select(WebhookDelivery).where(WebhookDelivery.tenant_id == tenant_id, WebhookDelivery.id == delivery_id)
     shown = [each for each in session.scalars(query) if each.endpoint_id not in _deleted(session, tenant_id)]
     found = _with_attempts(session, shown)
@@ -43,7 +43,7 @@ def list_deliveries(
     after: Cursor | None,
     limit: int,
 ) -> Page[DeliveryRow]:
-    """Return a tenant's webhook deliveries, newest first; `only` maps columns to the value wanted."""
+    """Return a page of a tenant's webhook deliveries, newest first; `only` maps columns to the values to select."""
     state, endpoint_id = only.get("state"), only.get("endpoint_id")
     by_places = (
         _PENDING_DELIVERIES if state == DeliveryState.PENDING else _OF_ENDPOINT if endpoint_id and not state else None
@@ -62,7 +62,7 @@ def list_deliveries(
 
 
 def _deleted(session: Session, tenant_id: UUID) -> Sequence[UUID]:
-    """Return the endpoints of a tenant that are deleted, and whose deliveries are on their way out."""
+    """Return the deleted endpoints of a tenant: their deliveries are no longer shown."""
     gone = WebhookEndpoint.deleted_at.is_not(None)
     return session.scalars(select(WebhookEndpoint.id).where(WebhookEndpoint.tenant_id == tenant_id, gone)).all()
 

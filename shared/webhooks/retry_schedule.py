@@ -1,4 +1,4 @@
-"""What follows from one try to deliver a webhook: a pure decision."""
+"""Decides what follows a try to deliver a webhook, as a pure function."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DELAYS = (
     timedelta(hours=20),
     timedelta(hours=24),
 )
-#: What waits for longer is given up, however few tries it had: a receiver that hangs takes one try at a time, and what
-#: waits for it would grow for ever. Longer than the ten tries take.
+#: A delivery that has waited for longer is given up, however few tries it had. A receiver that hangs gets one try at a
+#: time, so its queue would grow for ever. This is longer than the ten tries take.
 MOST_AGE = timedelta(days=4)
-#: An endpoint of which every try has failed for so long is disabled.
+#: An endpoint is disabled when every try to it has failed for this long.
 _DISABLED_AFTER = timedelta(days=5)
-#: Jitter only adds, so that a receiver which counts on the published waits is never tried earlier.
+#: Jitter only lengthens a wait, so that no try comes earlier than the published schedule says.
 _JITTER = 0.1
 _GONE = 410
 
@@ -35,22 +35,22 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The webhook is to be tried again, not before `at`."""
+    """The webhook must be tried again, not before `at`."""
 
     at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The last try failed; the webhook is given up."""
+    """The last try failed, so the webhook is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disable:
-    """The webhook is given up and its endpoint disabled."""
+    """The webhook is given up and its endpoint is disabled."""
 
     reason: str
-    """As the endpoint's tenant is told it."""
+    """The reason that the endpoint's tenant is shown."""
 
 
 Decision = Delivered | Retry | Failed | Disable
@@ -61,9 +61,9 @@ def decide(
 ) -> Decision:
     """Decide what follows try number `attempt` (1 is the first), which ended at `now`.
 
-    `status` is the HTTP status of the answer, None if there was none. `chance`, in [0, 1), draws the jitter, of up to
-    a tenth of the wait. Every try of the endpoint has failed since `failing_since`. Only 2xx is success; a redirect is
-    a failure like any other.
+    `status` is the HTTP status of the response, None if there was none. `chance`, a random number in [0, 1), sets the
+    jitter, at most a tenth of the wait. Every try to the endpoint has failed since `failing_since`. Only 2xx is a
+    success; a redirect is a failure like any other.
     """
     if attempt < 1:
         raise ValueError(f"attempt counts from 1, not {attempt}")
@@ -73,6 +73,6 @@ def decide(
         return Disable("The receiver answered 410 Gone.")
     if failing_since is not None and now - failing_since >= _DISABLED_AFTER:
         return Disable(f"Every try has failed for {_DISABLED_AFTER.days} days.")
-    if attempt >= len(DELAYS):  # past the last where a sender died in it, and it was made once more
+    if attempt >= len(DELAYS):  # beyond the last if a sender died during it, so that it was repeated
         return Failed()
     return Retry(at=now + DELAYS[attempt] * (1 + _JITTER * chance))

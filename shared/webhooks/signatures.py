@@ -28,7 +28,7 @@ def new_secret() -> str:
 def sign(secret: str, message_id: str, timestamp: datetime, body: bytes) -> str:
     """Return the value of `webhook-signature`: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
 
-    `timestamp` must know its time zone and counts in whole seconds. `body` is signed byte for byte as it is sent.
+    `timestamp` must have a time zone and is cut to whole seconds. `body` is signed byte for byte as it is sent.
     Raises `SigningError` for a malformed secret, for an id with a full stop and for a timestamp without a zone.
     """
     if "." in message_id:
@@ -38,7 +38,7 @@ def sign(secret: str, message_id: str, timestamp: datetime, body: bytes) -> str:
 
 
 def signed_headers(secret: str, message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
-    """Return the three headers of a signed webhook; arguments and errors are those of `sign`."""
+    """Return the three headers of a signed webhook; the arguments and errors are those of `sign`."""
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(_seconds(timestamp)),
@@ -48,12 +48,12 @@ def signed_headers(secret: str, message_id: str, timestamp: datetime, body: byte
 
 def _seconds(timestamp: datetime) -> int:
     if timestamp.utcoffset() is None:
-        raise SigningError("A webhook's timestamp must know its time zone.")
+        raise SigningError("A webhook's timestamp must have a time zone.")
     return int(timestamp.timestamp())
 
 
 def _key(secret: str) -> bytes:
-    """Decode a secret to the bytes that key the HMAC; no message repeats any part of the secret."""
+    """Decode a secret to the HMAC key; no error message repeats any part of the secret."""
     if not secret.startswith(SECRET_PREFIX):
         raise SigningError(f"A signing secret must begin with {SECRET_PREFIX}")
     try:

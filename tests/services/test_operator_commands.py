@@ -110,5 +110,5 @@ def test_a_replay_that_is_not_possible_is_said_and_the_limit_holds(api: ApiWorld
     api.other.submit()
     full = distildire("jobs", "replay", dead, DISTILDIRE_MAX_OPEN_JOBS_PER_TENANT="1")
     assert full.exit_code == 1
-    assert "As many jobs of the tenant are open" in full.stderr
+    assert "The tenant has as many open jobs" in full.stderr
     assert len(api.other.get("/v1/jobs").json["items"]) == 2

@@ -18,7 +18,7 @@ DIFF = """\
  def _seconds(timestamp: datetime) -> int:
 -    if timestamp.utcoffset() is None:
 +    if timestamp.utcoffset() is not None:
-         raise SigningError("A webhook's timestamp must know its time zone.")
+         raise SigningError("A webhook's timestamp must have a time zone.")
 """
 
 

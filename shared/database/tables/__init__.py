@@ -1,8 +1,8 @@
 """The database's tables, by subject.
 
-Times are the database's own clock. The states of jobs move in `lifecycle`, `sweeping` and `claiming` only.
+All times come from the database's clock. Only `lifecycle`, `sweeping` and `claiming` change the states of jobs.
 
-Whoever imports one has all of them: what refers to a table by its name finds it, and the metadata is complete.
+Importing one table imports all of them, so that references by name resolve and the metadata is complete.
 """
 
 from shared.database.tables.base import Base

@@ -1,4 +1,4 @@
-"""What the tables have in common: the metadata that Alembic compares with the database, and the types of columns."""
+"""The base class of all tables: it holds their metadata and the column types of Python types."""
 
 from __future__ import annotations
 

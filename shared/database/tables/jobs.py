@@ -1,4 +1,4 @@
-"""Jobs, their results, and the bytes that must follow a deleted job."""
+"""Jobs, their results, and the stored bytes that must be erased after a job is deleted."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class JobRow(Base):
         CheckConstraint(
             "(finished_at IS NOT NULL) = (state NOT IN ('queued', 'running'))", name="jobs_finished_only_when_terminal"
         ),
-        # The queue, lane by lane (`tally_lanes`), in an order that no other index has: by another, rows that have ended
-        # would be read. None is on lease_until: a heartbeat stays a heap-only update.
+        # The queue, lane by lane (`tally_lanes`). No other index has this order, so PostgreSQL cannot choose one that
+        # also reads ended rows. No index is on lease_until, so that a heartbeat is a heap-only update.
         Index(
             "jobs_lane",
             "tenant_id",
@@ -77,17 +77,17 @@ class JobRow(Base):
     stage: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     attempt: Mapped[int] = mapped_column(server_default="0")
-    #: Its last worker died, and held it: it must run isolated.
+    #: Its last worker died while it held the job, so the job must run isolated.
     suspect: Mapped[bool] = mapped_column(server_default=text("false"))
-    #: Its worker holds nothing else.
+    #: Its worker holds no other job.
     isolated: Mapped[bool] = mapped_column("alone", server_default=text("false"))
-    #: Of workers that held it and nothing else.
+    #: How many workers died while they held this job and no other.
     deaths: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]
     #: The worker whose device could not classify it; others try first.
     failed_on: Mapped[str | None]
     lease_until: Mapped[datetime | None]
-    #: The last sign of life of its worker.
+    #: The last heartbeat of its worker.
     beat_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deadline_at: Mapped[datetime]
@@ -122,7 +122,7 @@ class ResultRow(Base):
     confidence: Mapped[float]
     probability_fake: Mapped[float]
     raw_probability_fake: Mapped[float | None]
-    """Before the policy's calibration; null in what older versions wrote."""
+    """Before the policy's calibration; null in rows that older versions wrote."""
     threshold: Mapped[float]
     policy: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     stability: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
@@ -149,19 +149,19 @@ class ResultRow(Base):
 
 
 class Erasure(Base):
-    """A job whose row is gone and whose bytes must follow: written in the transaction that deletes the row."""
+    """A deleted job whose bytes must be erased; written in the transaction that deletes the job's row."""
 
     __tablename__ = "erasures"
 
     job_id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID]
     attempts: Mapped[int | None]
-    """So many attempts may have stored something; null in what older versions wrote."""
+    """How many attempts may have stored something; null in rows that older versions wrote."""
     due_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
 
 class BucketWalk(Base):
-    """How far the search for objects that no row knows has come, and when it goes on. One row."""
+    """The progress of the search for objects that no row refers to, and when it continues. The table has one row."""
 
     __tablename__ = "bucket_walk"
     __table_args__ = (CheckConstraint('"only"', name="bucket_walk_only"),)

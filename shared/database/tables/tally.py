@@ -1,7 +1,7 @@
 """The tally of both queues, jobs and deliveries: docs/adr/0007.
 
-Triggers write the moves, `fold_tally` all else; the service reads them through the views `tally_*` and `queue_*`
-(`shared/jobs/tally.py`).
+Triggers write the moves, and `fold_tally` writes the other tables. The service reads them through the views and
+functions `tally_*` and `queue_*` (`shared/jobs/tally.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shared.domain import JobState
 
 
 def _lane() -> list[Column[Any]]:
-    """Whose of what kind: a tenant's jobs of one priority, model and so on; an endpoint's deliveries."""
+    """Return the columns of a lane: a tenant's jobs of one priority, model and so on, or an endpoint's deliveries."""
     return [
         Column("queue", Text, nullable=False),
         Column("tenant_id", Uuid, nullable=False),
@@ -44,7 +44,7 @@ def _lane() -> list[Column[Any]]:
 _COUNTED = ("jobs_waiting", "jobs_running", "deliveries_waiting", "deliveries_running")
 _ENDED = tuple(state for state in JobState if state.terminal)
 
-#: What came, went or began since the last fold: written by the transaction that did it.
+#: Rows that entered a queue, left it or began to run since the last fold, written by the transaction that moved them.
 TALLY_MOVES = Table(
     "tally_moves",
     Base.metadata,
@@ -57,7 +57,7 @@ TALLY_MOVES = Table(
     Column("ended", Text),
     Index("tally_moves_xid", "xid"),
 )
-#: The sums as of one moment. Of those before the last the lanes are gone.
+#: The sums at one moment. Lanes are kept only for the last fold.
 TALLY_FOLDS = Table(
     "tally_folds",
     Base.metadata,
@@ -67,7 +67,7 @@ TALLY_FOLDS = Table(
     *(Column(name, BigInteger, server_default="0", nullable=False) for name in (*_COUNTED, *_ENDED)),
     Index("tally_folds_at", "at"),
 )
-#: What waited then, and from where on in the index of the queue.
+#: The lanes that had waiting rows at a fold, and where each began in the index of the queue.
 TALLY_LANES = Table(
     "tally_lanes",
     Base.metadata,
@@ -78,7 +78,7 @@ TALLY_LANES = Table(
     Column("item", Uuid, nullable=False),
     PrimaryKeyConstraint("fold", "queue", "owner", "rank", "begun", "suspect", "model", "policy"),
 )
-#: What ran then.
+#: The rows that ran at a fold.
 TALLY_RUNNING = Table(
     "tally_running",
     Base.metadata,

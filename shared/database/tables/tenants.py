@@ -18,7 +18,7 @@ from shared.database.tables.base import Base
 
 
 class Tenant(Base):
-    """A platform, or a part of one, that sees only its own jobs. Where a limit is null, that of the settings holds."""
+    """A platform, or a part of one, that sees only its own jobs. If a limit is null, the setting's limit applies."""
 
     __tablename__ = "tenants"
     __table_args__ = (
@@ -31,12 +31,12 @@ class Tenant(Base):
     max_open_jobs: Mapped[int | None]
     retention_days: Mapped[int | None]
     policy: Mapped[str | None]
-    """Calls the jobs that name none; null: the model's own threshold does."""
+    """Decides the verdicts of jobs that name no policy; null: the model's own threshold decides them."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ApiKey(Base):
-    """A tenant's key. Only its keyed hash is here."""
+    """A tenant's API key. Only its keyed hash is stored."""
 
     __tablename__ = "api_keys"
 

@@ -20,7 +20,7 @@ from shared.domain import DeliveryState
 
 
 class WebhookEndpoint(Base):
-    """Where a tenant wants to be told how its jobs ended."""
+    """A URL at which a tenant receives webhooks about how its jobs ended."""
 
     __tablename__ = "webhook_endpoints"
 
@@ -33,18 +33,18 @@ class WebhookEndpoint(Base):
     disabled_at: Mapped[datetime | None]
     disabled_reason: Mapped[str | None]
     failing_since: Mapped[datetime | None]
-    """When the first of the tries failed that have failed since the last success."""
+    """When the first try after the last success failed; null if the last try succeeded."""
     deleted_at: Mapped[datetime | None]
-    """Since then nobody sees it; its deliveries go, and then it does. It is disabled, too."""
+    """From then on it is hidden and disabled; its deliveries are deleted, and then its row."""
 
 
 class WebhookDelivery(Base):
-    """One message to one endpoint: written with the outcome it tells of, sent until it is received or given up."""
+    """One message to one endpoint: written in the transaction that ends its job, tried until it arrives or fails."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="webhook_deliveries_state"),
-        # What waits for an endpoint; as `jobs_lane`.
+        # The queue of an endpoint; its order is unique as that of `jobs_lane`.
         Index(
             "webhook_deliveries_lane",
             "endpoint_id",
@@ -78,7 +78,7 @@ class WebhookDelivery(Base):
 
     @property
     def message_id(self) -> str:
-        """The `webhook-id` header: the same for every try, so that a receiver can drop doubles."""
+        """The `webhook-id` header: the same for every try, so that a receiver can drop duplicates."""
         return f"msg_{self.id.hex}"
 
 

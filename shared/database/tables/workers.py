@@ -1,4 +1,4 @@
-"""Processes that work."""
+"""The registered worker processes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class WorkerRow(Base):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    """Of this one process, as `jobs.worker` names it."""
+    """Unique for each process; `jobs.worker` holds it."""
     role: Mapped[Role]
     host: Mapped[str]
     pid: Mapped[int]
     pid_space: Mapped[str | None]
-    """Who has the same may judge whether the process lives."""
+    """Processes with the same value can check whether this process lives."""
     pid_ticks: Mapped[int | None] = mapped_column(BigInteger)
-    """When the process began: ids are used again."""
+    """When the process began, because process ids are reused."""
     version: Mapped[str]
     model: Mapped[str | None]
     device: Mapped[str | None]

@@ -1,3 +1,3 @@
--- Says whether claim would find a job. It reads what claim reads, and neither writes nor locks a row.
+-- Says whether `claim` would find a job. It reads the same rows as `claim`; it neither writes nor locks any.
 WITH {eligible}
 SELECT EXISTS (SELECT FROM head)

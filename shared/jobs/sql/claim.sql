@@ -1,9 +1,10 @@
--- Takes the next jobs for a worker, `most` at most, and returns them with the number of those that it found.
+-- Takes the next jobs for a worker, `most` at most, and returns them with the number of jobs that it found.
 --
--- The first jobs of each lane are put in one order, in which each counts for its tenant's next.
+-- It puts the first jobs of all lanes in one order. In this order, each job of a tenant raises the cost of the
+-- tenant's next one.
 --
--- SKIP LOCKED: workers that look at the same moment get different jobs, and none waits. The statement locks only what
--- it takes: a lock on all that it looked at would hide those jobs from other workers, which would find nothing to do.
+-- SKIP LOCKED: workers that claim at the same moment get different jobs, and none waits. The statement locks only the
+-- jobs that it takes. If it locked all that it looked at, other workers would find no jobs.
 WITH {eligible}, turn AS MATERIALIZED (
     SELECT id, place FROM (
         SELECT id, place, bool_or(suspect) OVER (ORDER BY place) AS with_suspect FROM (

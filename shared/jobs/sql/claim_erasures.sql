@@ -1,5 +1,5 @@
--- Takes jobs whose bytes are due to be erased, those first that have waited for longest. Each is due again after
--- `retry`, in case the process that takes it dies.
+-- Takes erasures that are due, beginning with those that have waited longest. Each is due again after `retry`, in case
+-- the process that takes it dies.
 WITH due AS (
     SELECT job_id FROM erasures WHERE due_at <= now() ORDER BY due_at LIMIT :most FOR UPDATE SKIP LOCKED
 )

@@ -1,5 +1,5 @@
--- Deletes jobs that ended longer ago than their tenant keeps them, the oldest of each tenant first, and notes that
--- their bytes must follow. A webhook that still waits for its receiver goes with its job.
+-- Deletes jobs that ended longer ago than their tenant keeps them, the oldest of each tenant first, and writes their
+-- erasures. A webhook that is still pending is deleted with its job.
 WITH old AS (
     SELECT due.id FROM tenants
     CROSS JOIN LATERAL (

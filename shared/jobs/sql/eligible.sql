@@ -1,15 +1,15 @@
--- Finds what a worker may take now: the part that claim and anything_waits have in common. It only reads. The jobs are in
--- `head`: the first of each lane.
+-- Finds the jobs that a worker may take now: the part that `claim` and `anything_waits` have in common. It only reads.
+-- Its result is `head`, the first jobs of each lane.
 --
--- Waiting jobs lie in lanes. A lane holds a tenant's jobs of one priority, model and policy; jobs that were begun
--- before and suspects have lanes of their own. The tally says which lanes hold jobs and where each begins
+-- Waiting jobs are grouped in lanes. A lane holds a tenant's jobs of one priority, model and policy; jobs that were
+-- begun before and suspects have lanes of their own. The tally says which lanes hold jobs and where each begins
 -- (shared/jobs/tally.py), so the statement reads no row that has left the queue. Lanes are ordered by priority, then by
 -- how much runs of their tenant, counted in images that the device classifies for it, then by age.
 --
--- A suspect is taken alone, because it may cost one more worker. It is taken at once where another worker is ready and
--- has no suspect. Where others live but cannot go on yet, or where none lives, its last worker must have been silent
--- for so long that this is how it stays. A suspect takes all slots of a worker, and counts as that many; a tenant has
--- one under way at a time.
+-- A suspect is taken as the only job, because it may kill one more worker. It is taken at once if another worker is
+-- ready and has no suspect. Otherwise its last worker must have been silent for `while_others_start`, if other workers
+-- are alive, or for `while_none_lives`, if none is. A suspect takes all slots of a worker, and counts as that many
+-- images. A tenant has one suspect running at a time.
 under_way AS MATERIALIZED (
     SELECT tenant_id, worker, suspect,
            CASE WHEN suspect THEN greatest((SELECT slots FROM workers WHERE workers.id = worker), 1)

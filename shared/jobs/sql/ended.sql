@@ -1,5 +1,5 @@
--- Counts the jobs that have ended since a fold of the tally: the last fold that is at least `ago` old, or else the
--- oldest that is kept.
+-- Counts the jobs that have ended since a fold of the tally: the newest fold that is at least `ago` old, or, if there
+-- is none, the oldest fold that is kept.
 SELECT totals.succeeded - past.succeeded, totals.failed - past.failed,
        totals.canceled - past.canceled, totals.expired - past.expired
 FROM queue_totals() AS totals CROSS JOIN LATERAL (

@@ -1,5 +1,5 @@
--- Counts the last jobs of a tenant that ended, `sample` at most, and says how many seconds ago the first of them did:
--- together they are the pace.
+-- Counts the jobs of a tenant that ended in the last `seconds`, `sample` at most, and returns how many seconds ago the
+-- first of them ended. The two numbers give the rate.
 SELECT count(*), extract(epoch FROM now() - min(finished_at)) FROM (
     SELECT finished_at FROM jobs
     WHERE tenant_id = :tenant AND finished_at > now() - make_interval(secs => :seconds)

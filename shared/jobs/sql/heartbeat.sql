@@ -1,7 +1,8 @@
--- Extends the leases of attempts that still own their jobs, and returns these.
+-- Extends the leases of attempts that still own their jobs, and returns these attempts.
 --
--- Whoever locks several jobs locks them in the order of their ids, or two could wait for each other. Each job is found
--- by its id alone: by its state too, PostgreSQL could choose an index of open jobs, and read all that it once held.
+-- A statement that locks several jobs locks them in the order of their ids; otherwise two could deadlock. Each job is
+-- found by its id only. With the state as a condition, PostgreSQL could choose an index of open jobs, and read the dead
+-- entries of all jobs that were once open.
 WITH owned AS (
     SELECT job.id, beat.stage
     FROM (

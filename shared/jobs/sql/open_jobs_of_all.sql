@@ -1,4 +1,4 @@
--- Counts the jobs that wait or run, for each tenant that has some.
+-- Counts the jobs that wait or run, for each tenant that has any.
 SELECT owner, sum(jobs) FROM (
     SELECT owner, waiting AS jobs FROM tally_waiting('jobs')
     UNION ALL

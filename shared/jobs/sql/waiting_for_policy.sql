@@ -1,5 +1,5 @@
--- Finds jobs that have waited for `waited` for a worker with their policy: the one that they name, or else their
--- tenant's.
+-- Finds jobs that have waited at least `waited` for a worker with their policy: the policy that the job names, or, if
+-- it names none, its tenant's.
 SELECT job.id FROM tally_waiting('jobs') AS lane JOIN tenants ON tenants.id = lane.owner
 CROSS JOIN LATERAL (
     SELECT id FROM jobs

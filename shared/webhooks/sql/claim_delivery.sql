@@ -1,7 +1,7 @@
--- Takes the oldest delivery of an endpoint that is due, unless as many tries of the endpoint run as may.
+-- Takes the oldest due delivery of an endpoint, unless the endpoint's limit of concurrent tries is reached.
 --
--- This is a statement of its own, after next_endpoint: it sees what the endpoint's last claim, which held the lock
--- before, has committed.
+-- It is a separate statement, run after next_endpoint in the same transaction. So it sees what the previous claim for
+-- the endpoint committed before it released the lock.
 WITH busy AS (
     SELECT count(*) AS tries FROM leased_deliveries WHERE endpoint_id = :endpoint AND lease_until > now()
 )

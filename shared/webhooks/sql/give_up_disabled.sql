@@ -1,5 +1,5 @@
--- Gives up what waits for disabled endpoints, from where each one's queue begins. A delivery that is being tried waits
--- for its result.
+-- Gives up the deliveries that wait for disabled endpoints, from the beginning of each endpoint's queue. A delivery
+-- that is being tried is left until its try has ended.
 WITH found AS (
     SELECT delivery.id
     FROM tally_waiting('deliveries') AS lane

@@ -1,4 +1,4 @@
--- Gives up deliveries that were begun longer ago than `age` and that nobody is trying.
+-- Gives up deliveries that were begun longer ago than `age` and that no sender is trying.
 WITH found AS (
     SELECT id FROM webhook_deliveries
     WHERE state = 'pending' AND begun_at < now() - :age AND (lease_until IS NULL OR lease_until < now())

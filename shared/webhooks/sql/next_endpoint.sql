@@ -1,12 +1,11 @@
--- Finds the endpoint whose turn it is, and locks it for this transaction.
+-- Finds the endpoint to send to next, and locks it for this transaction.
 --
 -- The tally says for which endpoints deliveries wait, and where each one's queue begins (shared/jobs/tally.py), so the
--- statement reads no delivery that has ended. Endpoints with the fewest tries under way come first: a receiver that
--- hangs waits for others, and not they for it. The statement looks at the first few of these, and orders them by their
--- oldest delivery that is due.
+-- statement reads no delivery that has ended. Endpoints with the fewest tries in progress come first, so that no
+-- receiver waits for another that hangs. Among those, the endpoint whose due delivery is oldest comes first.
 --
--- The lock is tried, never waited for, and is one endpoint's: a process that is frozen in the middle of a claim stops
--- that endpoint alone, until PostgreSQL ends its transaction.
+-- The statement never waits for the lock, and each endpoint has its own. So a process that freezes during a claim stops
+-- only that endpoint, until PostgreSQL ends its transaction.
 WITH busy AS (
     SELECT endpoint_id, count(*) AS tries FROM leased_deliveries WHERE lease_until > now() GROUP BY endpoint_id
 ), failing AS MATERIALIZED (

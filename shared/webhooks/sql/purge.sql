@@ -1,4 +1,4 @@
--- Deletes deliveries of endpoints that their tenant has deleted.
+-- Deletes deliveries of endpoints that their tenants have deleted.
 WITH found AS (
     SELECT delivery.id FROM webhook_endpoints AS endpoint CROSS JOIN LATERAL (
         SELECT id FROM webhook_deliveries WHERE endpoint_id = endpoint.id LIMIT :most FOR UPDATE SKIP LOCKED
