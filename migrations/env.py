@@ -1,4 +1,4 @@
-"""How Alembic runs here: one transaction a migration, with lock and statement timeouts, under one advisory lock."""
+"""Alembic's environment: one transaction per migration, with lock and statement timeouts, under an advisory lock."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from sqlalchemy import Connection, text
 
 from shared.database.tables import Base
 
-#: Two hosts that upgrade at the same moment take turns.
+#: The key of the advisory lock that makes two hosts upgrade one after the other.
 _UPGRADE_LOCK = 0x44697266
 
 
 def _run(connection: Connection) -> None:
-    # The connection is this upgrade's own and closed after it, so that lock and timeouts end with it.
+    # Only this upgrade uses the connection, and closes it afterwards, so the lock and the timeouts end with it.
     connection.execute(text("SET statement_timeout = '5min'"))
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _UPGRADE_LOCK})
-    # A migration that cannot have a table's lock at once must fail, not queue every request behind it.
+    # A migration that cannot get a table's lock soon must fail, because every request would queue behind it.
     connection.execute(text("SET lock_timeout = '4s'"))
     connection.commit()
     context.configure(

@@ -1,7 +1,7 @@
-"""The roles that the API and the workers log in as, and the little that each may do.
+"""The database roles that the API and the workers log in as, and the few rights of each.
 
-Roles belong to a whole server, not to a database, and not every owner of a database may make them. So no migration
-does; `distildire db roles` does, and every upgrade grants anew what it finds missing.
+Roles belong to a whole server, not to a database, and not every owner of a database may create them. So
+`distildire db roles` creates them, not a migration. Every upgrade renews their rights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
 
-#: Written by triggers and by `fold_tally`, which act as their owner; of the tables each role sees the rows it may.
+#: Only triggers and `fold_tally` write the tally, with their owner's rights. Each role reads the rows that it may see.
 _READ_TALLY = dict.fromkeys(
     (
         *("tally_moves", "tally_folds", "tally_lanes", "tally_running"),
@@ -23,8 +23,8 @@ _READ_TALLY = dict.fromkeys(
     ),
     "SELECT",
 )
-#: For each role what it may do with each table and view; nothing with what is not here. A verdict is written once:
-#: nobody may change one. What is deleted with its parent, as the tries of a delivery are, needs no right of its own.
+#: The rights of each role on each table and view; it has no rights on others. A verdict is written once, so no role may
+#: change one. Rows that are deleted with their parent, such as the tries of a delivery, need no right of their own.
 RIGHTS: Mapping[str, Mapping[str, str]] = {
     API_ROLE: {
         "alembic_version": "SELECT",
@@ -80,10 +80,10 @@ _PASSED = text("SELECT tablename FROM pg_policies WHERE policyname = 'worker' AN
 
 
 def make_roles(connection: Connection, passwords: Mapping[str, str]) -> None:
-    """Make the roles that are missing, let those log in that have a password here, and grant them their rights.
+    """Create the missing roles, allow login for those that have a password here, and grant all roles their rights.
 
     Raises:
-        sqlalchemy.exc.ProgrammingError: the connection's user may not make roles.
+        sqlalchemy.exc.ProgrammingError: the connection's user may not create roles.
 
     """
     present = _present(connection)
@@ -91,7 +91,7 @@ def make_roles(connection: Connection, passwords: Mapping[str, str]) -> None:
         if role not in present:
             connection.execute(text(f"CREATE ROLE {role}"))
         if role in passwords:
-            # Hashed here: a statement may be logged, and the server need not know a password to check one.
+            # The password is hashed here because statements may be logged. The server needs only the hash to check it.
             driver = cast("Psycopg2Connection", connection.connection.dbapi_connection)
             hashed = encrypt_password(passwords[role], role, driver, "scram-sha-256")
             connection.exec_driver_sql(f"ALTER ROLE {role} LOGIN PASSWORD '{hashed}'")
@@ -99,7 +99,7 @@ def make_roles(connection: Connection, passwords: Mapping[str, str]) -> None:
 
 
 def grant_rights(connection: Connection) -> None:
-    """Give each role that there is exactly its rights in this database."""
+    """Give each existing role exactly its rights in this database."""
     present = _present(connection)
     schema, readable = connection.scalar(text("SELECT quote_ident(current_schema())")), {*connection.scalars(_READABLE)}
     for role in RIGHTS.keys() & present:
@@ -122,7 +122,7 @@ def _grant_columns(connection: Connection, role: str, table: str) -> None:
 
 
 def _let_worker_pass(connection: Connection) -> None:
-    """Show the worker the rows of all tenants, in the tables that it may read at all."""
+    """Let the worker see the rows of all tenants in the tables with row-level security."""
     for table in {*connection.scalars(_WALLED)} - {*connection.scalars(_PASSED)}:
         connection.execute(text(f"CREATE POLICY worker ON {table} TO {WORKER_ROLE} USING (true)"))
 

@@ -1,4 +1,4 @@
-"""Bring a database to the newest revision, or back; what `distildire db upgrade` and the tests call."""
+"""Upgrades a database to the newest revision, or downgrades it, for `distildire db` and the tests."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _FOLDER = Path(__file__).parent
 
 
 class DirectConnectionNeededError(DistildireError):
-    """Migrations need PostgreSQL itself, and the URL leads to a pooler such as PgBouncer.
+    """Migrations need a direct connection to PostgreSQL, but the URL leads to a pooler such as PgBouncer.
 
-    A pooler may give each transaction another connection, and would keep the lock of the migrations on one of them.
-    Nothing was changed. Run this command with the DISTILDIRE_DATABASE_URL of PostgreSQL.
+    A pooler may give each transaction another connection, and the migrations' lock would stay on one of them. Nothing
+    was changed. Run this command again with PostgreSQL's own address in DISTILDIRE_DATABASE_URL.
     """
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Apply all migrations up to `revision`, and give the roles that there are their rights in what is new.
+    """Apply all migrations up to `revision`, and grant the existing roles their rights on new tables.
 
-    What waits and runs is counted anew: the database may be a copy that was restored here.
+    The tally is counted again, because the database may be a restored copy.
 
     Raises:
         DatabaseUnavailableError: the database cannot be reached.
-        DirectConnectionNeededError: it is reached through a pooler.
+        DirectConnectionNeededError: the URL leads to a pooler.
 
     """
     with _direct_connection(database_url) as connection:
@@ -49,13 +49,13 @@ def upgrade(database_url: str, revision: str = "head") -> None:
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Undo migrations down to `revision` (`base`: all); raises as `upgrade`."""
+    """Undo migrations down to `revision` (`base`: all). Raises as `upgrade`."""
     with _direct_connection(database_url) as connection:
         command.downgrade(_config(connection), revision)
 
 
 def prepare_roles(database_url: str, passwords: Mapping[str, str]) -> None:
-    """Make the roles of `migrations/roles.py` with their rights; those with a password, by role, may then log in."""
+    """Create the roles of `migrations/roles.py` with their rights; those with a password in `passwords` may log in."""
     with _connection(database_url) as connection:
         make_roles(connection, passwords)
         connection.commit()
@@ -65,7 +65,7 @@ def is_current(database_url: str) -> bool:
     """Whether the database is at the newest revision that this release knows.
 
     Raises:
-        DatabaseUnavailableError: it cannot be reached.
+        DatabaseUnavailableError: the database cannot be reached.
 
     """
     with _connection(database_url) as connection:
@@ -75,7 +75,7 @@ def is_current(database_url: str) -> bool:
 
 @contextmanager
 def _connection(database_url: str) -> Iterator[Connection]:
-    """Yield a connection that is closed afterwards, never pooled: Alembic leaves settings and a lock on it."""
+    """Yield a connection that is closed afterwards, never pooled, because Alembic leaves settings and a lock on it."""
     engine = create_engine(make_url(database_url).set(drivername="postgresql+psycopg2"), poolclass=NullPool)
     try:
         connection = engine.connect()
@@ -87,7 +87,7 @@ def _connection(database_url: str) -> Iterator[Connection]:
 
 @contextmanager
 def _direct_connection(database_url: str) -> Iterator[Connection]:
-    """Yield the same, of PostgreSQL itself: a pooler tells its clients another process id than the server's."""
+    """Yield a direct connection. A pooler reports another process id to its clients than the server has."""
     with _connection(database_url) as connection:
         driver = cast("Psycopg2Connection", connection.connection.dbapi_connection)
         if connection.scalar(text("SELECT pg_backend_pid()")) != driver.info.backend_pid:

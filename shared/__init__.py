@@ -1,1 +1,1 @@
-"""What the API and the workers must agree on: what a job is, where it is kept, and what may be done with it."""
+"""Code that the API and the workers share: what a job is, how it is stored, and the operations on it."""

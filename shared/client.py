@@ -32,7 +32,7 @@ _TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 
 
 class ApiRefusedError(DistildireError):
-    """The API refused the request. Status, stable code and remedy are attributes."""
+    """The API refused the request. The attributes hold the status, the stable code and the remedy."""
 
     def __init__(self, status: int, code: str, detail: str, remedy: str) -> None:
         super().__init__(f"{detail} {remedy} ({code})".strip())
@@ -47,12 +47,12 @@ class ApiUnreachableError(DistildireError):
 
 
 class StillRunningError(DistildireError):
-    """The jobs did not end in time. They go on; ask for them again later."""
+    """The jobs did not end in time. They still run; ask for them again later."""
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job as the API shows it; `document` is the whole answer."""
+    """A job as the API shows it; `document` is the whole response."""
 
     id: str
     status: str  # queued, running, succeeded, failed, canceled, expired
@@ -64,7 +64,7 @@ class SubmittedJob:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """Read a job's JSON. What the answer to a submission leaves out stays empty."""
+        """Read a job's JSON. Fields that the response to a submission omits stay empty."""
         return cls(
             id=document["id"],
             status=document["status"],
@@ -92,7 +92,7 @@ class Client:
     def __init__(
         self, api_url: str, api_key: str, *, retry_seconds: float = 30.0, capacity_retry_seconds: float = 120.0
     ) -> None:
-        """A request that is told to wait (429, 503), or gets no answer, is sent again for `retry_seconds`.
+        """A request that is refused with 429 or 503, or gets no answer, is sent again for `retry_seconds`.
 
         One that is refused because too many jobs are open, or because the key has made too many requests, is sent again
         for `capacity_retry_seconds`, each time after the wait that the API asks for.
@@ -116,19 +116,19 @@ class Client:
         pictures: Mapping[str, bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> SubmittedJob:
-        """Submit an image file once: all tries have the same idempotency key.
+        """Submit an image file. All tries use the same idempotency key, so only one job is created.
 
         Args:
             path: the image.
             model: a model card's name; None: the one that the service runs.
-            policy: the policy of the verdict; None: the tenant's, or else the model's own threshold.
-            stability: also classify small changes of the image, and say how stable the verdict is; costs five passes.
-            pictures: a name of `shared.domain.PICTURES` to whether it is wanted; all are by default.
+            policy: the policy that decides the verdict; None: the tenant's, or else the model's own threshold.
+            stability: also classify small changes of the image, to report how stable the verdict is; costs five passes.
+            pictures: which of `shared.domain.PICTURES` to draw, by name; by default all.
             metadata: a JSON object that comes back with the job.
 
         Raises:
             ApiRefusedError: the API refused the image.
-            ApiUnreachableError: it did not answer; the image may have been accepted all the same.
+            ApiUnreachableError: the API did not answer; it may have accepted the image all the same.
             OSError: the file cannot be read.
         """
         form = {name: "true" if wanted else "false" for name, wanted in (pictures or {}).items()}
@@ -150,10 +150,10 @@ class Client:
         return SubmittedJob.of(self._answer(send).json())
 
     def get(self, job_id: str) -> SubmittedJob:
-        """Return a job as it stands.
+        """Return the current state of a job.
 
         Raises:
-            ApiRefusedError: there is no such job of this key's tenant, or the key is not valid.
+            ApiRefusedError: this key's tenant has no such job, or the key is not valid.
             ApiUnreachableError: the API did not answer.
         """
         return SubmittedJob.of(self._answer(lambda: self._http.get(f"/v1/jobs/{job_id}")).json())
@@ -163,10 +163,10 @@ class Client:
     ) -> Sequence[SubmittedJob]:
         """Wait until all jobs have ended and return them in the order of `ids`.
 
-        `on_change` is called with each job at first, and again whenever its status or stage changes.
+        `on_change` is called with each job once at first, and again whenever its status or stage changes.
 
         Raises:
-            StillRunningError: `seconds` passed first.
+            StillRunningError: `seconds` passed before all jobs ended.
             ApiRefusedError, ApiUnreachableError: as `get`.
         """
         jobs: dict[str, SubmittedJob | None] = dict.fromkeys(ids)
@@ -185,7 +185,7 @@ class Client:
             pause = min(1.3 * pause, _LONGEST_PAUSE)
 
     def artifact(self, job_id: str, name: str) -> bytes:
-        """Return a picture of a job, as PNG, by its name of `shared.domain.PICTURES`; or its upload (`source`).
+        """Return a picture of a job as PNG, by its name in `shared.domain.PICTURES`, or its upload (`source`).
 
         Raises:
             ApiRefusedError: the job has no such picture.
@@ -202,7 +202,7 @@ class Client:
         return SubmittedJob.of(self._answer(lambda: self._http.post(f"/v1/jobs/{job_id}/cancel")).json())
 
     def anybody_analyses(self) -> bool | None:
-        """Whether an analysis worker is ready; None if the API does not tell, as behind a proxy that hides /metrics."""
+        """Whether an analysis worker is ready; None if unknown, for example behind a proxy that hides /metrics."""
         try:
             response = self._http.get("/metrics", timeout=_METRICS_SECONDS)
         except httpx.HTTPError:
@@ -240,7 +240,7 @@ class Client:
         return ApiUnreachableError(f"{url} does not answer{proxy} ({why}). {remedy}")
 
     def _answer(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        """Send until the status is not in `_TRY_AGAIN` or the time for retries is over; raise a refusal."""
+        """Send until the status is not in `_TRY_AGAIN` or the time for retries is over; raise if the request failed."""
         began = time.monotonic()
         pause = _FIRST_PAUSE
         while True:
@@ -265,7 +265,7 @@ def _read_pipe(path: Path) -> bytes:
     with path.open("rb") as source:
         data = source.read(_MOST_PIPED + 1)
     if len(data) > _MOST_PIPED:
-        raise OSError(errno.EFBIG, f"More than {_MOST_PIPED // 2**20} MiB come out of it; give a file", str(path))
+        raise OSError(errno.EFBIG, f"It yields more than {_MOST_PIPED // 2**20} MiB; give a file instead", str(path))
     return data
 
 
@@ -277,7 +277,7 @@ def _attempt(send: Callable[[], httpx.Response]) -> tuple[httpx.Response | None,
 
 
 def _retry_after(response: httpx.Response, otherwise: float) -> float:
-    """Seconds that the API asks to wait; `otherwise` if it names none (or a date, which it never does)."""
+    """Return the seconds that the API asks to wait; `otherwise` if it states none (or a date, which it never does)."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else otherwise
 
@@ -288,7 +288,7 @@ def _is_full(response: httpx.Response) -> bool:
 
 
 def _refusal(response: httpx.Response) -> ApiRefusedError:
-    """Return the problem document (RFC 9457) of a refusal as an exception; a proxy's answer may have none."""
+    """Return the problem document (RFC 9457) of a refusal as an exception; a proxy's response may have none."""
     try:
         problem = response.json()
         return ApiRefusedError(

@@ -1,4 +1,4 @@
-"""What the server's secret key protects: the hashes of API keys, and webhook secrets at rest."""
+"""Cryptography with the server's secret key: it keys the hashes of API keys and encrypts webhook secrets at rest."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from shared.errors import DistildireError
 
 
 class SecretKeyChangedError(DistildireError):
-    """A stored secret cannot be read: DISTILDIRE_SECRET_KEY is not the key that it was written with. Put it back."""
+    """A stored secret cannot be read: it was encrypted with another DISTILDIRE_SECRET_KEY. Restore that key."""
 
 
 class Vault:
-    """One secret key, split into one purpose's key each by HKDF (RFC 5869)."""
+    """One secret key, from which HKDF (RFC 5869) derives a separate key for each purpose."""
 
     def __init__(self, secret_key: str) -> None:
         self._hash_key = _derive(secret_key, b"api-key-hash")
         self._fernet = Fernet(base64.urlsafe_b64encode(_derive(secret_key, b"webhook-secret")))
 
     def keyed_hash(self, value: str) -> bytes:
-        """Return HMAC-SHA256 of `value`: 32 bytes that are worth nothing without the secret key."""
+        """Return HMAC-SHA256 of `value`: 32 bytes that reveal nothing without the secret key."""
         return hmac.digest(self._hash_key, value.encode(), hashlib.sha256)
 
     def encrypt(self, value: str) -> bytes:
@@ -33,7 +33,7 @@ class Vault:
         return self._fernet.encrypt(value.encode())
 
     def decrypt(self, token: bytes) -> str:
-        """Undo `encrypt`; raise `SecretKeyChangedError` where another key wrote it."""
+        """Undo `encrypt`; raise `SecretKeyChangedError` if the token was encrypted with another key."""
         try:
             return self._fernet.decrypt(token).decode()
         except InvalidToken as error:

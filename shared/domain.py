@@ -1,4 +1,4 @@
-"""What a job is: its states, stages and values, independent of how they are stored."""
+"""Jobs and results as plain values: states, stages and data, independent of how they are stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JobState(StrEnum):
 
     @property
     def replayable(self) -> bool:
-        """Whether the job ended for a reason that may not be there the next time."""
+        """Whether the job ended for a reason that may not recur."""
         return self in (JobState.FAILED, JobState.EXPIRED)
 
     @property
@@ -55,7 +55,7 @@ class WorkerState(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where a running job is."""
+    """The step that a running job is in."""
 
     FETCHING = "fetching"
     DECODING = "decoding"
@@ -65,18 +65,18 @@ class Stage(StrEnum):
     STORING = "storing"
 
 
-#: The pictures that a job can ask for, by the names of their form fields and artifacts. To add one: its name here, its
-#: drawing in `shared/images/visualizations.py` (`draw_pictures`), a line in docs/api.md.
+#: The pictures that a job can ask for, by the names of their form fields and artifacts. To add one: add its name here,
+#: its drawing in `shared/images/visualizations.py` (`draw_pictures`), and a line in docs/api.md.
 PICTURES = ("dire_map", "heatmap", "overlay")
-#: The images that the networks see for a job that asks how stable its verdict is: its own and its changes.
+#: The number of images that the networks see for a job that asks how stable its verdict is: its own and its changes.
 PROBE_PASSES = 5
-#: The form of a policy's name, as a regular expression.
+#: The regular expression for the names of policies.
 POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-#: In place of a tenant's limit or policy: the tenant has none of its own. So no policy may have this name.
+#: Given as a tenant's limit or policy, it means that the tenant has none of its own. So no policy may have this name.
 DEFAULT = "default"
 #: The artifact that is the upload itself.
 SOURCE = "source"
-#: The events that a webhook endpoint can ask for: a job's ways to end.
+#: The events that a webhook endpoint can subscribe to: the ways in which a job ends.
 EVENT_TYPES = tuple(f"job.{state}" for state in JobState if state.terminal)
 
 
@@ -97,7 +97,7 @@ class JobOptions:
     policy: str | None = None
     """The policy that the client names; None: the tenant's, or else the model's own threshold.
 
-    In a claimed job the tenant's policy stands here already.
+    In a claimed job, this is already the tenant's policy if the client named none.
     """
     stability: bool = False
     """Whether the networks also see small changes of the image: `PROBE_PASSES` images instead of one."""
@@ -117,7 +117,7 @@ class NewJob:
     source_sha256: str
     source_bytes: int
     media_type: str
-    """As the first bytes show it, never as the client names it."""
+    """Determined from the first bytes, never from what the client states."""
     options: JobOptions = field(default_factory=JobOptions)
     priority: int = 0
     """Workers take jobs of a higher priority first. It comes from the API key."""
@@ -137,13 +137,13 @@ class AttemptId(NamedTuple):
 
 @dataclass(frozen=True)
 class ClaimedJob:
-    """A job as its worker holds it."""
+    """A job as a claim returns it to the worker."""
 
     id: UUID
     tenant_id: UUID
     attempt: int
     suspect: bool
-    """Its last worker died: it must have this one to itself (`lifecycle.begin_isolated`)."""
+    """Its last worker died, so this worker must run it isolated (`lifecycle.begin_isolated`)."""
     source_key: str
     source_sha256: str
     deadline_at: datetime
@@ -151,7 +151,7 @@ class ClaimedJob:
 
     @property
     def attempt_id(self) -> AttemptId:
-        """Which attempt at which job this is."""
+        """The id of this attempt at the job."""
         return AttemptId(self.id, self.attempt)
 
 
@@ -167,7 +167,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Which weights gave a verdict, and on what they computed it."""
+    """Which weights computed a verdict, on which device and in which number format."""
 
     name: str
     weights_sha256: str
@@ -180,7 +180,7 @@ class ModelIdentity:
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of the upright image, in its pixels."""
+    """A rectangle of the upright image, in pixels."""
 
     x: int
     y: int
@@ -193,21 +193,21 @@ class AnalyzedImage:
     """What the image turned out to be, and which part of it the network saw."""
 
     width: int
-    """Of the upright image, pixels."""
+    """Of the upright image, in pixels."""
     height: int
     region: Region
     """The rectangle that the network saw."""
     media_type: str
-    """As the first bytes show it."""
+    """Determined from the first bytes."""
     file_format: str | None
     """The format that was decoded, as Pillow names it; None in results of versions that did not record it."""
     jpeg_quality: int | None
-    """1 to 100, where the quantisation tables tell."""
+    """1 to 100, if it can be estimated from the quantisation tables."""
 
 
 @dataclass(frozen=True)
 class FeatureMean:
-    """The mean of the student's feature map over its channels: what heatmaps of any size are computed from."""
+    """The mean of the student's feature map over its channels, from which heatmaps of any size are computed."""
 
     values: bytes
     """height × width numbers, float32 little-endian, row by row."""
@@ -240,12 +240,12 @@ class AppliedPolicy:
     """The share of real images that were classified as FAKE."""
     fpr_interval: ConfidenceInterval
     photographs: int
-    """The number of real images that it was measured on."""
+    """The number of real images on which `measured_fpr` was measured."""
 
 
 @dataclass(frozen=True)
 class Stability:
-    """How far small changes of an image moved its probability."""
+    """How much small changes of an image moved its probability."""
 
     flip_rate: float
     """The share of the changes that moved its probability across the threshold, in [0, 1]."""
@@ -260,19 +260,19 @@ class Stability:
 class JobResult:
     """A verdict and all that explains it.
 
-    A new part of it is a field here, a column of `results` with a migration, and one line in each of:
+    To add a part: add a field here, a column of `results` with a migration, and one line in each of
     `shared/jobs/results.py` (to the row and back), `shared/presenter.py` (the document) and
     `api/v1/schemas/jobs.py` (its description).
     """
 
     prediction: str
-    """`REAL` or `FAKE`; by a policy that has a band for it, also `INCONCLUSIVE`."""
+    """`REAL` or `FAKE`; a policy with an inconclusive band can also give `INCONCLUSIVE`."""
     confidence: float
-    """Probability of the prediction, in [0, 1]; where it is INCONCLUSIVE, of the likelier class."""
+    """The probability of the prediction, in [0, 1]; if it is INCONCLUSIVE, of the likelier class."""
     probability_fake: float
     """Calibrated, if there is a policy."""
     raw_probability_fake: float
-    """Before the calibration: the model's own."""
+    """Before calibration: the model's own probability."""
     threshold: float
     """`probability_fake >= threshold` means FAKE."""
     policy: AppliedPolicy | None
@@ -285,7 +285,7 @@ class JobResult:
     timings: dict[str, float]
     """Seconds in each stage."""
     caveats: tuple[str, ...]
-    """Sentences for people about what bears on the verdict."""
+    """Sentences for people about what affects the verdict's reliability."""
     feature_mean: FeatureMean
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     """The stored pictures, by name."""

@@ -1,4 +1,4 @@
-"""How every process of the service begins: it keeps only its own settings, and logs which variables it ignores."""
+"""The start of every process of the service: it reads its settings and removes all other environment variables."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _log = structlog.get_logger(__name__)
 
 
 def begin(kind: type[_Kind]) -> _Kind:
-    """Take the environment of other programs away, and return the settings; end with status 2 where they are wrong.
+    """Remove other programs' environment variables and return the settings; exit with status 2 if they are wrong.
 
-    Call it before the libraries are imported that read the environment: some look when they are.
+    Call it before importing libraries that read the environment, because some read it on import.
     """
     ignored = confine()
     try:
@@ -29,9 +29,9 @@ def begin(kind: type[_Kind]) -> _Kind:
         sys.exit(2)
     configure_logging(settings.log_level)
     if ignored:
-        #: Variables of other programs are set, `names`, such as `CELERY_BROKER_URL` or `PGHOST`. They change nothing.
+        #: Environment variables of other programs are set (`names`), such as `CELERY_BROKER_URL`. They have no effect.
         _log.warning("environment_ignored", names=ignored)
     for name, known in unknown_settings().items():
-        #: There is no setting of this `name`; the nearest is `known`. It changes nothing: correct it or leave it out.
+        #: There is no setting with this `name`; `known` is the most similar. It has no effect: correct or remove it.
         _log.warning("setting_unknown", name=name, known=known)
     return settings

@@ -1,8 +1,8 @@
-"""What of its environment a process of the product may see: its own settings, and the variables that are named here.
+"""The environment variables that the product's processes may see: its own settings and the variables named here.
 
-Libraries read variables of their own at any time. `CELERY_BROKER_URL` takes precedence over the broker that Celery is
-told, libpq fills each gap of a database's URL from `PG*`, gunicorn takes options from `GUNICORN_CMD_ARGS`. They belong
-to whatever else runs on the machine, and are hidden here from everything that would act on them.
+Libraries read variables of their own at any time. Celery prefers `CELERY_BROKER_URL` to the broker in its
+configuration, libpq fills in the parts that a database's URL omits from `PG*`, and gunicorn takes options from
+`GUNICORN_CMD_ARGS`. Such variables are meant for other programs on the machine, so this module hides them.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from pathlib import Path
 
 PREFIX = "DISTILDIRE_"
 
-#: Where programs are, who runs them, language, time, temporary files.
+#: Paths of programs, the user, language, time zone, temporary files.
 _NAMES = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"),
         *("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONFAULTHANDLER"),
     }
 )
-#: The authorities by which the webhook worker verifies receivers.
+#: The certificate authorities with which the webhook worker verifies receivers.
 _AUTHORITIES = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR"})
-#: Language, and how torch, its numeric libraries and the device work.
+#: Prefixes: language, and options of torch, its numeric libraries and the device.
 _BEGINNINGS = (
     "LC_",
     *("CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "TORCH", "PYTORCH_", "TRITON_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "OPENBLAS_", "MALLOC_"),
 )
-#: What libraries would act on although they are told otherwise: libpq, Celery and kombu, gunicorn, and proxies.
+#: Variables that override what we configure in libraries: libpq, Celery and kombu, gunicorn, and proxies.
 _ACTED_ON = ("PG", "CELERY_", "KOMBU_", "GUNICORN_")
 _ACTED_ON_NAMES = frozenset(
     {
@@ -37,27 +37,27 @@ _ACTED_ON_NAMES = frozenset(
         *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
     }
 )
-#: What the command alone reads: whose key it is, and of which API.
+#: Variables that only the command reads: the API, its key, and the folder of a local stack.
 OF_THE_COMMAND = frozenset(f"{PREFIX}{name}" for name in ("API_KEY", "API_URL", "DATA_DIR"))
-#: Settings that are paths: a process may have another working directory than whoever set them.
+#: Settings that are paths: a process may have another working directory than the shell in which they were set.
 _PATHS = tuple(f"{PREFIX}{name}" for name in ("MODELS_DIR", "SECRETS_DIR", "READY_FILE"))
 
 
 def plain(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the named variables alone: for programs of others, which have no use for our settings."""
+    """Return only the variables named here: for other programs, which have no use for our settings."""
     return {name: value for name, value in environment.items() if _is_named(name)}
 
 
 def with_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the named variables and our settings, with absolute paths: for a process of the product."""
+    """Return the variables named here and our settings, with absolute paths: for a process of the product."""
     kept = {name: value for name, value in environment.items() if _is_named(name) or _is_setting(name)}
     return kept | {name: str(Path(kept[name]).absolute()) for name in _PATHS if kept.get(name)}
 
 
 def confine() -> list[str]:
-    """Take everything else from this process. Return the names of what a library would have acted on.
+    """Remove all other variables from this process; return the names of those that a library would have used.
 
-    Call it before the libraries are imported: some look when they are.
+    Call it before importing the libraries, because some read the environment on import.
     """
     kept = with_settings(os.environ)
     for name in _AUTHORITIES & kept.keys():
@@ -70,9 +70,9 @@ def confine() -> list[str]:
 
 
 def hide_from_libraries(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Take away what overrules where our servers and routes are, from a process that keeps its user's environment.
+    """Remove the variables that override the addresses of our servers and routes; keep the user's other variables.
 
-    The command is one, and so is what is started by Celery's or gunicorn's own command.
+    This is for the command, and for processes that Celery's or gunicorn's own command starts.
     """
     for name in [name for name in environment if name.startswith(("PG", "CELERY_")) or name == "SCRIPT_NAME"]:
         del environment[name]

@@ -1,4 +1,4 @@
-"""The errors that both processes raise; the class docstring is the default message."""
+"""The errors that both the API and the workers raise; the class docstring is the default message."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class DistildireError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence for people."""
+        """The message for people."""
         return str(self.args[0])
 
 
 class ErrorCode(StrEnum):
-    """The closed list of reasons for which a job fails."""
+    """The closed list of reasons why a job fails."""
 
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     CORRUPT_IMAGE = "corrupt_image"
@@ -35,7 +35,7 @@ class ErrorCode(StrEnum):
     INTERNAL = "internal"
 
 
-#: What is said where the place that failed has nothing more exact to say. Each ends with the remedy.
+#: The messages for failures without a more exact one. Each ends with the remedy.
 _DEFAULT_MESSAGES = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: "The file is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF image. Convert it.",
     ErrorCode.CORRUPT_IMAGE: "The image cannot be decoded: it is damaged or incomplete. Upload it again.",
@@ -51,14 +51,14 @@ _DEFAULT_MESSAGES = {
     ErrorCode.INTERNAL: "An unexpected error in the service. Submit it again; tell the operator if it stays.",
 }
 
-#: Codes after which the same submission may succeed later without being changed.
+#: The codes after which the same submission may succeed later, unchanged.
 _RETRYABLE = frozenset(
     {ErrorCode.FETCH_FAILED, ErrorCode.MODEL_UNAVAILABLE, ErrorCode.DEADLINE_EXCEEDED, ErrorCode.INTERNAL}
 )
 
 
 class JobError(DistildireError):
-    """The reason for which a job fails, as its owner is told it."""
+    """The reason why a job fails, as its owner sees it."""
 
     def __init__(self, code: ErrorCode, message: str | None = None) -> None:
         super().__init__(message or _DEFAULT_MESSAGES[code])

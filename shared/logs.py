@@ -1,4 +1,4 @@
-"""One log format for every process: a JSON object a line on standard error."""
+"""The log format of every process: one JSON object per line on standard error."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Callable
 import structlog
 
 _REPEAT_SECONDS = 30.0
-_REMEMBERED = 1000  # different warnings; a process that has more of them has other worries
+_REMEMBERED = 1000  # the most different warnings that are remembered
 
-#: What PostgreSQL adds to an error: the values of the row or key that it refused.
+#: The lines that PostgreSQL adds to an error. They contain values of the row or key that it refused.
 _DETAIL = re.compile(r"\n(DETAIL|CONTEXT|HINT): .*?(?=\n\n|\Z)", re.DOTALL)
-#: Tracebacks without the values of local variables, which structlog would add: among them are keys and images.
+#: Renders tracebacks without local variables, which structlog includes by default: they hold keys and images.
 _tracebacks = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def _without_rows(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Take the values of rows out of tracebacks: they are tenants' data."""
+    """Remove the values of rows from tracebacks: they are tenants' data."""
     for error in event.get("exception", ()):
         error["exc_value"] = _DETAIL.sub("", error["exc_value"])
     return event
@@ -35,7 +35,7 @@ _SHARED_STEPS: list[structlog.typing.Processor] = [
 
 
 def configure_logging(level: str) -> None:
-    """Send structlog's and the standard library's records through one formatter."""
+    """Format the records of structlog and of the standard library in the same way."""
     structlog.configure(
         processors=[
             *_SHARED_STEPS,
@@ -64,10 +64,10 @@ def configure_logging(level: str) -> None:
 
 
 class Repetitions(logging.Filter):
-    """Lets a warning or error that says word for word the same pass once in 30 seconds, with how often it was said.
+    """Lets each identical warning or error pass once in 30 seconds, with the number of repetitions.
 
-    So an outage that is met every second neither fills the disk nor hides what else happens. What names a job or a
-    request differs from all others and always passes.
+    So an outage that is logged every second neither fills the disk nor hides other records. A record that names a job
+    or a request is not identical to others, so it always passes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -77,7 +77,7 @@ class Repetitions(logging.Filter):
         self._told: dict[tuple[str, str], tuple[float, int]] = {}  # when it last passed, and how often it did not since
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is written; one that is gets `repeated` if it stands for more."""
+        """Return whether to write the record; if it stands for suppressed ones, set their number as `repeated`."""
         if record.levelno < logging.WARNING:
             return True
         key, now = (record.name, _words(record)), self._clock()
@@ -97,7 +97,7 @@ class Repetitions(logging.Filter):
 
 
 def _words(record: logging.LogRecord) -> str:
-    """What the record says, without when."""
+    """Return the content of the record without its time."""
     if isinstance(record.msg, dict):  # from structlog
         return repr({name: value for name, value in record.msg.items() if name != "timestamp"})
     return f"{record.getMessage()} {record.exc_info and record.exc_info[1]!r}"

@@ -1,4 +1,4 @@
-"""HTTP to other machines as the user's environment wants it, by proxy and private authorities; to this one directly.
+"""HTTP clients for the command. They use the proxies and certificate authorities of the user's environment.
 
 Used by the command alone. The service's own calls know no proxy: `worker/egress/http_client.py` connects to the very
 addresses that it has checked.
@@ -20,14 +20,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
 class OutboundError(DistildireError):
-    """A variable of the environment keeps HTTP from working."""
+    """HTTP cannot be used because of an environment variable."""
 
 
 def open_client(url: str, **options: Any) -> httpx.Client:
     """Return a client for `url`, and for where its redirects lead.
 
     Raises:
-        OutboundError: a variable that says how to reach other machines cannot be used; the message names it.
+        OutboundError: an environment variable for proxies or authorities is wrong; the message names it.
     """
     direct = {f"all://{host}": None for host in _LOOPBACK}
     try:
@@ -37,13 +37,13 @@ def open_client(url: str, **options: Any) -> httpx.Client:
 
 
 def by_which_proxy(url: str) -> str:
-    """Return words that name the proxy which requests for `url` take, to follow a sentence's verb; "" if none does."""
+    """Return a phrase that names the proxy for `url`, to be put after a verb; "" if requests use no proxy."""
     found = _proxy_of(httpx.URL(url))
     return f" through the proxy {_shown(found[1])}, which {found[0]} names" if found else ""
 
 
 def _is_here(url: str) -> bool:
-    """Whether `url` leads to this machine, where no proxy leads and no private authority is needed."""
+    """Whether `url` leads to this machine. Such requests use no proxy and need no private certificate authority."""
     host = httpx.URL(url).host
     try:
         address = ip_address(host)
@@ -53,7 +53,7 @@ def _is_here(url: str) -> bool:
 
 
 def _proxy_of(url: httpx.URL) -> tuple[str, str] | None:
-    """The variable and the value that count for a URL, as httpx finds them."""
+    """Return the variable, and its value, from which httpx takes the proxy for a URL."""
     if _is_here(str(url)) or proxy_bypass(url.host):
         return None
     wanted = (f"{url.scheme}_proxy", "all_proxy")
@@ -62,13 +62,13 @@ def _proxy_of(url: httpx.URL) -> tuple[str, str] | None:
 
 def _set() -> Iterator[tuple[str, str]]:
     kinds = ("http_proxy", "https_proxy", "all_proxy")
-    # Where both are set the small letters count.
+    # If both are set, the lower-case name takes precedence.
     names = (name for kind in kinds for name in (kind, kind.upper()))
     return ((name, value) for name in names if (value := os.environ.get(name)))
 
 
 def _what_is_wrong(error: Exception) -> str:
-    """Say which variable is to be changed for httpx not to raise `error`."""
+    """Return a message that says which variable caused `error` and how to correct it."""
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if (place := os.environ.get(name)) and not os.access(place, os.R_OK):
             return f"{name} names {place}, which cannot be read. Correct it or unset it."
@@ -82,12 +82,12 @@ def _what_is_wrong(error: Exception) -> str:
             )
         except (ValueError, httpx.InvalidURL):
             return f"{name} does not name a proxy that can be used. Correct it or unset it."
-    #: The authorities, in a file or a folder, by which the receivers of webhooks and the API of a command are verified.
+    #: The certificate authorities, in a file or a folder, that verify the receivers of webhooks and the command's API.
     if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
-        return f"What SSL_CERT_FILE or SSL_CERT_DIR names holds no authorities ({error}). Correct it or unset it."
+        return f"SSL_CERT_FILE or SSL_CERT_DIR holds no certificate authorities ({error}). Correct it or unset it."
     return f"HTTP cannot be used: {error}"
 
 
 def _shown(proxy: str) -> str:
-    """The proxy's URL without the password that it may hold."""
+    """Return the proxy's URL without the user and password that it may contain."""
     return proxy.rpartition("@")[2] if "@" in proxy else proxy

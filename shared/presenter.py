@@ -9,7 +9,7 @@ from typing import Any
 from shared.database.tables import JobRow, WorkerRow
 from shared.domain import SOURCE, Artifact, JobResult
 
-#: Part of every result.
+#: Every result contains this notice.
 NOTICE = "A verdict is statistical evidence, not proof. Have a person look before you act on it."
 DEMONSTRATION_NOTICE = (
     "DEMONSTRATION MODEL: trained on a few photographs to show that the system works. Do not moderate with it."
@@ -45,7 +45,7 @@ def present_job(job: JobRow, result: JobResult | None) -> dict[str, Any]:
 
 
 def present_result(result: JobResult) -> dict[str, Any]:
-    """Return the verdict and what explains it, without the numbers of the heatmap: they are sent only on request."""
+    """Return the verdict and what explains it, without the heatmap's numbers, which are sent only on request."""
     image = result.image
     return {
         "prediction": result.prediction,

@@ -1,7 +1,8 @@
-"""What the addresses of the servers may be, told before anything is tried; no message repeats what was given.
+"""Checks of the servers' addresses before anything connects. No error message repeats the given value.
 
-Libraries take much else without a word: minio drops the path of an endpoint, SQLAlchemy calls MySQL's URL PostgreSQL's,
-kombu goes to this machine where no host is named. Or they repeat the password in a traceback.
+Libraries silently accept wrong addresses: minio drops the path of an endpoint, SQLAlchemy takes the URL of a MySQL
+server for PostgreSQL's, kombu connects to this machine if the URL names no host. Or they print the password in a
+traceback.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 import psycopg2
 from psycopg2.extensions import parse_dsn
 
-_ESCAPES = "In a user or password write signs such as / # ? @ : as %2F %23 %3F %40 %3A."
+_ESCAPES = "In a user name or password, write characters such as / # ? @ : as %2F %23 %3F %40 %3A."
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
 
 def check_database(url: str) -> None:
-    """Raise `ValueError` where this is not the URL of a database of PostgreSQL."""
+    """Raise `ValueError` if this is not the URL of a PostgreSQL database."""
     parts = _split(url, ("postgresql", "postgres", "postgresql+psycopg2"), "postgresql://user:password@host:port/name")
     given = parse_qs(parts.query)
     if not parts.hostname and "host" not in given:
@@ -30,12 +31,12 @@ def check_database(url: str) -> None:
         parse_dsn(f"postgresql://host/name?{parts.query}")
     except psycopg2.Error as error:
         unknown = next((name for name in given if f'"{name}"' in str(error)), None)
-        what = f"the parameter {unknown!r}" if unknown else "what follows the ?"
+        what = f"the parameter {unknown!r}" if unknown else "the part after the ?"
         raise ValueError(f"PostgreSQL does not know {what} in it") from None
 
 
 def check_redis(url: str) -> None:
-    """Raise `ValueError` where this is not the URL of a database of Redis."""
+    """Raise `ValueError` if this is not the URL of a Redis database."""
     form = "redis://:password@host:port/0"
     parts = _split(url, ("redis", "rediss"), form)
     if not parts.hostname:
@@ -45,14 +46,14 @@ def check_redis(url: str) -> None:
 
 
 def check_endpoint(url: str) -> None:
-    """Raise `ValueError` where this is not the endpoint of an object store: a scheme, a host, and perhaps a port."""
+    """Raise `ValueError` if this is not the endpoint of an object store: a scheme, a host, and perhaps a port."""
     parts = _split(url, ("http", "https"), "http://host:port")
     if not parts.hostname:
         raise ValueError("it names no host, as in http://host:port")
     if "@" in parts.netloc:
-        raise ValueError("it holds a user or password; the store's keys are settings of their own")
+        raise ValueError("it contains a user or password; the store's keys are separate settings")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError("it has a path, which S3 has no use for: give the scheme, the host and the port alone")
+        raise ValueError("it has a path, which S3 does not use: give only the scheme, the host and the port")
 
 
 def check_origin(origin: str) -> None:
@@ -66,15 +67,15 @@ def check_origin(origin: str) -> None:
 
 
 def check_bucket(name: str) -> None:
-    """Raise `ValueError` where S3 knows no bucket of such a name."""
+    """Raise `ValueError` if this is not a valid name of an S3 bucket."""
     if not _BUCKET.fullmatch(name) or ".." in name or _ADDRESS.fullmatch(name):
-        raise ValueError("a bucket's name is 3 to 63 small letters, digits, dots and hyphens, as in distildire")
+        raise ValueError("a bucket's name is 3 to 63 lower-case letters, digits, dots and hyphens, as in distildire")
 
 
 def check_secret(secret: str) -> None:
-    """Raise `ValueError` for what came along when a secret was copied: spaces around it, and the end of its line."""
+    """Raise `ValueError` for a secret that was copied with surrounding spaces, a line break or invisible characters."""
     if secret != secret.strip() or not secret.isprintable():
-        raise ValueError("it begins or ends with a space or a line's end, or holds a sign that cannot be seen")
+        raise ValueError("it begins or ends with a space or line break, or contains an invisible character")
 
 
 def _split(url: str, schemes: Sequence[str], form: str) -> SplitResult:
@@ -87,7 +88,7 @@ def _split(url: str, schemes: Sequence[str], form: str) -> SplitResult:
     if parts.scheme not in schemes or "://" not in url:
         raise ValueError(f"it must begin with {schemes[0]}://, as in {form}")
     if port == 0:
-        raise ValueError(f"its port is 0; it has the form {form}")
+        raise ValueError(f"its port is 0; the URL has the form {form}")
     if parts.hostname and not re.fullmatch(r"[\w.,:%/-]+", unquote(parts.hostname)):
-        raise ValueError(f"its host holds a sign that no host has; it has the form {form}. {_ESCAPES}")
+        raise ValueError(f"its host contains a character that no host has; the URL has the form {form}. {_ESCAPES}")
     return parts

@@ -1,4 +1,4 @@
-"""The one settings object: read once from the environment, frozen, passed in."""
+"""The settings: read once from the environment into one frozen object, which is passed to all that need it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared.errors import DistildireError
 from shared.server_urls import check_bucket, check_database, check_endpoint, check_origin, check_redis, check_secret
 
 _SECRETS_DIR = Path("/run/secrets")
-#: What is beyond is a mistake, and would be met as an overflow later.
+#: Upper limits. A larger value is a mistake that would only show later, as an overflow.
 _DAY, _MOST_ROWS, _MOST_PUT, _MOST_MEMORY = 86_400, 2**31 - 1, 5 * 2**30, 2**46
 
 
@@ -27,7 +27,7 @@ class SettingsError(DistildireError):
 
 
 class _ReadSettings(BaseSettings):
-    """What an operator may set, by `DISTILDIRE_<NAME>` or a file of that name in the secrets folder."""
+    """Settings that an operator sets as `DISTILDIRE_<NAME>`, or as a file of that name in the secrets folder."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, allow_inf_nan=False
@@ -35,11 +35,11 @@ class _ReadSettings(BaseSettings):
 
     @classmethod
     def read(cls, **given: Any) -> Self:
-        """Read the environment and the secrets folder; report all that is missing or wrong at once.
+        """Read the environment and the secrets folder; report all missing and wrong settings at once.
 
-        What is `given`, by field, takes precedence over both.
+        Fields that are `given` take precedence over both.
         """
-        #: The folder of files of secrets.
+        #: The folder that holds secrets as files.
         folder = Path(os.environ.get(f"{PREFIX}SECRETS_DIR", _SECRETS_DIR))
         if folder != _SECRETS_DIR and not folder.is_dir():
             raise SettingsError(f"{PREFIX}SECRETS_DIR names {folder}, which is not a folder.")
@@ -54,7 +54,7 @@ class _ReadSettings(BaseSettings):
 
 
 class CommonSettings(_ReadSettings):
-    """What an operator may set for any process of the service."""
+    """Settings of every process of the service."""
 
     database_url: SecretStr = Field(description="PostgreSQL, as `postgresql://user:password@host:port/name`.")
     redis_url: SecretStr = Field(description="Redis or Valkey, as `redis://:password@host:port/0`.")
@@ -85,7 +85,7 @@ class CommonSettings(_ReadSettings):
         default=30, ge=2, le=_DAY, description="Seconds of silence after which a worker loses its jobs."
     )
     max_attempts: int = Field(
-        default=3, ge=1, le=100, description="A job fails after so many deaths of workers that ran it alone."
+        default=3, ge=1, le=100, description="A job fails after this many workers died while they ran it isolated."
     )
     deadline_hours: float = Field(
         default=24, gt=0, le=87_600, description="Hours after which a job that has not ended expires."
@@ -110,7 +110,7 @@ class CommonSettings(_ReadSettings):
         default=10_000,
         ge=1,
         le=_MOST_ROWS,
-        description="The same for one tenant, with 429; `distildire tenants set` makes exceptions.",
+        description="The same limit for one tenant, answered 429; `distildire tenants set` makes exceptions.",
     )
     max_upload_bytes: int = Field(
         default=20_000_000, ge=1, le=_MOST_PUT, description="The most bytes that an image file may have."
@@ -120,7 +120,7 @@ class CommonSettings(_ReadSettings):
         default=2_000_000_000,
         ge=100_000_000,
         le=_MOST_MEMORY,
-        description="Bytes of address space of a decoder, the child process that decodes and draws.",
+        description="Bytes of address space that a decoder, the child process that decodes and draws, may use.",
     )
     decode_seconds: float = Field(
         default=8,
@@ -147,7 +147,7 @@ class CommonSettings(_ReadSettings):
 
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Comma-separated `host:port`, addresses or CIDRs that webhooks may reach although private.",
+        description="Comma-separated `host:port`, addresses or CIDRs that webhooks may reach even if private.",
     )
     pass_seconds: float = Field(
         default=300,
@@ -159,7 +159,7 @@ class CommonSettings(_ReadSettings):
         default=None,
         ge=100_000_000,
         le=_MOST_MEMORY,
-        description="An analysis worker that a pass brings above this ends itself; by default 80 % of the memory.",
+        description="An analysis worker that exceeds this in a pass ends itself; by default 80 % of the memory.",
     )
     drain_seconds: float = Field(
         default=25,
@@ -242,12 +242,12 @@ class CommonSettings(_ReadSettings):
 
     @property
     def watchdog_patience(self) -> float:
-        """Seconds for which a worker may take nothing: never fewer than two of its own looks for work need."""
+        """Seconds for which a worker may take no work: at least the time of two of its polls."""
         return max(self.watchdog_seconds, 2 * self.poll_seconds)
 
 
 class StoreSettings(_ReadSettings):
-    """Where the object store is, and by which keys it is used."""
+    """The address of the object store and its keys."""
 
     s3_endpoint: str = Field(description="The object store, as `http://host:port`, as the processes reach it.")
     s3_public_endpoint: str | None = Field(
@@ -281,11 +281,11 @@ class StoreSettings(_ReadSettings):
 
 
 class AnalysisSettings(StoreSettings, CommonSettings):
-    """What an analysis worker needs: it reads strangers' images, and is given no secret that it has no use for."""
+    """The settings of an analysis worker. It reads strangers' images, so it gets no secret that it does not need."""
 
 
 class Settings(AnalysisSettings):
-    """Everything: for the API, for the webhook worker, and for the operator's commands."""
+    """All settings: for the API, for the webhook worker, and for the operator's commands."""
 
     secret_key: SecretStr = Field(
         min_length=32,
@@ -300,12 +300,12 @@ class Settings(AnalysisSettings):
 
 
 def load_settings() -> Settings:
-    """Return the settings of this process; raise `SettingsError` that names every problem."""
+    """Return the settings of this process; raise a `SettingsError` that lists every problem."""
     return Settings.read()
 
 
 def unknown_settings() -> dict[str, str | None]:
-    """Return the variables with our prefix that stand for nothing, as after a slip of the pen, with what was meant."""
+    """Return the variables with our prefix that name no setting, as after a typing error, with the likely setting."""
     known = {*(name.upper() for name in Settings.model_fields), "SECRETS_DIR"}
     found = (name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX) and name not in OF_THE_COMMAND)
     meant = {name: get_close_matches(name, sorted(known), n=1, cutoff=0.8) for name in found if name not in known}
@@ -313,7 +313,7 @@ def unknown_settings() -> dict[str, str | None]:
 
 
 def secrets_of(kind: type[CommonSettings]) -> set[str]:
-    """Return the variables of the secrets that a process with settings of this kind is given."""
+    """Return the variables of the secrets that settings of this kind contain."""
     fields = kind.model_fields.items()
     return {f"{PREFIX}{name.upper()}" for name, field in fields if field.annotation is SecretStr}
 

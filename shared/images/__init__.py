@@ -1,1 +1,1 @@
-"""Images as files: what their first bytes say, and the pictures that are drawn of a result."""
+"""Images as files: checks of their headers, and the pictures that are drawn for a result."""

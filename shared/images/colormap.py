@@ -1,7 +1,7 @@
-"""The colours of heatmaps: a ramp from dark violet over red to light yellow, even to the eye.
+"""The colours of heatmaps: a perceptually uniform ramp from dark violet through red to light yellow.
 
-It is drawn in OKLab (Björn Ottosson, 2020, https://bottosson.github.io/posts/oklab/), a space in which equal distances
-look about equal. Lightness rises all the way, so the ramp also reads in greyscale and for people who see few colours.
+It is computed in OKLab (Björn Ottosson, 2020, https://bottosson.github.io/posts/oklab/), a space in which equal
+distances look about equal. Lightness only rises, so the ramp can also be read in greyscale and by colour-blind people.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-#: Where the ramp passes: lightness 0…1, chroma, hue in degrees (OKLCh). Between the anchors it is linear.
+#: The anchors of the ramp: lightness 0…1, chroma, hue in degrees (OKLCh). Between them it is linear.
 _ANCHORS = np.array(
     [
         (0.18, 0.070, 285.0),
@@ -37,7 +37,7 @@ _CONES_TO_LINEAR_RGB = np.array(
 
 
 def ramp(colours: int) -> NDArray[np.uint8]:
-    """(colours, 3) sRGB, from low to high, at equal distances in OKLab."""
+    """Return (colours, 3) sRGB colours, from low to high, at equal distances in OKLab."""
     positions = np.linspace(0, len(_ANCHORS) - 1, 4096)
     lightness, chroma, degrees = (np.interp(positions, range(len(_ANCHORS)), column) for column in _ANCHORS.T)
     hue = np.radians(degrees)
@@ -48,7 +48,7 @@ def ramp(colours: int) -> NDArray[np.uint8]:
 
 
 def _srgb(oklab: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """OKLab to 8-bit sRGB. Both (n, 3); what sRGB cannot show is clipped."""
+    """Convert OKLab (n, 3) to 8-bit sRGB (n, 3); colours outside sRGB are clipped."""
     linear = np.clip((oklab @ _OKLAB_TO_CONE_ROOTS.T) ** 3 @ _CONES_TO_LINEAR_RGB.T, 0, 1)
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     rounded: NDArray[np.uint8] = np.round(encoded * 255).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""What a file says that it is: the checks on its first bytes, made before anything decodes it.
+"""Checks of an image file's header, before anything decodes the file.
 
-The API makes them on the upload and the decoder makes them again. They only read; nothing here unpacks a byte.
+The API runs them on the upload, and the decoder runs them again. They only read bytes; nothing here decompresses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import imagesize
 
 from shared.errors import ErrorCode, JobError
 
-#: As many bytes of a file as `sniff` and most of `check_header` need.
+#: The number of first bytes of a file that `sniff`, and mostly `check_header`, need.
 HEAD_BYTES = 65_536
 
 _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
@@ -23,7 +23,7 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
-#: Beyond the limit of pixels, a file with fewer bytes than one for so many pixels was made to exhaust its reader.
+#: A file above the pixel limit with fewer than one byte for this many pixels is taken for a decompression bomb.
 _BOMB_PIXELS_PER_BYTE = 1000
 
 
@@ -37,9 +37,10 @@ class ImageLimits:
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type of the accepted image that begins with `head`, or None.
+    """Return the media type of the file that begins with `head`; None if it is no accepted image type.
 
-    Only the content decides. A file that begins as an image is that image, whatever else it may also be.
+    Only the content counts. A file that begins like an image of a type has that type, even if it is also valid as
+    something else.
     """
     for media_type, begins in _SIGNATURES.items():
         if begins(head):
@@ -48,13 +49,13 @@ def sniff(head: bytes) -> str | None:
 
 
 def check_header(head: bytes, byte_count: int, limits: ImageLimits, whole: IO[bytes] | None = None) -> str:
-    """The media type of a file of `byte_count` bytes that begins with `head`.
+    """Check a file of `byte_count` bytes that begins with `head`, and return its media type.
 
-    `whole`: the file, if its size may be read from beyond the head, where many programs write that of a TIFF. Its
-    position is changed.
+    `whole`: the file itself, to read the image's size from beyond the head, where many programs write the size of a
+    TIFF. Its position is changed. None: only the head is read.
 
     Raises JobError: unsupported_media_type, image_too_large, decompression_bomb or corrupt_image. If the size is not
-    found, nothing is refused for it: the decoder checks it again.
+    found, the image is not refused for it: the decoder checks the size again.
     """
     if byte_count > limits.max_bytes:
         raise JobError(
@@ -73,10 +74,10 @@ def check_header(head: bytes, byte_count: int, limits: ImageLimits, whole: IO[by
 
 
 def check_size(width: int, height: int, byte_count: int, limits: ImageLimits) -> None:
-    """Refuse an image of width × height pixels in a file of `byte_count` bytes that is beyond the limits.
+    """Refuse an image of width × height pixels, in a file of `byte_count` bytes, that exceeds the limits.
 
-    Raises JobError: corrupt_image for no pixels at all; for too many decompression_bomb where the file has less than a
-    byte for 1,000 of them, else image_too_large; image_too_large for too long a side.
+    Raises JobError: corrupt_image if it has no pixels; decompression_bomb if it has too many pixels, and the file has
+    less than one byte for 1,000 of them; image_too_large if it has too many pixels otherwise, or too long a side.
     """
     if width <= 0 or height <= 0:
         raise JobError(
@@ -99,7 +100,7 @@ def check_size(width: int, height: int, byte_count: int, limits: ImageLimits) ->
 
 
 def claimed_size(head: bytes, whole: IO[bytes] | None = None) -> tuple[int, int] | None:
-    """(width, height) as the file's header has it; None if neither `head` nor `whole`, where given, shows it."""
+    """Return (width, height) from the file's header; None if neither `head` nor `whole`, if given, contains it."""
     media_type = sniff(head)
     if media_type is None:
         return None
@@ -190,7 +191,7 @@ def _bmp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def _webp_size(head: bytes) -> tuple[int, int] | None:
-    """The canvas of an extended file, else of the one frame (RFC 9649, section 2)."""
+    """Return the canvas size of an extended file, else the size of the frame (RFC 9649, section 2)."""
     if head[12:16] == b"VP8X":
         low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", head, 24)
         return (high_width << 16 | low_width) + 1, (high_height << 16 | low_height) + 1
@@ -202,7 +203,7 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 class _BoundedReader:
-    """A file of which imagesize reads at most `HEAD_BYTES` bytes, so that no count in it keeps the reader busy."""
+    """A file from which imagesize can read at most `HEAD_BYTES` bytes, so that no forged count keeps it busy."""
 
     def __init__(self, whole: IO[bytes]) -> None:
         self._whole, self._left = whole, HEAD_BYTES
@@ -218,7 +219,7 @@ class _BoundedReader:
 
 
 def _size_by_library(whole: IO[bytes]) -> tuple[int, int] | None:
-    """The stored size, before any rotation. imagesize returns negative numbers for whatever it does not understand."""
+    """Return the stored size, before any rotation. imagesize returns negative numbers if it cannot parse a file."""
     width, height = imagesize.get(_BoundedReader(whole), exif_rotation=False)
     return (width, height) if width >= 0 and height >= 0 else None
 
@@ -231,6 +232,6 @@ _SIZES: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
     "image/bmp": _bmp_size,
 }
 
-#: The formats that imagesize reads. It is wrong about GIFs wider than 32,767, BMPs of the first kind and scaled WebPs,
-#: so the formats above keep our parsers.
+#: The formats whose size imagesize reads. It is wrong for GIFs wider than 32,767 pixels, BMPs of the first version and
+#: scaled WebPs, so our own parsers read the formats above.
 _SIZED_BY_LIBRARY = frozenset({"image/tiff", "image/avif"})

@@ -1,9 +1,9 @@
-"""The pictures of a result: DIRE map, heatmap and overlay as PNG files.
+"""Draws the pictures of a result as PNG files: DIRE map, heatmap and overlay.
 
-An image is resized until its shorter side is the network's, and the network sees the middle of that, a square.
-`heatmap_scores` follows the published formula, which spreads the feature map over the whole image; the pictures show it
-where it belongs, on the part of the image that was seen, and leave or dim the rest.
-Everything of the original's size is made in bands of rows.
+Preprocessing resizes an image so that its shorter side is the network's input size; the network sees the square in the
+middle. `heatmap_scores` follows the published formula, which stretches the feature map over the whole image. The
+pictures show it only on the part that the network saw; the rest is grey in the heatmap and dimmed in the overlay.
+Everything that has the size of the original image is computed in bands of rows.
 """
 
 from __future__ import annotations
@@ -19,42 +19,43 @@ from shared.domain import Region
 from shared.images.colormap import ramp
 from shared.images.png import write_png
 
-#: The caveat of a result whose heatmap and overlay show one colour, whatever its feature mean is.
+#: The caveat of a result whose heatmap and overlay are drawn in one colour because the feature mean has no contrast.
 DRAWN_FLAT = "Heatmap and overlay are drawn flat: there is nothing that they could show."
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-#: The last entry of the palette: what lies outside the analysed region.
+#: The last entry of the palette: the colour outside the analysed region.
 _OUTSIDE = 255
 _PALETTE: Bytes = np.concatenate([ramp(_OUTSIDE), np.full((1, 3), 72, np.uint8)])
-#: Of an overlay: how much of the image shows under the colours, and outside the region.
+#: In an overlay: the share of the image's brightness under the colours, and outside the region.
 _IMAGE_SHARE, _OUTSIDE_SHARE = 0.55, 0.35
 _BYTE = np.arange(256)
 _UNDER_COLOURS = (_BYTE * _IMAGE_SHARE).astype(np.uint8)
 _DIMMED = (_BYTE * _OUTSIDE_SHARE).astype(np.uint8)
 _TINT: Bytes = (_PALETTE * (1 - _IMAGE_SHARE)).astype(np.uint8)
-#: What varies by less than this share of its size has no contrast. Measured with the demonstration model: the feature
-#: means of one image differ by 6e-6 between batches; within an image, also a blank one, they vary by 0.47 and more.
+#: Values have no contrast if their range is at most this share of their largest magnitude. Measured with the
+#: demonstration model: the feature means of one image differ by 6e-6 between batches, but vary by 0.47 or more within
+#: an image, even a blank one.
 _FLAT_SHARE = 1e-3
-#: Pixels of a band: a few megabytes as float32, large enough for numpy to be quick.
+#: The number of pixels in a band: a few megabytes as float32, large enough for numpy to be fast.
 _BAND_PIXELS = 1 << 18
 
 
 def resized(width: int, height: int, size: int) -> tuple[int, int]:
-    """(width, height) of an image after its shorter side became `size`; rounds as torchvision's Resize does."""
+    """Return (width, height) after resizing the shorter side to `size`; rounds as torchvision's Resize does."""
     short, long = sorted((width, height))
     longer = int(size * long / short)
     return (size, longer) if width <= height else (longer, size)
 
 
 def crop_offset(length: int, size: int) -> int:
-    """Where a centred crop of `size` starts on a side of `length`; rounds as torchvision's CenterCrop does."""
+    """Return where a centred crop of `size` starts on a side of `length`; rounds as torchvision's CenterCrop does."""
     return round((length - size) / 2)
 
 
 def analyzed_region(width: int, height: int, size: int) -> Region:
-    """The rectangle of a width × height image that a network of size × size sees, to the nearest pixel."""
+    """Return the part of a width × height image that a network of size × size sees, to the nearest pixel."""
     columns, rows = resized(width, height, size)
     x, across = _span(width, columns, size)
     y, down = _span(height, rows, size)
@@ -62,7 +63,7 @@ def analyzed_region(width: int, height: int, size: int) -> Region:
 
 
 def _span(length: int, scaled: int, size: int) -> tuple[int, int]:
-    """Start and extent, in original pixels, of the crop on one side that was scaled from `length` to `scaled`."""
+    """Return start and extent, in original pixels, of the crop on a side that was scaled from `length` to `scaled`."""
     pixel = length / scaled
     start = crop_offset(scaled, size)
     first = min(round(start * pixel), length - 1)
@@ -70,25 +71,25 @@ def _span(length: int, scaled: int, size: int) -> tuple[int, int]:
 
 
 def heatmap_scores(mean: Floats, width: int, height: int) -> Floats:
-    """Where the student looked: (height, width) float32 in [0, 1], low to high.
+    """Return the heatmap of an image, (height, width) float32 in [0, 1]: high where the student's features are high.
 
     `mean` (h, w) is the feature map's mean over channels. It is resized bilinearly (half-pixel centres, clamped edges,
-    no antialiasing: `cv2.resize` and `interpolate(align_corners=False)` do the same), then (v − min) / (max − min +
-    1e-6). Raises ValueError for a mean that is not finite.
+    no antialiasing, as `cv2.resize` and `interpolate(align_corners=False)` do), then normalised to (v − min) /
+    (max − min + 1e-6). Raises ValueError for a mean that is not finite.
     """
     return np.concatenate(list(heatmap_rows(mean, width, height)))
 
 
 def heatmap_rows(mean: Floats, width: int, height: int) -> Iterator[Floats]:
-    """`heatmap_scores` in bands of whole rows, (rows, width) each, from the top down."""
+    """Yield `heatmap_scores` in bands of whole rows, (rows, width) each, from the top down."""
     if not np.isfinite(mean).all():
         raise ValueError("the feature mean is not finite")
     raised = (
         mean.astype(np.float32) - mean.min()
-    )  # rounding errors then are small beside max − min, also for a flat mean
+    )  # keeps rounding errors small relative to max − min, even for a flat mean
     down, across = _bilinear(mean.shape[0], height), _bilinear(mean.shape[1], width)
-    # Within a cell of the mean the surface is monotone along rows and columns: its extremes are each cell's outermost
-    # samples.
+    # Within a cell of the mean, the surface is monotone along rows and columns, so its extremes are among each cell's
+    # outermost samples.
     corners = down[_outermost(down)] @ raised @ across[_outermost(across)].T
     low, high = corners.min(), corners.max()
     wide = raised @ across.T
@@ -100,15 +101,15 @@ def heatmap_rows(mean: Floats, width: int, height: int) -> Iterator[Floats]:
 
 
 def has_contrast(values: Floats, scale: float | None = None) -> bool:
-    """Whether numbers differ by more than float noise, measured by their largest magnitude or the scale given."""
+    """Whether values differ by more than float noise, relative to their largest magnitude or to `scale`."""
     if scale is None:
         scale = float(np.abs(values).max())
     flat = values.max() - values.min() <= _FLAT_SHARE * scale
-    return not flat  # what is no number is not called flat: `heatmap_rows` refuses it
+    return not flat  # NaN does not count as flat: `heatmap_rows` refuses it
 
 
 def _bilinear(source: int, target: int) -> Floats:
-    """(target, source) matrix that resizes a line of samples; two weights a row."""
+    """Return the (target, source) matrix that resizes a line of samples; each row has two weights."""
     position = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
     before = np.minimum(position.astype(int), max(source - 2, 0))
     weight = position - before
@@ -120,7 +121,7 @@ def _bilinear(source: int, target: int) -> Floats:
 
 
 def _outermost(matrix: Floats) -> NDArray[np.bool_]:
-    """Which rows are the first or last between the same two samples."""
+    """Return which rows are the first or last that lie between the same two samples."""
     cell = np.argmax(matrix > 0, axis=1)
     change: NDArray[np.bool_] = np.diff(cell) != 0
     outermost: NDArray[np.bool_] = np.append(True, change) | np.append(change, True)
@@ -132,9 +133,9 @@ def _rows_of_band(width: int) -> int:
 
 
 def draw_pictures(wanted: Iterable[str], image: Image.Image, eps: Floats, mean: Floats) -> dict[str, bytes]:
-    """PNG files, by name, of those of `shared.domain.PICTURES` that are wanted.
+    """Return the wanted pictures as PNG files, by their names in `shared.domain.PICTURES`.
 
-    `image` is upright and RGB, `eps` (3, S, S) the first-step noise, `mean` (h, w) the feature map's mean.
+    `image` is upright and RGB, `eps` (3, S, S) is the first-step noise, `mean` (h, w) is the feature map's mean.
     """
     region = analyzed_region(image.width, image.height, eps.shape[-1])
     draw: Mapping[str, Callable[[], bytes]] = {
@@ -146,9 +147,9 @@ def draw_pictures(wanted: Iterable[str], image: Image.Image, eps: Floats, mean: 
 
 
 def dire_map_png(eps: Floats) -> bytes:
-    """PNG (S, S) of the first-step noise `eps` (3, S, S), scaled by its extremes over all three channels.
+    """Return a PNG (S, S) of the first-step noise `eps` (3, S, S), scaled by its extremes over all three channels.
 
-    Black where it has no contrast.
+    The picture is black if the noise has no contrast.
     """
     if not has_contrast(eps, scale=1):  # the standard deviation of noise
         eps = np.zeros_like(eps)
@@ -159,13 +160,13 @@ def dire_map_png(eps: Floats) -> bytes:
 
 
 def heatmap_png(mean: Floats, width: int, height: int, region: Region) -> bytes:
-    """PNG (height, width): the scores of `mean` (h, w) as colours on `region`, grey around it."""
+    """Return a PNG (height, width): the scores of `mean` (h, w) as colours on `region`, grey around it."""
     bands = _picture_bands(mean, width, height, region, _plain)
     return write_png(width, height, bands, _PALETTE)
 
 
 def overlay_png(image: Image.Image, mean: Floats, region: Region) -> bytes:
-    """PNG of the RGB `image` with the colours of `heatmap_png` laid over `region`, dimmed around it."""
+    """Return a PNG of the RGB `image` with the colours of `heatmap_png` over `region`, dimmed around it."""
     bands = _picture_bands(mean, image.width, image.height, region, partial(_overlaid, image, region))
     return write_png(image.width, image.height, bands)
 
@@ -173,7 +174,7 @@ def overlay_png(image: Image.Image, mean: Floats, region: Region) -> bytes:
 def _picture_bands(
     mean: Floats, width: int, height: int, region: Region, paint: Callable[[int, Bytes], Bytes]
 ) -> Iterator[Bytes]:
-    """`paint(top, levels)` of each band; levels (rows, width) index the palette, all its lowest without contrast."""
+    """Yield `paint(top, levels)` for each band. `levels` (rows, width) index the palette: 0 if `mean` is flat."""
     if not has_contrast(mean):
         mean = np.zeros_like(mean)
     levels = np.full((_rows_of_band(width), width), _OUTSIDE, np.uint8)
@@ -197,7 +198,7 @@ def _plain(_top: int, levels: Bytes) -> Bytes:
 
 
 def _overlaid(image: Image.Image, region: Region, top: int, levels: Bytes) -> Bytes:
-    """The image's rows from `top` on under the colours of `levels`, (rows, width, 3)."""
+    """Return the image's rows from `top` on, blended with the colours of `levels`, (rows, width, 3)."""
     pixels = np.asarray(image.crop((0, top, image.width, top + len(levels))))
     beside = levels[0, region.x] == _OUTSIDE  # above or below the region
     left, right = (image.width, image.width) if beside else (region.x, region.x + region.width)
@@ -210,5 +211,5 @@ def _overlaid(image: Image.Image, region: Region, top: int, levels: Bytes) -> By
 
 
 def _looked_up(table: Bytes, indices: Bytes) -> Bytes:
-    """`table[indices]`; a byte is never out of a table of 256, and saying so is what makes this four times faster."""
+    """Return `table[indices]`. `mode="clip"` skips the bounds check, which makes this four times faster; bytes fit."""
     return table.take(indices, axis=0, mode="clip")

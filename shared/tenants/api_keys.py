@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept as a keyed hash."""
+"""API keys: created once, shown once, stored as a keyed hash."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ExpiryError(DistildireError):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a request."""
+    """The tenant and rights of the API key that sent a request."""
 
     key_id: UUID
     tenant_id: UUID
@@ -64,7 +64,7 @@ class Caller:
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key at its only moment in the clear."""
+    """A new key in clear text. It is never shown again."""
 
     row: ApiKey
     key: str
@@ -86,10 +86,10 @@ def create_key(
     scopes: Collection[Scope] = USUAL_SCOPES,
     expires_at: datetime | None = None,
 ) -> NewKey:
-    """Make a key of 256 random bits for `tenant`, which is made where it does not exist.
+    """Create a key of 256 random bits for `tenant`; create the tenant too if it does not exist.
 
-    Jobs that are submitted with a key of higher `priority` are taken first, whoever waits. An `operator`'s key opens
-    its tenant as any other does, and the routes that are the operator's.
+    Workers take jobs of keys with a higher `priority` first, whichever tenants wait. An `operator` key gives access to
+    its tenant, like any other key, and to the operator's routes.
     """
     session.execute(insert(Tenant).values(name=tenant).on_conflict_do_nothing(index_elements=["name"]))
     tenant_id = session.scalars(select(Tenant.id).where(Tenant.name == tenant)).one()
@@ -151,7 +151,7 @@ def rotate_key(session: Session, vault: Vault, maker: Caller, key_id: UUID, *, o
 def authenticate(session: Session, vault: Vault, key: str) -> Caller | None:
     """Return whose key this is; None for one that is unknown, revoked or past its end. Note that it was used.
 
-    The look-up compares keyed hashes inside an index: what its time could tell says nothing about a key.
+    The lookup compares keyed hashes in an index, so its duration reveals nothing about a key.
     """
     if not could_be_key(key):
         return None
@@ -179,7 +179,7 @@ def authenticate(session: Session, vault: Vault, key: str) -> Caller | None:
 
 
 def list_keys(session: Session) -> list[tuple[ApiKey, str]]:
-    """Return every key's row with its tenant's name, oldest first."""
+    """Return the row of every key with its tenant's name, oldest first."""
     rows = session.execute(select(ApiKey, Tenant.name).join(Tenant).order_by(ApiKey.created_at))
     return [(key, tenant) for key, tenant in rows]
 

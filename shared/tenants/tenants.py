@@ -1,4 +1,4 @@
-"""Tenants as the operator sees them: who they are, how much of theirs is open, their limits and policies."""
+"""Tenants as the operator sees them: their names, limits, policies and numbers of open jobs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def list_tenants(session: Session) -> list[tuple[Tenant, int]]:
 
 
 def change_tenant(session: Session, name: str, changes: Mapping[str, int | str | None]) -> bool:
-    """Set these columns of a tenant, None being what holds for all; return whether there is such a tenant."""
+    """Set these columns of a tenant; None restores the value for all tenants. Return whether the tenant exists."""
     changed = session.execute(update(Tenant).where(Tenant.name == name).values(**changes).returning(Tenant.id))
     return changed.one_or_none() is not None

@@ -1,1 +1,1 @@
-"""Workers as the database and the operating system know them: who runs, and who has died."""
+"""Workers as the database and the operating system know them: which ones run, and which have died."""

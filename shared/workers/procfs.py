@@ -12,7 +12,7 @@ _STATE, _START = 0, 19
 
 
 def boot_id() -> str | None:
-    """Return what tells this run of the kernel from all others; None where it does not say."""
+    """Return the id of this boot of the kernel; None if the kernel does not provide one."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -20,9 +20,9 @@ def boot_id() -> str | None:
 
 
 def pid_space() -> str | None:
-    """Return what two processes have in common exactly if a process id means the same to both; None if not known.
+    """Return a value that two processes share exactly if a process id means the same to both; None if unknown.
 
-    That is the boot, the namespace of process ids, and the namespace of clocks, by which start times are told.
+    It names the boot, the namespace of process ids, and the time namespace, on which start times depend.
     """
     boot = boot_id()
     try:
@@ -30,22 +30,22 @@ def pid_space() -> str | None:
         spaces = [(_PROC / "self/ns" / kind).stat().st_ino for kind in ("pid", "time")]
     except OSError:
         return None
-    if boot is None or seen != os.getpid():  # a /proc that tells of other processes than ours
+    if boot is None or seen != os.getpid():  # this /proc belongs to another namespace of process ids
         return None
     return ":".join([boot, *map(str, spaces)])
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when the living process `pid` began, in clock ticks since the boot; None if there is none to be seen.
+    """Return when the living process `pid` began, in clock ticks since the boot; None if no such process is visible.
 
-    A stopped process lives. A zombie does not: nothing of it will ever run again.
+    A stopped process counts as living. A zombie does not: it never runs again.
     """
     fields = _stat(pid)
     return None if fields is None or fields[_STATE] in "ZX" else int(fields[_START])
 
 
 def working_in(folder: Path) -> list[int]:
-    """Return the processes whose working directory is `folder`, of those that may be looked at from here."""
+    """Return the processes whose working directory is `folder`, as far as this process may inspect them."""
     found = []
     for process in _PROC.iterdir():
         if process.name.isdecimal():
@@ -56,7 +56,7 @@ def working_in(folder: Path) -> list[int]:
 
 
 def lock_holder(path: Path) -> int | None:
-    """Return the process that holds a whole file locked (flock), as far as it is to be seen from here."""
+    """Return the process that holds a lock on a whole file (flock); None if none is visible from here."""
     try:
         file = path.stat()
         lines = (_PROC / "locks").read_text().splitlines()
@@ -68,13 +68,13 @@ def lock_holder(path: Path) -> int | None:
 
 
 def is_gone(pid: int, ticks: int) -> bool:
-    """Whether the process `pid` that began at `ticks` has ended for certain; what cannot be told counts as alive."""
+    """Whether the process `pid` that began at `ticks` has certainly ended; if this is unknown, it counts as alive."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # it is there, and somebody else's: /proc may hide it
+        pass  # it exists and belongs to another user: /proc may hide it
     fields = _stat(pid)
     return fields is not None and (fields[_STATE] in "ZX" or int(fields[_START]) != ticks)
 
@@ -84,4 +84,4 @@ def _stat(pid: int) -> list[str] | None:
         stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()  # the name before it may hold anything, parentheses too
+    return stat.rpartition(")")[2].split()  # the process name before it may contain anything, even parentheses

@@ -21,9 +21,9 @@ from shared.database.tables import WorkerRow
 from shared.domain import Role, WorkerState
 from shared.workers import procfs
 
-#: A worker that was not heard of for so long is no longer shown; its jobs have gone elsewhere long before.
+#: A worker whose last heartbeat is older than this is removed; its jobs went to other workers long before.
 _FORGOTTEN_AFTER = timedelta(minutes=10)
-#: What a worker has is counted on for so long after it was heard of; it beats every second.
+#: A worker counts as ready for this long after its last heartbeat. It sends one every second.
 _COUNTED_ON = timedelta(seconds=10)
 
 _END_LEASES = text("""
@@ -35,7 +35,7 @@ _UNSERVED = statement("shared.workers", "unserved_policies")
 
 @dataclass(frozen=True)
 class WorkerIdentity:
-    """One process, that no other can be taken for."""
+    """The unique identity of one process."""
 
     id: str
     """As `jobs.worker` names it: host, some random characters, process id."""
@@ -43,9 +43,9 @@ class WorkerIdentity:
     host: str
     pid: int
     pid_space: str | None
-    """Equal for processes to which a process id means the same; None where that is not known."""
+    """Equal for processes to which a process id means the same; None if that is unknown."""
     pid_ticks: int | None
-    """When the process began, since ids are used again."""
+    """When the process began, because process ids are reused."""
     version: str
 
     @classmethod
@@ -65,18 +65,18 @@ class WorkerIdentity:
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What a worker says of itself at each beat."""
+    """What a worker reports about itself at each heartbeat."""
 
     state: WorkerState
     slots: int = 0
-    """So many jobs, or webhooks, it can hold at once."""
+    """The number of jobs, or webhooks, that it can hold at once."""
     busy: int = 0
-    """So many it holds."""
+    """The number that it holds now."""
     model: str | None = None
     device: str | None = None
     precision: str | None = None
     policies: Sequence[str] = ()
-    """The names of those that it can call verdicts by."""
+    """The names of the policies that it can decide verdicts with."""
 
 
 def beat(database: Database, worker: WorkerIdentity, status: WorkerStatus, *, age: timedelta) -> None:
@@ -84,7 +84,7 @@ def beat(database: Database, worker: WorkerIdentity, status: WorkerStatus, *, ag
     now = asdict(status) | {"policies": list(status.policies)}
     row = insert(WorkerRow).values(**asdict(worker), **now, started_at=func.now() - age)
     with database.begin() as session:
-        session.execute(text("SET LOCAL synchronous_commit = off"))  # the next beat says it again
+        session.execute(text("SET LOCAL synchronous_commit = off"))  # the next heartbeat repeats it
         session.execute(
             row.on_conflict_do_update(index_elements=["id"], set_={**now, "heartbeat_at": func.now()}),
         )
@@ -93,11 +93,11 @@ def beat(database: Database, worker: WorkerIdentity, status: WorkerStatus, *, ag
 def expire_leases_of_dead_workers(database: Database, judge: WorkerIdentity) -> list[str]:
     """End the leases of workers of this host that are certainly dead, so that the next sweep queues their jobs again.
 
-    Only who sees the same process ids may judge; one that is frozen lives. Were a judgement wrong all the same, its
-    jobs would run twice and end once: leases are fenced.
+    `judge` checks only workers that see the same process ids as it does; a frozen process counts as alive. If a check
+    were wrong all the same, jobs would run twice but end once, because leases are fenced.
 
     Returns:
-        The workers' ids, each once, whoever looks.
+        The ids of the dead workers. Each is returned once, even if several processes look.
 
     """
     if judge.pid_space is None:
@@ -117,13 +117,13 @@ def expire_leases_of_dead_workers(database: Database, judge: WorkerIdentity) -> 
 
 
 def leave(database: Database, worker: WorkerIdentity) -> None:
-    """Take a worker off the list that ends in order."""
+    """Remove a worker that shuts down normally from the registry."""
     with database.begin() as session:
         session.execute(delete(WorkerRow).where(WorkerRow.id == worker.id))
 
 
 def forget_silent(database: Database) -> None:
-    """Take those off the list that were not heard of for long: their machine is gone, or cannot reach us."""
+    """Remove workers without a recent heartbeat: their machine is gone, or cannot reach the database."""
     with database.begin() as session:
         session.execute(delete(WorkerRow).where(WorkerRow.heartbeat_at < func.now() - _FORGOTTEN_AFTER))
 
@@ -138,10 +138,10 @@ def list_workers(session: Session) -> list[tuple[WorkerRow, float]]:
 
 
 def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
-    """Whether a ready worker that runs `model` has the policy; None where none is there that could say.
+    """Whether any ready worker that runs `model` has the policy; None if no worker with the model is ready.
 
-    One is enough: the others leave such jobs to it (`claiming.claim`). A fleet of several number formats has policies
-    for each.
+    One worker is enough: the others leave such jobs to it (`claiming.claim`). Workers with different number formats
+    have different policies.
     """
     ready = (
         WorkerRow.role == Role.ANALYSIS,
@@ -153,14 +153,14 @@ def policy_is_served(session: Session, policy: str, model: str) -> bool | None:
 
 
 def unserved_policies(database: Database) -> set[tuple[str | None, str]]:
-    """Return the policies of what waits that no ready worker has, with the model asked for, where any is ready."""
+    """Return (model, policy) of waiting jobs if a ready worker serves the model, but none has the policy."""
     with database.begin() as session:
         rows = session.execute(_UNSERVED, {"counted_on": _COUNTED_ON})
         return {(model or None, policy) for model, policy in rows}
 
 
 def slots_of(database: Database, role: Role) -> int:
-    """Return how much all ready workers of a role can hold at once."""
+    """Return how many jobs or webhooks all ready workers of a role can hold at once."""
     ready = (
         WorkerRow.role == role,
         WorkerRow.state == WorkerState.READY,

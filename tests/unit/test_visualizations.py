@@ -232,5 +232,5 @@ def test_a_png_of_bands_reads_back():
 
 
 def test_a_png_of_too_few_rows_is_refused():
-    with pytest.raises(ValueError, match="10 rows was given 9"):
+    with pytest.raises(ValueError, match="10 rows got 9"):
         write_png(4, 10, [np.zeros((9, 4, 3), np.uint8)])

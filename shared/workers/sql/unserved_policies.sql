@@ -1,5 +1,4 @@
--- Finds the policies that waiting jobs need and that no ready worker has, where a worker is ready that serves their
--- model.
+-- Finds the policies of waiting jobs that no ready worker has, although a ready worker serves their model.
 WITH ready AS (
     SELECT model, policies FROM workers
     WHERE role = 'analysis' AND state = 'ready' AND heartbeat_at > now() - :counted_on
