@@ -1,8 +1,8 @@
-"""What distillation gains on your own images: students with and without a teacher, over several seeds.
+"""Measures what distillation gains on your own images: students with and without a teacher, over several seeds.
 
-Every student is trained by the same number of steps, from the same start and on the same batches as the others of its
-seed. All share one folder of pairs, so that each noise map and DIRE image is computed once, those of the test split
-included. A run that is done leaves its outcome; the same command continues from there.
+All students of a seed train for the same number of steps, from the same initial weights and on the same batches. All
+share one folder of pairs, so each noise map and DIRE image is computed once, also for the test split. A complete run
+leaves its outcome in a file, and the same command continues from there.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from worker.training.student_trainer import Setting, probabilities
 log = logging.getLogger(__name__)
 
 LAMBDAS = (0.1, 0.5, 1.0)
-"""The weights of the teacher's part of the loss that are compared."""
+"""The values of λ, the weight of the teacher's part of the loss, that are compared."""
 
 BACKBONES = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0")
 
 RECIPE = Path(__file__).with_suffix(".toml")
-"""What all students share, unless another recipe is named."""
+"""The recipe that all students share, unless another is named."""
 
 _STUDENT = "STUDENT"
 _ROUNDS = 31
@@ -61,24 +61,24 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """For people and folders."""
+        """The arm's name, for people and for folders."""
         return f"{self.backbone}-{self.sees}-{self.weight:g}" if self.weight else self.backbone
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """Return the recipe with this in it, and a seed of the training."""
+        """Return the recipe with this arm's options and the training's seed."""
         recipe = changed(base, "teacher", weight=self.weight, sees=self.sees)
         return changed(changed(recipe, "student", backbone=self.backbone), "training", seed=seed)
 
 
 def distilled(backbone: str, lambdas: Sequence[float] = LAMBDAS) -> list[Arm]:
-    """Return a student without teacher, and those with one that sees the image or the DIRE image."""
+    """Return the arm without a teacher, and the arms whose teacher sees the image or the DIRE image."""
     sights: tuple[Literal["image", "dire"], ...] = ("image", "dire")
     return [Arm(backbone), *(Arm(backbone, weight, sees) for sees in sights for weight in lambdas)]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is compared, and on what. `recipe`: what all students share. Other fields are as in `TrainingRequest`."""
+    """The arms to compare, and their data. `recipe`: shared by all students. Other fields: see `TrainingRequest`."""
 
     data: Path
     adm: str
@@ -92,10 +92,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trained student on the test split.
+    """The results of one trained student on the test split.
 
-    `probabilities` (N,) of being fake, in the data set's order; `steps` of the optimizer; `epoch`: the best one by the
-    validation split, which is the one that was scored.
+    `probabilities` (N,): of being fake, in the data set's order. `steps`: of the optimizer. `epoch`: the best epoch on
+    the validation split, whose student was scored.
     """
 
     arm: Arm
@@ -131,10 +131,10 @@ class Run:
         self._file = self.folder / "outcome.json"
 
     def outcome(self) -> Outcome:
-        """Return what came of it, now or when the command ran before.
+        """Return the outcome; train the student first, unless an earlier call of the command did.
 
         Raises:
-            ExperimentError: it ran before with other settings.
+            ExperimentError: the earlier call had other settings.
         """
         if not self._file.exists():
             self._train()
@@ -166,7 +166,7 @@ class Run:
 
 
 def held_out_pairs(training: Training) -> PairStore:
-    """Return the pairs of the test split, as they are: made like those of the validation split.
+    """Return the pairs of the test split, made without augmentation like those of the validation split.
 
     Raises:
         DatasetError: the split lacks a class.
@@ -179,13 +179,13 @@ def held_out_pairs(training: Training) -> PairStore:
 
 
 def outcomes(experiment: Experiment) -> Iterator[Outcome]:
-    """Do one run after the other, all arms of a seed before the next seed.
+    """Run the experiment, all arms of a seed before the next seed, and yield the outcomes.
 
     Raises:
-        DistildireError: what is wrong, before the first run where it can be known.
+        DistildireError: something is wrong; if possible, this is found before the first run.
     """
     for arm in experiment.arms:
-        Run(experiment, arm, seed=0)  # finds what is wrong with any, before the hours of the others
+        Run(experiment, arm, seed=0)  # finds mistakes in any arm before the first hours of training
     total = experiment.seeds * len(experiment.arms)
     for seed in range(experiment.seeds):
         for number, arm in enumerate(experiment.arms, start=1 + seed * len(experiment.arms)):
@@ -195,14 +195,14 @@ def outcomes(experiment: Experiment) -> Iterator[Outcome]:
 
 @dataclass(frozen=True)
 class Speed:
-    """Of a student alone, one image at a time: the median of its passes in milliseconds, and its parameters."""
+    """A student's median pass in milliseconds, one image at a time without the U-Net, and its number of parameters."""
 
     milliseconds: float
     parameters: int
 
 
 def student_speeds(recipe: Recipe, backbones: Sequence[str], side: int, device: torch.device) -> dict[str, Speed]:
-    """Time the recipe's student with other backbones; their passes alternate, so that all meet the same machine."""
+    """Time the recipe's student with these backbones. Their passes alternate, so that all see the same machine load."""
     students = {name: _untrained(recipe, name).to(device) for name in backbones}
     x = torch.rand(1, 3, side, side, device=device) * 2 - 1
     passes: dict[str, list[float]] = {name: [] for name in backbones}

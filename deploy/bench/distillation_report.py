@@ -1,7 +1,7 @@
-"""The result of an experiment with distillation: means with intervals, and what cannot be concluded.
+"""The report of a distillation experiment: means with intervals, and which differences are not shown.
 
-Two things are uncertain, and neither contains the other: how another seed would have turned out (Student's interval
-over the seeds) and how the same students would do on other images (bootstrap by source image).
+There are two independent uncertainties: the results of other seeds (Student's t interval over the seeds), and the
+results of the same students on other images (bootstrap by source image).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOTHING_SHOWN = "no difference can be shown"
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over the seeds, with its interval over them and, of average precision, that over images."""
+    """A mean over the seeds, with its interval over seeds and, for average precision, its interval over images."""
 
     value: float
     seeds: EstimateInterval
@@ -46,7 +46,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm on the test split. `gain`: its average precision less that of no teacher, seed by seed."""
+    """One arm on the test split. `gain`: its average precision minus that without a teacher, seed by seed."""
 
     arm: Arm
     average_precision: Mean
@@ -56,7 +56,7 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that an experiment gave: `runs` in the order in which they were made, `speeds` by backbone."""
+    """The results of an experiment: `runs` in the order in which they were made, `speeds` by backbone."""
 
     experiment: Experiment
     dataset: Dataset
@@ -67,7 +67,7 @@ class Findings:
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """Return everything as JSON takes it. `seconds` are those of this call, which may have found runs done."""
+        """Return all results as a JSON document. `seconds` covers only this call, which may have reused runs."""
         return {
             "schema": 1,
             "machine": describe_machine(),
@@ -105,13 +105,13 @@ def compare(experiment: Experiment, resampling: Resampling | None = None) -> Fin
 
 
 def results(runs: Sequence[Outcome], fake: Labels, groups: Names, resampling: Resampling) -> list[ArmResult]:
-    """Summarise the runs by arm, in the order in which the arms first appear; all are held against the first.
+    """Summarise the runs by arm, in the order in which the arms first appear; all are compared with the first.
 
     Args:
-        runs: of every arm the same seeds, in the same order.
-        fake: (N,), the truth of the test split.
-        groups: (N,), its source images.
-        resampling: of the images.
+        runs: for every arm the same seeds, in the same order.
+        fake: (N,), the labels of the test split.
+        groups: (N,), the source image of each image.
+        resampling: how the bootstrap resamples the images.
     """
     by_arm: dict[Arm, list[Outcome]] = {}
     for run in runs:
@@ -130,7 +130,7 @@ def results(runs: Sequence[Outcome], fake: Labels, groups: Names, resampling: Re
 
 
 def sentence(result: ArmResult) -> str:
-    """Say in words what came of a teacher."""
+    """Return a sentence about the effect of the teacher."""
     gain, sees = result.gain, {"image": "the image", "dire": "the DIRE image"}[result.arm.sees]
     verdict = f"{'better' if gain.value > 0 else 'worse'} than without" if gain.differs else NOTHING_SHOWN
     return (
@@ -148,7 +148,7 @@ def interval_text(interval: EstimateInterval, sign: str = "") -> str:
 
 
 def as_document(result: ArmResult, speeds: Mapping[str, Speed]) -> dict[str, Any]:
-    """Return an arm for the JSON file; null where it cannot be estimated."""
+    """Return an arm for the JSON file; intervals that cannot be estimated are null."""
     arm, speed = result.arm, speeds.get(result.arm.backbone)
     teacher = {"weight": arm.weight, "sees": arm.sees} if arm.weight else None
     fields = {name: _mean_document(getattr(result, name)) for name in ("average_precision", "roc_auc", "gain")}

@@ -1,7 +1,8 @@
-"""How fast the model alone is: the full-size ADM and its student, beside the convolution that sets the roof.
+"""Measures the speed of the model without the service: the full-size ADM and its student, against a convolution.
 
-Weights come from a seed, so nothing is downloaded. Each precision is measured in a process of its own, for its peak
-memory to be its own. Rates and times alternate, and medians are compared: both move together when the machine is busy.
+Weights come from a seed, so nothing is downloaded. Each precision is measured in a separate process, so that peak
+memory is separate too. Passes of the model and of the convolution alternate, and their medians are compared, because both slow
+down together when the machine is busy.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class ModelSpeed:
     precision: str
     device: str
     seconds: float
-    """From a batch of one to eps, logit and feature."""
+    """Seconds from an image (a batch of one) to eps, logit and feature map."""
     gflop: float
-    """Of one image, both networks, a multiplication and an addition counted as two."""
+    """Operations of both networks for one image; a multiplication and an addition count as two."""
     convolution_gflops: float
     """Rate of a 3 x 3 convolution, 512 to 512 channels, 64 x 64 pixels, in the same precision."""
     peak_bytes: int
@@ -53,12 +54,12 @@ class ModelSpeed:
 
     @property
     def roof_seconds(self) -> float:
-        """What an image would take at the convolution's rate throughout."""
+        """The seconds that an image would take if everything ran at the convolution's rate."""
         return self.gflop / self.convolution_gflops
 
     @property
     def share_of_roof(self) -> float:
-        """1 if the whole pass ran at the convolution's rate."""
+        """The speed as a share of the convolution's: 1 if the whole pass ran at its rate."""
         return self.roof_seconds / self.seconds
 
 
@@ -155,7 +156,7 @@ def _convolution(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[],
 
 
 def seconds_taken(run: Callable[[], object], device: torch.device, repeat: int = 1) -> float:
-    """Mean over `repeat` runs in a row, until the device is done."""
+    """Return the mean seconds of `repeat` runs in a row, until the device has finished."""
     start = time.perf_counter()
     for _ in range(repeat):
         run()
@@ -171,7 +172,7 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return what people call it."""
+    """Return the device's name for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "the processor"
 
 

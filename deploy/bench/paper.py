@@ -1,7 +1,8 @@
-"""What DistilDIRE saves: DIRE's inversion and reconstruction beside one step of noise, counted and timed in one run.
+"""Measures what DistilDIRE saves against DIRE: operations and seconds of both methods, in one run.
 
-Both with the full-size ADM and a ResNet-50, in the same precision, mode and batch, with weights from a seed: operations
-and seconds do not depend on them. DIRE's passes come between DistilDIRE's, so that both meet the same machine.
+DIRE inverts and reconstructs the image; DistilDIRE runs one step of the ADM. Both use the full-size ADM and a
+ResNet-50, in the same precision, mode and batch. Weights come from a seed, because operations and seconds do not depend on them.
+DIRE's passes run between DistilDIRE's, so that both see the same machine load.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ from worker.model.diffusion import SpacedDiffusion, dire, dire_unit
 from worker.model.loading import Precision, choose_device, choose_dtype
 from worker.model.networks.unet import AdmUnet
 
-#: What the paper promises, and how much of the counted ratio the clock must show.
+#: The saving that the paper promises, and the share of the counted ratio that the timed ratio must reach.
 LEAST_SAVED, LEAST_OF_RATIO = 0.97, 0.9
 _SHORT_PASSES = 3
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image, from its tensor to its logit."""
+    """The cost of one image, from its tensor to its logit."""
 
     gflop: float
-    """Of both networks, a multiplication and an addition counted as two."""
+    """Operations of both networks; a multiplication and an addition count as two."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of both methods, in one run."""
+    """The costs of both methods, measured in one run."""
 
     dire: Cost
     distilled: Cost
@@ -55,17 +56,17 @@ class Comparison:
 
     @property
     def saved(self) -> float:
-        """The share of DIRE's operations that DistilDIRE does without."""
+        """The share of DIRE's operations that DistilDIRE saves."""
         return 1 - self.distilled.gflop / self.dire.gflop
 
     @property
     def counted_ratio(self) -> float:
-        """How many times as many operations DIRE takes."""
+        """DIRE's operations divided by DistilDIRE's."""
         return self.dire.gflop / self.distilled.gflop
 
     @property
     def timed_ratio(self) -> float:
-        """How many times as long DIRE takes."""
+        """DIRE's seconds divided by DistilDIRE's."""
         return self.dire.seconds / self.distilled.seconds
 
     @property
@@ -110,7 +111,7 @@ def reconstructed(diffusion: SpacedDiffusion, unet: AdmUnet, x: Tensor) -> Tenso
 
 
 def main() -> None:
-    """Print the machine, both methods and what one saves; exit with 1 where that is less than promised."""
+    """Print the machine, both methods and the saving; exit with status 1 if it is less than promised."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--model", default=MODEL, help="the card whose networks are built")
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16", "fp16"])

@@ -1,4 +1,4 @@
-"""How fast the service is, end to end over HTTP, and what it costs beside its model.
+"""Measures the speed of the service, end to end over HTTP, and its processor time beyond the model's.
 
 Starts the whole stack of one machine in a temporary folder, posts photographs, and reads the processor time of every
 process from /proc. All three pictures of each job are drawn and stored.
@@ -34,7 +34,7 @@ from worker.jobs.service import load_detector
 SAMPLES = Path(__file__).parents[1] / "samples"
 _PHOTOGRAPHS = ("astronaut.*", "chelsea.*", "coffee.*", "rocket.*")
 _WARM_UP_JOBS = 16
-_LAST = 8  # of a load: when these have ended, about all have
+_LAST = 8  # the last jobs of a load: when they have ended, nearly all have
 _STEADY_SHARE = 0.5
 _SAMPLE_SECONDS = 0.5
 _PATIENCE = 600.0
@@ -42,7 +42,7 @@ _PATIENCE = 600.0
 
 @dataclass(frozen=True)
 class Load:
-    """What one load of jobs took."""
+    """The measurements of one load of jobs."""
 
     jobs: int
     seconds: float
@@ -68,7 +68,7 @@ class Load:
 
 
 def main() -> None:
-    """Print the machine, and what the service does and costs."""
+    """Print the machine, and the speed and cost of the service."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, nargs="?", default=SAMPLES, help="where the four photographs are")
     parser.add_argument("--jobs", type=int, default=200, help="jobs of the largest load")
@@ -119,7 +119,7 @@ def _report(burst: Load, steady: Load, up: Mapping[str, float], model_ms: float,
 
 @contextmanager
 def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Mapping[str, float]]]:
-    """Start everything; yield how to reach it, and the seconds until each part was ready."""
+    """Start the stack; yield its addresses, and the seconds until each part was ready."""
     began: dict[str, float] = {}
     ready: dict[str, float] = {}
 
@@ -137,10 +137,10 @@ def _stack(data_dir: Path) -> Iterator[tuple[StackDocument, Mapping[str, float]]
 
 
 def _run(client: Client, document: StackDocument, photographs: Sequence[Path], jobs: int, *, every: float) -> Load:
-    """Post `jobs` photographs, one `every` so many seconds, and wait for the verdicts.
+    """Post `jobs` photographs, one every `every` seconds, and wait for the verdicts.
 
-    Nothing is asked while the jobs run: a client that polls would be measured too. The time of a verdict is the one
-    that the job itself states, by the clock of this machine.
+    The client does not poll while the jobs run, because polling would be measured too. The time of a verdict is the
+    job's `finished_at`, by the clock of this machine.
     """
     pids = _pids(document)
     core_before = {part: cpu_seconds(pid) for part, pid in pids.items()}
@@ -152,7 +152,7 @@ def _run(client: Client, document: StackDocument, photographs: Sequence[Path], j
         posted_at = time.time()
         posted.append((client.submit(path), posted_at))
     client_spent = time.process_time() - client_before
-    client.wait([job.id for job, _ in posted[-_LAST:]], seconds=_PATIENCE)  # few, and seldom: looking costs too
+    client.wait([job.id for job, _ in posted[-_LAST:]], seconds=_PATIENCE)  # few jobs, because polling costs time too
     core = {part: cpu_seconds(pid) - core_before[part] for part, pid in pids.items()}
     ended = client.wait([job.id for job, _ in posted], seconds=_PATIENCE)
     finished = [_finished_at(job) for job in ended]

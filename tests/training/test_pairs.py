@@ -223,7 +223,7 @@ def test_what_is_no_number_is_no_pair(
     kind: type[Overflows], store_of: StoreOf, maker: NoiseMaker, images: tuple[LabelledImage, ...]
 ) -> None:
     store = store_of(precision="fp16", with_dire=True)
-    with pytest.raises(PairError, match=rf"{images[1].path.name} is no number in fp16\..*pairs\.precision, such as"):
+    with pytest.raises(PairError, match=rf"{images[1].path.name} is not finite in fp16\..*pairs\.precision, such as"):
         store.make(kind(maker.unet, maker.diffusion, maker.device))
     assert store.missing() == [0, 1, 2]
 

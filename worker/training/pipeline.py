@@ -1,7 +1,7 @@
 """One training, from data set to model card: the stages of `distildire train`.
 
-`prepare` finds all mistakes before the first stage, which may take hours. Every stage leaves its result in a folder.
-The same command continues from there.
+`prepare` finds all mistakes before the first stage, which may take hours. Every stage leaves its result in a folder,
+and the same command continues from there.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def prepare(request: TrainingRequest, processes: ProcessGroup) -> Training:
 class Training:
     """One training that `prepare` has checked.
 
-    `pairs`, `validation`: the image and noise pairs of the splits train and validation. `fingerprint`: all that shapes
-    the weights, so that no checkpoint of another training is taken.
+    `pairs`, `validation`: the image and noise pairs of the splits train and validation. `fingerprint`: everything that
+    determines the weights, so that no checkpoint of another training is used.
     """
 
     request: TrainingRequest
@@ -117,7 +117,7 @@ class Training:
 
     @property
     def model(self) -> TrainedModel:
-        """The files that the training leaves."""
+        """The files that the training writes."""
         return TrainedModel(self.request, self.adm.installed, self.adm.path, self.pairs.key.adm_sha256)
 
     @property
@@ -126,7 +126,7 @@ class Training:
         return Stopwatch(self.request.out / f"{self.request.name}.seconds.json")
 
     def run(self) -> Path:
-        """Do what is not done yet, and return the path of the card."""
+        """Run the stages that are not complete yet, and return the path of the card."""
         if self.processes.is_main:
             self._tell()
         self._timed("pairs", self.make_pairs)
@@ -137,7 +137,7 @@ class Training:
         return self.request.out / f"{self.request.name}.toml"
 
     def make_pairs(self, *more: PairStore) -> None:
-        """Stage 1: noise maps, and DIRE images where the teacher sees them; those of more images too."""
+        """Stage 1: make noise maps, and DIRE images if needed; also those of the stores in `more`."""
         stores = (self.pairs, self.validation, *more)
         if self.processes.from_main(lambda: any(store.missing() for store in stores)):
             diffusion = SpacedDiffusion(self.adm.installed.card.diffusion)
@@ -147,7 +147,7 @@ class Training:
                 store.make(maker, self.processes)
 
     def train_student(self) -> StudentTrainer:
-        """Stage 2."""
+        """Stage 2: train the student."""
         trainer = StudentTrainer.build(
             self.student,
             self.recipe.training,
@@ -163,14 +163,14 @@ class Training:
         return trainer
 
     def publish(self, trainer: StudentTrainer) -> None:
-        """Write weights, report and card, and see that the card loads."""
+        """Write weights, report and card, and check that the card loads."""
         request, halved = self.request, self.recipe.card.stored == "fp16"
         path = request.out / f"{request.name}.student.safetensors"
         student = publish_weights(trainer.best_student().state_dict(), path, halved=halved)
         self.model.write(student, self._report(trainer, student))
 
     def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
-        """Do a stage; the leading process takes its time."""
+        """Run a stage; the main process measures its time."""
         if not self.processes.is_main:
             return work()
         with self.stopwatch.timed(stage):
@@ -242,7 +242,7 @@ def _store(request: TrainingRequest, adm: Adm, dataset: Dataset, split: Literal[
 
 
 def _disk_needs(request: TrainingRequest, adm: Adm, stores: Sequence[PairStore]) -> list[tuple[Path, int]]:
-    """Return what will be written where, in bytes: pairs, and the ADM's weights where they cannot be linked."""
+    """Return the bytes to be written to each folder: pairs, and the ADM's weights if they cannot be linked."""
     needs = [(store.folder, store.missing_bytes()) for store in stores]
     if not on_one_disk(adm.path, request.out) and not (request.out / adm.path.name).exists():
         needs.append((request.out, adm.path.stat().st_size))
@@ -250,7 +250,7 @@ def _disk_needs(request: TrainingRequest, adm: Adm, stores: Sequence[PairStore])
 
 
 def _fingerprint(recipe: Recipe, pairs: PairStore, validation: PairStore) -> str:
-    """Return all that shapes the weights, with digests in place of paths."""
+    """Return everything that determines the weights, with digests in place of paths."""
     fields = recipe.model_dump(mode="json", include={"student", "teacher", "training"})
     for section in ("student", "teacher"):
         fields[section]["weights"] = _digest(getattr(recipe, section).weights)
@@ -260,7 +260,7 @@ def _fingerprint(recipe: Recipe, pairs: PairStore, validation: PairStore) -> str
 
 
 def _precision(recipe: Recipe) -> Precision:
-    """DIRE students know float32 alone: their logit hangs on 40 passes of the U-Net, and a self-test holds it fast."""
+    """DIRE students need float32: their logit depends on 40 passes of the U-Net, and the self-test compares it."""
     return "fp32" if recipe.reads_dire else recipe.pairs.precision
 
 
@@ -275,7 +275,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_batch_size(recipe: Recipe, processes: ProcessGroup) -> None:
-    """Raise TrainingError where the processes cannot share a batch evenly."""
+    """Raise TrainingError if the processes cannot share a batch evenly."""
     size = recipe.training.batch_size
     if size % processes.size:
         raise TrainingError(
@@ -285,7 +285,7 @@ def _check_batch_size(recipe: Recipe, processes: ProcessGroup) -> None:
 
 
 def _check_results_folder(request: TrainingRequest, adm: Adm, checkpoint: Path) -> None:
-    """Raise TrainingError where the results would replace files of something else."""
+    """Raise TrainingError if the results would replace files of another training."""
     card, copy = request.out / f"{request.name}.toml", request.out / adm.path.name
     if card.exists() and not checkpoint.exists():
         raise TrainingError(f"{card} was not made by this training. Choose another name or folder.")
@@ -294,7 +294,7 @@ def _check_results_folder(request: TrainingRequest, adm: Adm, checkpoint: Path) 
 
 
 def _check_splits(source: Path, dataset: Dataset) -> None:
-    """Raise DatasetError where a split that training needs lacks a class."""
+    """Raise DatasetError if a split that training needs lacks a class."""
     faults = []
     for split in ("train", "validation"):
         fake = np.array([image.fake for image in dataset.of(split)], dtype=np.bool_)

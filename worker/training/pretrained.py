@@ -1,6 +1,6 @@
-"""Networks that were trained before: the frozen teacher, and weights for the student to start from.
+"""Pretrained networks: the frozen teacher, and initial weights for the student.
 
-Weights are files of torchvision's format that the operator names, or for the teacher EfficientNet-Lite0's. Nothing is
+The operator names the files: weights in torchvision's format, or EfficientNet-Lite0's for the teacher. Nothing is
 downloaded.
 """
 
@@ -31,15 +31,15 @@ _DEVIATION = (0.229, 0.224, 0.225)
 
 
 class PretrainedError(DistildireError):
-    """The weights of a network that was trained before cannot be used."""
+    """The weights of a pretrained network cannot be used."""
 
 
 class Teacher(nn.Module):
-    """A frozen classifier up to its feature map, shown the image or the DIRE image.
+    """A frozen classifier up to its feature map. Its input is the image or the DIRE image.
 
     Raises:
         RecipeError: there is no such classifier.
-        PretrainedError: its weights are not there.
+        PretrainedError: the file of its weights does not exist.
         ModelError: the file holds other weights.
     """
 
@@ -63,7 +63,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Tensor:
-        """Return the feature map (B, C, h, w) of what it is shown, at the size at which the student sees it."""
+        """Return the feature map (B, C, h, w) of the teacher's input, at the student's input size."""
         shown = batch.dire if self.options.sees == "dire" else batch.x
         if shown is None:
             raise ValueError("the teacher sees DIRE images, and the pairs were made without")
@@ -76,11 +76,11 @@ class Teacher(nn.Module):
 
 
 def new_student(options: StudentOptions, seed: int) -> Student:
-    """Return a student to be trained: random by `seed`, its backbone from a file where the recipe names one.
+    """Return a new student with random weights by `seed`, or with the backbone's weights from the recipe's file.
 
     Raises:
         RecipeError: torchvision has no such backbone.
-        PretrainedError: the file is not there.
+        PretrainedError: the file does not exist.
         ModelError: the file holds other weights.
     """
     torch.manual_seed(seed)
@@ -97,10 +97,10 @@ def new_student(options: StudentOptions, seed: int) -> Student:
 
 @torch.no_grad()
 def check_sizes(student: Student, teacher: Teacher | None, options: StudentOptions, image_size: int) -> None:
-    """Check that both networks can process images of their size; pooling may leave nothing of small ones.
+    """Check that both networks can process images of their size: small ones may shrink to nothing.
 
     Raises:
-        RecipeError: one cannot.
+        RecipeError: one of them cannot.
     """
     x = torch.zeros(1, 3, image_size, image_size)
     side = options.input_size or image_size
@@ -123,7 +123,8 @@ def _look(section: Section, backbone: str, side: int, look: Callable[[], object]
 def pretrained_layers(section: Section, backbone: str, weights: Path | None) -> nn.Sequential:
     """Return a classifier up to its feature map, with the weights of a file; other weights in the file are ignored.
 
-    Files from before torch 0.4.1, of which torchvision still publishes some, do not count batches: nothing reads that.
+    Files from before torch 0.4.1, some of which torchvision still publishes, lack `num_batches_tracked`, which is not
+    used here.
     """
     try:
         with torch.device("meta"):
@@ -145,7 +146,7 @@ def pretrained_layers(section: Section, backbone: str, weights: Path | None) -> 
 
 
 def _named(section: Section, backbone: str, weights: Path | None) -> Path:
-    """Return the file of the weights. Raises PretrainedError where none is named, or it is not there."""
+    """Return the file of the weights. Raises PretrainedError if none is named or it does not exist."""
     if weights is None or not weights.is_file():
         raise PretrainedError(_missing(section, backbone, weights))
     return weights
@@ -170,10 +171,10 @@ def _missing(section: Section, backbone: str, weights: Path | None) -> str:
 
 
 def _widen_first(state: dict[str, Tensor], options: StudentOptions, backbone: nn.Module) -> None:
-    """Make the first layer's weights for RGB those for what the student reads, in place.
+    """Convert the first layer's weights for RGB to weights for the student's inputs, in place.
 
-    The noise's come from the student's random ones, or are those for the image; for its mean, which stands for three
-    equal channels, their sum.
+    The weights for the noise are the student's random ones, or those for the image. For a grey noise map, which stands
+    for three equal channels, they are the sum over the image's channels.
     """
     path, layer = first_convolution(options.backbone, backbone)
     name = f"{path}.weight"

@@ -1,8 +1,8 @@
-"""All options of a training, as data: a TOML file that names what differs from one of the recipes shipped here.
+"""All options of a training, as data: a TOML file that lists the differences from one of the recipes shipped here.
 
-`corrected` is what is recommended, `published` repeats the paper's code with its quirks, and `demonstration` is that of
-the model that comes with the package. A field that a file does not
-name has the value of its `base`, which is `corrected` unless the file says otherwise.
+`corrected` is the recommended recipe, `published` reproduces the paper's code with its quirks, and `demonstration` is
+the recipe of the model that comes with the package. A field that a file omits has the value of the file's `base`, which
+is `corrected` unless the file says otherwise.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ class RecipeError(DistildireError):
 
 
 class Options(BaseModel):
-    """One section of a recipe: nothing in it changes, and a field that it does not know is a mistake."""
+    """One section of a recipe. It is immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Augmentation(Options):
-    """What happens to an image before preprocessing, in this order; by default nothing.
+    """The changes to an image before preprocessing, in this order; by default none.
 
-    `crop_probability`: how often a part is cut out, each side of it `crop_sides` of the whole's.
+    `crop_probability`: how often a part is cut out; each of its sides is a share from `crop_sides` of the image's.
     `resize_probability`: how often both sides are multiplied by a factor from `resize_factors`.
-    `flip_probability`: how often it is mirrored. `jpeg_probability`: how often it is saved as JPEG of a quality from
-    `jpeg_qualities`, both ends included. `clean_eps`: the noise map is of the image before all this, a pair that a
-    service never sees; only with `jpeg_probability` alone, as the others would move the image away from its noise.
+    `flip_probability`: how often the image is mirrored. `jpeg_probability`: how often it is saved as JPEG with a
+    quality from `jpeg_qualities`, both ends included. `clean_eps`: the noise map is computed from the unchanged image,
+    a pair that the service never sees. It allows only `jpeg_probability`, because the other changes would move the
+    image relative to its noise map.
     """
 
     crop_probability: Probability = 0
@@ -70,8 +71,8 @@ class Augmentation(Options):
 class PairOptions(Options):
     """Stage 1: image and noise map.
 
-    `variants`: how many versions of each training image, each augmented in its own way. `seed` decides them.
-    `precision`: number format of the U-Net; "auto" takes the card's, or else the fastest of the device.
+    `variants`: the number of versions of each training image, each with its own augmentation. `seed` determines them.
+    `precision`: number format of the U-Net; "auto" is the card's format, or else the device's fastest.
     """
 
     variants: PositiveInt
@@ -82,10 +83,10 @@ class PairOptions(Options):
 class StudentOptions(StudentConfig):
     """The student, as in a model card, and its initial weights.
 
-    `input_size`: the side to which the pair is resized; by default it stays as large as the noise map. `weights`: a
-    file of torchvision's weights of this backbone to start from; by default it starts from random weights.
-    `noise_channels`: what the first layer's weights for the noise start from, where there is a file: `random` numbers,
-    or those for the image (`pretrained`).
+    `input_size`: the side to which the pair is resized; by default it keeps the noise map's size. `weights`: a file of
+    torchvision's weights for this backbone to start from; by default training starts from random weights.
+    `noise_channels`: if there is such a file, the start of the first layer's weights for the noise: `random` numbers,
+    or the weights for the image (`pretrained`).
     """
 
     weights: Path | None = None
@@ -101,11 +102,11 @@ class StudentOptions(StudentConfig):
 class TeacherOptions(Options):
     """The frozen network whose features the student imitates.
 
-    `weight`: λ, that of the mean squared error of the features in the loss; 0 for no teacher. `backbone`: a classifier
-    of torchvision, or `efficientnet_lite0`; where its features have another shape than the student's, a 1×1
-    convolution, which is not kept, translates. `weights`: the file of its weights. `sees`: the image, or the DIRE image
-    (40 passes of the U-Net for each). `normalised`: whether it is shown that as it was in its own training, rather than
-    in [-1, 1].
+    `weight`: λ, the weight of the mean squared error of the features in the loss; 0 for no teacher. `backbone`: a
+    classifier of torchvision, or `efficientnet_lite0`. If its features have another shape than the student's, a 1×1
+    convolution maps the student's features; it is not kept. `weights`: the file of its weights. `sees`: the image, or
+    the DIRE image (40 passes of the U-Net for each). `normalised`: whether its input is normalised as in its own
+    training, rather than in [-1, 1].
     """
 
     weight: NotNegative
@@ -120,14 +121,14 @@ class StudentPlan(Options):
 
     `epochs`: passes over all pairs of the training split. `batch_size`: pairs for each step, over all processes.
     `sampling`: `balanced` draws as many real images as fakes for each batch, with replacement; `shuffled` takes every
-    pair once an epoch, but for those that fill no batch. `pos_weight`: how much more a fake weighs in the cross-entropy
-    than a real image. `optimizer`, `learning_rate`, `beta1`, `weight_decay`: Adam's. `warmup_steps`: the learning rate
-    rises over so many; then it falls to zero along a cosine, or stays (`schedule`). `cutmix_probability`: how often a
-    batch gets a box of other images. `cutmix`: each image a box of another one (`pairs`), or all one of the first
-    (`first`). `precision`: number format of the student and the teacher in training; weights are float32.
-    `recalibrate`: whether the statistics of batch normalisation are computed again before each validation, since the
-    running ones lag behind. `seed` decides weights, batches and boxes. `checkpoint_seconds`: how much work a crash may
-    cost; it changes no result.
+    pair once an epoch, except those that fill no batch. `pos_weight`: the weight of a fake in the cross-entropy,
+    relative to a real image. `optimizer`, `learning_rate`, `beta1`, `weight_decay`: Adam's. `warmup_steps`: the
+    learning rate rises over this many steps; then it falls to zero along a cosine, or stays (`schedule`). `cutmix_probability`:
+    how often CutMix is applied to a batch. `cutmix`: each image gets a box of another image (`pairs`), or all get a box of
+    the first (`first`). `precision`: number format of the student and the teacher in training; weights are float32.
+    `recalibrate`: whether the statistics of batch normalisation are computed again before each validation, because the
+    running statistics lag behind. `seed` determines weights, batches and boxes. `checkpoint_seconds`: how many seconds
+    of work a crash may cost; it changes no result.
     """
 
     epochs: PositiveInt
@@ -149,11 +150,11 @@ class StudentPlan(Options):
 
 
 class CardOptions(Options):
-    """What the model card says. These options change no training.
+    """Options of the model card. They do not change the training.
 
-    `demonstration`: every result says that the model is no detector to rely on. `notice`: a sentence for whoever reads
-    the card. `stored`: number format of the student's weights file; with `fp16` its matrices and kernels are rounded,
-    and all that is measured afterwards is of the rounded ones.
+    `demonstration`: every result says that the model must not be relied on. `notice`: a sentence for readers of the
+    card. `stored`: number format of the student's weights file. With `fp16`, matrices and kernels are rounded, and
+    everything that is measured afterwards uses the rounded weights.
     """
 
     demonstration: bool = False
@@ -162,7 +163,7 @@ class CardOptions(Options):
 
 
 class Recipe(Options):
-    """All that determines a training besides data and ADM. `name` is for readers."""
+    """Everything that determines a training besides data and ADM. `name` is for readers."""
 
     name: str
     augmentation: Augmentation
@@ -179,7 +180,7 @@ class Recipe(Options):
 
     @property
     def needs_dire(self) -> bool:
-        """Whether DIRE images are to be computed for training."""
+        """Whether training needs DIRE images."""
         return self.reads_dire or (self.teacher.weight > 0 and self.teacher.sees == "dire")
 
 
@@ -187,7 +188,7 @@ def read_recipe(named: str) -> Recipe:
     """Read a recipe: `corrected`, `published`, or the path of a TOML file; paths in it are relative to its folder.
 
     Raises:
-        RecipeError: there is none such, or fields are missing, wrong or unknown; all of them are named.
+        RecipeError: there is no such recipe, or fields are missing, wrong or unknown; the message names all of them.
     """
     path = FOLDER / f"{named}.toml" if named in BASES else Path(named)
     fields = {"name": path.stem} | _read(path)
@@ -217,7 +218,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the base with the fields in their place; sections are merged."""
+    """Return the base with `fields` replaced; sections are merged."""
     merged = dict(base)
     for name, value in fields.items():
         below = merged.get(name)

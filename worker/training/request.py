@@ -13,7 +13,7 @@ from worker.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What is to be trained.
+    """What to train.
 
     `data`: as in `read_dataset`. `adm`: the name of the card whose ADM makes the noise maps; its student is not needed.
     `out`: the folder of the results. `pairs`: that of stage 1, which several trainings may share. `name`, `license`:

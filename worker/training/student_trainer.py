@@ -1,8 +1,8 @@
-"""Stage 2: training of the student on image and noise, with a teacher's features as a second goal.
+"""Stage 2: trains the student on image and noise, with a teacher's features as a second objective.
 
 The loss is binary cross-entropy + λ · the mean squared error between the student's feature map and the frozen
-teacher's (DistilDIRE, equation 3). After each epoch the student is tried on the validation pairs; the one with the best
-average precision is what training gives.
+teacher's (DistilDIRE, equation 3). After each epoch the student is evaluated on the validation pairs. The result of
+training is the student with the best average precision.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 
 RECALIBRATION_BATCHES = 20
 PREDICTION_BATCH = 64
-_CUTMIX, _NETWORK = 2, 3  # what is drawn for a step besides its pairs
+_CUTMIX, _NETWORK = 2, 3  # purpose numbers of a step's other random draws
 _PARTS = ("loss", "classification", "distillation")
 
 
 class DivergedError(DistildireError):
-    """The loss is no number any more. Lower the learning rate, lengthen the warm-up, or train in precision fp32.
+    """The loss is no longer finite. Lower the learning rate, lengthen the warm-up, or train in precision fp32.
 
     To start again with the existing noise maps, name another --out, and --pairs OLD_OUT/pairs.
     """
@@ -52,7 +52,7 @@ class DivergedError(DistildireError):
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a student is trained: on which device, by which processes, and where curves are written, if anywhere."""
+    """The device and processes that train a student, and the folder for its curves; None: write no curves."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     processes: ProcessGroup = field(default_factory=ProcessGroup)
@@ -60,7 +60,7 @@ class Setting:
 
 
 class Distilled(nn.Module):
-    """The student, and the 1×1 projection of its features to as many channels as the teacher's, where they differ."""
+    """The student, and a 1×1 projection of its features to the teacher's number of channels if the numbers differ."""
 
     def __init__(self, student: Student, teacher: Teacher | None) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class Distilled(nn.Module):
 
 @dataclass(eq=False)
 class StudentTrainer:
-    """One student in training: a `checkpointing.Trainer`. `build` puts its parts together.
+    """One student in training: a `checkpointing.Trainer`. `build` creates it.
 
-    `forward`: the network as all processes run it together. `history` has a row of figures for each epoch; `best` has
-    the epoch, average precision and weights of the best one.
+    `forward`: the network wrapped for all processes. `history` has a row of metrics for each epoch; `best` has the
+    epoch, average precision and weights of the best epoch.
     """
 
     fingerprint: str
@@ -113,7 +113,7 @@ class StudentTrainer:
         teacher: Teacher | None = None,
         setting: Setting | None = None,
     ) -> Self:
-        """Move the networks to their device, and put the trainer's parts together."""
+        """Move the networks to their device and create the trainer."""
         setting = setting or Setting()
         device = setting.device
         teacher = None if teacher is None else teacher.to(device)
@@ -143,7 +143,7 @@ class StudentTrainer:
         return self.plan.epochs * self.steps_per_epoch
 
     def advance(self, step: int) -> float:
-        """Do one step of the optimizer, and after the last one of an epoch its validation; return the loss."""
+        """Run one step of the optimizer, and the validation after the last step of an epoch; return the loss."""
         rate = learning_rate(self.plan, step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -163,7 +163,7 @@ class StudentTrainer:
         return values["loss"]
 
     def state(self) -> dict[str, Any]:
-        """Return weights, running statistics, optimizer, the figures so far and the best student."""
+        """Return weights, running statistics, optimizer, the metrics so far and the best student."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -174,14 +174,14 @@ class StudentTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Restore the values that `state` returned."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history, self.best, self._sums = state["history"], state["best"], state["sums"]
 
     def close(self) -> None:
-        """End the thread that reads ahead, and close the file of curves. What was learned stays."""
+        """End the thread that reads ahead, and close the file of curves. The student stays usable."""
         self._reader.shutdown(cancel_futures=True)
         if self._curves is not None:
             self._curves.close()
@@ -194,13 +194,13 @@ class StudentTrainer:
     def recalibrate(self) -> None:
         """Replace the running statistics of batch normalisation by plain means, over pairs without CutMix.
 
-        After few steps the running ones still hold the random start, which alone can put all images in one class.
+        After few steps the running statistics still contain the random start, which can put all images in one class.
         """
         norms = [layer for layer in self.network.modules() if isinstance(layer, nn.BatchNorm2d)]
         usual = [layer.momentum for layer in norms]
         for layer in norms:
             layer.reset_running_stats()
-            layer.momentum = None  # torch's way to say: the mean over all batches
+            layer.momentum = None  # in torch, this means the mean over all batches
         self.network.train()
         for number in range(RECALIBRATION_BATCHES):
             with torch.no_grad(), self._precision():
@@ -210,7 +210,7 @@ class StudentTrainer:
             layer.momentum = momentum
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss, and its two parts before the second is weighted."""
+        """Return the loss and its two parts, the second without its weight λ."""
         batch = _on(batch, self.setting.device)
         self.forward.train()
         with self._precision():
@@ -224,7 +224,7 @@ class StudentTrainer:
         return classification + self.teacher.options.weight * distillation, classification, distillation
 
     def _end_epoch(self, step: int) -> None:
-        """Look at the validation split, and keep the student if it is the best so far."""
+        """Evaluate the student on the validation split, and keep it if it is the best so far."""
         if self.plan.recalibrate:
             self.recalibrate()
         student, fake = self.network.student, self.validation.labels
@@ -259,13 +259,13 @@ class StudentTrainer:
         return torch.autocast(self.setting.device.type, DTYPES[precision], enabled=precision != "fp32")
 
     def _batch(self, step: int) -> Batch:
-        """Return a step's batch, and have the next one read while this one is computed with."""
+        """Return a step's batch, and let the next one be read in the meantime."""
         current = self._ahead.pop(step, None) or self._reader.submit(self._load, step)
         self._ahead = {step + 1: self._reader.submit(self._load, step + 1)}
         return current.result()
 
     def _load(self, step: int) -> Batch:
-        """Read this process's share of a step's batch, after CutMix: what is drawn is the same in all processes."""
+        """Read this process's share of a step's batch and apply CutMix. All processes make the same random draws."""
         drawn = self.sampler.draw(step)
         batch = self._share(drawn)
         rng = step_rng(self.plan.seed, step, _CUTMIX)
@@ -281,10 +281,10 @@ class StudentTrainer:
 
 @torch.no_grad()
 def probabilities(student: Student, pairs: PairSource, setting: Setting | None = None) -> NDArray[np.float64]:
-    """Return the probability of being fake of every pair, (N,); several processes share the work.
+    """Return every pair's probability of being fake, (N,); several processes share the work.
 
     Raises:
-        DivergedError: a logit is no number.
+        DivergedError: a logit is NaN.
     """
     setting = setting or Setting()
     count, processes = len(pairs.labels), setting.processes
@@ -301,7 +301,7 @@ def probabilities(student: Student, pairs: PairSource, setting: Setting | None =
 
 
 def joined(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Put together what the processes know, of which each had every n-th pair."""
+    """Merge the values of all processes, each of which had every n-th pair."""
     found = np.empty(sum(map(len, parts)))
     for rank, part in enumerate(parts):
         found[rank :: len(parts)] = part
@@ -326,7 +326,7 @@ def _on(batch: Batch, device: torch.device) -> Batch:
 
 
 def _sized(feature: Tensor, target: Tensor) -> Tensor:
-    """Return features (B, C, h, w) at the height and width of the teacher's."""
+    """Resize features (B, C, h, w) to the height and width of the teacher's features."""
     if feature.shape[-2:] == target.shape[-2:]:
         return feature
     return F.interpolate(feature, size=target.shape[-2:], mode="bilinear", align_corners=False)

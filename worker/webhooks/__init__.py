@@ -1,1 +1,1 @@
-"""Sending webhooks. Free of torch: the web image runs it."""
+"""Sends webhooks. It does not import torch, because the web image runs it."""

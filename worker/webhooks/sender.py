@@ -1,7 +1,7 @@
-"""Sends the webhooks that are due: claims one by SQL, posts it through the egress guard, records the try, goes on.
+"""Sends the webhooks that are due. It claims one by SQL, posts it through the egress guard and records the try.
 
-The database holds the schedule. How often `WebhookSender.deliver_due` is called decides only how soon a delivery that
-is due is noticed.
+The database holds the schedule. How often `WebhookSender.deliver_due` is called determines only how soon a due delivery
+is noticed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shared.webhooks.signatures import SigningError, signed_headers
 from worker.egress.http_client import Egress
 
 _TRY_SECONDS = 15.0
-#: Twice the longest try, so that only a sender that died loses its lease.
+#: Twice the longest try, so that a sender loses its lease only if it dies.
 _LEASE = timedelta(seconds=30)
 
 #: An endpoint that accepted a webhook within this time counts as prompt.
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class OwnFault(StrEnum):
-    """The reasons for a try without an answer that are the service's own fault; `EgressCode` has all others."""
+    """The reasons why a try got no response that are the service's own fault; `EgressCode` has all others."""
 
     #: The endpoint's secret cannot be used, as after `SECRET_KEY` was changed. Register the endpoint again.
     SIGNING_FAILED = "signing_failed"
@@ -70,14 +70,14 @@ class Permit:
 
 
 class Prompt:
-    """The endpoints that accepted a webhook of this process lately, and have failed none since."""
+    """The endpoints that recently accepted a webhook from this process, and have failed no try since."""
 
     def __init__(self) -> None:
         self._took_at: dict[UUID, float] = {}
         self._lock = threading.Lock()
 
     def note(self, endpoint_id: UUID, now: float, *, arrived: bool) -> None:
-        """Remember how a try ended."""
+        """Record whether a try to the endpoint succeeded."""
         with self._lock:
             self._took_at.pop(endpoint_id, None)
             if arrived:
@@ -98,15 +98,16 @@ class WebhookSender:
     ) -> None:
         """Send at most `senders` webhooks at once, and at most `per_endpoint` (of all processes) to one endpoint.
 
-        An endpoint whose last try failed gets one try at a time, and all such endpoints half of the senders: however
-        many receivers hang, the others are served. One that has taken webhooks lately, and failed none since, gets
-        more where nobody else needs them, all such endpoints a quarter of the senders. The last quarter is for others.
+        An endpoint whose last try failed gets one try at a time, and all such endpoints together at most half of the
+        senders. So however many receivers hang, the others are served. A prompt endpoint, which recently accepted
+        webhooks and has failed none since, may exceed `per_endpoint` while senders are free; all such endpoints
+        together may use a quarter of the senders for this. The last quarter is left for other endpoints.
         """
         self.senders = senders
         self.taken = 0
-        """How many deliveries were claimed since the start."""
+        """The number of deliveries claimed since the start."""
         self.busy = 0
-        """How many tries are under way."""
+        """The number of tries in progress."""
         self._counting = threading.Lock()
         self._database = database
         self._egress = egress
@@ -120,8 +121,8 @@ class WebhookSender:
         self._closed = threading.Event()
 
     def deliver_due(self) -> None:
-        """Have a free sender send what is due; return at once. Any thread may call this at any time."""
-        # Nothing is queued: where all senders are busy, each looks for the next delivery after its own.
+        """Let a free sender send what is due; return at once. Any thread may call this at any time."""
+        # If all senders are busy, nothing is queued: each looks for the next delivery after its own.
         if not self._closed.is_set() and self._free.acquire(blocking=False):
             try:
                 self._pool.submit(self._send_until_none_is_due)
@@ -138,7 +139,7 @@ class WebhookSender:
         self._closed.set()
 
     def close(self) -> None:
-        """Start no further delivery; return when those under way are recorded, within some 20 seconds."""
+        """Start no further delivery; return when those in progress are recorded, within some 20 seconds."""
         self._closed.set()
         self._pool.shutdown(wait=True)
 
@@ -147,11 +148,11 @@ class WebhookSender:
             while not self._closed.is_set() and self._send_next():
                 pass
         except DatabaseUnavailableError:
-            #: PostgreSQL does not answer. Webhooks are sent when it does.
+            #: PostgreSQL does not answer. Webhooks are sent when it answers again.
             _log.warning("webhooks_wait_for_the_database")  # the next call of deliver_due looks again
         except Exception:  # noqa: BLE001  # the pool would swallow it
-            #: A sender of webhooks met an error that it does not expect. The webhook that it had claimed is tried again
-            #: when the lease ends.
+            #: A sender of webhooks failed with an unexpected error. The webhook that it had claimed is tried again when
+            #: the lease ends.
             _log.exception("webhook_sender_failed")
         finally:
             self._free.release()
@@ -173,7 +174,7 @@ class WebhookSender:
                 may_fail.release()
             if claimed.beside < self.per_endpoint:
                 may_have_more.release()
-            self.deliver_due()  # where there was one there may be more: one further sender looks
+            self.deliver_due()  # there may be more: let another sender look
             with self._under_way():
                 tried = self._try(claimed)
                 self._prompt.note(claimed.endpoint_id, time.monotonic(), arrived=tried.arrived)
@@ -191,7 +192,7 @@ class WebhookSender:
                 self.busy -= 1
 
     def _try(self, claimed: ClaimedDelivery) -> Try:
-        """Post a delivery once; whatever happens is a result."""
+        """Post a delivery once. Every error is returned as a result of the try."""
         started_at, begun = datetime.now(UTC), time.monotonic()
         status = error = excerpt = None
         try:
@@ -206,10 +207,9 @@ class WebhookSender:
             #: A webhook cannot be signed with its endpoint's secret, as after `SECRET_KEY` was changed. The endpoint
             #: must be registered again.
             _log.error("webhook_not_signed", endpoint=str(claimed.endpoint_id), reason=failure.message)
-        except Exception:  # noqa: BLE001  # a try that is not recorded would be made again every half minute for ever
+        except Exception:  # noqa: BLE001  # an unrecorded try would be repeated every half minute for ever
             error = str(OwnFault.INTERNAL)
-            #: A try of a webhook met an error that the worker does not expect, and counts as failed. Report the
-            #: traceback.
+            #: A try of a webhook failed with an unexpected error, and counts as failed. Report the traceback.
             _log.exception("webhook_try_failed", endpoint=str(claimed.endpoint_id))
         duration_ms = round((time.monotonic() - begun) * 1000)
         return Try(started_at, duration_ms, status=status, error=error, response_excerpt=excerpt)
@@ -220,7 +220,7 @@ class WebhookSender:
         return {"Content-Type": "application/json", "User-Agent": "distildire-webhooks/1", **signed}
 
     def _record(self, claimed: ClaimedDelivery, tried: Try) -> None:
-        """Decide what follows a try and write both in one transaction, unless the delivery is another's by now."""
+        """Decide what follows a try and write both in one transaction, unless another sender owns it by now."""
         log = _log.bind(
             delivery=str(claimed.id),
             endpoint=str(claimed.endpoint_id),  # never its URL: receivers put tokens into paths
@@ -232,7 +232,7 @@ class WebhookSender:
         try:
             with self._database.begin() as session:
                 now = session.scalars(select(func.now())).one()
-                # Jitter is no secret.
+                # Jitter need not be unpredictable.
                 chance = random.random()  # noqa: S311
                 decision = decide(claimed.planned_try, tried.status, now, chance, claimed.failing_since)
                 disabled = record_try(session, claimed, tried, decision)
@@ -240,10 +240,10 @@ class WebhookSender:
             #: A try of a webhook ended after its lease. Another process makes it again, and this result is dropped.
             log.warning("webhook_try_came_too_late")
         else:
-            #: A webhook was tried. `status` is the receiver's answer, or `error` says why there is none; `decision` is
-            #: what follows.
+            #: A webhook was tried. `status` is the receiver's response, or `error` says why there is none; `decision`
+            #: says what follows.
             log.info("webhook_tried", decision=type(decision).__name__.lower())
             if disabled and isinstance(decision, Disable):
-                #: An endpoint was disabled, for the `reason` that its tenant is told too. The webhooks that wait for it
+                #: An endpoint was disabled, for the `reason` that its tenant also sees. The webhooks that wait for it
                 #: are given up.
                 log.warning("webhook_endpoint_disabled", reason=decision.reason)

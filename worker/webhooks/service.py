@@ -1,4 +1,4 @@
-"""A webhook worker: its parts (the sender, the sweeper, retention) and how it starts and ends. Without torch."""
+"""A webhook worker: its parts (sender, sweeper, retention), and how it starts and ends. It does not import torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def build(settings: Settings, broker: Broker) -> WebhookParts:
     database = _database(settings, connections=16)
     # Its own connections and thread: webhooks and leases must not wait for retention, nor for a slow object store.
     retention_database = _database(settings, connections=4)
-    # Its own connection: the watchdog must be able to look while the senders wait for connections in vain.
+    # Its own connection: the watchdog must be able to look even if the senders cannot get a connection.
     watchdog_database = _database(settings, connections=1)
     sender = WebhookSender(database, Egress(settings.egress_allow), Vault(settings.secret_key.get_secret_value()))
     sweeper = Sweeper(database, broker, max_attempts=settings.max_attempts)
@@ -78,7 +78,7 @@ def _watchdog(settings: Settings, database: Database, sender: WebhookSender) -> 
 
 
 class WebhookRuntime:
-    """Sends the webhooks that are due and sweeps, when it is woken and every `POLL_SECONDS`."""
+    """Sends the webhooks that are due, and sweeps, on each wake-up and every `POLL_SECONDS`."""
 
     def __init__(self, settings: Settings, parts: WebhookParts) -> None:
         self._ready_file = settings.ready_file
@@ -86,11 +86,11 @@ class WebhookRuntime:
 
     @classmethod
     def load(cls, settings: Settings, broker: Broker) -> WebhookRuntime:
-        """Make a webhook worker that does not work yet."""
+        """Create a webhook worker that has not started yet."""
         return cls(settings, build(settings, broker))
 
     def begin(self) -> None:
-        """Start to send."""
+        """Start sending."""
         for part in (self._parts.polling, self._parts.tidying, self._parts.watchdog):
             part.start()
         if self._ready_file:
@@ -98,13 +98,13 @@ class WebhookRuntime:
         _log.info("worker_ready")
 
     def status(self) -> WorkerStatus:
-        """Return the state of this worker, for the list of workers."""
+        """Return the status of this worker, for the registry."""
         sender = self._parts.sender
         state = WorkerState.DRAINING if sender.closed else WorkerState.READY
         return WorkerStatus(state, sender.senders, sender.busy)
 
     def deliver(self) -> None:
-        """Have the sender send what is due."""
+        """Let the sender send what is due."""
         self._parts.sender.deliver_due()
 
     def sweep(self) -> None:
@@ -119,14 +119,14 @@ class WebhookRuntime:
             self._ready_file.unlink(missing_ok=True)
 
     def release_jobs(self) -> bool:
-        """Return whether every try is recorded: one that is not is made again when its lease ends."""
+        """Return whether every try is recorded. A try that is not is made again when its lease ends."""
         if tries := self._parts.sender.busy:
-            #: A webhook worker that stops could not record so many `tries`. They are made again.
+            #: A webhook worker stopped before it recorded this many `tries`. They are made again.
             _log.warning("tries_not_recorded", tries=tries)
         return not tries
 
     def close(self) -> None:
-        """End when the tries under way are recorded."""
+        """Stop after the tries in progress are recorded."""
         parts = self._parts
         for part in (parts.watchdog, parts.tidying, parts.polling, parts.sender):
             part.close()

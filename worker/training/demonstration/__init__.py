@@ -1,1 +1,1 @@
-"""How the demonstration model is made, from photographs to the files that are shipped."""
+"""Makes the demonstration model, from photographs to the published files."""

@@ -1,10 +1,10 @@
-"""What the demonstration model is made of: two small ADMs, and data sets of photographs and fakes.
+"""Makes the inputs of the demonstration model: two small ADMs, and data sets of photographs and fakes.
 
-`python -m worker.training.demonstration --photographs D --out D`. From there on `distildire train`,
-`calibrate` and `evaluate` do the work, as for anybody's images: docs/demonstration-model.md has all commands and what
-came out.
+Run `python -m worker.training.demonstration --photographs D --out D`. Then `distildire train`, `calibrate` and
+`evaluate` make the model, as they do from anybody's images: docs/demonstration-model.md has all commands and results.
 
-What takes minutes leaves files in the output folder and is skipped where they are; ADMs go on from their checkpoints.
+Stages that take minutes leave files in the output folder, and are skipped if the files exist. The training of an ADM
+continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ADM_CARD = "DEMO-ADM"
 NAME = "DISTILDIRE-DEMO"
 SHOWN_SAMPLES = 4
 STEPS = (0, 20, 100, 300)
-"""At which the ADMs are measured; the detector asks them at 0."""
+"""The diffusion steps at which the ADMs are measured; the detector runs them at step 0."""
 
 Rows = list[dict[str, str]]
 
@@ -65,7 +65,7 @@ class AdmRecipe:
 
 @dataclass(frozen=True)
 class Fakes:
-    """A set of fakes: of which crops, which kinds in turn, by which ADM (`adm`, `unseen-adm`)."""
+    """A set of fakes. `of`: whose crops; `kinds`: used in turn; `adm`: which ADM makes them (`adm`, `unseen-adm`)."""
 
     of: Use
     kinds: tuple[Kind, ...]
@@ -82,18 +82,18 @@ FAKES: Mapping[str, Fakes] = {
     "unseen-sampler": Fakes("test", ("ancestral-200", "ancestral-300", "ancestral-450")),
     "unseen-adm": Fakes("test", MEDIUM, adm="unseen-adm"),
 }
-"""By name. The first four are `images.csv`; each of the others, with the test split's photographs, is a file of its
-own. The sampler of one and the ADM of the last made nothing that any student was trained on."""
+"""The sets of fakes by name. The first four go into `images.csv`; each of the others goes into its own file, with the
+test split's photographs. No student was trained on images from the sampler of `unseen-sampler` or from `unseen-adm`."""
 
 SPLITS: Mapping[Use, Split] = {"adm": "train", "train": "train", "validation": "validation", "test": "test"}
-"""What the photographs of each use are to the student."""
+"""The split of the student's data set to which the photographs of each use belong."""
 
 
 @dataclass(frozen=True)
 class DemonstrationRecipe:
-    """All that determines the data besides the photographs.
+    """Everything that determines the data besides the photographs.
 
-    `crops`: how many of each photograph.
+    `crops`: the number of crops of each photograph, by use.
     """
 
     image_size: int
@@ -148,7 +148,7 @@ class Demonstration:
         (out / "models").mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        """Do all stages that are not done yet."""
+        """Run all stages that are not complete yet."""
         for name in self.recipe.adms:
             self.train_adm(name)
         self.write_adm_card()
@@ -163,7 +163,7 @@ class Demonstration:
             self._write_manifest(name, photographs[FAKES[name].of] + fakes[name])
 
     def train_adm(self, name: str) -> None:
-        """Train one ADM on the photographs that are for that; publish the average of its weights."""
+        """Train one ADM on the photographs with the use `adm`; publish the average of its weights."""
         recipe, path = self.recipe.adms[name], self._weights(name)
         if path.exists():
             return
@@ -173,7 +173,7 @@ class Demonstration:
         publish_weights(trainer.average, path)
 
     def write_adm_card(self) -> None:
-        """Write the card that `distildire train --adm` reads. A card has a student: this one's is not trained."""
+        """Write the card that `distildire train --adm` reads. A card needs a student; this one is untrained."""
         torch.manual_seed(self.recipe.seed)
         models = self.out / "models"
         student = publish_weights(Student(self.recipe.student).state_dict(), models / f"{ADM_CARD}.student.safetensors")
@@ -183,7 +183,7 @@ class Demonstration:
             threshold=0.5,
             notice="An ADM to train students with. Its own student is not trained: its verdicts mean nothing.",
             image_size=self.recipe.image_size,
-            precision="fp32",  # networks as small gain little from bfloat16, which moves a probability by up to 0.3
+            precision="fp32",  # so small networks gain little from bfloat16, which changes a probability by up to 0.3
             unet=self.recipe.adms["adm"].unet,
             student=self.recipe.student,
             provenance={},
@@ -195,7 +195,7 @@ class Demonstration:
         write_whole(models / f"{ADM_CARD}.toml", card_toml(text, adm, student).encode())
 
     def measure_adms(self) -> None:
-        """Write each ADM's mean squared error of eps on the test split's crops, by the step t; predicting 0 gives 1."""
+        """Write each ADM's mean squared error of eps on the test split's crops, by step t; predicting 0 gives 1."""
         crops, _ = self._cut("test")
         losses = {
             name: {str(t): round(eps_loss(faker.unet, to_unit(crops), t, self.recipe.seed), 4) for t in STEPS}
@@ -204,18 +204,18 @@ class Demonstration:
         write_whole(self.out / "adm-losses.json", (json.dumps(losses, indent=1) + "\n").encode())
 
     def save_samples(self) -> None:
-        """Write a few images sampled from the ADM, for demonstrations: the first ones, not chosen ones."""
+        """Write the first few images sampled from the ADM, for demonstrations; they are not selected."""
         made = self._fakers["adm"].sample(SHOWN_SAMPLES, np.random.default_rng(self.recipe.seed))
         for number, pixels in enumerate(made, start=1):
             Image.fromarray(pixels).save(self.out / f"sampled-{number}.png")
 
     def save_photographs(self, use: Use) -> Rows:
-        """Save the crops of a split's photographs as files, each with a history of its own."""
+        """Save the crops of a split's photographs as files, each with its own encoding history."""
         crops, groups = self._cut(use)
         return self._save(f"photographs-{use}", use, crops, groups, [""] * len(crops))
 
     def save_fakes(self, name: str) -> Rows:
-        """Make a fake of each crop of a split, of the kinds in turn, and save them as the photographs are."""
+        """Make a fake of each crop of a split, with the kinds in turn, and save them as the photographs are saved."""
         fakes = FAKES[name]
         crops, groups = self._cut(fakes.of)
         kinds = [fakes.kinds[index % len(fakes.kinds)] for index in range(len(crops))]
@@ -230,7 +230,7 @@ class Demonstration:
         return self._save(name, fakes.of, made, groups, kinds)
 
     def _save(self, name: str, use: Use, pictures: Pixels, groups: Sequence[str], kinds: Sequence[Kind]) -> Rows:
-        """Write pictures below `images/NAME` and return their rows of the manifest; the list of them comes last."""
+        """Write pictures below `images/NAME` and return their rows of the manifest. The rows are written last."""
         if not self._done(name).exists():
             folder = self.out / "images" / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ class Demonstration:
 
     @cached_property
     def _fakers(self) -> dict[str, Faker]:
-        """One for each ADM, as it is published."""
+        """A faker for each ADM, with its published weights."""
         return {name: Faker(self._unet(name), self.diffusion, self.recipe.image_size) for name in self.recipe.adms}
 
     def _unet(self, name: str) -> AdmUnet:
@@ -279,7 +279,7 @@ class Demonstration:
 
 
 def fewer(rows: Rows) -> Rows:
-    """Return the rows with one photograph and one fake of each group to train with: for many trainings."""
+    """Return the rows, but with only one photograph and one fake per group for training: for repeated trainings."""
     first: dict[tuple[str, str], str] = {}
     return [
         row
@@ -309,7 +309,7 @@ def _write_rows(path: Path, rows: Rows) -> None:
 @click.option("--photographs", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
 def main(photographs: Path, out: Path) -> None:
-    """Make ADMs and data sets from unpacked PHOTOGRAPHS packages; OUT keeps checkpoints and results."""
+    """Make ADMs and data sets from the unpacked packages in PHOTOGRAPHS; keep checkpoints and results in OUT."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     Demonstration(RECIPE, read_manifest(), photographs, out).run()
 

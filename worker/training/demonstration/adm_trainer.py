@@ -1,7 +1,7 @@
-"""Training of the ADM: the network learns to tell the noise in a noised photograph (DDPM, algorithm 1).
+"""Trains the ADM: the network learns to predict the noise in a noised photograph (DDPM, algorithm 1).
 
-Two things differ from the textbook. Half of every batch is noised only slightly (t below `LOW_STEPS`), since the
-detector asks the network at t = 0, which uniform steps hardly ever visit. The weights that are kept are an
+Two things differ from the paper. Half of every batch is noised only slightly (t below `LOW_STEPS`), because the
+detector runs the network at t = 0, which uniformly drawn steps hardly ever include. The published weights are an
 exponential moving average.
 """
 
@@ -29,9 +29,9 @@ class AdmPlan:
     """How to train an ADM.
 
     The learning rate rises over `warmup` steps, then falls along a cosine that reaches zero at `decay_steps`. It does
-    not depend on `steps`, so a run can be extended; it may end above zero, since the average smooths what that leaves.
-    `compiled` makes the network a `torch.compile` one (a minute to start, then three times as fast on a CPU);
-    `bfloat16` runs it under autocast, with weights, loss and optimizer in float32.
+    not depend on `steps`, so a run can be extended. It may end above zero, because the average of the weights smooths
+    the noise that remains. `compiled`: run the network through `torch.compile`, which takes a minute to start and is
+    then three times as fast on a CPU. `bfloat16`: run it under autocast, with weights, loss and optimizer in float32.
     """
 
     steps: int
@@ -50,8 +50,8 @@ class AdmPlan:
 class AdmTrainer:
     """One ADM in training on photographs, (height, width, 3) uint8 each: a `checkpointing.Trainer`.
 
-    `build` puts its parts together. `average`: the moving average of the weights, by their names. `forward`:
-    the network, compiled where the plan says so. `alpha_bars`: (T,), of the diffusion.
+    `build` creates it. `average`: the moving average of the weights, by name. `forward`: the network, compiled if the
+    plan says so. `alpha_bars`: (T,), of the diffusion.
     """
 
     fingerprint: str
@@ -66,7 +66,7 @@ class AdmTrainer:
 
     @classmethod
     def build(cls, config: UnetConfig, image_size: int, photographs: Sequence[Pixels], plan: AdmPlan) -> Self:
-        """Start an ADM from random weights, which the plan's seed decides."""
+        """Start an ADM from random weights, drawn with the plan's seed."""
         torch.manual_seed(plan.seed)
         unet = AdmUnet(config, image_size).to(memory_format=torch.channels_last)
         forward: nn.Module = torch.compile(unet) if plan.compiled else unet  # type: ignore[assignment]
@@ -83,7 +83,7 @@ class AdmTrainer:
         )
 
     def advance(self, step: int) -> float:
-        """Do one step of the optimizer and of the moving average; return the mean squared error of eps."""
+        """Run one step of the optimizer and update the moving average; return the mean squared error of eps."""
         x, t, noise = self.draw(step)
         for group in self.optimizer.param_groups:
             group["lr"] = warmed_cosine(self.plan.learning_rate, self.plan.warmup, self.plan.decay_steps, step)
@@ -103,7 +103,7 @@ class AdmTrainer:
         return {"unet": self.unet.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Restore the values that `state` returned."""
         self.unet.load_state_dict(state["unet"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -123,7 +123,7 @@ class AdmTrainer:
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
-        """Early on the average follows fast, or the random start would stay in it."""
+        """Update the average, faster in early steps, because otherwise the random start would stay in it."""
         decay = min(self.plan.ema_decay, (1 + step) / (10 + step))
         for name, value in self.unet.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)

@@ -1,7 +1,7 @@
-"""What happens to a picture between its maker and the service: enlarged or not, and saved as some file.
+"""Random encoding histories: how a picture is enlarged, or not, and saved before it reaches the service.
 
-Photographs tend to reach a data set as JPEG and generated images as PNG, and a detector then learns the format. Here
-one history is drawn for every picture, whatever its class.
+In many data sets real images are JPEG files and generated images are PNG files, so a detector learns the format. Here
+the history of every picture is drawn in the same way, whatever its class.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class SavedPicture:
 
 
 def saved(pixels: Pixels, rng: np.random.Generator) -> SavedPicture:
-    """Give a picture (S, S, 3) a random history that depends on `rng` alone.
+    """Give a picture (S, S, 3) a random history that depends only on `rng`.
 
-    Half of the pictures become PNG, three in ten JPEG, two in ten WebP, of the qualities 60 to 98.
+    Half of the pictures are saved as PNG, three in ten as JPEG and two in ten as WebP, with qualities from 60 to 98.
     """
     image = _perhaps_enlarged(Image.fromarray(pixels), rng)
     kind = str(rng.choice(["PNG", "JPEG", "WEBP"], p=[0.5, 0.3, 0.2]))
@@ -39,7 +39,7 @@ def saved(pixels: Pixels, rng: np.random.Generator) -> SavedPicture:
 
 
 def _perhaps_enlarged(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Three in ten pictures are enlarged up to four times, as people do with small ones."""
+    """Enlarge three in ten pictures up to four times, as people do with small pictures."""
     if rng.random() >= 0.3:
         return image
     side = round(image.width * rng.uniform(1.2, 4.0))

@@ -1,7 +1,7 @@
-"""The photographs that training stands on: a committed manifest, which says what each is used for, and square crops.
+"""The photographs for training: a committed manifest that lists them with their uses, and square crops of them.
 
-No photograph is committed. The manifest says which package holds each, and its digest; `root` below is a folder
-with one unpacked package per name (docs/demonstration-model.md has the commands).
+The photographs themselves are not committed. The manifest names the package that contains each one, and its digest.
+`root` below is a folder with one unpacked package per name (docs/demonstration-model.md has the commands).
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ from shared.errors import DistildireError
 
 MANIFEST = Path(__file__).with_name("photographs.csv")
 WORKING_SIDE = 256
-"""Photographs are kept in memory with this shorter side: all crops end at 64 pixels, so more would only cost time."""
+"""The shorter side of photographs in memory: crops are reduced to 64 pixels, so more would only cost time."""
 
 Pixels = NDArray[np.uint8]
 
 Use = Literal["adm", "train", "validation", "test"]
-"""What a photograph is for: `adm` trains the ADMs and the student, `train` the student alone.
+"""What a photograph is used for: `adm` trains the ADMs and the student, `train` trains only the student.
 
-An ADM knows what it was trained on better than other photographs; from the latter the student learns what it will meet.
+An ADM predicts the noise of its training images better than that of others. The student must also learn from images
+that the ADM never saw, as in service.
 """
 
 
 class PhotographError(DistildireError):
-    """A photograph of the manifest is missing or is not the one that the manifest means."""
+    """A photograph of the manifest is missing, or its bytes differ from those that the manifest names."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One row of the manifest. The picture is `length` bytes at `offset` of `path`, a file of the package.
+    """One row of the manifest. The picture is the `length` bytes at `offset` of `path`, a file of the package.
 
-    `offset` is 0 except for pictures inside a container. `group` joins photographs of one subject or series, which
-    have one `use`. `license` and `author` are as the package states them.
+    `offset` is 0 unless the picture is inside a container file. Photographs of one subject or series have the same
+    `group`, and therefore the same `use`. `license` and `author` are as the package states them.
     """
 
     package: str
@@ -72,7 +73,7 @@ class Photograph:
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise PhotographError(f"{file} is not the file of {self.package} {self.version}: its digest differs")
         image = Image.open(io.BytesIO(data))
-        image.draft("RGB", (4 * WORKING_SIDE, 4 * WORKING_SIDE))  # let the JPEG decoder skip detail nobody will see
+        image.draft("RGB", (4 * WORKING_SIDE, 4 * WORKING_SIDE))  # lets the JPEG decoder skip detail that is lost
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
@@ -98,7 +99,7 @@ def read_manifest(path: Path = MANIFEST) -> tuple[Photograph, ...]:
 
 
 def load(photographs: Iterable[Photograph], root: Path) -> list[Pixels]:
-    """Read photographs, (height, width, 3) uint8 each, reduced to a shorter side of `WORKING_SIDE`."""
+    """Read photographs, (height, width, 3) uint8 each, resized to a shorter side of `WORKING_SIDE`."""
     return [_reduced(photograph.open(root)) for photograph in photographs]
 
 
@@ -109,9 +110,9 @@ def _reduced(image: Image.Image) -> Pixels:
 
 
 def random_crop(photograph: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    """Cut a square, perhaps mirrored, and reduce it to (size, size, 3).
+    """Cut a random square, mirror it in half of the cases, and resize it to (size, size, 3).
 
-    Half of the squares span nearly the whole shorter side, as `preprocess` sees a photograph; the others are closer.
+    Half of the squares span nearly the whole shorter side, like the crops of `preprocess`; the others are smaller.
     """
     height, width, _ = photograph.shape
     shorter = min(height, width)
@@ -130,11 +131,11 @@ def random_crops(photographs: Sequence[Pixels], count: int, size: int, rng: np.r
 
 
 def to_unit(pixels: Pixels) -> Tensor:
-    """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in [-1, 1]."""
+    """Convert (N, S, S, 3) uint8 to (N, 3, S, S) float32 in [-1, 1]."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pixels(x: Tensor) -> Pixels:
-    """(N, 3, S, S) in [-1, 1] -> (N, S, S, 3) uint8, rounded."""
+    """Convert (N, 3, S, S) in [-1, 1] to (N, S, S, 3) uint8, rounded."""
     pixels: Pixels = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return pixels

@@ -1,6 +1,6 @@
-"""Fakes that keep a photograph's content, and images sampled from noise; 8-bit squares of the ADM's own size.
+"""Makes fakes that keep a photograph's content, and images sampled from noise: 8-bit squares of the ADM's size.
 
-Whatever happens to pictures later (`file_history`) is the same for photographs and fakes.
+What happens to pictures afterwards (`encoding_history`) is the same for photographs and fakes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from worker.training.demonstration.photographs import Pixels, to_pixels, to_unit
 BATCH = 20
 
 Kind = str
-"""`sampled`, `reconstruction`, `sdedit-T` or `ancestral-T`, where T is the step of 1000 to which noise is added."""
+"""`sampled`, `reconstruction`, `sdedit-T` or `ancestral-T`; noise is added up to step T of 1000."""
 
 
 class Faker:
-    """Makes fakes with one ADM. `unet` is float32 or anything that takes and gives float32."""
+    """Makes fakes with one ADM. `unet` must take and return float32."""
 
     def __init__(self, unet: Denoiser, diffusion: SpacedDiffusion, size: int) -> None:
         self.unet, self.diffusion, self.size = unet, diffusion, size
 
     def make(self, kind: Kind, photographs: Pixels, rng: np.random.Generator) -> Pixels:
-        """Make a fake of each photograph (N, S, S, 3); of `sampled` ones only as many."""
+        """Make a fake of each photograph (N, S, S, 3); for `sampled`, make as many images from noise."""
         name, _, step = kind.partition("-")
         if name == "sampled":
             return self.sample(len(photographs), rng)
@@ -38,7 +38,7 @@ class Faker:
         return edit(photographs, self.diffusion.steps.index(int(step)), rng)
 
     def sample(self, count: int, rng: np.random.Generator) -> Pixels:
-        """Images from pure noise by DDIM, (count, S, S, 3)."""
+        """Sample images from pure noise by DDIM, (count, S, S, 3)."""
         return _in_batches(_noise(count, self.size, rng), lambda x: self.diffusion.sample(self.unet, x))
 
     def sdedit(self, photographs: Pixels, start: int, rng: np.random.Generator) -> Pixels:

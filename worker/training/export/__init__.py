@@ -1,1 +1,1 @@
-"""What a training leaves: the model, its card and its report."""
+"""Writes the results of a training: the model's weights, its card and its report."""

@@ -1,4 +1,4 @@
-"""From trained networks to what is shipped: weights and a model card with its figures."""
+"""Writes the files of a trained model: weights in safetensors, and the model card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.model.cards.schema import DiffusionConfig, Format, StudentConfig, Un
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A weights file beside its card, where others may fetch it, and its licence where that is not the card's."""
+    """A weights file beside its card, the URLs that it can be fetched from, and its licence if not the card's."""
 
     path: Path
     sha256: str
@@ -27,10 +27,10 @@ class PublishedFile:
 
 
 def publish_weights(state: Mapping[str, Tensor], path: Path, *, halved: bool = True) -> PublishedFile:
-    """Write weights as safetensors; the file appears whole or not at all.
+    """Write weights as safetensors. The write is atomic.
 
-    `halved`: matrices and kernels in float16. Vectors and statistics stay as they are: they weigh nothing, and a
-    variance may be too small for float16.
+    `halved`: store matrices and kernels in float16. Vectors and statistics stay as they are: they take little space,
+    and a variance may be too small for float16.
 
     Raises:
         DiskFullError: the disk is too full for it.
@@ -42,7 +42,7 @@ def publish_weights(state: Mapping[str, Tensor], path: Path, *, halved: bool = T
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """Return the weights as services compute with them: in float32 what was packed."""
+    """Return published weights as a worker loads them, in float32."""
     return {name: value.float() if value.is_floating_point() else value for name, value in load_file(path).items()}
 
 
@@ -53,7 +53,7 @@ def _packed(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CardText:
-    """What a card of a model trained here says, as in `ModelCard`. `provenance` is shown in its order."""
+    """The fields of the card of a model trained here, as in `ModelCard`. `provenance` keeps its order."""
 
     name: str
     license: str
@@ -85,7 +85,7 @@ def card_toml(text: CardText, adm: PublishedFile, student: PublishedFile) -> str
 
 
 def _known(fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields without those that are None: TOML has no null."""
+    """Return the fields that are not None, because TOML has no null."""
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""What a training leaves in its folder: a model that `load_model` takes, and its report."""
+"""Writes the results of a training to its folder: a model that `load_model` loads, and its report."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _MEANINGLESS = "A control: it was trained on shuffled labels, so its verdicts me
 class TrainedModel:
     """The model that one request trains: its files.
 
-    `installed`: the card whose ADM made the noise maps. `adm_path`: that ADM's weights as they lie there, `adm_sha256`:
-    the digest of the published file that they are, or were converted from.
+    `installed`: the card whose ADM made the noise maps. `adm_path`: the file of that ADM's weights. `adm_sha256`: the
+    digest of the published file; `adm_path` is that file, or was converted from it.
     """
 
     request: TrainingRequest
@@ -40,16 +40,16 @@ class TrainedModel:
     adm_sha256: str
 
     def write(self, student: PublishedFile, report: dict[str, Any]) -> None:
-        """Write report and card beside the student's weights, and see that the card loads; its self-test is recorded.
+        """Write report and card beside the student's weights, check that the card loads, and record its self-test.
 
-        A card that is of these weights stays as it is: evaluations and a threshold may have come into it since.
+        A card that is already for these weights is kept, because it may hold evaluations and a threshold by now.
         """
         target = self.request.out / f"{self.request.name}.toml"
         adm = self.place_adm()
         content = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
         write_whole(report_place(target, self.request.name), content.encode())
         if _is_of(target, student):
-            log.info("%s is of these weights and stays as it is; to have it written again, remove it", target)
+            log.info("%s is for these weights already and is kept; remove it to have it written again", target)
         else:
             write_whole(target, self._card(report, adm, student).encode())
         detector = load_model(self.request.name, "cpu", "fp32", self.request.out)
@@ -71,19 +71,19 @@ class TrainedModel:
             provenance=provenance(report),
             diffusion=card.diffusion,
             precision="fp32" if request.recipe.reads_dire else card.precision,
-            demonstration=request.recipe.card.demonstration or request.permute_labels,  # which every result tells
+            demonstration=request.recipe.card.demonstration or request.permute_labels,  # every result states it
             notice=_MEANINGLESS if request.permute_labels else request.recipe.card.notice,
         )
         return card_toml(text, adm, student)
 
     def place_adm(self) -> PublishedFile:
-        """Give the ADM's weights a second name beside the card, or copy them where the disk is another.
+        """Link the ADM's weights beside the card, or copy them if the folder is on another disk.
 
-        What was converted has another digest than what the addresses lead to, so the card does not name them.
+        The card states the URLs only if the file has the digest of the published file; a converted file has not.
         """
         target, card = self.request.out / self.adm_path.name, self.installed.card
         adm, license_ = card.adm, card.adm.license or card.license
-        if not target.exists():  # else it is the same: see `Training`
+        if not target.exists():  # an existing file is the same: `pipeline.prepare` checked it
             file = Recognised(self.adm_path, adm, published_digests(self.adm_path), target)
             try:
                 place(file, link=True)
@@ -103,5 +103,5 @@ def _is_of(card: Path, student: PublishedFile) -> bool:
 
 
 def architecture(card: ModelCard) -> UnetConfig:
-    """Return what a card says of its U-Net besides the file."""
+    """Return the configuration of a card's U-Net."""
     return UnetConfig(**{name: getattr(card.adm, name) for name in UnetConfig.model_fields})

@@ -1,4 +1,4 @@
-"""What a training's report and its card say about data, result and machine."""
+"""The parts of a training's report and card that describe the data, the result and the machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _CAVEAT = (
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """Return what there was to learn from: images and groups by split, class and generator, and the skipped files."""
+    """Return the counts of images and groups by split, class and generator, and the skipped files."""
     splits = {split: _counts(dataset.of(split)) for split in get_args(Split)}
     skipped = [{"path": str(one.path), "reason": one.reason} for one in dataset.skipped]
     return {"splits": splits, "skipped": skipped}
 
 
 def provenance(report: dict[str, Any]) -> dict[str, str | int | float]:
-    """Return the card's `[provenance]`, all of it from the report."""
+    """Return the card's `[provenance]` section, taken from the report."""
     data, best = report["data"], report["best"]
     counts = "; ".join(
         f"{split}: {found['reals']} real, {sum(found['fakes'].values())} fake in {found['groups']} groups"
@@ -50,7 +50,7 @@ def provenance(report: dict[str, Any]) -> dict[str, str | int | float]:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what people call the device."""
+    """Return the name of the device for people."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 

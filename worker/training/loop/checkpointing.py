@@ -1,7 +1,7 @@
-"""Training that can be killed at any moment: randomness depends on the step alone.
+"""Checkpoints: training can be killed at any moment, because randomness depends only on the step.
 
-Every step draws from `step_rng(seed, step)`, so no generator's state has to be saved and an interrupted
-run continues exactly as if it had not been. Checkpoints appear whole or not at all.
+Every step draws from `step_rng(seed, step)`, so no generator's state has to be saved, and an interrupted run continues
+as if it had never stopped. Checkpoints are written atomically.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CheckpointMismatchError(DistildireError):
 
 
 class Trainer(Protocol):
-    """What `train` drives. `fingerprint` names all settings that shape the result."""
+    """What `train` runs. `fingerprint` names all settings that determine the result."""
 
     fingerprint: str
 
@@ -40,14 +40,14 @@ class Trainer(Protocol):
         """Do step number `step`, counted from 0, and return its loss."""
 
     def state(self) -> dict[str, Any]:
-        """Return all that later steps depend on: weights, averages, optimizer."""
+        """Return everything that later steps depend on: weights, averages, optimizer."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Restore the values that `state` returned."""
 
 
 def step_rng(seed: int, step: int, *purpose: int) -> np.random.Generator:
-    """Return the generator of one step and purpose, independent of those of all others."""
+    """Return the random generator of one step and purpose, independent of all others."""
     return np.random.default_rng([seed, step, *purpose])
 
 
@@ -62,7 +62,7 @@ def warmed_cosine(peak: float, warmup: int, end: int, step: int) -> float:
 def train(
     trainer: Trainer, steps: int, checkpoint: Path, *, every: int, pause: float = 0.0, keeps: bool = True
 ) -> None:
-    """Do the steps that `checkpoint` does not have yet.
+    """Run the steps that `checkpoint` does not include yet.
 
     The checkpoint is saved after every `every` of them, unless the last one is less than `pause` seconds old, and at
     the end. Of several processes that train together one saves and reports: the one that `keeps`.
@@ -88,11 +88,11 @@ def train(
 
 
 def check_fingerprint(checkpoint: Path, fingerprint: str) -> None:
-    """Refuse to go on from a checkpoint of other settings. One that does not exist is none.
+    """Refuse to continue from a checkpoint with other settings. A missing checkpoint is accepted.
 
     Raises:
         CheckpointError: it is damaged.
-        CheckpointMismatchError: it was made with others.
+        CheckpointMismatchError: it was made with other settings.
     """
     if checkpoint.exists():
         _read_checkpoint(checkpoint, fingerprint)
@@ -114,7 +114,7 @@ def _read_checkpoint(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
         known = str(saved["fingerprint"])
     except OSError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its reader stumbles over
+    except Exception as error:  # reading a damaged pickle can raise any exception
         raise CheckpointError(
             f"{checkpoint} is damaged. Put a copy of it in its place; or remove it, and the new model's card if there "
             "is one: then the same command trains from the start with the noise maps that are there."
@@ -130,7 +130,7 @@ def _read_checkpoint(checkpoint: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def _save(trainer: Trainer, step: int, checkpoint: Path) -> None:
-    """Replace the checkpoint in one move, so that a kill leaves the old one or the new one."""
+    """Replace the checkpoint atomically, so that a kill leaves either the old one or the new one."""
     content = io.BytesIO()
     torch.save({"fingerprint": trainer.fingerprint, "step": step, "state": trainer.state()}, content)
     write_whole(checkpoint, content.getvalue())

@@ -1,4 +1,4 @@
-"""Disk space, checked before hours of work begin."""
+"""Checks disk space before hours of work begin."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def require_disk_space(needs: Sequence[tuple[Path, int]]) -> None:
     """Compare the bytes that will be written below folders, which need not exist, with what their disks have free.
 
     Raises:
-        DiskFullError: on one of the disks they do not fit.
+        DiskFullError: one of the disks has too little free space.
     """
     places = {_existing(folder): folder for folder, _ in needs}
     needed: Counter[int] = Counter()
@@ -30,7 +30,7 @@ def require_disk_space(needs: Sequence[tuple[Path, int]]) -> None:
 
 
 def on_one_disk(path: Path, folder: Path) -> bool:
-    """Whether a file can have a second name in a folder, which need not exist."""
+    """Whether a file can be hard-linked into a folder, which need not exist."""
     return path.stat().st_dev == _disk(folder)
 
 

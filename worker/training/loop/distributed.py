@@ -1,7 +1,7 @@
 """The processes that train together: one, or as many as `torchrun` started.
 
-What they compute together is what one process would compute with the whole batch: each has every n-th pair of it,
-gradients are averaged (DistributedDataParallel), and batch normalisation takes its means over all of them.
+Together they compute what one process would compute with the whole batch. Each of n processes takes every n-th pair,
+gradients are averaged (DistributedDataParallel), and batch normalisation uses the statistics of all processes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, distributed, nn
 _T = TypeVar("_T")
 
 PATIENCE = timedelta(hours=12)
-"""How long a process waits for the others: in stage 1 one may have much more to do."""
+"""How long a process waits for the others: in stage 1, one may have much more work."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def joined_process_group(device_type: str) -> Iterator[ProcessGroup]:
 class SyncedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of all processes, which are equally large.
 
-    torch's own SyncBatchNorm runs on GPUs alone, where nothing of it could be tested on two plain processes.
+    torch's own SyncBatchNorm runs only on GPUs, so it could not be tested with two CPU processes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Each process's sum depends on what all of them gave, so gradients are summed as well."""
+    """A sum over processes. It depends on the values of all processes, so the gradients are summed too."""
 
     @staticmethod
     def forward(_ctx: Any, value: Tensor) -> Tensor:

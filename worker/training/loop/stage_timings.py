@@ -12,7 +12,7 @@ from worker.atomic_files import write_whole
 
 
 class Stopwatch:
-    """Seconds by stage, kept in a JSON file. What a killed run spent is not in it: nobody was left to write it."""
+    """Seconds by stage, kept in a JSON file. It lacks the time of a killed run, which could not write it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

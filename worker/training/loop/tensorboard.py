@@ -1,8 +1,8 @@
 """Curves of a training for TensorBoard, in its own file format.
 
-Written here because the package `tensorboard` brings a web server and thirty megabytes to every worker for what is a
-few bytes a step: a record is a length, its checksum, an `Event` message of protocol buffers, and its checksum. Whoever
-wants to look at the curves installs TensorBoard beside it and names the folder.
+We write the format ourselves because the package `tensorboard` would add a web server and thirty megabytes to every
+worker. A record is a length, its checksum, an `Event` message of protocol buffers, and its checksum. To view the
+curves, install TensorBoard and give it the folder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from worker.atomic_files import full_disk_told
 
 _VERSION = b"brain.Event:2"
 _POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), reflected
-_START = 1  # SessionLog.START: what was logged for this and later steps by an earlier run is void
+_START = 1  # SessionLog.START: discards what an earlier run logged for this and later steps
 
 
 class EventLog:
-    """A file of scalars in `folder`. A run that continues opens another one; `first_step` voids what it will repeat.
+    """A file of scalars in `folder`. A run that continues opens another; from `first_step` on, it replaces the old.
 
     Raises:
         DiskFullError: the disk is too full for a record.

@@ -1,1 +1,1 @@
-"""Images with their noise maps, made once and read at each step: the shards, and what is varied in them."""
+"""Pairs of image and noise map: augmentation, the shards that store them, batches and CutMix."""

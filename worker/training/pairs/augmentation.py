@@ -1,6 +1,6 @@
-"""Versions of an image, each decided by a seed: cropped, resized, mirrored, saved as JPEG.
+"""Augmentation of images by seed: crop, resize, mirror, compress as JPEG.
 
-All of it happens to the pixels, before preprocessing and before the noise map is computed.
+It changes the pixels before preprocessing and before the noise map is computed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from worker.training.recipe import Augmentation
 
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 _PROBES = 8
-_LARGEST_SIDE = 65_500  # of a JPEG, in libjpeg
+_LARGEST_SIDE = 65_500  # libjpeg's limit for a JPEG file
 _LARGEST_AREA = 80_000_000  # pixels; above 89 million Pillow suspects a bomb
 
 
 def augmented(image: Image.Image, options: Augmentation, rng: np.random.Generator) -> Image.Image:
-    """Return a version of an RGB image. What is drawn depends on `rng` and `options` alone."""
+    """Return a random version of an RGB image. The random choices depend only on `rng` and `options`."""
     if rng.random() < options.crop_probability:
         image = _cropped(image, options, rng)
     if rng.random() < options.resize_probability:
@@ -35,10 +35,10 @@ def augmented(image: Image.Image, options: Augmentation, rng: np.random.Generato
 
 
 def pixels_digest(options: Augmentation, size: int) -> str:
-    """Return a digest of what augmentation and preprocessing make of a picture, hexadecimal.
+    """Return a hexadecimal digest of the output of augmentation and preprocessing for a test picture.
 
-    It changes with any change of their code, and with that of Pillow's and the JPEG library's, so that what an older
-    one computed is not taken for this one's.
+    It changes when their code, Pillow or the JPEG library changes the output, so that pairs from an older version are
+    not mistaken for current ones.
     """
     found = hashlib.sha256()
     noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -63,7 +63,7 @@ def _resized(image: Image.Image, options: Augmentation, rng: np.random.Generator
 
 
 def _largest_factor(image: Image.Image) -> float:
-    """Return the factor that enlarges an image as far as it can be saved and held; 1 where it is larger already."""
+    """Return the largest factor by which an image can be enlarged within the limits; 1 if it exceeds them already."""
     by_side = _LARGEST_SIDE / max(image.size)
     by_area = math.sqrt(_LARGEST_AREA / (image.width * image.height))
     return max(1.0, min(by_side, by_area))

@@ -1,4 +1,4 @@
-"""Which pairs make up the batch of a step. It depends on the step's number alone, so any run can continue."""
+"""Chooses the pairs of each step's batch. The choice depends only on the step number, so any run can continue."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from worker.training.loop.checkpointing import step_rng
 from worker.training.recipe import StudentPlan
 
-_ORDER = 1  # the purpose for which an epoch's order is drawn
+_ORDER = 1  # the purpose number for drawing an epoch's order
 
 
 class BatchSampler:
-    """The batches of a plan. `labels` (N,): which pairs are of fakes; both classes are there."""
+    """The batches of a plan. `labels` (N,): which pairs are fakes; both classes must be present."""
 
     def __init__(self, labels: NDArray[np.bool_], plan: StudentPlan) -> None:
         self.plan, self.count = plan, len(labels)
@@ -20,7 +20,7 @@ class BatchSampler:
         self._fakes, self._reals = np.flatnonzero(labels), np.flatnonzero(~labels)
 
     def draw(self, step: int) -> NDArray[np.int64]:
-        """Return the numbers of a step's pairs, (batch size,), over all processes."""
+        """Return the numbers of a step's pairs for all processes, (batch size,)."""
         size = self.plan.batch_size
         if self.plan.sampling == "balanced":
             rng = step_rng(self.plan.seed, step)

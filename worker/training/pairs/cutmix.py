@@ -1,7 +1,7 @@
-"""CutMix (Yun et al. 2019) on image, noise map and DIRE image together: the one augmentation after the noise map.
+"""CutMix (Yun et al. 2019) on image, noise map and DIRE image together. No other augmentation follows the noise map.
 
-A box of another pair takes the same place in all of them, so every pixel keeps the noise that was computed with its
-surroundings, and the class becomes a share.
+A box of another pair replaces the same box in all three, so every pixel keeps the noise that was computed for it. The
+label becomes the share of fake pixels.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from worker.training.pairs.store import Batch
 
 @dataclass(frozen=True)
 class Mix:
-    """What one batch is mixed with: `partner` (B,) names each pair's other one by its place in the batch.
+    """How one batch is mixed: `partner` (B,) holds the index, in the batch, of the pair that each pair is mixed with.
 
-    The box is given in shares of the side; it spans rows `top` to `bottom` and columns `left` to `right`.
+    The box spans rows `top` to `bottom` and columns `left` to `right`, as shares of the side.
     """
 
     partner: NDArray[np.int64]
@@ -32,7 +32,7 @@ class Mix:
 
 
 def draw_mix(count: int, partners: Literal["pairs", "first"], rng: np.random.Generator) -> Mix:
-    """Draw partners and a box, whose area is evenly distributed before the image's border cuts it."""
+    """Draw partners and a box. Its area is uniformly distributed before the image's border clips it."""
     half = math.sqrt(1 - rng.random()) / 2
     middle_row, middle_column = rng.random(2)
     partner = rng.permutation(count) if partners == "pairs" else np.zeros(count, np.int64)
@@ -41,7 +41,7 @@ def draw_mix(count: int, partners: Literal["pairs", "first"], rng: np.random.Gen
 
 
 def mixed(batch: Batch, other: Batch, mix: Mix) -> Batch:
-    """Put the box of each pair of `other` into its pair of `batch`; `fake` becomes the mean over the pixels."""
+    """Paste the box of each pair of `other` into its pair of `batch`; `fake` becomes the mean over the pixels."""
     side = batch.x.shape[-1]
     top, left, bottom, right = (round(edge * side) for edge in (mix.top, mix.left, mix.bottom, mix.right))
 

@@ -1,8 +1,8 @@
-"""Stage 1: every variant of every image with its noise map, and if needed its DIRE image, in shards on disk.
+"""Stage 1: stores every variant of every image with its noise map, and its DIRE image if needed, in shards on disk.
 
-A shard's name is a digest of the images and variants in it; its folder's name is one of everything else that decides
-the numbers (`PairKey`). So a pair that is out of date is never found, and an interrupted run computes only the
-shards that it lacks. Classes are not in the shards: a corrected label costs nothing.
+A shard's name is a digest of the images and variants in it. Its folder's name is a digest of everything else that
+determines the numbers (`PairKey`). So an outdated pair is never used, and an interrupted run computes only the missing
+shards. Labels are not in the shards, so a corrected label costs nothing.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from worker.training.recipe import Augmentation
 log = logging.getLogger(__name__)
 
 SHARD_PAIRS = 64
-"""An interrupted run loses at most this much: a second on a GPU, minutes on a CPU."""
+"""An interrupted run loses at most one shard: a second of work on a GPU, minutes on a CPU."""
 
 _BATCHES = {"cuda": 16}
 _CPU_BATCH = 4
-_DECODERS = 4  # each may hold two pictures of 240 MB
+_DECODERS = 4  # each may hold two images of 240 MB
 _OPEN_SHARDS = 64
 _BYTES = {"x": 2, "eps": 2, "dire": 1}
 
@@ -57,9 +57,7 @@ class PairError(DistildireError):
 class Batch:
     """`x`, `eps` and `dire` (B, 3, S, S) float32, the last in [-1, 1] or None; `fake` (B,) float32, 1 for a fake.
 
-    For a student that reads DIRE images `eps` holds those.
-
-    After CutMix `fake` is a share.
+    For a student that reads DIRE images, `eps` holds DIRE images. After CutMix, `fake` is a share in [0, 1].
     """
 
     x: Tensor
@@ -69,22 +67,22 @@ class Batch:
 
 
 class PairSource(Protocol):
-    """What the student learns from: numbered pairs. `labels` (N,) tells which are of fakes."""
+    """Numbered pairs from which the student learns. `labels` (N,): which pairs are fakes."""
 
     @property
     def labels(self) -> NDArray[np.bool_]:
-        """Whether each pair is of a fake, (N,)."""
+        """Whether each pair is a fake, (N,)."""
 
     def load(self, index: NDArray[np.int64]) -> Batch:
-        """Return some pairs, in CPU memory."""
+        """Return the pairs with these numbers, in CPU memory."""
 
 
 @dataclass(frozen=True)
 class PairKey:
-    """All that determines the numbers of a pair besides the image itself.
+    """Everything that determines the numbers of a pair besides the image itself.
 
-    `adm_sha256`: of the U-Net's weights, which fit more than one architecture: the number of heads is in no tensor.
-    `pixels`: of what augmentation and preprocessing do (`pixels_digest`).
+    `adm_sha256`: the digest of the U-Net's weights. `unet`: its architecture, which the weights do not determine: no
+    tensor shows the number of attention heads.
     """
 
     adm_sha256: str
@@ -97,7 +95,7 @@ class PairKey:
     with_dire: bool
 
     def describe(self) -> str:
-        """Return the key as JSON, with a digest of what the installed code does to pixels."""
+        """Return the key as JSON, with a digest of the output of the installed preprocessing code (`pixels_digest`)."""
         fields = asdict(self) | {
             "unet": self.unet.model_dump(),
             "diffusion": self.diffusion.model_dump(),
@@ -133,16 +131,16 @@ class NoiseMaker:
 
 @dataclass(frozen=True)
 class _Item:
-    """One pair to be: an image, and the number of its variant."""
+    """A pair to make: an image and the number of its variant."""
 
     image: LabelledImage
     variant: int
 
 
 class PairStore:
-    """The pairs of some images, `variants` of each, in `folder`. A `PairSource` once they are made.
+    """The pairs of some images, `variants` of each, in `folder`. It is a `PairSource` after `make`.
 
-    `reads_dire`: whether `load` gives the DIRE images in the place of the noise maps.
+    `reads_dire`: whether `load` returns the DIRE images in place of the noise maps.
     """
 
     def __init__(
@@ -167,7 +165,7 @@ class PairStore:
 
     @property
     def identity(self) -> str:
-        """A name that changes with any of the pairs, and with their number, order and classes."""
+        """A name that changes if the pairs, their number, their order or their labels change."""
         return f"{self.folder.name}-{self._ordered_digest[:16]}-{len(self.labels)}"
 
     def missing(self) -> list[int]:
@@ -181,13 +179,13 @@ class PairStore:
         return each * sum(len(self.shards[number]) for number in self.missing())
 
     def make(self, maker: NoiseMaker, processes: ProcessGroup = ProcessGroup()) -> None:  # noqa: B008  # a frozen value
-        """Compute what is missing; several processes share the shards among them.
+        """Compute the missing shards; several processes share the work.
 
         Raises:
-            DiskFullError: the disk is full; the next call continues from there.
-            PairError: what the U-Net makes of an image is no number, or an image changed since its digest was taken.
+            DiskFullError: the disk is full; the next call continues with the missing shards.
+            PairError: the U-Net's output for an image is not finite, or an image changed since its digest was taken.
         """
-        missing = processes.from_main(self.missing)  # asked once: the processes change it while they work
+        missing = processes.from_main(self.missing)  # only the main process looks: the answer changes while they work
         mine = missing[processes.rank :: processes.size]
         self.folder.mkdir(parents=True, exist_ok=True)
         if mine and processes.is_main:
@@ -216,7 +214,7 @@ class PairStore:
         return self.folder / f"{hashlib.sha256(names.encode()).hexdigest()[:32]}.safetensors"
 
     def _computed(self, items: Sequence[_Item], maker: NoiseMaker) -> bytes:
-        """Return a shard's file. The noise is that of the float16 pixels which the student will see."""
+        """Return the bytes of a shard. The noise is computed from the float16 pixels that the student will see."""
         with warnings.catch_warnings(), ThreadPoolExecutor(_DECODERS) as pool:
             squares = list(pool.map(self._squares, items))
         x = torch.from_numpy(np.stack([seen for seen, _ in squares])).half()
@@ -227,17 +225,17 @@ class PairStore:
         return save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
     def _finite(self, made: Tensor, items: Sequence[_Item]) -> Tensor:
-        """Return what the U-Net made of some images. Raises PairError where that is no number."""
+        """Return `made`, the U-Net's output for these images. Raises PairError if a value is not finite."""
         for item, of_image in zip(items, made, strict=True):
             if not of_image.isfinite().all():
                 raise PairError(
-                    f"What the U-Net makes of {item.image.path} is no number in {self.key.precision}. Name another "
+                    f"The U-Net's output for {item.image.path} is not finite in {self.key.precision}. Set another "
                     "number format in the recipe (pairs.precision, such as fp32); if it is fp32 already, another ADM."
                 )
         return made
 
     def _squares(self, item: _Item) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return what the student sees of an image and what the ADM is asked about: the same, unless `clean_eps`."""
+        """Return the squares that the student and the ADM see of an image: the same square, unless `clean_eps`."""
         options, size = self.key.augmentation, self.key.image_size
         image = decode(_content(item.image), ImageLimits()).image
         rng = np.random.default_rng([self.key.seed, int(item.image.sha256[:16], 16), item.variant])
@@ -246,7 +244,7 @@ class PairStore:
 
 
 def _content(image: LabelledImage) -> bytes:
-    """Return the bytes of an image's file. Raises PairError where they are not those whose digest names the pair."""
+    """Return the bytes of an image's file. Raises PairError if their digest is no longer the recorded one."""
     try:
         return image.read()
     except ChangedImageError as error:
@@ -254,5 +252,5 @@ def _content(image: LabelledImage) -> bytes:
 
 
 def _open_shard(path: Path) -> Any:
-    """Map a shard into memory. That is safe: `write_whole` replaces files and never changes one."""
+    """Map a shard into memory. This is safe because `write_whole` replaces files and never modifies one."""
     return safe_open(path, framework="pt")
