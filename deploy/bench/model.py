@@ -1,8 +1,8 @@
 """Measures the speed of the model without the service: the full-size ADM and its student, against a convolution.
 
 Weights come from a seed, so nothing is downloaded. Each precision is measured in a separate process, so that peak
-memory is separate too. Passes of the model and of the convolution alternate, and their medians are compared, because both slow
-down together when the machine is busy.
+memory is separate too. Passes of the model and of the convolution alternate, and their medians are compared, because
+both slow down together when the machine is busy.
 """
 
 from __future__ import annotations

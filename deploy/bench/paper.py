@@ -1,8 +1,8 @@
 """Measures what DistilDIRE saves against DIRE: operations and seconds of both methods, in one run.
 
 DIRE inverts and reconstructs the image; DistilDIRE runs one step of the ADM. Both use the full-size ADM and a
-ResNet-50, in the same precision, mode and batch. Weights come from a seed, because operations and seconds do not depend on them.
-DIRE's passes run between DistilDIRE's, so that both see the same machine load.
+ResNet-50, in the same precision, mode and batch. Weights come from a seed, because operations and seconds do not depend
+on them. DIRE's passes run between DistilDIRE's, so that both see the same machine load.
 """
 
 from __future__ import annotations

@@ -123,12 +123,12 @@ class StudentPlan(Options):
     `sampling`: `balanced` draws as many real images as fakes for each batch, with replacement; `shuffled` takes every
     pair once an epoch, except those that fill no batch. `pos_weight`: the weight of a fake in the cross-entropy,
     relative to a real image. `optimizer`, `learning_rate`, `beta1`, `weight_decay`: Adam's. `warmup_steps`: the
-    learning rate rises over this many steps; then it falls to zero along a cosine, or stays (`schedule`). `cutmix_probability`:
-    how often CutMix is applied to a batch. `cutmix`: each image gets a box of another image (`pairs`), or all get a box of
-    the first (`first`). `precision`: number format of the student and the teacher in training; weights are float32.
-    `recalibrate`: whether the statistics of batch normalisation are computed again before each validation, because the
-    running statistics lag behind. `seed` determines weights, batches and boxes. `checkpoint_seconds`: how many seconds
-    of work a crash may cost; it changes no result.
+    learning rate rises over this many steps; then it falls to zero along a cosine, or stays (`schedule`).
+    `cutmix_probability`: how often CutMix is applied to a batch. `cutmix`: each image gets a box of another image
+    (`pairs`), or all get a box of the first (`first`). `precision`: number format of the student and the teacher in
+    training; weights are float32. `recalibrate`: whether the statistics of batch normalisation are computed again
+    before each validation, because the running statistics lag behind. `seed` determines weights, batches and boxes.
+    `checkpoint_seconds`: how many seconds of work a crash may cost; it changes no result.
     """
 
     epochs: PositiveInt
