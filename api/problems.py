@@ -18,6 +18,7 @@ from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissi
 from shared.jobs.admission import FullError, ServiceFullError, TenantFullError
 from shared.jobs.idempotency import KeyReusedError
 from shared.jobs.submission import UnknownPolicyError
+from shared.tenants.api_keys import ScopeError
 
 MEDIA_TYPE = "application/problem+json"
 #: Seconds after which a client should try again what failed because a server is down.
@@ -256,6 +257,7 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(FullError, _full)
     app.register_error_handler(KeyReusedError, _key_reused)
     app.register_error_handler(UnknownPolicyError, _unknown_policy)
+    app.register_error_handler(ScopeError, _scope_missing)
     app.register_error_handler(RecursionError, _too_deep)
     app.register_error_handler(ParseException, _unreadable)
     for outage in _OUTAGES:
@@ -308,6 +310,10 @@ def _key_reused(error: KeyReusedError) -> Response:
 
 def _unknown_policy(_error: UnknownPolicyError) -> Response:
     return respond(field_error("policy", "is not one that the workers have", UNKNOWN_POLICY))
+
+
+def _scope_missing(error: ScopeError) -> Response:
+    return respond(ApiError(SCOPE_MISSING, error.message))
 
 
 def _too_deep(_error: RecursionError) -> Response:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -56,16 +55,12 @@ class Allowance:
 class RateLimiter:
     """Counts requests by key over a sliding minute. One for each process."""
 
-    def __init__(
-        self, redis_url: str, per_minute: int, *, clock: Callable[[], float] = time.time, probe: float = _PROBE_SECONDS
-    ) -> None:
+    def __init__(self, redis_url: str, per_minute: int) -> None:
         """Nothing connects before the first request.
 
         Args:
             redis_url: of the Redis that all processes of the API share.
             per_minute: requests that a key may make in any minute.
-            clock: the time of day, in seconds.
-            probe: seconds between two looks whether Redis is back.
 
         """
         connections = ConnectionPool.from_url(
@@ -77,8 +72,6 @@ class RateLimiter:
         self._storage = RedisStorage(redis_url, connections, key_prefix="distildire-rate")
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
         self._limit = RateLimitItemPerMinute(per_minute)
-        self._clock = clock
-        self._probe_seconds = probe
         self._lock = threading.Lock()
         self._away = False
 
@@ -93,7 +86,7 @@ class RateLimiter:
         except (RedisError, OSError) as error:
             self._open_circuit(error)
             return untouched
-        reset = max(0, math.ceil(window.reset_time - self._clock())) or WINDOW_SECONDS  # 0: the window has just begun
+        reset = max(0, math.ceil(window.reset_time - time.time())) or WINDOW_SECONDS  # 0: the window has just begun
         return Allowance(self._limit.amount, window.remaining, reset, refused=not allowed)
 
     def _open_circuit(self, error: Exception) -> None:
@@ -109,7 +102,7 @@ class RateLimiter:
     def _close_circuit(self) -> None:
         pause = threading.Event()
         while not self._storage.check():
-            pause.wait(self._probe_seconds)
+            pause.wait(_PROBE_SECONDS)
         self._away = False
         #: Redis answers again, and requests are counted.
         _log.info("rate_limits_on")

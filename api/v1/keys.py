@@ -44,8 +44,6 @@ def create(new: NewKey) -> tuple[dict[str, Any], int, dict[str, str]]:
             made = api_keys.create_key_for(
                 session, resources().vault, caller(), name=new.name, scopes=new.scopes, expires_at=new.expires_at
             )
-        except api_keys.ScopeError as error:
-            raise ApiError(SCOPE_MISSING, error.message) from None
         except api_keys.ExpiryError as error:
             raise field_error("expires_at", error.message) from None
         return _created(made)
@@ -87,10 +85,7 @@ def rotate(key_id: UUID, rotation: Rotation) -> tuple[dict[str, Any], int, dict[
     """
     overlap = timedelta(seconds=rotation.overlap_seconds)
     with resources().database.begin() as session:
-        try:
-            made = api_keys.rotate_key(session, resources().vault, caller(), key_id, overlap=overlap)
-        except api_keys.ScopeError as error:
-            raise ApiError(SCOPE_MISSING, error.message) from None
+        made = api_keys.rotate_key(session, resources().vault, caller(), key_id, overlap=overlap)
         if made is None:
             raise ApiError(NOT_FOUND)
         return _created(made)
