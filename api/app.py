@@ -15,6 +15,7 @@ from api.operations.metrics import metrics_blueprint
 from api.v1.artifacts import artifacts_blueprint
 from api.v1.jobs import jobs_blueprint
 from api.v1.keys import keys_blueprint
+from api.v1.usage import usage_blueprint
 from api.v1.webhooks import deliveries_blueprint, endpoints_blueprint
 from api.v1.workers import workers_blueprint
 from shared.settings import Settings
@@ -25,6 +26,7 @@ _BLUEPRINTS = (
     endpoints_blueprint,
     deliveries_blueprint,
     keys_blueprint,
+    usage_blueprint,
     workers_blueprint,
     health_blueprint,
     metrics_blueprint,

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from api.instruments import count_refusal
 from shared.errors import DatabaseUnavailableError, DistildireError, ObjectMissingError, StoreUnavailableError
-from shared.jobs.admission import FullError, ServiceFullError, TenantFullError
+from shared.jobs.admission import FullError, QuotaError, ServiceFullError, TenantFullError
 from shared.jobs.idempotency import KeyReusedError
 from shared.jobs.submission import UnknownPolicyError
 from shared.tenants.api_keys import ScopeError
@@ -147,6 +147,12 @@ TOO_MANY_OPEN_JOBS = Problem(
     "Too many jobs of yours are open",
     "Submit again after `Retry-After` seconds, or cancel jobs that are no longer needed; the operator sets the limit.",
 )
+QUOTA_EXCEEDED = Problem(
+    429,
+    "quota_exceeded",
+    "The tenant has used up its device seconds of this day",
+    "Submit again after `Retry-After` seconds, when the next day begins (UTC), or ask the operator for a higher limit.",
+)
 RATE_LIMITED = Problem(
     429,
     "rate_limited",
@@ -255,6 +261,7 @@ def register(app: APIFlask) -> None:
     app.register_error_handler(HTTPError, _invalid_parameters)
     app.register_error_handler(ObjectMissingError, _object_missing)
     app.register_error_handler(FullError, _full)
+    app.register_error_handler(QuotaError, _quota_exceeded)
     app.register_error_handler(KeyReusedError, _key_reused)
     app.register_error_handler(UnknownPolicyError, _unknown_policy)
     app.register_error_handler(ScopeError, _scope_missing)
@@ -302,6 +309,12 @@ def _full(error: FullError) -> Response:
     count_refusal(problem.code)
     detail = f"{error.most:,} jobs are open, the most that may be."
     return respond(ApiError(problem, detail, headers={"Retry-After": str(error.retry_after)}))
+
+
+def _quota_exceeded(error: QuotaError) -> Response:
+    count_refusal(QUOTA_EXCEEDED.code)
+    detail = f"The limit is {error.most:,} device seconds a day."
+    return respond(ApiError(QUOTA_EXCEEDED, detail, headers={"Retry-After": str(error.retry_after)}))
 
 
 def _key_reused(error: KeyReusedError) -> Response:

@@ -13,7 +13,7 @@ from deploy.terminal.console import notes
 from deploy.terminal.tables import open_database, show_rows
 from shared.database.engine import Database
 from shared.errors import ObjectMissingError
-from shared.jobs.admission import FullError
+from shared.jobs.admission import FullError, QuotaError
 from shared.jobs.queries import TenantsJob, find_jobs, list_dead, list_open
 from shared.jobs.submission import Submissions, UnknownPolicyError
 from shared.presenter import timestamp
@@ -72,6 +72,6 @@ def _replay_each(found: Sequence[TenantsJob], settings: Settings, database: Data
                 notes().print(f"{job.id}: its image is no longer in the store.")
             except UnknownPolicyError:
                 notes().print(f"{job.id}: it asks for the policy {job.policy}, which the workers do not have.")
-            except FullError as full:
+            except (FullError, QuotaError) as full:
                 notes().print(f"{job.id}: {full.message} Try again in {full.retry_after} s.")
     return replayed

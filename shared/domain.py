@@ -121,6 +121,8 @@ class NewJob:
     options: JobOptions = field(default_factory=JobOptions)
     priority: int = 0
     """Workers take jobs of a higher priority first. It comes from the API key."""
+    key_id: UUID | None = None
+    """The API key that submits it."""
     idempotency_key: str | None = None
     """The client's name for this submission. A second submission with the same key returns the same job."""
     replay_of: UUID | None = None
@@ -280,6 +282,8 @@ class JobResult:
     """None unless it was asked for."""
     processing_time: float
     """Seconds from the claim until the last picture was stored."""
+    device_seconds: float | None
+    """Its share of the passes of the device, each divided by its images; None if an older version wrote the result."""
     image: AnalyzedImage
     model: ModelIdentity
     timings: dict[str, float]

@@ -56,6 +56,7 @@ def present_result(result: JobResult) -> dict[str, Any]:
         "policy": asdict(result.policy) if result.policy else None,
         "stability": asdict(result.stability) if result.stability else None,
         "processing_time": result.processing_time,
+        "device_seconds": result.device_seconds,
         "dimensions": {"width": image.width, "height": image.height},
         "analyzed_region": asdict(image.region),
         "input": {

@@ -66,6 +66,7 @@ EXAMPLES: Mapping[type[Document], Mapping[str, Any]] = {
             },
             "stability": {"flip_rate": 0.0, "probability_min": 0.87, "probability_max": 0.93, "passes": 5},
             "processing_time": 0.125,
+            "device_seconds": 0.031,
             "dimensions": {"width": 600, "height": 400},
             "analyzed_region": {"x": 100, "y": 0, "width": 400, "height": 400},
             "input": {"media_type": "image/jpeg", "format": "JPEG", "jpeg_quality_estimate": 85},

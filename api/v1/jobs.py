@@ -29,6 +29,7 @@ from api.problems import (
     MALFORMED_REQUEST,
     MULTIPART_REQUIRED,
     NOT_FOUND,
+    QUOTA_EXCEEDED,
     SERVICE_OVERLOADED,
     STORE_UNAVAILABLE,
     TOO_MANY_IMAGES,
@@ -63,10 +64,10 @@ _POLL_AFTER = "1"
 _SUBMIT_REFUSALS = refusals(
     MALFORMED_REQUEST, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, MULTIPART_REQUIRED, IMAGE_REQUIRED, IMAGE_EMPTY,
     TOO_MANY_IMAGES, IMAGE_TOO_LARGE, DECOMPRESSION_BOMB, CORRUPT_IMAGE, UNKNOWN_FIELD, INVALID_FIELD, UNKNOWN_MODEL,
-    UNKNOWN_POLICY, IDEMPOTENCY_KEY_REUSED, TOO_MANY_OPEN_JOBS, STORE_UNAVAILABLE, SERVICE_OVERLOADED,
+    UNKNOWN_POLICY, IDEMPOTENCY_KEY_REUSED, TOO_MANY_OPEN_JOBS, QUOTA_EXCEEDED, STORE_UNAVAILABLE, SERVICE_OVERLOADED,
     DISK_FULL,
 )  # fmt: skip
-_CAPACITY_REFUSALS = (TOO_MANY_OPEN_JOBS, SERVICE_OVERLOADED)
+_CAPACITY_REFUSALS = (TOO_MANY_OPEN_JOBS, QUOTA_EXCEEDED, SERVICE_OVERLOADED)
 
 
 @jobs_blueprint.post("")
@@ -145,11 +146,11 @@ def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
 
     The new job has the same image and options, and names the old one in `replay_of`; the old one stays as it is.
     """
-    key, job = _idempotency_key(), own_job(job_id).job
+    who, key, job = caller(), _idempotency_key(), own_job(job_id).job
     if not job.state.replayable:
         raise ApiError(JOB_NOT_REPLAYABLE, f"The job is {job.state}.")
     check_model(job.model, resources().settings)
-    return _accepted(resources().submissions.replay(job, priority=caller().priority, idempotency_key=key))
+    return _accepted(resources().submissions.replay(job, priority=who.priority, key_id=who.key_id, idempotency_key=key))
 
 
 @jobs_blueprint.delete("/<uuid:job_id>")
@@ -194,6 +195,7 @@ def _new_job(upload: Upload, key: str | None) -> NewJob:
         media_type=upload.media_type,
         options=upload.options,
         priority=who.priority,
+        key_id=who.key_id,
         idempotency_key=key,
     )
 

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select, text
@@ -20,6 +20,7 @@ from shared.database.engine import Database
 from shared.database.statements import statement
 from shared.errors import DistildireError
 from shared.jobs import tally
+from shared.tenants import usage
 
 #: When a tenant is this close to its limit, its submissions are committed one at a time. The number is larger than the
 #: number of submissions that a tenant can have in progress at one moment.
@@ -35,8 +36,9 @@ _PACE, _SAMPLE = timedelta(minutes=1), 200
 
 # The condition on `jobs` reads no row. It makes the check wait while the table is locked, which the tally would not
 # notice: otherwise the image would be stored before the submission fails.
-_LIMIT = text("""
-SELECT coalesce(max_open_jobs, :most) FROM tenants WHERE id = :tenant AND NOT EXISTS (SELECT FROM jobs WHERE false)
+_LIMITS = text("""
+SELECT coalesce(max_open_jobs, :most) AS open_jobs, max_daily_device_seconds AS device_seconds
+FROM tenants WHERE id = :tenant AND NOT EXISTS (SELECT FROM jobs WHERE false)
 """)
 _ENDED_OF_TENANT = statement("shared.jobs", "ended_lately")
 
@@ -67,6 +69,17 @@ class ServiceFullError(FullError):
     """The service has as many open jobs as it may have. Submit again when some have ended."""
 
 
+class QuotaError(DistildireError):
+    """The tenant has used up its device seconds of this day. Submit again tomorrow, or ask the operator for more."""
+
+    def __init__(self, most: int, retry_after: int) -> None:
+        super().__init__()
+        self.most = most
+        """Device seconds a day."""
+        self.retry_after = retry_after
+        """Seconds until the next day begins (UTC)."""
+
+
 class Admission:
     """Decides whether one more job may be accepted. A process has one."""
 
@@ -78,9 +91,17 @@ class Admission:
         self._known_until = 0.0
 
     def check_tenant(self, session: Session, tenant_id: UUID) -> int:
-        """Return how many more jobs the tenant may have now; raise `TenantFullError` if it may have none."""
-        most = session.scalar(_LIMIT, {"tenant": tenant_id, "most": self._limits.per_tenant})
-        most = int(most or 0)  # None: the tenant was deleted a moment ago
+        """Return how many more jobs the tenant may have now.
+
+        Raises:
+            TenantFullError: as many of its jobs are open as may be.
+            QuotaError: it has used up its device seconds of this day.
+
+        """
+        limits = session.execute(_LIMITS, {"tenant": tenant_id, "most": self._limits.per_tenant}).one_or_none()
+        if limits is not None and limits.device_seconds is not None:
+            _check_quota(session, tenant_id, limits.device_seconds)
+        most = limits.open_jobs if limits is not None else 0  # None: the tenant was deleted a moment ago
         places = most - tally.open_jobs(session, tenant_id)
         if places <= 0:
             raise TenantFullError(most, retry_after(most, _pace(session, tenant_id)))
@@ -125,6 +146,14 @@ def _pace(session: Session, tenant_id: UUID) -> float:
     values = {"tenant": tenant_id, "seconds": _PACE.seconds, "sample": _SAMPLE}
     ended, seconds = session.execute(_ENDED_OF_TENANT, values).one()
     return int(ended) / (max(float(seconds), 1.0) if ended == _SAMPLE else _PACE.seconds)
+
+
+def _check_quota(session: Session, tenant_id: UUID, most: int) -> None:
+    """Raise `QuotaError` if the tenant has used `most` device seconds today. Jobs that run now do not count yet."""
+    now = session.scalars(select(func.now())).one().astimezone(UTC)
+    if usage.device_seconds_of_day(session, tenant_id, now.date()) >= most:
+        tomorrow = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), UTC)
+        raise QuotaError(most, math.ceil((tomorrow - now).total_seconds()))
 
 
 def retry_after(most: int, per_second: float) -> int:

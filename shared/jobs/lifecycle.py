@@ -27,6 +27,7 @@ from shared.errors import ErrorCode, JobError, KeyTakenError, LeaseLostError
 from shared.jobs.claiming import FRESH
 from shared.jobs.options import to_columns
 from shared.jobs.results import to_row
+from shared.tenants import usage
 from shared.webhooks.outbox import write_events
 
 #: The unique index that allows a tenant one job for each idempotency key.
@@ -53,6 +54,7 @@ def create(session: Session, new: NewJob, *, deadline: timedelta) -> JobRow:
         source_bytes=new.source_bytes,
         media_type=new.media_type,
         idempotency_key=new.idempotency_key,
+        key_id=new.key_id,
         replay_of=new.replay_of,
         **to_columns(new.options),
     )
@@ -218,14 +220,15 @@ def _attempt_id(job: JobRow) -> AttemptId:
 def end_locked(
     session: Session, job: JobRow, state: JobState, *, result: JobResult | None = None, error: JobError | None = None
 ) -> bool:
-    """End `job`, which must be locked and not terminal, and write its webhooks. Every job ends here.
+    """End `job`, which must be locked and not terminal, and write its usage and its webhooks. Every job ends here.
 
     Returns whether there is a webhook to send.
     """
-    now = session.scalar(select(func.now()))
+    now = session.scalars(select(func.now())).one()
     job.state, job.finished_at = state, now
     job.stage = job.lease_until = None
     if error is not None:
         job.error_code, job.error_message, job.error_retryable = error.code, error.message, error.retryable
     session.flush()
+    usage.record(session, job, now, device_seconds=(result.device_seconds or 0.0) if result else 0.0)
     return write_events(session, job, result)

@@ -33,6 +33,7 @@ def to_row(job_id: UUID, attempt: int, result: JobResult) -> ResultRow:
         policy=asdict(result.policy) if result.policy else None,
         stability=asdict(result.stability) if result.stability else None,
         processing_time=result.processing_time,
+        device_seconds=result.device_seconds,
         width=result.image.width,
         height=result.image.height,
         analyzed_region=asdict(result.image.region),
@@ -66,6 +67,7 @@ def from_row(row: ResultRow) -> JobResult:
         policy=_policy(row.policy) if row.policy else None,
         stability=Stability(**row.stability) if row.stability else None,
         processing_time=row.processing_time,
+        device_seconds=row.device_seconds,
         image=AnalyzedImage(
             width=row.width,
             height=row.height,

@@ -69,7 +69,9 @@ class Submissions:
                 raise
             return job
 
-    def replay(self, ended: JobRow, *, priority: int, idempotency_key: str | None = None) -> JobRow:
+    def replay(
+        self, ended: JobRow, *, priority: int, key_id: UUID | None = None, idempotency_key: str | None = None
+    ) -> JobRow:
         """Run `ended` again, as a new job with its image and options; `ended` stays as it is.
 
         The image is copied. Each job owns its bytes, so either can be deleted without regard to the other.
@@ -89,6 +91,7 @@ class Submissions:
             media_type=ended.media_type,
             options=from_columns(ended),
             priority=priority,
+            key_id=key_id,
             idempotency_key=idempotency_key,
             replay_of=ended.id,
         )

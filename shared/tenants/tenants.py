@@ -1,21 +1,18 @@
-"""Tenants as the operator sees them: their names, limits, policies and numbers of open jobs."""
+"""Tenants as the operator sees them: their names, limits and policies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from shared.database.tables import Tenant
-from shared.jobs import tally
 
 
-def list_tenants(session: Session) -> list[tuple[Tenant, int]]:
-    """Return every tenant with the number of its open jobs, oldest first."""
-    open_jobs = tally.open_jobs_of_all(session)
-    tenants = session.scalars(select(Tenant).order_by(Tenant.created_at, Tenant.id))
-    return [(tenant, open_jobs.get(tenant.id, 0)) for tenant in tenants]
+def list_tenants(session: Session) -> Sequence[Tenant]:
+    """Return every tenant, oldest first."""
+    return session.scalars(select(Tenant).order_by(Tenant.created_at, Tenant.id)).all()
 
 
 def change_tenant(session: Session, name: str, changes: Mapping[str, int | str | None]) -> bool:

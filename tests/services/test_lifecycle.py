@@ -65,6 +65,7 @@ RESULT = JobResult(
     policy=AppliedPolicy("strict", 0.8, None, 2.0, -0.1, 0.0, ConfidenceInterval(0.0, 0.012, 0.95), 300),
     stability=Stability(0.25, 0.7, 0.95, 5),
     processing_time=1.5,
+    device_seconds=0.25,
     image=AnalyzedImage(640, 480, Region(80, 0, 480, 480), "image/jpeg", "MPO", 92),
     model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cuda", precision="bf16"),
     timings={"decoding": 0.1},

@@ -97,6 +97,7 @@ def succeed(database: Database, store: ObjectStore, job: ClaimedJob) -> None:
         policy=None,
         stability=None,
         processing_time=0.1,
+        device_seconds=0.25,
         image=AnalyzedImage(8, 8, Region(0, 0, 8, 8), "image/png", "PNG", None),
         model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cpu", precision="fp32"),
         timings={},

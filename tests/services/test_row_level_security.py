@@ -48,7 +48,7 @@ def connect(api_settings: Settings) -> Iterator[Callable[[str], Database]]:
 
 @pytest.fixture
 def tenants(api: ApiWorld) -> tuple[UUID, UUID]:
-    """Two tenants, each with a job that succeeded, an endpoint, a delivery and a try of it."""
+    """Two tenants, each with a job that succeeded and its usage, an endpoint, a delivery and a try of it."""
     for visitor in (api.one, api.other):
         visitor.add_endpoint()
         visitor.submit()
@@ -58,6 +58,8 @@ def tenants(api: ApiWorld) -> tuple[UUID, UUID]:
             text("INSERT INTO webhook_attempts (delivery_id, attempt, started_at, duration_ms)"
                  " SELECT id, 1, now(), 5 FROM webhook_deliveries")
         )  # fmt: skip
+        counted = "tenant_id, day, key_id, jobs, bytes, device_seconds"
+        session.execute(text(f"INSERT INTO usage_days ({counted}) SELECT {counted} FROM usage_entries"))
         ids = {tenant.name: tenant.id for tenant in session.scalars(select(Tenant))}
     return ids["one"], ids["other"]
 

@@ -151,6 +151,7 @@ class ApiWorld:
             policy=None,
             stability=None,
             processing_time=0.2,
+            device_seconds=0.25,
             image=AnalyzedImage(width, height, Region(1, 0, 6, 6), "image/png", "PNG", None),
             model=ModelIdentity("DISTILDIRE-DEMO", "0" * 64, demonstration=True, device="cpu", precision="fp32"),
             timings={"decoding": 0.1},

@@ -56,6 +56,7 @@ RESULT = JobResult(
     policy=None,
     stability=None,
     processing_time=0.2,
+    device_seconds=0.25,
     image=AnalyzedImage(8, 6, Region(1, 0, 6, 6), "image/png", "PNG", None),
     model=ModelIdentity("M", "ab" * 32, demonstration=True, device="cpu", precision="fp32"),
     timings={},

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import structlog
@@ -50,6 +50,8 @@ class PassResult:
     """The logit of the class "fake"."""
     feature_mean: Floats
     """The student's feature map, averaged over its channels, (h, w)."""
+    device_seconds: float = 0.0
+    """The duration of the pass, divided by the number of its images; the batcher fills it in."""
 
     @property
     def finite(self) -> bool:
@@ -202,7 +204,10 @@ class Batcher:
         self._in_pass = list(dict.fromkeys(ticket.attempt_id for ticket in tickets))  # a job may have several images
         try:
             with self._watch(self._in_pass):
+                began = time.monotonic()
                 results = self._infer([ticket.image for ticket in tickets], tell)
+                share = (time.monotonic() - began) / len(tickets)
+                results = [replace(result, device_seconds=share) for result in results]
             answers = list(zip(tickets, map(_checked, results), strict=True))
         except (DeviceMemoryError, MemoryError):
             #: A batch did not fit into the device's memory and runs again in halves. If it happens often, lower

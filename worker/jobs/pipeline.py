@@ -173,7 +173,8 @@ class Analyzer:
         assessment = assess(result.logit, self._served.threshold, policy, changed, content=image.facts.content)
         about_image = caveats_of(image.facts, self._served.image_size, policy, result.feature_mean)
         caveats = (*assessment.caveats, *about_image)
-        return _result(image.facts, result, self._served, assessment, caveats, attempt, artifacts)
+        seconds = sum(each.device_seconds for each in (result, *perturbed))
+        return _result(image.facts, result, self._served, assessment, caveats, attempt, artifacts, seconds)
 
     def fetch(self, attempt: RunningAttempt) -> bytes:
         """Return the image of a job, exactly as it was uploaded.
@@ -295,6 +296,7 @@ def _result(
     caveats: tuple[str, ...],
     attempt: RunningAttempt,
     artifacts: dict[str, Artifact],
+    device_seconds: float,
 ) -> JobResult:
     """Return the result of a job that succeeded."""
     verdict = assessment.verdict
@@ -309,6 +311,7 @@ def _result(
         policy=assessment.policy,
         stability=assessment.stability,
         processing_time=round(time.monotonic() - attempt.claimed_at, 3),
+        device_seconds=round(device_seconds, 6),
         image=AnalyzedImage(image.width, image.height, region, image.media_type, image.file_format, image.jpeg_quality),
         model=served.identity,
         timings=attempt.timings(),

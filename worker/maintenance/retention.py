@@ -1,4 +1,4 @@
-"""Retention: deletes old jobs and the bytes of deleted ones, purges endpoints, and removes objects without a row."""
+"""Retention: deletes old jobs, their bytes, purged endpoints and objects without a row, and adds usage to its days."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from shared.database.engine import Database
 from shared.errors import StoreUnavailableError
 from shared.jobs.retention import collect_orphans, delete_old, erase_some
 from shared.storage.object_store import ObjectStore
+from shared.tenants import usage
 from shared.webhooks import endpoints
 
 #: How long a round takes at most; its work is logged afterwards.
@@ -35,7 +36,7 @@ class Retention:
         self._store = store
         self._retention_days = retention_days
         self._stopping = threading.Event()
-        self._tasks: list[Task] = [self._delete, self._close, self._erase, self._collect]
+        self._tasks: list[Task] = [self._delete, self._close, self._erase, self._collect, self._fold]
 
     def stop(self) -> None:
         """Start no more work. Safe in a signal handler."""
@@ -89,9 +90,12 @@ class Retention:
         # Each page counts as work, even an empty one: some servers fill whole pages with empty folders.
         return Counter(pages=1, orphans_removed=walked.removed, orphans_kept=walked.kept)
 
+    def _fold(self) -> Counter[str]:
+        return Counter(usage_entries=usage.fold(self._database))
+
 
 def _tell(done: Counter[str]) -> None:
-    if told := {name: count for name, count in done.items() if name != "pages"}:
+    if told := {name: count for name, count in done.items() if name not in ("pages", "usage_entries")}:
         #: Retention did work: it `deleted` old jobs, `erased` the bytes of deleted ones, gave up webhooks that were
         #: too old or whose endpoint is disabled (`given_up`), `purged` those of deleted endpoints, and removed objects
         #: that belong to no job (`orphans_removed`; `orphans_kept` counts those that the store kept).

@@ -195,6 +195,10 @@ class Result(Document):
     policy: Policy | None = Field(description="Null: the threshold is the model's own.")
     stability: Stability | None = Field(description="Null unless it was asked for. Instability is no evidence of FAKE.")
     processing_time: float = Field(description="Seconds from claim to the last byte stored.")
+    device_seconds: float | None = Field(
+        description="The image's share of the device's time: the duration of each pass, divided by its images. "
+        "Null in results that old versions wrote."
+    )
     dimensions: Dimensions
     analyzed_region: Region = Field(description="The part of the image that the network saw.")
     input: Input

@@ -15,6 +15,7 @@ from deploy.terminal.console import notes
 from deploy.terminal.groups import SuggestingGroup
 from deploy.terminal.tables import open_database, show_rows
 from shared.domain import DEFAULT, POLICY_NAME
+from shared.jobs import tally
 from shared.presenter import timestamp
 from shared.tenants.tenants import change_tenant, list_tenants
 from shared.workers.registry import policy_is_served
@@ -55,24 +56,34 @@ def command() -> None:
 def list_all(as_json: bool, data_dir: Path) -> None:
     """List all tenants with their limits; what is empty is as the settings, or the model's card, say."""
     with open_database(server_settings(data_dir)) as database, database.begin() as session:
+        open_jobs = tally.open_jobs_of_all(session)
         rows = [
             {
                 "name": tenant.name,
                 "id": str(tenant.id),
-                "open_jobs": open_jobs,
+                "open_jobs": open_jobs.get(tenant.id, 0),
                 "max_open_jobs": tenant.max_open_jobs,
+                "max_daily_device_seconds": tenant.max_daily_device_seconds,
                 "retention_days": tenant.retention_days,
                 "policy": tenant.policy,
                 "created": timestamp(tenant.created_at),
             }
-            for tenant, open_jobs in list_tenants(session)
+            for tenant in list_tenants(session)
         ]
-    show_rows(("name", "id", "open", "most open", "kept for days", "policy", "created"), rows, as_json=as_json)
+    show_rows(
+        ("name", "id", "open", "most open", "device s/day", "kept for days", "policy", "created"), rows, as_json=as_json
+    )
 
 
 @command.command("set")
 @click.argument("name")
 @click.option("--max-open-jobs", type=_Limit(), metavar=_Limit.name, help="The most jobs that may wait or run.")
+@click.option(
+    "--max-daily-device-seconds",
+    type=_Limit(),
+    metavar=_Limit.name,
+    help="Device seconds a day (UTC) after which the tenant may submit no more jobs.",
+)
 @click.option(
     "--retention-days",
     type=_Limit(),
@@ -84,15 +95,21 @@ def list_all(as_json: bool, data_dir: Path) -> None:
 def set_all(
     name: str,
     max_open_jobs: int | str | None,
+    max_daily_device_seconds: int | str | None,
     retention_days: int | str | None,
     policy: str | None,
     data_dir: Path,
 ) -> None:
     """Give the tenant NAME limits and a policy of its own, at once; `default` takes one back."""
-    given = {"max_open_jobs": max_open_jobs, "retention_days": retention_days, "policy": policy}
+    given = {
+        "max_open_jobs": max_open_jobs,
+        "max_daily_device_seconds": max_daily_device_seconds,
+        "retention_days": retention_days,
+        "policy": policy,
+    }
     changes = {column: None if value == DEFAULT else value for column, value in given.items() if value is not None}
     if not changes:
-        raise click.UsageError("Nothing to set: give --max-open-jobs, --retention-days or --policy.")
+        raise click.UsageError("Nothing to set: see `distildire tenants set --help`.")
     settings = server_settings(data_dir)
     with open_database(settings) as database, database.begin() as session:
         known = change_tenant(session, name, changes)

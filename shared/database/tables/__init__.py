@@ -9,6 +9,7 @@ from shared.database.tables.base import Base
 from shared.database.tables.jobs import BucketWalk, Erasure, JobRow, ResultRow
 from shared.database.tables.tally import TALLY_FOLDS, TALLY_LANES, TALLY_MOVES, TALLY_RUNNING
 from shared.database.tables.tenants import ApiKey, Tenant
+from shared.database.tables.usage import USAGE_DAYS, USAGE_ENTRIES
 from shared.database.tables.webhooks import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from shared.database.tables.workers import WorkerRow
 
@@ -17,6 +18,8 @@ __all__ = [
     "TALLY_LANES",
     "TALLY_MOVES",
     "TALLY_RUNNING",
+    "USAGE_DAYS",
+    "USAGE_ENTRIES",
     "ApiKey",
     "Base",
     "BucketWalk",

@@ -106,6 +106,8 @@ class JobRow(Base):
     error_message: Mapped[str | None]
     error_retryable: Mapped[bool | None]
     idempotency_key: Mapped[str | None]
+    #: The API key that submitted it; null for jobs that older versions accepted.
+    key_id: Mapped[UUID | None]
     replay_of: Mapped[UUID | None]
 
     result: Mapped[ResultRow | None] = relationship(back_populates="job", lazy="raise")
@@ -138,6 +140,8 @@ class ResultRow(Base):
     demonstration: Mapped[bool]
     device: Mapped[str | None]
     precision: Mapped[str | None]
+    device_seconds: Mapped[float | None]
+    """Null in rows that older versions wrote."""
     timings: Mapped[dict[str, Any]]
     caveats: Mapped[list[str]]
     feature_mean: Mapped[bytes]

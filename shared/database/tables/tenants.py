@@ -24,11 +24,14 @@ class Tenant(Base):
     __table_args__ = (
         CheckConstraint("max_open_jobs >= 1", name="tenants_max_open_jobs"),
         CheckConstraint("retention_days >= 1", name="tenants_retention_days"),
+        CheckConstraint("max_daily_device_seconds >= 1", name="tenants_max_daily_device_seconds"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str] = mapped_column(unique=True)
     max_open_jobs: Mapped[int | None]
+    max_daily_device_seconds: Mapped[int | None]
+    """The device seconds after which it may submit no more jobs until the next day (UTC); null: no limit."""
     retention_days: Mapped[int | None]
     policy: Mapped[str | None]
     """Decides the verdicts of jobs that name no policy; null: the model's own threshold decides them."""
