@@ -65,9 +65,13 @@ class Stage(StrEnum):
     STORING = "storing"
 
 
-#: The pictures that a job can ask for, by the names of their form fields and artifacts. To add one: add its name here,
-#: its drawing in `shared/images/visualizations.py` (`draw_pictures`), and a line in docs/api.md.
-PICTURES = ("dire_map", "heatmap", "overlay")
+#: The pictures that explain a verdict. To add one: add its name here, its drawing in `shared/images/visualizations.py`
+#: (`draw_pictures`), and a line in docs/api.md.
+DRAWINGS = ("dire_map", "heatmap", "overlay")
+#: The picture that is the image itself, smaller and encoded again, so that no byte of the upload reaches a browser.
+PREVIEW = "preview"
+#: The pictures that a job can ask for, by the names of their form fields and artifacts.
+PICTURES = (*DRAWINGS, PREVIEW)
 #: The number of images that the networks see for a job that asks how stable its verdict is: its own and its changes.
 PROBE_PASSES = 5
 #: The regular expression for the names of policies.

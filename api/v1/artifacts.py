@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
@@ -23,7 +24,8 @@ from api.v1.heatmap_stream import drawn_mean, stream_heatmap
 from api.v1.jobs import own_job
 from api.v1.responses import answer, file_answer, refusals
 from api.v1.schemas.jobs import ArtifactQuery, Heatmap, HeatmapPictureQuery, HeatmapQuery, Link
-from shared.domain import PICTURES, SOURCE, Artifact, JobResult, Region
+from shared.domain import PICTURES, PREVIEW, SOURCE, Artifact, JobResult, Region
+from shared.images.scaling import scaled_down
 from shared.images.visualizations import heatmap_png
 from shared.jobs.queries import JobAndResult
 from shared.presenter import timestamp
@@ -42,6 +44,8 @@ _EXTENSIONS = {
     "image/avif": "avif",
 }
 _NAMES = ", ".join((*PICTURES, SOURCE))
+#: The number of pictures that this process scales at once.
+_scaling = threading.BoundedSemaphore(2)
 
 
 @artifacts_blueprint.get(f"/<uuid:job_id>/artifacts/<any({_NAMES}):name>")
@@ -56,16 +60,23 @@ _NAMES = ", ".join((*PICTURES, SOURCE))
 def artifact(job_id: UUID, name: str, query: ArtifactQuery) -> Response:
     """Fetch a picture of a job, or the image that was submitted.
 
-    The submitted image is always sent as a download: it is whatever its sender made it.
+    The submitted image is always sent as a download, because nobody has checked its bytes. To show it, fetch
+    `preview`. With `max_side`, a picture is scaled down, so that a list of jobs can show thumbnails.
     """
     found = _artifact(own_job(job_id), name)
     if query.link:
         return jsonify(_link(found))
-    if found.sha256 in request.if_none_match:
-        return _with_headers(Response(status=304), found, name)
-    response = Response(_content(found.key), mimetype=found.media_type)
-    response.content_length = found.bytes
-    return _with_headers(response, found, name)
+    if query.max_side is not None and name == SOURCE:
+        raise field_error("max_side", f"the upload is not scaled; ask for the artifact `{PREVIEW}` instead")
+    etag = found.sha256 if query.max_side is None else f"{found.sha256}-{query.max_side}"
+    if etag in request.if_none_match:
+        return _with_headers(Response(status=304), found, name, etag)
+    if query.max_side is not None:
+        response = Response(_scaled(found.key, query.max_side), mimetype=found.media_type)
+    else:
+        response = Response(_content(found.key), mimetype=found.media_type)
+        response.content_length = found.bytes
+    return _with_headers(response, found, name, etag)
 
 
 @artifacts_blueprint.get(f"/<uuid:job_id>/artifacts/<any({_NAMES}):name>/link")
@@ -148,7 +159,7 @@ def _artifact(row: JobAndResult, name: str) -> Artifact:
         return Artifact(job.source_key, job.source_bytes, job.source_sha256, job.media_type)
     stored = _result(row).artifacts.get(name)
     if stored is None:
-        raise ApiError(ARTIFACT_NOT_FOUND, f"The job was submitted with {name}=false.")
+        raise ApiError(ARTIFACT_NOT_FOUND, f"The job has no {name}.")
     return stored
 
 
@@ -165,8 +176,14 @@ def _content(key: str) -> Iterable[bytes]:
     return () if request.method == "HEAD" else resources().store.stream(key)
 
 
-def _with_headers(response: Response, found: Artifact, name: str) -> Response:
-    response.set_etag(found.sha256)
+def _scaled(key: str, max_side: int) -> bytes:
+    """Return a picture scaled down. Few at once: each is decoded whole, and may have as many pixels as the upload."""
+    with _scaling:
+        return scaled_down(resources().store.get(key), max_side)
+
+
+def _with_headers(response: Response, found: Artifact, name: str, etag: str) -> Response:
+    response.set_etag(etag)
     response.headers["Cache-Control"] = "private, max-age=31536000, immutable"  # a key is written once
     extension = _EXTENSIONS.get(found.media_type, "bin")
     kind = "attachment" if name == SOURCE else "inline"

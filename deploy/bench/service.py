@@ -1,7 +1,7 @@
 """Measures the speed of the service, end to end over HTTP, and its processor time beyond the model's.
 
 Starts the whole stack of one machine in a temporary folder, posts photographs, and reads the processor time of every
-process from /proc. All three pictures of each job are drawn and stored.
+process from /proc. All pictures of each job are drawn and stored.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from deploy.terminal.console import notes
 from deploy.terminal.exits import INTERRUPTED
 from deploy.terminal.streams import print_json, readable
 from deploy.terminal.verdicts import Row, VerdictView
-from shared.domain import PICTURES
+from shared.domain import DRAWINGS
 from shared.errors import JobError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _write_pictures(folder: Path, stem: str, image: Image, eps: Floats, mean: Fl
     """Write all pictures; `eps` (3, S, S), `mean` (h, w). Return their paths by name."""
     from shared.images.visualizations import draw_pictures
 
-    pictures = draw_pictures(PICTURES, image, eps, mean)
+    pictures = draw_pictures(DRAWINGS, image, eps, mean)
     paths = {name: folder / f"{stem}.{name}.png" for name in pictures}
     for name, path in paths.items():
         path.write_bytes(pictures[name])

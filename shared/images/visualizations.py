@@ -1,4 +1,4 @@
-"""Draws the pictures of a result as PNG files: DIRE map, heatmap and overlay.
+"""Draws the pictures of a result: DIRE map, heatmap and overlay as PNG files, the preview as a JPEG file.
 
 Preprocessing resizes an image so that its shorter side is the network's input size; the network sees the square in the
 middle. `heatmap_scores` follows the published formula, which stretches the feature map over the whole image. The
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shared.domain import Region
+from shared.domain import PREVIEW, Region
 from shared.images.colormap import ramp
 from shared.images.png import write_png
 
@@ -25,6 +26,10 @@ DRAWN_FLAT = "Heatmap and overlay are drawn flat: there is nothing that they cou
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
+#: The longest side of a preview, in pixels.
+PREVIEW_SIDE = 2048
+#: Of the JPEG file: good enough to moderate by; half the bytes of the quality 95.
+_PREVIEW_QUALITY = 85
 #: The last entry of the palette: the colour outside the analysed region.
 _OUTSIDE = 255
 _PALETTE: Bytes = np.concatenate([ramp(_OUTSIDE), np.full((1, 3), 72, np.uint8)])
@@ -133,7 +138,7 @@ def _rows_of_band(width: int) -> int:
 
 
 def draw_pictures(wanted: Iterable[str], image: Image.Image, eps: Floats, mean: Floats) -> dict[str, bytes]:
-    """Return the wanted pictures as PNG files, by their names in `shared.domain.PICTURES`.
+    """Return the files of the wanted pictures, by their names in `shared.domain.PICTURES`.
 
     `image` is upright and RGB, `eps` (3, S, S) is the first-step noise, `mean` (h, w) is the feature map's mean.
     """
@@ -142,6 +147,7 @@ def draw_pictures(wanted: Iterable[str], image: Image.Image, eps: Floats, mean: 
         "dire_map": lambda: dire_map_png(eps),
         "heatmap": lambda: heatmap_png(mean, image.width, image.height, region),
         "overlay": lambda: overlay_png(image, mean, region),
+        PREVIEW: lambda: preview_jpeg(image),
     }
     return {name: draw[name]() for name in wanted}
 
@@ -169,6 +175,16 @@ def overlay_png(image: Image.Image, mean: Floats, region: Region) -> bytes:
     """Return a PNG of the RGB `image` with the colours of `heatmap_png` over `region`, dimmed around it."""
     bands = _picture_bands(mean, image.width, image.height, region, partial(_overlaid, image, region))
     return write_png(image.width, image.height, bands)
+
+
+def preview_jpeg(image: Image.Image) -> bytes:
+    """Return a JPEG of the RGB `image`, at most `PREVIEW_SIDE` pixels wide and high, without any of its metadata."""
+    preview = image.copy()
+    preview.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    preview.info.clear()  # Pillow would copy the upload's comment and more into the file
+    file = BytesIO()
+    preview.save(file, "JPEG", quality=_PREVIEW_QUALITY)
+    return file.getvalue()
 
 
 def _picture_bands(

@@ -36,7 +36,7 @@ _ERASED_AT_ONCE = 100
 
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 #: The keys that `shared/storage/object_store.py` makes. Other objects in the bucket are not ours.
-_OURS = re.compile(rf"(?P<tenant>{_UUID})/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.png)")
+_OURS = re.compile(rf"(?P<tenant>{_UUID})/(?P<job>{_UUID})/(?:source|[0-9]+/[a-z_]+\.(?:png|jpg))")
 
 _DELETE_OLD = statement("shared.jobs", "delete_old")
 

@@ -19,7 +19,7 @@ from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 
-from shared.domain import Artifact
+from shared.domain import PREVIEW, Artifact
 from shared.errors import ObjectMissingError, StoreUnavailableError
 from shared.settings import AnalysisSettings
 from shared.storage.circuit_breaker import CircuitBreaker
@@ -48,7 +48,7 @@ def job_prefix(tenant_id: UUID, job_id: UUID) -> str:
 
 def artifact_key(tenant_id: UUID, job_id: UUID, attempt: int, name: str) -> str:
     """Return the key of a picture. It contains the attempt, so no attempt overwrites another's picture."""
-    return f"{job_prefix(tenant_id, job_id)}{attempt}/{name}.png"
+    return f"{job_prefix(tenant_id, job_id)}{attempt}/{name}.{'jpg' if name == PREVIEW else 'png'}"
 
 
 class ObjectStore:
@@ -70,10 +70,11 @@ class ObjectStore:
         with self._breaker.asking(), _translated(key):
             self._client.put_object(self._bucket, key, data, size, content_type=media_type, part_size=part)
 
-    def put_artifact(self, key: str, png: bytes) -> Artifact:
-        """Store a picture and return its description."""
-        self.put(key, BytesIO(png), len(png), "image/png")
-        return Artifact(key, len(png), hashlib.sha256(png).hexdigest())
+    def put_artifact(self, key: str, picture: bytes) -> Artifact:
+        """Store a picture under its `artifact_key` and return its description."""
+        media_type = "image/jpeg" if key.endswith(".jpg") else "image/png"
+        self.put(key, BytesIO(picture), len(picture), media_type)
+        return Artifact(key, len(picture), hashlib.sha256(picture).hexdigest(), media_type)
 
     def get(self, key: str) -> bytes:
         """Return a whole object; raise `ObjectMissingError` or `StoreUnavailableError`."""

@@ -16,6 +16,7 @@ from PIL import Image
 from sqlalchemy import select, update
 
 from shared.database.tables import JobRow, Tenant, WorkerRow
+from shared.domain import PICTURES
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until
 from tests.support.bad_images import photograph, saved
@@ -79,7 +80,7 @@ def test_a_verdict_is_called_by_the_jobs_policy_or_the_tenants_or_the_card(place
     low, high = probed.stability["probability_min"], probed.stability["probability_max"]
     assert low <= probed.probability_fake <= high
     assert low < high
-    assert set(probed.artifacts) == {"dire_map", "heatmap", "overlay"}
+    assert set(probed.artifacts) == {*PICTURES}
     with place.database.begin() as session:  # left to a worker that has it: one may come
         assert session.get_one(JobRow, unknown).state == "queued"
 

@@ -26,7 +26,7 @@ import structlog
 
 from shared.domain import PICTURES
 from shared.errors import ErrorCode, JobError
-from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png
+from shared.images.visualizations import analyzed_region, dire_map_png, heatmap_png, overlay_png, preview_jpeg
 from tests.support.bad_images import ACCEPTED, REFUSED, OddImage, photograph, saved
 from tests.support.quota import Quota
 from worker.imaging.decoding import ImageLimits, decode, preprocess
@@ -158,6 +158,7 @@ def test_the_pictures_are_those_made_in_process(sandbox: Sandbox):
         "dire_map": dire_map_png(_EPS),
         "heatmap": heatmap_png(_MEAN, 90, 60, region),
         "overlay": overlay_png(image, _MEAN, region),
+        "preview": preview_jpeg(image),
     }
 
 
@@ -183,7 +184,7 @@ def test_a_decoder_that_ends_fails_its_job_alone(behaviour: str, code: ErrorCode
     with hostile.open(told_to("behave"), 64) as neighbour:
         error = failure(hostile, told_to(behaviour))
         assert (error.code, said in error.message) == (code, True)
-        assert len(neighbour.render(_EPS, _MEAN, PICTURES)) == 3
+        assert len(neighbour.render(_EPS, _MEAN, PICTURES)) == 4
 
 
 def test_a_decoder_that_loops_is_ended_by_processor_time():

@@ -35,7 +35,7 @@ def test_job_ends_with_a_verdict_and_three_pictures(place: Workplace):
     mean = np.frombuffer(result.feature_mean, "<f4").reshape(result.feature_height, result.feature_width)
     assert np.isfinite(mean).all()
     sizes = {name: stored_size(place, artifact) for name, artifact in result.artifacts.items()}
-    assert sizes == {"dire_map": (32, 32), "heatmap": (96, 48), "overlay": (96, 48)}
+    assert sizes == {"dire_map": (32, 32), "heatmap": (96, 48), "overlay": (96, 48), "preview": (96, 48)}
 
 
 def stored_size(place: Workplace, artifact: dict[str, Any]) -> tuple[int, int]:

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 from sqlalchemy import text
 
+from shared.domain import PICTURES
 from shared.images.colormap import ramp
+from shared.images.scaling import scaled_down
 from shared.images.visualizations import DRAWN_FLAT, heatmap_scores
-from tests.support.api_world import FEATURE_MEAN, ApiWorld, png
+from tests.support.api_world import FEATURE_MEAN, ApiWorld, picture, png
 
 
 @pytest.fixture
@@ -26,14 +28,14 @@ def job(api: ApiWorld) -> str:
     return f"/v1/jobs/{api.succeed_next()}"
 
 
-@pytest.mark.parametrize("name", ["dire_map", "heatmap", "overlay"])
+@pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_streamed_and_can_be_kept(api: ApiWorld, job: str, name: str) -> None:
     response = api.one.get(f"{job}/artifacts/{name}")
     assert response.status_code == 200
-    assert response.data == name.encode()
-    assert response.mimetype == "image/png"
-    assert response.content_length == len(name)
-    assert response.headers["ETag"] == f'"{hashlib.sha256(name.encode()).hexdigest()}"'
+    assert response.data == picture(name)
+    assert response.mimetype == ("image/jpeg" if name == "preview" else "image/png")
+    assert response.content_length == len(picture(name))
+    assert response.headers["ETag"] == f'"{hashlib.sha256(picture(name)).hexdigest()}"'
     assert response.headers["Cache-Control"] == "private, max-age=31536000, immutable"
     assert response.headers["X-Content-Type-Options"] == "nosniff"
     again = api.one.get(f"{job}/artifacts/{name}", headers={"If-None-Match": response.headers["ETag"]})
@@ -42,7 +44,7 @@ def test_a_picture_is_streamed_and_can_be_kept(api: ApiWorld, job: str, name: st
 
 def test_a_head_request_tells_the_size_alone(api: ApiWorld, job: str) -> None:
     response = api.one.open(f"{job}/artifacts/heatmap", "HEAD")
-    assert (response.status_code, response.content_length, response.data) == (200, 7, b"")
+    assert (response.status_code, response.content_length, response.data) == (200, len(picture("heatmap")), b"")
 
 
 def test_the_upload_comes_back_as_a_download_under_a_name_of_ours(api: ApiWorld) -> None:
@@ -59,7 +61,7 @@ def test_the_upload_comes_back_as_a_download_under_a_name_of_ours(api: ApiWorld)
 def test_a_link_needs_no_key(api: ApiWorld, job: str) -> None:
     link = api.one.get(f"{job}/artifacts/overlay?link=1").json
     with urlopen(link["url"], timeout=5) as response:
-        assert response.read() == b"overlay"
+        assert response.read() == picture("overlay")
     assert link["expires_at"].endswith("Z")
 
 
@@ -185,11 +187,11 @@ def test_each_address_has_one_kind_of_answer(api: ApiWorld, job: str) -> None:
     link = api.one.get(f"{job}/artifacts/overlay/link")
     assert link.mimetype == "application/json"
     with urlopen(link.json["url"], timeout=5) as response:
-        assert response.read() == b"overlay"
-    picture = api.one.get(f"{job}/heatmap.png?width=40")
-    assert picture.mimetype == "image/png"
-    assert Image.open(BytesIO(picture.data)).size == (40, 30)
-    assert picture.data == api.one.get(f"{job}/heatmap?format=png&width=40").data
+        assert response.read() == picture("overlay")
+    drawn = api.one.get(f"{job}/heatmap.png?width=40")
+    assert drawn.mimetype == "image/png"
+    assert Image.open(BytesIO(drawn.data)).size == (40, 30)
+    assert drawn.data == api.one.get(f"{job}/heatmap?format=png&width=40").data
     for path, operations in api.anonymous.get("/openapi.json").json["paths"].items():
         for method, operation in operations.items():
             answers = operation["responses"].get("200", {}).get("content", {})
@@ -199,3 +201,39 @@ def test_each_address_has_one_kind_of_answer(api: ApiWorld, job: str) -> None:
 def test_the_link_of_another_tenant_is_none(api: ApiWorld, job: str) -> None:
     for path in ("artifacts/overlay/link", "heatmap.png", "heatmap?region=analyzed"):
         assert api.other.get(f"{job}/{path}").status_code == 404
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_scaled_to_the_side_that_is_asked_for(api: ApiWorld, job: str, name: str) -> None:
+    whole = api.one.get(f"{job}/artifacts/{name}")
+    response = api.one.get(f"{job}/artifacts/{name}?max_side=32")
+    assert (response.status_code, response.mimetype) == (200, whole.mimetype)
+    with Image.open(BytesIO(response.data)) as scaled:
+        assert scaled.size == (32, 16)
+    assert response.content_length == len(response.data)
+    assert response.headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert response.headers["ETag"] != whole.headers["ETag"]
+    again = api.one.get(f"{job}/artifacts/{name}?max_side=32", headers={"If-None-Match": response.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    larger = api.one.get(f"{job}/artifacts/{name}?max_side=96")
+    assert larger.data == picture(name)  # never scaled up, nor encoded again
+
+
+def test_a_palette_is_scaled_as_colours(api: ApiWorld) -> None:
+    stripes = Image.new("P", (64, 64))
+    stripes.putpalette([255, 0, 0, 0, 0, 255])
+    stripes.putdata([column % 2 for _ in range(64) for column in range(64)])
+    file = BytesIO()
+    stripes.save(file, "PNG")
+    with Image.open(BytesIO(scaled_down(file.getvalue(), 16))) as scaled:
+        assert scaled.getpixel((8, 8)) == (128, 0, 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [("source", "max_side=64"), ("overlay", "max_side=15"), ("overlay", "max_side=2049"), ("overlay", "max_side=big")],
+)
+def test_a_side_that_cannot_be_is_refused(api: ApiWorld, job: str, name: str, query: str) -> None:
+    response = api.one.get(f"{job}/artifacts/{name}?{query}")
+    assert (response.status_code, response.json["code"]) == (422, "invalid_field")
+    assert [error["field"] for error in response.json["errors"]] == ["max_side"]

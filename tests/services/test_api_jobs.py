@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import text
 
+from shared.domain import PICTURES
 from shared.errors import ErrorCode
 from shared.settings import Settings
 from shared.storage.object_store import source_key
@@ -62,10 +63,10 @@ def _woken_for(redis: Redis) -> tuple[str, str]:
 
 
 def test_pictures_are_all_on_by_default_and_can_be_refused(api: ApiWorld) -> None:
-    every, one = api.one.submit(), api.one.submit(dire_map="false", overlay="0", heatmap="1")
+    every, one = api.one.submit(), api.one.submit(dire_map="false", overlay="0", heatmap="1", preview="false")
     with api.around.database.begin() as session:
         rows = session.execute(text("SELECT id::text, pictures FROM jobs")).all()
-    assert {row.id: row.pictures for row in rows} == {every: ["dire_map", "heatmap", "overlay"], one: ["heatmap"]}
+    assert {row.id: row.pictures for row in rows} == {every: [*PICTURES], one: ["heatmap"]}
 
 
 def test_the_served_model_may_be_named(api: ApiWorld) -> None:
@@ -82,7 +83,7 @@ def test_a_finished_job_shows_its_result_and_a_failed_one_its_error(api: ApiWorl
     assert good["result"]["prediction"] == "FAKE"
     assert good["result"]["dimensions"] == {"width": 8, "height": 6}
     assert "heatmap_scores" not in good["result"]
-    assert set(good["artifacts"]) == {"source", "dire_map", "heatmap", "overlay"}
+    assert set(good["artifacts"]) == {"source", *PICTURES}
     api.one.submit()
     bad = api.one.get(f"/v1/jobs/{api.fail_next(ErrorCode.CORRUPT_IMAGE)}").json
     assert bad["error"]["code"] == "corrupt_image"

@@ -74,7 +74,8 @@ def test_a_replay_has_all_else_of_the_job_that_it_repeats(api: ApiWorld) -> None
         assert columns > OF_ITS_OWN
         same = {name: getattr(old, name) for name in columns - OF_ITS_OWN}
         assert {name: getattr(new, name) for name in columns - OF_ITS_OWN} == same
-        assert (same["pictures"], same["policy"], same["stability"]) == (["heatmap", "overlay"], "strict", True)
+        assert same["pictures"] == ["heatmap", "overlay", "preview"]
+        assert (same["policy"], same["stability"]) == ("strict", True)
         assert (old.priority, new.priority) == (0, 7)  # the caller's of now
         assert new.idempotency_key == "again"
 

@@ -13,7 +13,7 @@ import pytest
 
 from shared.settings import Settings
 from tests.support.api_server import LIMIT, ApiServer, serving
-from tests.support.api_world import ApiWorld, png
+from tests.support.api_world import ApiWorld, picture, png
 
 #: What may be on its way when the answer is written: socket buffers of both sides.
 IN_FLIGHT = 8_000_000
@@ -93,7 +93,7 @@ def test_an_image_makes_the_whole_way(api: ApiWorld, server: ApiServer) -> None:
         api.succeed_next(width=500, height=400)
         job = client.get(accepted.headers["Location"], params={"include": "heatmap_scores"})
         assert len(job.json()["result"]["heatmap_scores"]) == 400
-        assert client.get(job.json()["artifacts"]["overlay"]["href"]).content == b"overlay"
+        assert client.get(job.json()["artifacts"]["overlay"]["href"]).content == picture("overlay")
 
 
 def test_any_worker_answers_with_the_metrics_of_all(api: ApiWorld, server: ApiServer) -> None:

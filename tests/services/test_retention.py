@@ -236,7 +236,7 @@ def test_the_bytes_of_many_jobs_go_by_few_calls_of_the_store(
     monkeypatch.delattr(ObjectStore, "keys")  # nothing need be listed: it is known where the bytes can lie
     assert erase_some(database, store, most=500) == 500
     monkeypatch.undo()
-    assert calls == [100] * 20  # the image and three pictures of one attempt, of 500 jobs
+    assert calls == [100] * 25  # the image and four pictures of one attempt, of 500 jobs
     assert (erasures(database), stored(store)) == (set(), set())
 
 

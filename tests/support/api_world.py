@@ -21,6 +21,7 @@ from api.dependencies import EXTENSION, Resources
 from shared.database.engine import Database
 from shared.domain import (
     PICTURES,
+    PREVIEW,
     AnalyzedImage,
     AttemptId,
     FeatureMean,
@@ -45,6 +46,13 @@ def png(width: int = 8, height: int = 6) -> bytes:
     """A PNG of one colour."""
     file = BytesIO()
     Image.new("RGB", (width, height), (90, 60, 200)).save(file, "PNG")
+    return file.getvalue()
+
+
+def picture(name: str) -> bytes:
+    """The picture of this name that `ApiWorld.succeed_next` stores: 96 × 48 pixels, of another colour for each name."""
+    file, red = BytesIO(), 40 * PICTURES.index(name)
+    Image.new("RGB", (96, 48), (red, 60, 200)).save(file, "JPEG" if name == PREVIEW else "PNG")
     return file.getvalue()
 
 
@@ -139,7 +147,7 @@ class ApiWorld:
         """End the next job with a verdict, `changes` in it, and stored pictures; return its id."""
         tenant_id, job_id, attempt = self.claim()
         artifacts = {
-            name: self.around.store.put_artifact(artifact_key(tenant_id, job_id, attempt, name), f"{name}".encode())
+            name: self.around.store.put_artifact(artifact_key(tenant_id, job_id, attempt, name), picture(name))
             for name in pictures
         }
         result = JobResult(

@@ -24,6 +24,7 @@ from shared.images.visualizations import (
     heatmap_rows,
     heatmap_scores,
     overlay_png,
+    preview_jpeg,
 )
 from tests.support.bad_images import photograph
 
@@ -234,3 +235,29 @@ def test_a_png_of_bands_reads_back():
 def test_a_png_of_too_few_rows_is_refused():
     with pytest.raises(ValueError, match="10 rows got 9"):
         write_png(4, 10, [np.zeros((9, 4, 3), np.uint8)])
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((300, 200), (300, 200)), ((4096, 1024), (2048, 512)), ((1024, 4096), (512, 2048))]
+)
+def test_a_preview_has_at_most_2048_pixels_a_side(size: tuple[int, int], shown: tuple[int, int]):
+    with Image.open(io.BytesIO(preview_jpeg(Image.new("RGB", size, (10, 200, 90))))) as preview:
+        assert (preview.format, preview.size) == ("JPEG", shown)
+
+
+def test_a_preview_shows_the_image():
+    image = photograph(64, 48)
+    with Image.open(io.BytesIO(preview_jpeg(image))) as preview:
+        assert np.abs(np.asarray(preview, int) - np.asarray(image, int)).mean() < 10
+
+
+def test_a_preview_holds_nothing_of_the_file_but_its_pixels():
+    canary, file = b"canary", io.BytesIO()
+    exif = Image.Exif()
+    exif[0x010E] = canary.decode()
+    Image.new("RGB", (64, 48)).save(file, "JPEG", comment=canary, exif=exif, icc_profile=canary * 40)
+    with Image.open(file) as upload:
+        upload.load()
+        assert file.getvalue().count(canary) > 40
+        assert canary not in preview_jpeg(upload)
+        assert upload.info["comment"] == canary  # the image itself is left as it is

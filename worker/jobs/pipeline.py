@@ -213,9 +213,9 @@ class Analyzer:
     def _store_pictures(self, pictures: Mapping[str, bytes], attempt: RunningAttempt) -> dict[str, Artifact]:
         attempt.enter(Stage.STORING)
         job, artifacts = attempt.job, {}
-        for name, png in pictures.items():
+        for name, picture in pictures.items():
             key = artifact_key(job.tenant_id, job.id, job.attempt, name)
-            artifacts[name] = self._retry_while_unavailable(attempt, partial(self._store.put_artifact, key, png))
+            artifacts[name] = self._retry_while_unavailable(attempt, partial(self._store.put_artifact, key, picture))
         return artifacts
 
     def _retry_while_unavailable(self, attempt: RunningAttempt, call: Callable[[], _T]) -> _T:

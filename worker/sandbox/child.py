@@ -199,7 +199,7 @@ def _draw(sock: socket.socket, decoded: DecodedImage) -> None:
     request, payload = receive(sock, sys.maxsize)
     eps, mean = _arrays(payload, request["shapes"])
     pictures = draw_pictures(request["wanted"], decoded.image, eps, drawn_mean(mean, decoded.facts.content))
-    send(sock, {"lengths": {name: len(png) for name, png in pictures.items()}}, *pictures.values())
+    send(sock, {"lengths": {name: len(file) for name, file in pictures.items()}}, *pictures.values())
 
 
 def _arrays(payload: bytearray, shapes: list[list[int]]) -> list[Floats]:

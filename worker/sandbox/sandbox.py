@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from shared.domain import PICTURES
+from shared.domain import PICTURES, PREVIEW
 from shared.errors import ErrorCode, JobError
 from shared.images.header import HEAD_BYTES, check_header, check_size
 from worker.imaging.content import Content
@@ -42,7 +42,8 @@ __all__ = ["OpenedImage", "Sandbox", "SandboxError"]
 _IDLE_FACTOR = 3
 #: The largest values that the measures of an image's content can have.
 _MOST = {"entropy": 16, "relief": 255, "distinct_share": 1}
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: What the file of a picture begins with.
+_PNG_SIGNATURE, _JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 _log = structlog.get_logger(__name__)
 
@@ -192,7 +193,7 @@ class OpenedImage:
     def render(
         self, eps: NDArray[np.float32], feature_mean: NDArray[np.float32], wanted: Collection[str]
     ) -> dict[str, bytes]:
-        """Return the wanted ones of `shared.domain.PICTURES` as PNG files. Call it only once for an image.
+        """Return the files of the wanted ones of `shared.domain.PICTURES`. Call it only once for an image.
 
         `eps` is (3, S, S), `feature_mean` (h, w). Raises `JobError` as `Sandbox.open` does.
         """
@@ -254,9 +255,13 @@ def _pictures(reply: dict[str, Any], payload: bytearray, wanted: list[str]) -> d
         end = start + lengths[name]
         pictures[name] = bytes(payload[start:end])
         start = end
-    if start != len(payload) or not all(png.startswith(_PNG_SIGNATURE) for png in pictures.values()):
+    if start != len(payload) or not all(file.startswith(_signature(name)) for name, file in pictures.items()):
         raise untrue_answer()
     return pictures
+
+
+def _signature(name: str) -> bytes:
+    return _JPEG_SIGNATURE if name == PREVIEW else _PNG_SIGNATURE
 
 
 def _log_lines(lines: Sequence[str], dropped: int) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from api.v1.schemas.base import Document, PageLinks, Paging, Query
 from shared.domain import PICTURES, SOURCE, JobState, Stage
 from shared.errors import ErrorCode
+from shared.images.visualizations import PREVIEW_SIDE
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 #: What the header may hold, as a regular expression: it is compared as it is, quotes included.
@@ -53,6 +54,12 @@ class ArtifactQuery(Query):
         default=None,
         json_schema_extra=_DEPRECATED,
         description="`1` answers as the address with `/link` behind it does. It goes with the next release.",
+    )
+    max_side: int | None = Field(
+        default=None,
+        ge=16,
+        le=PREVIEW_SIDE,
+        description="Scale a picture down until neither side has more pixels. Not for `source`.",
     )
 
 

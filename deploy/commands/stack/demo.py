@@ -25,7 +25,7 @@ from deploy.terminal.verdicts import Row, VerdictView
 from shared.client import Client, SubmittedJob
 from shared.database.engine import Database
 from shared.domain import (
-    PICTURES,
+    DRAWINGS,
     Role,
     WorkerState,
 )
@@ -149,7 +149,7 @@ def _policy(database_url: str) -> str | None:
 
 def _save_pictures(client: Client, job: SubmittedJob, folder: Path, stem: str) -> None:
     """Write the pictures that the job has, beside each other."""
-    for name in PICTURES:
+    for name in DRAWINGS:
         if name in job.artifacts:
             (folder / f"{stem}.{name}.png").write_bytes(client.artifact(job.id, name))
 
