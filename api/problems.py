@@ -62,90 +62,107 @@ OPERATOR_ONLY = Problem(
 SCOPE_MISSING = Problem(
     403,
     "scope_missing",
-    "The key may not do this",
-    "Use a key that has the scope which `detail` names. A key with the scope `admin` can make one: POST /v1/keys.",
+    "The key lacks a scope",
+    "Use a key that has the scope that `detail` names. A key with the scope `admin` can make one: POST /v1/keys.",
 )
-NOT_FOUND = Problem(404, "not_found", "There is no such thing", "Check the address and the id.")
+NOT_FOUND = Problem(404, "not_found", "Not found", "Check the path and the id.")
 ARTIFACT_NOT_FOUND = Problem(
     404,
     "artifact_not_found",
-    "The job has no such picture",
-    "Look at the job's `artifacts`: a picture is there only if it was asked for and the job succeeded.",
+    "The job has no such file",
+    "Read the job's `artifacts`: a picture exists only if the request asked for it and the job succeeded.",
 )
 METHOD_NOT_ALLOWED = Problem(
-    405, "method_not_allowed", "This address does not know the method", "Use one of the methods in the header `Allow`."
+    405, "method_not_allowed", "The path does not accept this method", "Use a method that the header `Allow` lists."
 )
-REQUEST_TIMEOUT = Problem(408, "request_timeout", "The request came too slowly", "Send it again.")
+REQUEST_TIMEOUT = Problem(408, "request_timeout", "The request arrived too slowly", "Send the request again.")
 JOB_ALREADY_FINISHED = Problem(
-    409, "job_already_finished", "The job has ended", "Read how it ended; a job that has ended stays as it is."
+    409, "job_already_finished", "The job has ended", "Read the job's `status`. A job that has ended does not change."
 )
 JOB_NOT_FINISHED = Problem(
-    409, "job_not_finished", "The job has no result yet", "Ask again when its status is `succeeded`."
+    409, "job_not_finished", "The job has no result yet", "Ask again when the job's status is `succeeded`."
 )
-JOB_NOT_ENDED = Problem(409, "job_not_ended", "The job has not ended", "Cancel it first, or wait until it has ended.")
+JOB_NOT_ENDED = Problem(
+    409, "job_not_ended", "The job has not ended", "Cancel the job first, or wait until it has ended."
+)
 JOB_NOT_REPLAYABLE = Problem(
     409,
     "job_not_replayable",
     "The job has not failed",
-    "Only a job that failed or expired can be replayed; submit the image again instead.",
+    "Only a job that failed or expired can be replayed. Submit the image again instead.",
 )
 TOO_MANY_ENDPOINTS = Problem(
-    409, "too_many_endpoints", "No more webhook endpoints", "Delete an endpoint that is no longer used."
+    409,
+    "too_many_endpoints",
+    "The tenant has the most webhook endpoints that are allowed",
+    "Delete an endpoint that you no longer use.",
 )
-TOO_MANY_KEYS = Problem(409, "too_many_keys", "No more API keys", "Revoke a key that is no longer used.")
+TOO_MANY_KEYS = Problem(
+    409, "too_many_keys", "The tenant has the most API keys that are allowed", "Revoke a key that you no longer use."
+)
 DELIVERY_PENDING = Problem(
-    409, "delivery_pending", "The delivery has not ended", "Wait: it is tried again by itself, at `next_attempt_at`."
+    409, "delivery_pending", "The delivery has not ended", "Wait: the service tries it again at `next_attempt_at`."
 )
 ENDPOINT_DISABLED = Problem(
     409, "endpoint_disabled", "The webhook endpoint is disabled", "Enable it: POST /v1/webhook-endpoints/{id}/enable."
 )
 BODY_TOO_LARGE = Problem(413, "body_too_large", "The request is too large", "Scale the image down or compress it more.")
-URL_TOO_LONG = Problem(414, "url_too_long", "The address is too long", "Send what is long in the body, not in the URL.")
+URL_TOO_LONG = Problem(414, "url_too_long", "The URL is too long", "Send long values in the body, not in the URL.")
 UNSUPPORTED_MEDIA_TYPE = Problem(
     415,
     "unsupported_media_type",
-    "Not an accepted kind of image",
-    "Send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; its first bytes decide, not its name.",
+    "The file is not an accepted kind of image",
+    "Send a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file. The file's first bytes decide, not its name.",
 )
 MULTIPART_REQUIRED = Problem(
     415,
     "multipart_required",
-    "Not a form with a file",
+    "The request is not a form with a file",
     "Send `multipart/form-data` with the file in the field `image`.",
 )
 IMAGE_TOO_LARGE = Problem(422, "image_too_large", "The image is too large", "Scale the image down.")
 DECOMPRESSION_BOMB = Problem(
-    422, "decompression_bomb", "The file would unpack to far more than it should", "Send the image itself, re-encoded."
+    422,
+    "decompression_bomb",
+    "The file would decompress to far too much data",
+    "Encode the image again, and send that file.",
 )
 CORRUPT_IMAGE = Problem(422, "corrupt_image", "The image is damaged", "Upload it again from its source.")
-IMAGE_REQUIRED = Problem(422, "image_required", "No image", "Send the file in the form field `image`.")
+IMAGE_REQUIRED = Problem(422, "image_required", "The request has no image", "Send the file in the form field `image`.")
 IMAGE_EMPTY = Problem(422, "image_empty", "The image is empty", "Check that the file was read before it was sent.")
-TOO_MANY_IMAGES = Problem(422, "too_many_images", "More than one image", "Submit one job for each image.")
-UNKNOWN_FIELD = Problem(422, "unknown_field", "A field that is not known", "Leave the fields in `errors` out.")
-INVALID_FIELD = Problem(422, "invalid_field", "A field with a wrong value", "Correct the fields in `errors`.")
+TOO_MANY_IMAGES = Problem(
+    422, "too_many_images", "The request has more than one image", "Submit one job for each image."
+)
+UNKNOWN_FIELD = Problem(
+    422, "unknown_field", "The request has an unknown field", "Remove the fields that `errors` names."
+)
+INVALID_FIELD = Problem(422, "invalid_field", "A field has a wrong value", "Correct the fields that `errors` names.")
 IDEMPOTENCY_KEY_REUSED = Problem(
     422,
     "idempotency_key_reused",
-    "The idempotency key came with another request",
-    "Make a new key for each image and each choice of options; keep one only to send the same again.",
+    "The idempotency key was used for a different request",
+    "Make a new key for each request. Reuse a key only to send the same request again.",
 )
 UNKNOWN_MODEL = Problem(
-    422, "unknown_model", "The model is not served here", "Leave `model` out, or name the model that `detail` names."
+    422, "unknown_model", "This service does not run the model", "Omit `model`, or send the name that `detail` gives."
 )
 UNKNOWN_POLICY = Problem(
     422,
     "unknown_policy",
-    "There is no such policy",
-    "Leave `policy` out, or ask the operator for the names of the policies.",
+    "No worker has the policy",
+    "Omit `policy`, or ask the operator for the names of the policies.",
 )
 URL_NOT_ALLOWED = Problem(
-    422, "url_not_allowed", "The URL may not be called", "Use a public https:// URL, or ask the operator to allow it."
+    422,
+    "url_not_allowed",
+    "The service may not call this URL",
+    "Use a public https:// URL, or ask the operator to allow this one.",
 )
 TOO_MANY_OPEN_JOBS = Problem(
     429,
     "too_many_open_jobs",
-    "Too many jobs of yours are open",
-    "Submit again after `Retry-After` seconds, or cancel jobs that are no longer needed; the operator sets the limit.",
+    "The tenant has too many open jobs",
+    "Submit again after `Retry-After` seconds, or cancel jobs that you no longer need. The operator sets the limit.",
 )
 QUOTA_EXCEEDED = Problem(
     429,
@@ -156,35 +173,42 @@ QUOTA_EXCEEDED = Problem(
 RATE_LIMITED = Problem(
     429,
     "rate_limited",
-    "Too many requests with this key",
-    "Send the request again after `Retry-After` seconds. `RateLimit` says in each answer how many requests are left.",
+    "This key has sent too many requests",
+    "Send the request again after `Retry-After` seconds. Each answer's `RateLimit` says how many requests are left.",
 )
 HEADERS_TOO_LARGE = Problem(
-    431, "headers_too_large", "Too many headers, or too long ones", "Send no more than 64 headers of 8 kB each."
+    431,
+    "headers_too_large",
+    "The request has too many or too long headers",
+    "Send at most 64 headers of at most 8 kB each.",
 )
 INTERNAL = Problem(
-    500, "internal", "An error in the service", "Try again; tell the operator the `request_id` if it stays."
+    500,
+    "internal",
+    "The service met an unexpected error",
+    "Try again. If the error stays, tell the operator the `request_id`.",
 )
 DATABASE_UNAVAILABLE = Problem(
     503,
     "database_unavailable",
-    "The database is away",
-    "Try again in a few seconds; a submission under the same `Idempotency-Key`, so that it is accepted once.",
+    "The database does not answer",
+    "Try again in a few seconds. Send a submission with the same `Idempotency-Key`, so that it is accepted once.",
 )
 STORE_UNAVAILABLE = Problem(
-    503, "store_unavailable", "The object store is away", "Try again in a few seconds; nothing was accepted."
+    503, "store_unavailable", "The object store does not answer", "Nothing was accepted. Try again in a few seconds."
 )
 SERVICE_OVERLOADED = Problem(
     503,
     "service_overloaded",
-    "Too many jobs are open",
-    "Submit again after `Retry-After` seconds; nothing was accepted. The operator can add workers.",
+    "The service has too many open jobs",
+    "Nothing was accepted. Submit again after `Retry-After` seconds. The operator can add workers.",
 )
 DISK_FULL = Problem(
     503,
     "no_room",
-    "The API has no room for the upload",
-    "Submit again after `Retry-After` seconds; nothing was accepted. The operator can enlarge its temporary folder.",
+    "The API has no disk space for the upload",
+    "Nothing was accepted. Submit again after `Retry-After` seconds. The operator can free space in the API's "
+    "temporary folder.",
 )
 
 #: All of them, for the documentation.
@@ -301,13 +325,13 @@ def _invalid_parameters(error: HTTPError) -> Response:
 
 
 def _object_missing(_error: ObjectMissingError) -> Response:
-    return respond(ApiError(ARTIFACT_NOT_FOUND, "The file is no longer in the store."))
+    return respond(ApiError(ARTIFACT_NOT_FOUND, "The object store no longer has the file."))
 
 
 def _full(error: FullError) -> Response:
     problem = _FULL[type(error)]
     count_refusal(problem.code)
-    detail = f"{error.most:,} jobs are open, the most that may be."
+    detail = f"{error.most:,} jobs are open, which is the limit."
     return respond(ApiError(problem, detail, headers={"Retry-After": str(error.retry_after)}))
 
 
@@ -322,7 +346,7 @@ def _key_reused(error: KeyReusedError) -> Response:
 
 
 def _unknown_policy(_error: UnknownPolicyError) -> Response:
-    return respond(field_error("policy", "is not one that the workers have", UNKNOWN_POLICY))
+    return respond(field_error("policy", "no worker has this policy", UNKNOWN_POLICY))
 
 
 def _scope_missing(error: ScopeError) -> Response:
@@ -334,7 +358,7 @@ def _too_deep(_error: RecursionError) -> Response:
 
 
 def _unreadable(_error: ParseException) -> Response:
-    return respond(ApiError(MALFORMED_REQUEST, "The body is not what its Transfer-Encoding says."))
+    return respond(ApiError(MALFORMED_REQUEST, "The body does not match its Transfer-Encoding."))
 
 
 def _outage(error: DistildireError) -> Response:
@@ -345,7 +369,7 @@ def _outage(error: DistildireError) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    #: A request met an error that the API does not expect, and was answered 500 `internal`. Report the traceback: it is
-    #: a fault of the service.
+    #: A request met an error that the API does not expect, and was answered 500 `internal`. Report the traceback: this
+    #: is a bug of the service.
     _log.error("unexpected_error", exc_info=error)
     return respond(ApiError(INTERNAL))

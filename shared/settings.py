@@ -241,7 +241,7 @@ class CommonSettings(_ReadSettings):
         return self.slots or 2 * self.max_batch
 
     @property
-    def watchdog_patience(self) -> float:
+    def watchdog_limit_seconds(self) -> float:
         """Seconds for which a worker may take no work: at least the time of two of its polls."""
         return max(self.watchdog_seconds, 2 * self.poll_seconds)
 

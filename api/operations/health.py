@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 @health_blueprint.get("/healthz")
 @health_blueprint.doc(tags=["Service"], responses=answer(Alive, "The process answers."))
 def alive() -> dict[str, str]:
-    """Tell that the process answers; nothing else is asked."""
+    """Tell that the process answers. It asks no other server."""
     return {"status": "alive"}
 
 
@@ -47,7 +47,10 @@ def alive() -> dict[str, str]:
     responses=answer(Readiness, "Requests can be served.") | answer(Readiness, "Requests would be refused.", 503),
 )
 def ready() -> tuple[dict[str, Any], int]:
-    """Tell whether PostgreSQL and the object store can be used; Redis is reported, but jobs are accepted without it."""
+    """Tell whether PostgreSQL and the object store can be used.
+
+    The answer reports Redis too, but the API accepts jobs without it.
+    """
     asked = {name: _probes[name].submit(probe) for name, probe in _questions(resources()).items()}
     wait(asked.values(), timeout=_SECONDS)
     checks = {name: {"state": _state(name, future), "required": _REQUIRED[name]} for name, future in asked.items()}

@@ -23,7 +23,7 @@ from shared.domain import (
 )
 from shared.errors import DatabaseUnavailableError
 from shared.jobs.retention import backlog
-from shared.jobs.stats import oldest_snapshot, overview
+from shared.jobs.stats import oldest_snapshot, service_stats
 from shared.workers.registry import list_workers
 
 #: The folder in which the API's processes share their metrics; api/gunicorn_conf.py sets it.
@@ -68,7 +68,7 @@ class _Work(Collector):
 
     def _read(self) -> list[Metric]:
         with self._database.begin() as session:
-            now, processes, snapshot = overview(session), list_workers(session), oldest_snapshot(session)
+            now, processes, snapshot = service_stats(session), list_workers(session), oldest_snapshot(session)
             left = backlog(session, days=self._retention_days)
         jobs = GaugeMetricFamily("distildire_jobs", "Jobs that have not ended, by state.", labels=["state"])
         jobs.add_metric([JobState.QUEUED], now.queued)

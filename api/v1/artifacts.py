@@ -98,7 +98,7 @@ def link(job_id: UUID, name: str) -> Response:
 )
 @needs(Scope.READ)
 def heatmap(job_id: UUID, query: HeatmapQuery) -> Response:
-    """Where the detector looked, at any size: a number in [0, 1] for each pixel.
+    """Show where the detector looked, at any size: a number in [0, 1] for each pixel.
 
     With `region=image` they cover the whole image, as the published formula has it, although the detector sees no more
     than the analysed region; with `region=analyzed` they cover that region, as the pictures do.
@@ -119,7 +119,7 @@ def heatmap(job_id: UUID, query: HeatmapQuery) -> Response:
 )
 @needs(Scope.READ)
 def heatmap_picture(job_id: UUID, query: HeatmapPictureQuery) -> Response:
-    """The numbers of `heatmap` as colours, low to high."""
+    """Show the numbers of `heatmap` as colours, low to high."""
     result = _result(own_job(job_id))
     return _heatmap_picture(result, *_size(query, _region(result, query)))
 

@@ -105,7 +105,7 @@ def index(query: JobsQuery) -> dict[str, Any]:
 @jobs_blueprint.doc(tags=["Jobs"], responses=answer(Job, "The job.", 200, "Retry-After") | refusals(NOT_FOUND))
 @needs(Scope.READ)
 def show(job_id: UUID, query: JobQuery) -> tuple[dict[str, Any], dict[str, str]] | Response:
-    """Show a job: where it stands, and its result or error once it has ended; until then, when to ask again."""
+    """Show a job, with its result or error once it has ended; until then, `Retry-After` says when to ask again."""
     row = own_job(job_id)
     document = present_job(row.job, row.result)
     if query.include and row.result:
@@ -159,7 +159,7 @@ def replay(job_id: UUID) -> tuple[dict[str, Any], int, dict[str, str]]:
 def delete(job_id: UUID) -> tuple[str, int]:
     """Delete a job that has ended, with its image, its pictures and its webhooks.
 
-    It is gone at once. Its bytes are too, or follow by themselves where the object store is away.
+    The job is gone at once. If the object store does not answer, the service erases the files later.
     """
     around = resources()
     with around.database.begin() as session:

@@ -1,4 +1,4 @@
-"""API keys over HTTP: a tenant makes, lists, rotates and revokes its own."""
+"""API keys over HTTP: a tenant makes, lists, rotates and revokes its own keys."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def revoke(key_id: UUID) -> tuple[str, int]:
 )
 @needs(Scope.ADMIN)
 def rotate(key_id: UUID, rotation: Rotation) -> tuple[dict[str, Any], int, dict[str, str]]:
-    """Make a key that takes the place of another, which ends when the overlap is over.
+    """Make a key that replaces another. The old key ends when the overlap is over.
 
     The new key has the name, the scopes and the end of the old one.
     """

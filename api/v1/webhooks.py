@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: a tenant's endpoints, and the log of what was sent to them."""
+"""Webhooks over HTTP: a tenant's endpoints and the log of their deliveries."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def show(endpoint_id: UUID) -> dict[str, Any]:
 )
 @needs(Scope.WEBHOOKS)
 def enable(endpoint_id: UUID) -> dict[str, Any]:
-    """Enable a webhook endpoint that was disabled, as by an answer of 410.
+    """Enable a webhook endpoint that was disabled, for example after an answer of 410.
 
     Deliveries that were given up meanwhile are not sent by themselves: resend each. An enabled endpoint stays enabled.
     """
@@ -112,7 +112,7 @@ def enable(endpoint_id: UUID) -> dict[str, Any]:
 @endpoints_blueprint.doc(tags=["Webhooks"], responses=NO_CONTENT | refusals(NOT_FOUND))
 @needs(Scope.WEBHOOKS)
 def delete(endpoint_id: UUID) -> tuple[str, int]:
-    """Delete a webhook endpoint, with what waits for it and the log of what was sent."""
+    """Delete a webhook endpoint, its pending deliveries and the log of its deliveries."""
     with resources().database.begin() as session:
         if not delete_endpoint(session, caller().tenant_id, endpoint_id):
             raise ApiError(NOT_FOUND)
@@ -124,7 +124,7 @@ def delete(endpoint_id: UUID) -> tuple[str, int]:
 @deliveries_blueprint.doc(tags=["Webhooks"], responses=answer(DeliveryPage, "One page, newest first."))
 @needs(Scope.WEBHOOKS)
 def log(query: DeliveriesQuery) -> dict[str, Any]:
-    """List what was and will be sent to your endpoints, newest first, with each try."""
+    """List the deliveries to your endpoints, newest first, with each try."""
     only = query.model_dump(include={"endpoint_id", "job_id", "state"}, exclude_none=True)
     with resources().database.begin() as session:
         page = list_deliveries(session, caller().tenant_id, only=only, after=query.after, limit=query.limit)

@@ -22,7 +22,7 @@ workers_blueprint = APIBlueprint("workers", __name__, url_prefix="/v1/workers")
 @workers_blueprint.doc(tags=["Operator"], responses=answer(WorkerList, "All of them.") | refusals(OPERATOR_ONLY))
 @needs(Scope.READ)
 def index() -> dict[str, Any]:
-    """List the processes that work: who runs where, on what device, and when it was last heard of."""
+    """List the workers, with their hosts, devices and last heartbeats."""
     require_operator()
     with resources().database.begin() as session:
         return {"items": [present_worker(worker, silence) for worker, silence in list_workers(session)]}

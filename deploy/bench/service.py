@@ -37,7 +37,7 @@ _WARM_UP_JOBS = 16
 _LAST = 8  # the last jobs of a load: when they have ended, nearly all have
 _STEADY_SHARE = 0.5
 _SAMPLE_SECONDS = 0.5
-_PATIENCE = 600.0
+_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,10 @@ def _run(client: Client, document: StackDocument, photographs: Sequence[Path], j
         posted_at = time.time()
         posted.append((client.submit(path), posted_at))
     client_spent = time.process_time() - client_before
-    client.wait([job.id for job, _ in posted[-_LAST:]], seconds=_PATIENCE)  # few jobs, because polling costs time too
+    # Wait for few jobs, because polling costs processor time too.
+    client.wait([job.id for job, _ in posted[-_LAST:]], seconds=_TIMEOUT_SECONDS)
     core = {part: cpu_seconds(pid) - core_before[part] for part, pid in pids.items()}
-    ended = client.wait([job.id for job, _ in posted], seconds=_PATIENCE)
+    ended = client.wait([job.id for job, _ in posted], seconds=_TIMEOUT_SECONDS)
     finished = [_finished_at(job) for job in ended]
     latencies = [end - posted_at for end, (_, posted_at) in zip(finished, posted, strict=True)]
     return Load(jobs, max(finished) - began, latencies, core, client_spent)

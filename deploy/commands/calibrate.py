@@ -112,7 +112,7 @@ def command(  # noqa: PLR0913  # an option each
         policy = policy_for_target(scores, origin, target_fpr, max_miss_rate)
     write_policy(policy, place, short_digests(used))
     batch_cache.clear()
-    _show(policy, place)
+    show_policy(policy, place)
 
 
 def _check_images(
@@ -189,7 +189,8 @@ def _check_contamination(card: InstalledCard, images: Sequence[LabelledImage]) -
         notes().print("None of these files took part in the model's training.")
 
 
-def _show(policy: Policy, place: Path) -> None:
+def show_policy(policy: Policy, place: Path) -> None:
+    """Print where the policy was written, what it decides by and how often it was wrong."""
     from worker.metrics.intervals import clopper_pearson
     from worker.metrics.rounding import spread
 

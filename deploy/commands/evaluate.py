@@ -196,7 +196,7 @@ def _show(report: Report, out: Path) -> None:
     table.add_column("", justify="right")
     table.add_column(f"{confidence_level(report.confidence)} interval")
     for name, label in _SHOWN.items():
-        table.add_row(label, *_told(report.overall.estimates[name]))
+        table.add_row(label, *estimate_texts(report.overall.estimates[name]))
     output().print(table)
     if report.data.skipped:
         notes().print(f"[yellow]{len(report.data.skipped)} files were skipped[/]; the report lists them.")
@@ -217,7 +217,8 @@ def _alarm(controls: Controls) -> str:
     )
 
 
-def _told(estimate: Estimate) -> tuple[str, str]:
+def estimate_texts(estimate: Estimate) -> tuple[str, str]:
+    """Return what the table shows of an estimate: its value, or the bound if that is certain, and its interval."""
     from worker.metrics.rounding import headline, spread
 
     if estimate.value is None and estimate.low is None:

@@ -70,7 +70,9 @@ class VerdictView:
 
     def __enter__(self) -> Self:
         if self._notes.is_terminal:
-            self._live = Live(get_renderable=self._render, console=self._notes, refresh_per_second=8, transient=True)
+            self._live = Live(
+                get_renderable=self._table_that_fits, console=self._notes, refresh_per_second=8, transient=True
+            )
             self._live.start()
         return self
 
@@ -110,12 +112,16 @@ class VerdictView:
                 self._output.print(line, markup=False)
             self._output.print(f"[dim]{escape(closing_words(self._rows))}[/]")
 
-    def _render(self) -> RenderableType:
+    def live_table(self, height: int) -> RenderableType:
+        """Return the table of a terminal of `height` lines: the rows that fit, and how many have ended."""
         done = sum(row.ended for row in self._rows)
-        shown = _worth_a_line(self._rows, self._notes.height - _BESIDE_ROWS)
+        shown = _worth_a_line(self._rows, height - _BESIDE_ROWS)
         left_out = f" ({len(self._rows) - len(shown)} more than fit here)" if len(shown) < len(self._rows) else ""
         table = verdict_table(shown, of_jobs=self._of_jobs, live=True)
         return Group(table, Text(f"{done} of {len(self._rows)} done{left_out}", style="dim"))
+
+    def _table_that_fits(self) -> RenderableType:
+        return self.live_table(self._notes.height)
 
 
 def _worth_a_line(rows: list[Row], most: int) -> list[Row]:

@@ -32,7 +32,7 @@ _SOONEST, _LATEST = 1, 60
 #: A client is asked to come back when a tenth of the limit should be free, not as soon as one job has ended.
 _PART = 10
 #: The rate at which jobs end is measured over this time; a tenant's rate over this many of its jobs at most.
-_PACE, _SAMPLE = timedelta(minutes=1), 200
+_RATE_WINDOW, _SAMPLE = timedelta(minutes=1), 200
 
 # The condition on `jobs` reads no row. It makes the check wait while the table is locked, which the tally would not
 # notice: otherwise the image would be stored before the submission fails.
@@ -104,7 +104,7 @@ class Admission:
         most = limits.open_jobs if limits is not None else 0  # None: the tenant was deleted a moment ago
         places = most - tally.open_jobs(session, tenant_id)
         if places <= 0:
-            raise TenantFullError(most, retry_after(most, _pace(session, tenant_id)))
+            raise TenantFullError(most, retry_after(most, _ended_per_second(session, tenant_id)))
         return places
 
     def check_service(self) -> None:
@@ -115,8 +115,8 @@ class Admission:
         most = self._limits.overall
         if self._all_open() >= most:
             with self._database.begin() as session:
-                ended = sum(tally.ended(session, _PACE).values())
-            raise ServiceFullError(most, retry_after(most, ended / _PACE.seconds))
+                ended = sum(tally.ended(session, _RATE_WINDOW).values())
+            raise ServiceFullError(most, retry_after(most, ended / _RATE_WINDOW.seconds))
 
     def hold_tenant(self, session: Session, tenant_id: UUID) -> None:
         """Reserve capacity for one job until this transaction ends; raise `TenantFullError` if the tenant has none.
@@ -141,11 +141,11 @@ class Admission:
         return self._open
 
 
-def _pace(session: Session, tenant_id: UUID) -> float:
+def _ended_per_second(session: Session, tenant_id: UUID) -> float:
     """Return how many jobs of a tenant ended per second recently."""
-    values = {"tenant": tenant_id, "seconds": _PACE.seconds, "sample": _SAMPLE}
+    values = {"tenant": tenant_id, "seconds": _RATE_WINDOW.seconds, "sample": _SAMPLE}
     ended, seconds = session.execute(_ENDED_OF_TENANT, values).one()
-    return int(ended) / (max(float(seconds), 1.0) if ended == _SAMPLE else _PACE.seconds)
+    return int(ended) / (max(float(seconds), 1.0) if ended == _SAMPLE else _RATE_WINDOW.seconds)
 
 
 def _check_quota(session: Session, tenant_id: UUID, most: int) -> None:

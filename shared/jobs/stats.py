@@ -31,7 +31,7 @@ class HeldSnapshot:
 
 
 @dataclass(frozen=True)
-class Overview:
+class ServiceStats:
     """Sums over all tenants."""
 
     queued: int
@@ -48,10 +48,10 @@ class Overview:
     """The pending webhooks whose next try is due, counted up to a thousand."""
 
 
-def overview(session: Session) -> Overview:
+def service_stats(session: Session) -> ServiceStats:
     """Return the statistics of this moment."""
     now = tally.totals(session)
-    return Overview(
+    return ServiceStats(
         queued=now.jobs_waiting,
         running=now.jobs_running,
         oldest_queued_seconds=tally.oldest_waiting_seconds(session),

@@ -90,22 +90,22 @@ def beat(database: Database, worker: WorkerIdentity, status: WorkerStatus, *, ag
         )
 
 
-def expire_leases_of_dead_workers(database: Database, judge: WorkerIdentity) -> list[str]:
+def expire_leases_of_dead_workers(database: Database, observer: WorkerIdentity) -> list[str]:
     """End the leases of workers of this host that are certainly dead, so that the next sweep queues their jobs again.
 
-    `judge` checks only workers that see the same process ids as it does; a frozen process counts as alive. If a check
-    were wrong all the same, jobs would run twice but end once, because leases are fenced.
+    `observer` checks only workers that see the same process ids as it does; a frozen process counts as alive. If a
+    check were wrong all the same, jobs would run twice but end once, because leases are fenced.
 
     Returns:
         The ids of the dead workers. Each is returned once, even if several processes look.
 
     """
-    if judge.pid_space is None:
+    if observer.pid_space is None:
         return []
     with database.begin() as session:
         neighbours = session.execute(
             select(WorkerRow.id, WorkerRow.pid, WorkerRow.pid_ticks).where(
-                WorkerRow.host == judge.host, WorkerRow.pid_space == judge.pid_space, WorkerRow.id != judge.id
+                WorkerRow.host == observer.host, WorkerRow.pid_space == observer.pid_space, WorkerRow.id != observer.id
             )
         )
         gone = [name for name, pid, ticks in neighbours if ticks is not None and procfs.is_gone(pid, ticks)]

@@ -43,7 +43,7 @@ def test_the_recorded_weights_pass_in_every_format(recorded: Path, precision: Fo
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("network", "told"), [("_unet", "noise map is off"), ("_student", "logit is")])
+@pytest.mark.parametrize(("network", "told"), [("unet", "noise map is off"), ("student", "logit is")])
 def test_other_weights_are_refused_in_every_format(recorded: Path, precision: Format, network: str, told: str):
     detector = loaded(recorded, precision)
     stream = torch.Generator().manual_seed(3)
@@ -59,7 +59,7 @@ def test_other_weights_are_refused_in_every_format(recorded: Path, precision: Fo
 
 def test_an_answer_that_is_no_number_is_refused(recorded: Path):
     detector = loaded(recorded)
-    next(detector._student.parameters()).data.fill_(float("nan"))
+    next(detector.student.parameters()).data.fill_(float("nan"))
     with pytest.raises(SelfTestError, match="logit is nan"):
         self_test.check(detector)
 
@@ -68,7 +68,7 @@ def test_a_student_of_dire_images_is_tested_in_one_pass_too(recorded: Path):
     card = read_card(recorded / "card.toml")
     rival = card.model_copy(update={"student": card.student.model_copy(update={"inputs": "dire"})})
     detector, passes = seeded_detector(rival, torch.device("cpu"), torch.float32), []
-    detector._unet.register_forward_hook(lambda *_: passes.append(1))
+    detector.unet.register_forward_hook(lambda *_: passes.append(1))
     self_test.answer(detector)
     assert len(passes) == 1
 

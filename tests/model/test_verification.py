@@ -81,8 +81,8 @@ def test_a_converted_file_is_the_same_model(folder: Path):
 
     assert after.weights_sha256 == before.weights_sha256
     assert verify("TINY", folder).files[1].sha256 == source.sha256
-    for name, tensor in before._student.state_dict().items():
-        assert torch.equal(after._student.state_dict()[name], tensor)
+    for name, tensor in before.student.state_dict().items():
+        assert torch.equal(after.student.state_dict()[name], tensor)
     with safe_open(target, framework="pt") as file:
         metadata = file.metadata()
     assert (metadata["source"], metadata["source_sha256"]) == (STUDENT, source.sha256)

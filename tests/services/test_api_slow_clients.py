@@ -49,7 +49,7 @@ class Slow:
 
     begin: bytes
     bytes_per_second: int
-    patience: float
+    read_timeout: float
     """So many seconds after its first byte the server is to refuse it."""
     connection: socket.socket = field(init=False)
     began: float = field(init=False)
@@ -146,7 +146,7 @@ def test_clients_that_trickle_hold_nobody_up_and_are_let_go(api: ApiWorld, serve
             assert _is_closed(client.connection)
             assert client.answered_after is not None
             # The server's 32 kB are a little more than ours.
-            assert 0.97 * client.patience <= client.answered_after < client.patience + PROMPT_SECONDS
+            assert 0.97 * client.read_timeout <= client.answered_after < client.read_timeout + PROMPT_SECONDS
 
 
 def test_clients_that_take_nothing_hold_nobody_up(api: ApiWorld, server: ApiServer) -> None:

@@ -144,7 +144,7 @@ def test_for_room_a_client_waits_as_long_as_it_is_told_and_longer_than_for_an_ou
     assert (refused.value.code, len(script.requests)) == (code, 1)
 
 
-def test_patience_ends(image: Path):
+def test_waiting_ends(image: Path):
     wait = (503, _PROBLEM, {"Retry-After": "1"})
     with (
         api(wait) as (url, script),

@@ -26,7 +26,7 @@ from shared.domain import ClaimedJob, NewJob, Stage
 from shared.errors import ErrorCode, JobError
 from shared.jobs import claiming, lifecycle, queries, retention, sweeping, tally
 from shared.jobs.admission import Admission, FullError, OpenLimits
-from shared.jobs.stats import newest_jobs, overview
+from shared.jobs.stats import newest_jobs, service_stats
 from shared.webhooks import endpoints
 from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, is_due, record_try
 from shared.webhooks.queries import list_deliveries
@@ -182,7 +182,7 @@ class World:
 
     def metrics(self) -> None:
         with self.api.begin() as session:
-            overview(session)
+            service_stats(session)
             registry.list_workers(session)
 
     def newest(self) -> None:

@@ -20,7 +20,7 @@ from shared.database.row_level_security import API_ROLE
 from shared.domain import ClaimedJob, JobState, NewJob
 from shared.errors import ErrorCode, JobError, LeaseLostError
 from shared.jobs import claiming, lifecycle, sweeping, tally
-from shared.jobs.stats import oldest_snapshot, overview
+from shared.jobs.stats import oldest_snapshot, service_stats
 from shared.jobs.tally import Totals
 from shared.webhooks.deliveries import claim_due
 from shared.webhooks.endpoints import create_endpoint
@@ -331,11 +331,11 @@ def test_ends_are_counted_by_their_state_and_forgotten_with_time(database: Datab
     assert job is not None
     with database.begin() as session:
         lifecycle.cancel(session, tenant, job.id)
-        assert overview(session).ended == {"succeeded": 0, "failed": 2, "canceled": 1, "expired": 0}
+        assert service_stats(session).ended == {"succeeded": 0, "failed": 2, "canceled": 1, "expired": 0}
     tally.fold(database)
     with database.begin() as session:
         session.execute(text("UPDATE tally_folds SET at = at - interval '2 minutes'"))
-        assert overview(session).jobs_per_minute == 0
+        assert service_stats(session).jobs_per_minute == 0
         assert tally.ended(session, timedelta(minutes=5))[JobState.FAILED] == 2
 
 

@@ -199,8 +199,8 @@ def test_dire_itself_can_be_trained_to_compare_with(desk: Desk) -> None:
     x = torch.rand(2, 3, tiny_model.SIZE, tiny_model.SIZE) * 2 - 1
     seen = dire_unit(dire(x, model.reconstruct(x)))
     logit = model.classify(x, torch.zeros_like(x)).logit
-    assert torch.allclose(logit, model._student(x, seen).logit)
-    assert not torch.allclose(logit, model._student(x, torch.zeros_like(x)).logit)
+    assert torch.allclose(logit, model.student(x, seen).logit)
+    assert not torch.allclose(logit, model.student(x, torch.zeros_like(x)).logit)
 
 
 def test_the_published_recipe_shows_dire_images_to_its_teacher(desk: Desk) -> None:

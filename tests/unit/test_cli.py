@@ -486,9 +486,9 @@ def test_more_files_than_rows_still_show_the_count_and_what_is_under_way():
     rows = [Row(f"{number}.png", status="queued") for number in range(200)]
     rows[150].stage = "diffusing"
     view = VerdictView(rows, as_json=False)
-    view._notes = Console(width=100, height=24, record=True)
-    view._notes.print(view._render())
-    told = view._notes.export_text()
+    console = Console(width=100, height=24, record=True)
+    console.print(view.live_table(console.height))
+    told = console.export_text()
     assert "0 of 200 done (180 more than fit here)" in told
     assert "150.png" in told
     assert len(told.splitlines()) <= 24
@@ -497,9 +497,9 @@ def test_more_files_than_rows_still_show_the_count_and_what_is_under_way():
 def test_names_of_any_length_leave_the_count_of_a_small_terminal_its_line():
     rows = [Row(f"{number}{'x' * 251}.png", known="generated", stage="diffusing") for number in range(200)]
     view = VerdictView(rows, as_json=False)
-    view._notes = Console(width=80, height=24, record=True)
-    view._notes.print(view._render())
-    told = view._notes.export_text()
+    console = Console(width=80, height=24, record=True)
+    console.print(view.live_table(console.height))
+    told = console.export_text()
     assert len(told.splitlines()) <= 24
     assert "0 of 200 done" in told
 

@@ -63,9 +63,9 @@ class EndsMeanwhile(threading.Event):
 def test_pass_that_ends_while_it_is_found_late_keeps_nobody_from_working(
     given_up: queue.SimpleQueue[Sequence[AttemptId]],
 ):
-    watch = PassWatchdog(given_up.put, seconds=0.4, ceiling=LONG, memory_bytes=NO_LIMIT)
-    watch._look_on(EndsMeanwhile(), threading.get_ident(), PASS)
-    assert not watch.late
+    watchdog = PassWatchdog(given_up.put, seconds=0.4, ceiling=LONG, memory_bytes=NO_LIMIT)
+    watchdog.watch(EndsMeanwhile(), threading.get_ident(), PASS)
+    assert not watchdog.late
 
 
 def test_pass_that_takes_too_much_memory_is_given_up(given_up: queue.SimpleQueue[Sequence[AttemptId]]):

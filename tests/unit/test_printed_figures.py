@@ -20,7 +20,7 @@ def test_calibrate_prints_no_share_as_none_or_all_that_is_neither(capsys: pytest
     measured = {"measured_fpr": 1e-6, "fpr_upper_bound": 0.999999, "missed_fakes": 0.9999, "confidence": 0.999}
     evidence = STRICT.evidence.model_copy(update=measured)
     policy = STRICT.model_copy(update={"threshold": 0.99999, "inconclusive_from": 0.00001, "evidence": evidence})
-    calibrate._show(policy, Path("strict.toml"))
+    calibrate.show_policy(policy, Path("strict.toml"))
     told = " ".join(capsys.readouterr().out.split())
     assert "threshold >0.9999, temperature 2.000" in told
     assert "real images classified as FAKE: <0.01% of 300, with 99.9% confidence at most >99.99%" in told
@@ -39,7 +39,7 @@ def test_calibrate_prints_no_share_as_none_or_all_that_is_neither(capsys: pytest
     ],
 )
 def test_evaluate_prints_no_figure_as_perfect_that_is_not(value: float, low: float, high: float, told: tuple[str, str]):
-    assert evaluate._told(Estimate(value, low, high)) == told
+    assert evaluate.estimate_texts(Estimate(value, low, high)) == told
 
 
 def test_models_show_prints_no_figure_as_perfect_that_is_not():

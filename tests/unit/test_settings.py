@@ -217,9 +217,9 @@ def test_a_models_dir_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPa
     )
 
 
-@pytest.mark.parametrize(("poll_seconds", "patience"), [("2", 120), ("300", 600)])
+@pytest.mark.parametrize(("poll_seconds", "limit"), [("2", 120), ("300", 600)])
 def test_a_worker_that_seldom_looks_for_work_is_not_taken_for_wedged(
-    monkeypatch: pytest.MonkeyPatch, poll_seconds: str, patience: float
+    monkeypatch: pytest.MonkeyPatch, poll_seconds: str, limit: float
 ) -> None:
     monkeypatch.setenv("DISTILDIRE_POLL_SECONDS", poll_seconds)
-    assert load_settings().watchdog_patience == patience
+    assert load_settings().watchdog_limit_seconds == limit

@@ -9,7 +9,7 @@ import pytest
 from shared.errors import DatabaseUnavailableError
 from worker.process.watchdog import Watchdog
 
-PATIENCE = 5
+LIMIT_TICKS = 5
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Scene:
             idle=lambda: self.idle,
             taken=lambda: self.taken,
             waiting=self._ask,
-            limit_seconds=PATIENCE * Watchdog.seconds,
+            limit_seconds=LIMIT_TICKS * Watchdog.seconds,
             end=self._end,
         )
 
@@ -48,7 +48,7 @@ def look(watchdog: Watchdog, times: int) -> None:
 def test_a_worker_that_takes_nothing_while_work_waits_is_ended():
     scene = Scene()
     watchdog = scene.watchdog()
-    look(watchdog, PATIENCE - 1)
+    look(watchdog, LIMIT_TICKS - 1)
     before = scene.ended
     watchdog.look()
     assert (before, scene.ended) == (0, 1)
@@ -57,9 +57,9 @@ def test_a_worker_that_takes_nothing_while_work_waits_is_ended():
 def test_one_thing_taken_is_a_sign_of_life():
     scene = Scene()
     watchdog = scene.watchdog()
-    look(watchdog, PATIENCE - 1)
+    look(watchdog, LIMIT_TICKS - 1)
     scene.taken += 1
-    look(watchdog, PATIENCE)
+    look(watchdog, LIMIT_TICKS)
     assert not scene.ended
     watchdog.look()
     assert scene.ended
@@ -69,17 +69,17 @@ def test_one_thing_taken_is_a_sign_of_life():
 def test_a_worker_with_a_reason_not_to_work_is_left_alone(reason: dict[str, bool]):
     scene = Scene(**reason)
     watchdog = scene.watchdog()
-    look(watchdog, 3 * PATIENCE)
+    look(watchdog, 3 * LIMIT_TICKS)
     assert not scene.ended
 
 
 def test_while_the_database_is_away_nobody_is_blamed():
     scene = Scene()
     watchdog = scene.watchdog()
-    look(watchdog, PATIENCE - 1)
+    look(watchdog, LIMIT_TICKS - 1)
     scene.database_answers = False
     with pytest.raises(DatabaseUnavailableError):
         watchdog.look()
     scene.database_answers = True
-    look(watchdog, PATIENCE - 1)
+    look(watchdog, LIMIT_TICKS - 1)
     assert not scene.ended

@@ -70,7 +70,7 @@ class PassWatchdog:
         """Watch a pass with images of these attempts until the block ends."""
         ended = threading.Event()
         watching = [ended, threading.get_ident(), attempts]
-        threading.Thread(target=self._look_on, args=watching, name="pass watch", daemon=True).start()
+        threading.Thread(target=self.watch, args=watching, name="pass watch", daemon=True).start()
         faulthandler.dump_traceback_later(self._ceiling + _LOCKED_SECONDS, exit=True)
         try:
             yield
@@ -78,7 +78,8 @@ class PassWatchdog:
             faulthandler.cancel_dump_traceback_later()
             ended.set()
 
-    def _look_on(self, ended: threading.Event, thread: int, attempts: Sequence[AttemptId]) -> None:
+    def watch(self, ended: threading.Event, thread: int, attempts: Sequence[AttemptId]) -> None:
+        """Check the pass of `thread` at each tick until `ended` is set or the pass exceeds a limit."""
         ticks = 0
         while not ended.wait(_TICK_SECONDS):
             ticks += 1

@@ -145,6 +145,6 @@ def _watchdog(settings: AnalysisSettings, database: Database, runner: JobRunner,
         idle=lambda: runner.idle,
         taken=lambda: runner.executor.taken,
         waiting=partial(claims.anything_waits, database),
-        limit_seconds=settings.watchdog_patience,
+        limit_seconds=settings.watchdog_limit_seconds,
     )
     return Periodic([watchdog.look], seconds=watchdog.seconds, name="watchdog")

@@ -75,8 +75,8 @@ class Detector:
         self.device = next(student.parameters()).device
         self.precision: Format = next(name for name, dtype in DTYPES.items() if dtype == unet.dtype)
         self._diffusion = diffusion
-        self._unet = unet
-        self._student = student
+        self.unet = unet
+        self.student = student
 
     @property
     def identity(self) -> ModelIdentity:
@@ -96,7 +96,7 @@ class Detector:
     @torch.inference_mode()
     def noise_map(self, x: Tensor) -> Tensor:
         """Return the first-step noise eps at t = 0 of images x: (B, 3, S, S) in [-1, 1] -> the same shape, float32."""
-        return self._diffusion.first_step_eps(self._unet, self._batch(x))
+        return self._diffusion.first_step_eps(self.unet, self._batch(x))
 
     @torch.inference_mode()
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Detector:
 
         It needs two passes of the U-Net for each kept step of the diffusion: 40 times as long as `noise_map`.
         """
-        return self._diffusion.reconstruct(self._unet, self._batch(x))
+        return self._diffusion.reconstruct(self.unet, self._batch(x))
 
     @torch.inference_mode()
     def classify(self, x: Tensor, eps: Tensor) -> StudentOutput:
@@ -115,7 +115,7 @@ class Detector:
         """
         x, eps = self._batch(x), self._batch(eps)
         if self.card.student.inputs == "dire":
-            eps = dire_unit(dire(x, self._diffusion.reconstruct(self._unet, x)))
+            eps = dire_unit(dire(x, self._diffusion.reconstruct(self.unet, x)))
         return self.answer_to(x, eps)
 
     @torch.inference_mode()
@@ -124,7 +124,7 @@ class Detector:
 
         The second input is a noise map, or a DIRE image for a student that reads those. The U-Net does not run.
         """
-        output: StudentOutput = self._student(self._batch(x), self._batch(shown))
+        output: StudentOutput = self.student(self._batch(x), self._batch(shown))
         return output
 
     def detect(self, x: Tensor) -> Detection:

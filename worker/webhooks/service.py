@@ -72,7 +72,7 @@ def _watchdog(settings: Settings, database: Database, sender: WebhookSender) -> 
         idle=lambda: not sender.closed and not sender.busy,
         taken=lambda: sender.taken,
         waiting=partial(is_due, database, per_endpoint=sender.per_endpoint),
-        limit_seconds=settings.watchdog_patience,
+        limit_seconds=settings.watchdog_limit_seconds,
     )
     return Periodic([watchdog.look], seconds=watchdog.seconds, name="watchdog")
 

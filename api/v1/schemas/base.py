@@ -13,13 +13,13 @@ from shared.database.pagination import Cursor, CursorError
 
 
 class Document(BaseModel):
-    """A JSON object without surprises: no other members."""
+    """A JSON object; it may have no other members."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Query(Document):
-    """Query parameters; an unknown one is an error, since ignoring a misspelt filter would show too much."""
+    """Query parameters. An unknown one is an error, because a misspelt filter that is ignored would return too much."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -30,10 +30,10 @@ class Query(Document):
 
 
 class Paging(Query):
-    """How much of a list, and from where."""
+    """Which page of a list."""
 
-    limit: int = Field(default=20, ge=1, le=100, description="The most items in one page.")
-    cursor: str | None = Field(default=None, description="From the `next` link of the page before.")
+    limit: int = Field(default=20, ge=1, le=100, description="Maximum number of items on a page.")
+    cursor: str | None = Field(default=None, description="The cursor in the previous page's `next` link.")
 
     @field_validator("cursor")
     @classmethod
@@ -69,7 +69,7 @@ class ProblemDocument(Document):
     title: str
     status: int
     detail: str
-    code: str = Field(description="Stable: decide by it.")
+    code: str = Field(description="Stable. Programs decide by it.")
     remedy: str
-    request_id: str = Field(description="Tell the operator this.")
-    errors: list[WrongField] = Field(default=[], description="Each field that is wrong, where fields are.")
+    request_id: str = Field(description="Tell the operator this id when you report a problem.")
+    errors: list[WrongField] = Field(default=[], description="Each wrong field, if fields are wrong.")

@@ -53,7 +53,7 @@ class ArtifactQuery(Query):
     link: Literal["1"] | None = Field(
         default=None,
         json_schema_extra=_DEPRECATED,
-        description="`1` answers as the address with `/link` behind it does. It goes with the next release.",
+        description="`1` answers as the path with `/link` appended does. The next release removes it.",
     )
     max_side: int | None = Field(
         default=None,
@@ -63,7 +63,10 @@ class ArtifactQuery(Query):
     )
 
 
-_SIDE = "Pixels. Left out, it follows from the other by the region's proportions; without both, they are the region's."
+_SIDE = (
+    "Pixels. If one side is omitted, it follows from the other by the region's proportions. If both are, the picture "
+    "has the region's size."
+)
 
 
 class HeatmapPictureQuery(Query):
@@ -72,7 +75,8 @@ class HeatmapPictureQuery(Query):
     width: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description=_SIDE)
     height: int | None = Field(default=None, ge=1, le=LONGEST_SIDE, description=_SIDE)
     region: Literal["image", "analyzed"] = Field(
-        default="image", description="What is covered: the whole image, or the region that the detector saw."
+        default="image",
+        description="What the picture covers: the whole image, or the region that the detector analysed.",
     )
 
 
@@ -82,7 +86,7 @@ class HeatmapQuery(HeatmapPictureQuery):
     format: Literal["json", "png"] = Field(
         default="json",
         json_schema_extra=_DEPRECATED,
-        description="`png` answers as heatmap.png does. It goes with the next release.",
+        description="`png` answers as heatmap.png does. The next release removes it.",
     )
 
 
@@ -91,7 +95,7 @@ JobLinks = dict[Literal["self", "cancel", "heatmap"], str]
 
 
 class Accepted(Document):
-    """A job that was accepted, just now or when the same submission came before."""
+    """A job that was accepted, now or when the same submission was sent earlier."""
 
     id: UUID
     status: JobState
@@ -113,7 +117,7 @@ Artifacts = dict[Literal[SOURCE, *PICTURES], Artifact]  # type: ignore[valid-typ
 
 
 class Dimensions(Document):
-    """Pixels, after the orientation in the file's own data was applied."""
+    """Pixels, after the file's EXIF orientation was applied."""
 
     width: int
     height: int
@@ -129,21 +133,24 @@ class Region(Document):
 
 
 class Input(Document):
-    """What the file turned out to be."""
+    """What kind of file the image is."""
 
-    media_type: str = Field(description="By its first bytes.")
+    media_type: str = Field(description="Determined by the file's first bytes.")
     format: str | None = Field(
-        description="What was decoded: JPEG, MPO, PNG, WEBP, GIF, BMP, TIFF or AVIF; null in results of old versions."
+        description="The decoded format: JPEG, MPO, PNG, WEBP, GIF, BMP, TIFF or AVIF; null in results of old versions."
     )
     jpeg_quality_estimate: int | None = Field(
-        ge=1, le=100, description="Of the last save, where its quantisation tables are libjpeg's; else null."
+        ge=1,
+        le=100,
+        description="The JPEG quality of the last save, if the quantisation tables are libjpeg's; else null.",
     )
 
 
 class Model(Document):
-    """Which weights gave the verdict, and on what: number formats move a probability a little.
+    """Which weights gave the verdict, on which device and in which number format.
 
-    `device` and `precision` are null in results from before they were recorded.
+    The number format changes a probability slightly. `device` and `precision` are null in results that old versions
+    wrote.
     """
 
     name: str
@@ -154,7 +161,7 @@ class Model(Document):
 
 
 class Interval(Document):
-    """Between which values a rate lies, with that confidence."""
+    """The interval in which a rate lies, with the stated confidence."""
 
     low: float = Field(ge=0, le=1)
     high: float = Field(ge=0, le=1)
@@ -162,45 +169,53 @@ class Interval(Document):
 
 
 class Policy(Document):
-    """How the verdict was called, and what was measured of that when the policy was made."""
+    """The rule that decided the verdict, and its error rates, measured when the policy was made."""
 
     name: str
     threshold: float = Field(ge=0, le=1)
     inconclusive_from: float | None = Field(
-        ge=0, le=1, description="From this `probability_fake` up to the threshold: INCONCLUSIVE; null: never."
+        ge=0,
+        le=1,
+        description="A `probability_fake` from this value up to the threshold is INCONCLUSIVE; null: none is.",
     )
     temperature: float = Field(gt=0)
     bias: float = Field(description="probability_fake = sigmoid(logit / temperature + bias).")
-    measured_fpr: float = Field(ge=0, le=1, description="The share of photographs that were classified as FAKE.")
+    measured_fpr: float = Field(ge=0, le=1, description="The share of real images that were classified as FAKE.")
     fpr_interval: Interval
-    photographs: int = Field(ge=1, description="So many it was measured on.")
+    photographs: int = Field(ge=1, description="The number of real images on which `measured_fpr` was measured.")
 
 
 class Stability(Document):
-    """What small changes did: JPEG of quality 90 and 60, three quarters of the size, mirrored."""
+    """How small changes affect the verdict: JPEG of quality 90 and 60, three quarters of the size, mirrored."""
 
-    flip_rate: float = Field(ge=0, le=1, description="The share that moved the image across the threshold.")
-    probability_min: float = Field(ge=0, le=1, description="Of `probability_fake`, the unchanged image's included.")
+    flip_rate: float = Field(
+        ge=0, le=1, description="The share of the changes that moved the image across the threshold."
+    )
+    probability_min: float = Field(
+        ge=0, le=1, description="The smallest `probability_fake`, that of the unchanged image included."
+    )
     probability_max: float = Field(ge=0, le=1)
-    passes: int = Field(ge=2, description="So many images the networks classified.")
+    passes: int = Field(ge=2, description="The number of images that the networks classified.")
 
 
 class Result(Document):
     """A verdict: evidence, not proof."""
 
     prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"] = Field(
-        description="INCONCLUSIVE only by a policy that has a band for it: the probability lies in the band, small "
-        "changes of the image move it across the threshold, or the image has no content to judge by. It is no evidence "
-        "of FAKE."
+        description="INCONCLUSIVE occurs only with a policy that has a band for it: the probability lies in the band, "
+        "small changes of the image move it across the threshold, or the image has too little content. It is no "
+        "evidence of FAKE."
     )
     confidence: float = Field(
         ge=0, le=1, description="Probability of the prediction; where it is INCONCLUSIVE, of the likelier class."
     )
-    probability_fake: float = Field(ge=0, le=1, description="Calibrated, where there is a policy.")
-    raw_probability_fake: float = Field(ge=0, le=1, description="As the model states it, without a policy.")
-    threshold: float = Field(description="From this `probability_fake` on the prediction is FAKE.")
-    policy: Policy | None = Field(description="Null: the threshold is the model's own.")
-    stability: Stability | None = Field(description="Null unless it was asked for. Instability is no evidence of FAKE.")
+    probability_fake: float = Field(ge=0, le=1, description="Calibrated by the policy, if there is one.")
+    raw_probability_fake: float = Field(ge=0, le=1, description="The model's own probability, without a policy.")
+    threshold: float = Field(description="The prediction is FAKE if `probability_fake` is at least this.")
+    policy: Policy | None = Field(description="Null: the model's own threshold decided.")
+    stability: Stability | None = Field(
+        description="Null unless the request asked for it. Instability is no evidence of FAKE."
+    )
     processing_time: float = Field(description="Seconds from claim to the last byte stored.")
     device_seconds: float | None = Field(
         description="The image's share of the device's time: the duration of each pass, divided by its images. "
@@ -211,7 +226,7 @@ class Result(Document):
     input: Input
     model: Model
     timings: dict[str, float] = Field(description="Seconds in each stage.")
-    caveats: list[str] = Field(description="Sentences for people about what bears on the verdict.")
+    caveats: list[str] = Field(description="Sentences for people about what affects the verdict.")
     notice: str
     heatmap_scores: list[list[float]] = Field(
         default=[], description="Height x width numbers in [0, 1]; only with `include=heatmap_scores`."
@@ -227,7 +242,7 @@ class JobError(Document):
 
 
 class Job(Document):
-    """A job and, where it has ended, how."""
+    """A job, with its result or error once it has ended."""
 
     id: UUID
     status: JobState
@@ -237,7 +252,7 @@ class Job(Document):
     started_at: datetime | None
     finished_at: datetime | None
     deadline_at: datetime
-    replay_of: UUID | None = Field(description="The job that failed or expired, and is run again as this one.")
+    replay_of: UUID | None = Field(description="The failed or expired job that this job runs again.")
     metadata: dict[str, Any]
     links: JobLinks
     artifacts: Artifacts
@@ -246,7 +261,7 @@ class Job(Document):
 
 
 class JobPage(Document):
-    """Some jobs, newest first."""
+    """A page of jobs, newest first."""
 
     items: list[Job]
     links: PageLinks
@@ -262,7 +277,7 @@ class Heatmap(Document):
 
 
 class Link(Document):
-    """An address that needs no key, for a while."""
+    """A URL that works without a key for a limited time."""
 
     url: str
     expires_at: datetime

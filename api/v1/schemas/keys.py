@@ -22,10 +22,12 @@ class NewKey(Document):
         default=list(USUAL_SCOPES),
         min_length=1,
         max_length=len(Scope),
-        description="What it may do; everything but make keys, if left out. At most what your own key may.",
+        description="What the key may do. If omitted: everything but manage keys. "
+        "A key has at most the scopes of the key that makes it.",
     )
     expires_at: AwareDatetime | None = Field(
-        default=None, description="When it ends; if left out, when your own key does. Never later than that."
+        default=None,
+        description="When the key expires. If omitted, when the key that makes it expires; never later than that.",
     )
 
     @field_validator("name")
@@ -40,30 +42,30 @@ class Rotation(Document):
     """Body of `POST /v1/keys/{key_id}/rotate`."""
 
     overlap_seconds: int = Field(
-        default=0, ge=0, le=_LONGEST_OVERLAP, description="Seconds for which the old key still works."
+        default=0, ge=0, le=_LONGEST_OVERLAP, description="Seconds for which the old key remains valid."
     )
 
 
 class Key(Document):
-    """A key, without what is secret of it."""
+    """An API key, without its secret."""
 
     id: UUID
     name: str
     scopes: list[Scope]
-    prefix: str | None = Field(description="Its first characters; null for a key of an old version.")
+    prefix: str | None = Field(description="The key's first characters; null for a key that an old version made.")
     created_at: datetime
-    expires_at: datetime | None = Field(description="From then on it is refused; null: never.")
-    last_used_at: datetime | None = Field(description="To the minute; null: not yet.")
+    expires_at: datetime | None = Field(description="The key is refused from this time on; null: it does not expire.")
+    last_used_at: datetime | None = Field(description="Accurate to a minute; null: the key was not used yet.")
 
 
 class CreatedKey(Key):
-    """A key that was just made."""
+    """A new key."""
 
-    key: str = Field(description="Keep it: it is shown now and never again.")
+    key: str = Field(description="Store it now: the service never shows it again.")
 
 
 class KeyList(Document):
-    """All keys of a tenant that are not revoked."""
+    """The tenant's keys that are not revoked."""
 
     items: list[Key]
     links: PageLinks

@@ -1,4 +1,4 @@
-"""Workers, and how the service itself is."""
+"""Workers, health and readiness."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.domain import Role, WorkerState
 
 
 class Worker(Document):
-    """A process that works."""
+    """A worker process."""
 
     id: str
     role: Role
@@ -20,19 +20,21 @@ class Worker(Document):
     host: str
     pid: int
     version: str
-    model: str | None = Field(description="What it runs; null for those that run none.")
+    model: str | None = Field(description="The model that it runs; null if it runs none.")
     device: str | None
     precision: str | None
-    policies: list[str] = Field(description="The names of those that it can call verdicts by.")
-    slots: int = Field(description="How many jobs, or webhooks, it can run at once.")
+    policies: list[str] = Field(description="The names of the policies that it can apply.")
+    slots: int = Field(description="How many jobs or webhooks it can run at once.")
     busy: int = Field(description="How many it runs now.")
     started_at: datetime
-    heartbeat_at: datetime = Field(description="When it was last heard of: once a second while all is well.")
-    silent_seconds: float = Field(description="How long ago that was.")
+    heartbeat_at: datetime = Field(
+        description="The time of its last heartbeat. A healthy worker sends one every second."
+    )
+    silent_seconds: float = Field(description="Seconds since its last heartbeat.")
 
 
 class WorkerList(Document):
-    """Every process that works, and those that have been silent for less than ten minutes."""
+    """All worker processes whose last heartbeat is less than ten minutes old."""
 
     items: list[Worker]
 
@@ -44,14 +46,14 @@ class Alive(Document):
 
 
 class Check(Document):
-    """How one server is."""
+    """The state of one server."""
 
     state: Literal["up", "down"]
-    required: bool = Field(description="Whether requests are refused while it is down.")
+    required: bool = Field(description="Whether the API refuses requests while it is down.")
 
 
 class Checks(Document):
-    """Each server that the API uses."""
+    """The servers that the API uses."""
 
     database: Check
     object_store: Check
@@ -59,7 +61,7 @@ class Checks(Document):
 
 
 class Readiness(Document):
-    """Whether requests can be served."""
+    """Whether the API can serve requests."""
 
     status: Literal["ready", "unavailable"]
     checks: Checks

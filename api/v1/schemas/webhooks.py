@@ -1,4 +1,4 @@
-"""Webhook endpoints, deliveries, and what is sent."""
+"""Webhook endpoints, deliveries and messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeliveriesQuery(Paging):
     """Query of `GET /v1/webhook-deliveries`."""
 
     endpoint_id: UUID | None = Field(default=None, description="Only deliveries to this endpoint.")
-    job_id: UUID | None = Field(default=None, description="Only deliveries that tell of this job.")
+    job_id: UUID | None = Field(default=None, description="Only deliveries about this job.")
     state: Literal["pending", "delivered", "failed"] | None = Field(
         default=None, description="Only deliveries in this state."
     )
@@ -29,20 +29,20 @@ class DeliveriesQuery(Paging):
 class NewEndpoint(Document):
     """Body of `POST /v1/webhook-endpoints`."""
 
-    url: str = Field(min_length=1, max_length=2000, description="Where to send: public, https.")
+    url: str = Field(min_length=1, max_length=2000, description="The URL that receives the webhooks: public and https.")
     event_types: list[EventType] = Field(
         default=list(EVENT_TYPES),
         min_length=1,
         max_length=len(EVENT_TYPES),
-        description="What to tell; all by default.",
+        description="Which events to send; all by default.",
     )
 
 
 class WebhookBody(Document):
-    """What is sent to a webhook endpoint."""
+    """The message that a webhook endpoint receives."""
 
     type: EventType
-    timestamp: datetime = Field(description="When it happened.")
+    timestamp: datetime = Field(description="When the event happened.")
     data: Job = Field(description="The job, as `GET /v1/jobs/{job_id}` shows it.")
 
 
@@ -55,13 +55,13 @@ class Endpoint(Document):
     created_at: datetime
     disabled_at: datetime | None
     disabled_reason: str | None
-    failing_since: datetime | None = Field(description="Since when each try has failed, of whatever delivery.")
+    failing_since: datetime | None = Field(description="The time since which every try to this endpoint has failed.")
 
 
 class CreatedEndpoint(Endpoint):
-    """A webhook endpoint with its secret, which is never shown again."""
+    """A webhook endpoint with its secret. The service never shows the secret again."""
 
-    secret: str = Field(pattern="^whsec_", description="Verify signatures with it (Standard Webhooks).")
+    secret: str = Field(pattern="^whsec_", description="Verifies the signatures (Standard Webhooks).")
 
 
 class EndpointList(Document):
@@ -76,13 +76,13 @@ class Attempt(Document):
     attempt: int
     started_at: datetime
     duration_ms: int
-    status: int | None = Field(description="The receiver's HTTP status, if it answered.")
+    status: int | None = Field(description="The receiver's HTTP status; null if it did not answer.")
     error: str | None
     response_excerpt: str | None
 
 
 class Delivery(Document):
-    """A webhook and how its delivery goes."""
+    """A webhook and the state of its delivery."""
 
     id: UUID
     webhook_id: str = Field(description="The header `webhook-id`, the same for every try.")
@@ -97,7 +97,7 @@ class Delivery(Document):
 
 
 class DeliveryPage(Document):
-    """Some webhook deliveries, newest first."""
+    """A page of webhook deliveries, newest first."""
 
     items: list[Delivery]
     links: PageLinks

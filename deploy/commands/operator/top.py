@@ -20,7 +20,7 @@ from deploy.terminal.streams import print_json
 from shared.database.engine import Database
 from shared.domain import Role
 from shared.errors import DatabaseUnavailableError
-from shared.jobs.stats import overview
+from shared.jobs.stats import service_stats
 from shared.presenter import present_worker
 from shared.workers.registry import list_workers
 
@@ -68,7 +68,7 @@ def _watch(database: Database) -> None:
 def read_snapshot(database: Database) -> dict[str, Any]:
     """Return what stands in the database now, as a document; raise `DatabaseUnavailableError`."""
     with database.begin() as session:
-        now = overview(session)
+        now = service_stats(session)
         workers = [present_worker(worker, silence) for worker, silence in list_workers(session)]
     return {
         "jobs": {

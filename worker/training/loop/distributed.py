@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 
 _T = TypeVar("_T")
 
-PATIENCE = timedelta(hours=12)
+TIMEOUT = timedelta(hours=12)
 """How long a process waits for the others: in stage 1, one may have much more work."""
 
 
@@ -86,7 +86,7 @@ def joined_process_group(device_type: str) -> Iterator[ProcessGroup]:
     processes = ProcessGroup(rank, size, local_rank)
     if device_type == "cuda":
         torch.cuda.set_device(processes.local_rank)
-    distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield processes
     finally:
