@@ -24,7 +24,7 @@ from shared.domain import PICTURES, SOURCE
 from tests.support.api_world import ApiWorld, Tenant, png
 
 #: Routes that name nothing: each has a test below that they show only the caller's own.
-LISTS = {"jobs.index", "deliveries.log", "endpoints.index", "keys.index"}
+LISTS = {"jobs.index", "deliveries.log", "endpoints.index", "keys.index", "usage.index"}
 #: Routes that make something, and so name nothing that exists.
 MAKERS = {"jobs.submit", "endpoints.create", "keys.create"}
 #: Routes of the operator, with their paths: no tenant's key opens them.
@@ -121,6 +121,7 @@ def test_lists_and_their_filters_show_only_the_callers_own(api: ApiWorld, own: T
     for path in (
         "/v1/jobs",
         "/v1/jobs?status=succeeded",
+        "/v1/usage",
         "/v1/webhook-endpoints",
         "/v1/webhook-deliveries",
         f"/v1/webhook-deliveries?endpoint_id={own.endpoint_id}",

@@ -93,6 +93,22 @@ def test_a_key_makes_none_that_may_do_more(api: ApiWorld, admin: Tenant) -> None
     assert (refused.status_code, refused.json["code"]) == (403, "scope_missing")
 
 
+@pytest.mark.parametrize("end", ["3363-09-13T19:36:55.532+19:55", "2999-01-01T00:00:00-23:59"])
+def test_an_end_may_have_any_offset(admin: Tenant, end: str) -> None:
+    made = make(admin, expires_at=end)
+    assert made.status_code == 201, made.text
+    assert datetime.fromisoformat(made.json["expires_at"]) == datetime.fromisoformat(end)
+
+
+@pytest.mark.parametrize(
+    "end", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2999-01-01T00:00:00", "soon"]
+)
+def test_an_end_that_is_no_moment_is_refused(admin: Tenant, end: str) -> None:
+    refused = make(admin, expires_at=end)
+    assert (refused.status_code, refused.json["code"]) == (422, "invalid_field")
+    assert [error["field"] for error in refused.json["errors"]] == ["expires_at"]
+
+
 def test_a_key_ends_with_the_key_that_made_it(api: ApiWorld, admin: Tenant) -> None:
     first = make(admin, scopes=ALL, expires_at=in_days(1)).json
     second = make(as_key(api, first["key"])).json

@@ -5,11 +5,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from shared.database.pagination import Cursor, CursorError
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie in the years 1 to 9999, in UTC") from None
+
+
+#: A time that a client sends, in UTC from here on: PostgreSQL refuses offsets of 16 hours and more, Python does not.
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Document(BaseModel):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, field_validator
+from pydantic import Field, field_validator
 
-from api.v1.schemas.base import Document, PageLinks
+from api.v1.schemas.base import Document, Moment, PageLinks
 from shared.tenants.api_keys import USUAL_SCOPES, Scope
 
 #: A month.
@@ -25,7 +25,7 @@ class NewKey(Document):
         description="What the key may do. If omitted: everything but manage keys. "
         "A key has at most the scopes of the key that makes it.",
     )
-    expires_at: AwareDatetime | None = Field(
+    expires_at: Moment | None = Field(
         default=None,
         description="When the key expires. If omitted, when the key that makes it expires; never later than that.",
     )
