@@ -14,8 +14,8 @@ from flask import Response, request
 from api.rate_limits import RATE_HEADERS
 
 _METHODS = "GET, HEAD, POST, DELETE"
-_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key"
-_ANSWER_HEADERS = ", ".join(("Location", "Retry-After", "X-Request-ID", *RATE_HEADERS))
+_REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match"
+_ANSWER_HEADERS = ", ".join(("ETag", "Location", "Retry-After", "X-Request-ID", *RATE_HEADERS))
 #: Seconds for which a browser need not ask again.
 _MAX_AGE = "600"
 

@@ -23,6 +23,8 @@ from shared.tenants.api_keys import ScopeError
 MEDIA_TYPE = "application/problem+json"
 #: Seconds after which a client should try again what failed because a server is down.
 RETRY_AFTER = "5"
+#: What pydantic puts before the messages of our validators.
+VALUE_ERROR = "Value error, "
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -309,14 +311,10 @@ def _werkzeug(error: HTTPException) -> Response:
     return respond(ApiError(problem, headers=headers))
 
 
-#: What pydantic puts before the messages of our validators.
-_PYDANTIC_PREFIX = "Value error, "
-
-
 def _invalid_parameters(error: HTTPError) -> Response:
     """What the models of `api/v1/schemas` refused. The field's name tells whether it is in the query or the body."""
     found = [
-        FieldError(field, "; ".join(message.removeprefix(_PYDANTIC_PREFIX) for message in messages))
+        FieldError(field, "; ".join(message.removeprefix(VALUE_ERROR) for message in messages))
         for fields in error.detail.values()
         for field, messages in fields.items()
     ]

@@ -72,6 +72,8 @@ DRAWINGS = ("dire_map", "heatmap", "overlay")
 PREVIEW = "preview"
 #: The pictures that a job can ask for, by the names of their form fields and artifacts.
 PICTURES = (*DRAWINGS, PREVIEW)
+#: What an uploader can say of an image.
+DECLARATIONS = ("real", "generated", "edited")
 #: The number of images that the networks see for a job that asks how stable its verdict is: its own and its changes.
 PROBE_PASSES = 5
 #: The regular expression for the names of policies.
@@ -92,7 +94,8 @@ class JobOptions:
 
     - a field here, and a column of the same name in `shared/database/tables/jobs.py`, with a migration;
       `shared/jobs/options.py` copies each field to its column and back;
-    - the form's field in `api/v1/submission_form.py`, and its description in `api/docs/openapi.py`;
+    - the client's field in `api/v1/schemas/submission.py`, its reading from a form in `api/v1/submission_form.py`, and
+      its description in `api/docs/openapi.py`;
     - the column to what a claim returns (`shared/jobs/sql/claim.sql`).
     """
 
@@ -107,8 +110,16 @@ class JobOptions:
     """Whether the networks also see small changes of the image: `PROBE_PASSES` images instead of one."""
     pictures: tuple[str, ...] = PICTURES
     """The pictures to draw."""
+    flagged_only: bool = False
+    """Whether the pictures are drawn only if the verdict is not REAL."""
     client_metadata: dict[str, Any] = field(default_factory=dict)
     """A JSON object of the client's own, returned unchanged with the job."""
+    client_ref: str | None = None
+    """The client's own id of the image, returned unchanged with the job. Several jobs may have the same."""
+    declared: str | None = None
+    """What the uploader says of the image: one of `DECLARATIONS`."""
+    deadline_seconds: int | None = None
+    """The seconds after which the job expires if it has not ended; None: the setting's time."""
 
 
 @dataclass(frozen=True)

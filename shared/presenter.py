@@ -35,6 +35,8 @@ def present_job(job: JobRow, result: JobResult | None) -> dict[str, Any]:
         "finished_at": timestamp(job.finished_at),
         "deadline_at": timestamp(job.deadline_at),
         "replay_of": str(job.replay_of) if job.replay_of else None,
+        "client_ref": job.client_ref,
+        "declared": job.declared,
         "metadata": job.client_metadata,
         "links": _links(job, result),
         "artifacts": _artifacts(job, result),

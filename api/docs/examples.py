@@ -40,6 +40,8 @@ EXAMPLES: Mapping[type[Document], Mapping[str, Any]] = {
         "finished_at": "2026-01-31T09:30:00.266000Z",
         "deadline_at": "2026-02-01T09:30:00.120000Z",
         "replay_of": None,
+        "client_ref": "upload-4711",
+        "declared": "real",
         "metadata": {"upload": 4711},
         "links": _LINKS | {"heatmap": f"/v1/jobs/{_JOB}/heatmap"},
         "artifacts": {

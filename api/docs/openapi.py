@@ -28,6 +28,7 @@ from api.v1.schemas.base import Document, ProblemDocument
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Heatmap, Job, JobPage, Link
 from api.v1.schemas.keys import CreatedKey, KeyList
 from api.v1.schemas.operations import Alive, Readiness, WorkerList
+from api.v1.schemas.submission import MOST_CLIENT_REF, MOST_DEADLINE_SECONDS
 from api.v1.schemas.webhooks import (
     CreatedEndpoint,
     Delivery,
@@ -37,7 +38,7 @@ from api.v1.schemas.webhooks import (
     WebhookBody,
 )
 from api.v1.submission_form import IMAGE, METADATA_BYTES
-from shared.domain import EVENT_TYPES, PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
+from shared.domain import DECLARATIONS, EVENT_TYPES, PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
 
 #: Every document that the OpenAPI document names.
 DOCUMENTS: tuple[type[Document], ...] = (
@@ -184,7 +185,33 @@ def _submission() -> dict[str, Any]:
             "default": "false",
             "description": f"Classify small changes of the image too; it costs {PROBE_PASSES} passes, not one.",
         },
-        **{name: {**boolean, "default": "true", "description": "Whether to make this picture."} for name in PICTURES},
+        "pictures": {
+            "type": "string",
+            "default": "all",
+            "description": "Which pictures to make: `all`, `none`, `flagged` (all, unless the verdict is REAL), or "
+            f"some of {', '.join(PICTURES)}, separated by commas.",
+        },
+        **{
+            name: {**boolean, "default": "true", "description": "Whether to make this picture, without `pictures`."}
+            for name in PICTURES
+        },
+        "client_ref": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MOST_CLIENT_REF,
+            "description": "Your own id of the image: visible characters, returned with the job. `GET /v1/jobs` can "
+            "find it.",
+        },
+        "declared": {
+            "type": "string",
+            "enum": [*DECLARATIONS],
+            "description": "What the uploader says of the image; returned with the job.",
+        },
+        "deadline_seconds": {
+            "type": "string",
+            "pattern": "^[0-9]{1,6}$",
+            "description": f"Seconds after which the job expires if it has not ended; at most {MOST_DEADLINE_SECONDS}.",
+        },
         "metadata": {
             "type": "string",
             "contentMediaType": "application/json",

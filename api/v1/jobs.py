@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from hashlib import blake2b
 from typing import Any
 from uuid import UUID, uuid4
 
 from apiflask import APIBlueprint
-from flask import Response, request
+from flask import Response, jsonify, request
 
 from api.auth import caller, needs
 from api.dependencies import resources
@@ -46,7 +47,8 @@ from api.v1.heatmap_stream import stream_with_scores
 from api.v1.pages import present_page
 from api.v1.responses import NO_CONTENT, answer, refusals
 from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, Job, JobPage, JobQuery, JobsQuery
-from api.v1.submission_form import Upload, check_model, read_upload
+from api.v1.schemas.submission import check_model
+from api.v1.submission_form import Upload, read_upload
 from shared.database.tables import JobRow
 from shared.domain import JobState, NewJob
 from shared.errors import DatabaseUnavailableError, StoreUnavailableError
@@ -96,22 +98,34 @@ def submit() -> tuple[dict[str, Any], int, dict[str, str]]:
 def index(query: JobsQuery) -> dict[str, Any]:
     """List your jobs, newest first."""
     with resources().database.begin() as session:
-        page = list_jobs(session, caller().tenant_id, only=query.filters(), after=query.after, limit=query.limit)
+        page = list_jobs(session, caller().tenant_id, query.filter(), after=query.after, limit=query.limit)
         return present_page(page, lambda row: present_job(row.job, row.result))
 
 
 @jobs_blueprint.get("/<uuid:job_id>")
 @jobs_blueprint.input(JobQuery, location="query", arg_name="query")
-@jobs_blueprint.doc(tags=["Jobs"], responses=answer(Job, "The job.", 200, "Retry-After") | refusals(NOT_FOUND))
+@jobs_blueprint.doc(
+    tags=["Jobs"],
+    responses=answer(Job, "The job.", 200, "ETag", "Retry-After")
+    | {304: {"description": "The job has not changed since the answer with this `ETag`."}}
+    | refusals(NOT_FOUND),
+)
 @needs(Scope.READ)
-def show(job_id: UUID, query: JobQuery) -> tuple[dict[str, Any], dict[str, str]] | Response:
-    """Show a job, with its result or error once it has ended; until then, `Retry-After` says when to ask again."""
+def show(job_id: UUID, query: JobQuery) -> Response:
+    """Show a job, with its result or error once it has ended; until then, `Retry-After` says when to ask again.
+
+    A request whose `If-None-Match` has the `ETag` of the last answer is answered 304 while nothing has changed.
+    """
     row = own_job(job_id)
     document = present_job(row.job, row.result)
     if query.include and row.result:
         return stream_with_scores(document, row.result)
-    ended = row.job.state.terminal
-    return document, ({} if ended else {"Retry-After": _POLL_AFTER})
+    response = jsonify(document)
+    response.set_etag(blake2b(response.get_data(), digest_size=12).hexdigest(), weak=True)
+    if not row.job.state.terminal:
+        response.headers["Retry-After"] = _POLL_AFTER
+    response.make_conditional(request)
+    return response
 
 
 @jobs_blueprint.post("/<uuid:job_id>/cancel")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,19 +26,18 @@ from api.problems import (
     IMAGE_EMPTY,
     IMAGE_REQUIRED,
     IMAGE_TOO_LARGE,
-    INVALID_FIELD,
     MALFORMED_REQUEST,
     MULTIPART_REQUIRED,
     RETRY_AFTER,
     TOO_MANY_IMAGES,
     UNKNOWN_FIELD,
-    UNKNOWN_MODEL,
     UNSUPPORTED_MEDIA_TYPE,
     ApiError,
     FieldError,
     field_error,
 )
-from shared.domain import PICTURES, POLICY_NAME, JobOptions
+from api.v1.schemas.submission import PICTURE_WORDS, JobFields, read_options
+from shared.domain import PICTURES, JobOptions
 from shared.errors import ErrorCode, JobError
 from shared.images.header import HEAD_BYTES, ImageLimits, check_header
 from shared.settings import Settings
@@ -53,12 +51,11 @@ _FIELD_BYTES = 512 * 1024
 _MOST_PARTS = 32
 #: A larger file is written to disk while it is read.
 _IN_MEMORY = 1024 * 1024
-_METADATA_DEPTH = 16
 _CHUNK = 256 * 1024
 _BYTES = "latin-1"
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_OPTION_FIELDS = ("model", "policy", "stability", *PICTURES, "metadata")
+_OPTION_FIELDS = (*JobFields.model_fields, *PICTURES)
 _REFUSALS = {
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: UNSUPPORTED_MEDIA_TYPE,
     ErrorCode.IMAGE_TOO_LARGE: IMAGE_TOO_LARGE,
@@ -97,47 +94,59 @@ def read_upload(request: Request, settings: Settings) -> Iterator[Upload]:
 
 def _check(form: MultiDict[str, str], files: MultiDict[str, FileStorage], settings: Settings) -> Upload:
     _refuse_unknown(form, files)
-    options = _options({name: _single(form, name) for name in _OPTION_FIELDS}, settings)
+    options = read_options(_plain(form), settings)
     image = _image(form, files)
     size, sha256 = _measure(image.stream)
     media_type = _check_image(image.stream, size, settings)
     return Upload(cast("BinaryIO", image.stream), size, sha256, media_type, options)
 
 
-def _options(values: Mapping[str, str | None], settings: Settings) -> JobOptions:
-    """Return the options that the form's fields choose; raise `ApiError` for the first wrong value."""
-    pictures = tuple(name for name in PICTURES if _boolean(name, values[name], default=True))
-    stability = _boolean("stability", values["stability"], default=False)
-    check_model(values["model"], settings)
-    return JobOptions(
-        model=values["model"],
-        policy=_policy_name(values["policy"]),
-        stability=stability,
-        pictures=pictures,
-        client_metadata=parse_metadata(values["metadata"]),
-    )
+def _plain(form: MultiDict[str, str]) -> dict[str, Any]:
+    """Return the form's options as the plain values of a JSON body; raise `ApiError` where one cannot be read."""
+    given = {name: value for name in _OPTION_FIELDS if (value := _single(form, name)) is not None}
+    plain = {name: _READERS[name](name, value) if name in _READERS else value for name, value in given.items()}
+    chosen = {name: plain.pop(name) for name in PICTURES if name in plain}
+    if not chosen:
+        return plain
+    if "pictures" in plain:
+        raise field_error("pictures", f"cannot be combined with {', '.join(chosen)}")
+    return plain | {"pictures": [name for name in PICTURES if chosen.get(name, True)]}
 
 
-def parse_metadata(value: str | None) -> dict[str, Any]:
-    """Return the client's JSON object; raise `ApiError` if it is none, or could not be stored unchanged."""
-    if value is None:
-        return {}
+def _boolean(name: str, value: str) -> bool:
+    if value not in _BOOLEANS:
+        raise field_error(name, f"must be one of {', '.join(_BOOLEANS)}")
+    return _BOOLEANS[value]
+
+
+def _integer(name: str, value: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise field_error(name, "must be a whole number")
+    return int(value)
+
+
+def _pictures(_name: str, value: str) -> str | list[str]:
+    return value if value in PICTURE_WORDS else value.split(",")
+
+
+def _metadata(name: str, value: str) -> Any:
+    """Return the client's JSON; raise `ApiError` if it is none, or too long to be kept."""
     if len(value.encode(errors="replace")) > METADATA_BYTES:
-        raise field_error("metadata", f"at most {METADATA_BYTES} bytes are kept")
+        raise field_error(name, f"at most {METADATA_BYTES} bytes are kept")
     try:
-        found = json.loads(value, parse_constant=_not_json)
-        _check_storable(found)
+        return json.loads(value, parse_constant=_not_json)
     except (ValueError, RecursionError):
-        raise field_error("metadata", "must be a JSON object of plain values") from None
-    if not isinstance(found, dict):
-        raise field_error("metadata", "must be a JSON object")
-    return found
+        raise field_error(name, "must be a JSON object of plain values") from None
 
 
-def check_model(name: str | None, settings: Settings) -> None:
-    """Raise `ApiError` if a job asks for another model than this service runs."""
-    if name is not None and name != settings.model:
-        raise ApiError(UNKNOWN_MODEL, f"This service runs the model {settings.model}.")
+#: How the fields whose value is no text are read.
+_READERS: Mapping[str, Callable[[str, str], Any]] = {
+    "stability": _boolean,
+    **dict.fromkeys(PICTURES, _boolean),
+    "pictures": _pictures,
+    "metadata": _metadata,
+    "deadline_seconds": _integer,
+}
 
 
 def _parse(
@@ -237,20 +246,6 @@ def _single(form: MultiDict[str, str], name: str) -> str | None:
     return values[0] if values else None
 
 
-def _boolean(name: str, value: str | None, *, default: bool) -> bool:
-    if value is None:
-        return default
-    if value not in _BOOLEANS:
-        raise field_error(name, f"must be one of {', '.join(_BOOLEANS)}", INVALID_FIELD)
-    return _BOOLEANS[value]
-
-
-def _policy_name(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(POLICY_NAME, value):
-        raise field_error("policy", "must be 1 to 100 letters, digits, dots, dashes and underscores")
-    return value
-
-
 def _image(form: MultiDict[str, str], files: MultiDict[str, FileStorage]) -> FileStorage:
     images = files.getlist(IMAGE)
     if len(images) > 1:
@@ -288,21 +283,3 @@ def _check_image(stream: IO[bytes], size: int, settings: Settings) -> str:
 
 def _not_json(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _check_storable(value: Any, depth: int = 0) -> None:
-    """Raise ValueError for what jsonb or UTF-8 cannot hold (NUL, lone surrogates, infinities), and for deep nesting."""
-    if depth > _METADATA_DEPTH:
-        raise ValueError("nested too deeply")
-    if isinstance(value, str):
-        value.encode()
-        if "\0" in value:
-            raise ValueError("NUL in a string")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number that is not finite")
-    elif isinstance(value, dict):
-        for item in (*value, *value.values()):
-            _check_storable(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_storable(item, depth + 1)

@@ -66,12 +66,14 @@ class Page(Generic[_Row]):
 
 def open_places(
     session: Session, query: TextualSelect, tenant_id: UUID, after: Cursor | None, limit: int, endpoint: object = None
-) -> Page[Cursor]:
-    """Return the places of a page of open rows. They come from the tally, so no row that has ended is read."""
+) -> list[Cursor]:
+    """Return the places of a page of open rows, and of one more if another page follows.
+
+    They come from the tally, so no row that has ended is read.
+    """
     values = {"tenant": tenant_id, "endpoint": endpoint, "most": limit + 1}
     values |= {"before": after.created_at, "before_id": after.id} if after else _FROM_THE_NEWEST
-    places = [Cursor(created_at, identity) for identity, created_at in session.execute(query, values)]
-    return cut_page(places, limit, lambda place: place)
+    return [Cursor(created_at, identity) for identity, created_at in session.execute(query, values)]
 
 
 def by_ids(table: type[_Table], ids: Collection[UUID]) -> type[_Table]:

@@ -40,14 +40,17 @@ _HELD_BY = text("SELECT id FROM running_jobs WHERE worker = :worker").columns(id
 def create(session: Session, new: NewJob, *, deadline: timedelta) -> JobRow:
     """Write an accepted job; it exists for workers when the caller's transaction commits.
 
+    It expires after `deadline`, unless its options name another time.
+
     Raises:
         KeyTakenError: the tenant has a job with this idempotency key; the transaction can only be rolled back.
 
     """
+    chosen = new.options.deadline_seconds
     job = JobRow(
         id=new.id,
         tenant_id=new.tenant_id,
-        deadline_at=func.now() + deadline,
+        deadline_at=func.now() + (deadline if chosen is None else timedelta(seconds=chosen)),
         priority=new.priority,
         source_key=new.source_key,
         source_sha256=new.source_sha256,

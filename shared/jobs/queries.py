@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Row, Select, TextualSelect, Uuid, exists, select, text
+from sqlalchemy import ColumnElement, Row, Select, TextualSelect, Uuid, exists, select, text
 from sqlalchemy.orm import Session, aliased
 
 from shared.database.pagination import Cursor, Page, by_ids, cut_page, open_places, page_query
@@ -32,6 +33,33 @@ class JobAndResult:
     result: JobResult | None
 
 
+@dataclass(frozen=True)
+class JobFilter:
+    """Which of a tenant's jobs to list: those that meet all conditions. None or empty: no condition."""
+
+    ids: Collection[UUID] = ()
+    states: Collection[JobState] = ()
+    error_code: ErrorCode | None = None
+    client_ref: str | None = None
+    prediction: str | None = None
+    created_after: datetime | None = None
+    """Exclusive, as `created_before` is."""
+    created_before: datetime | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether any job can meet them: errors are of failed jobs, predictions of jobs that succeeded.
+
+        For conditions that exclude each other, PostgreSQL would read all jobs that meet one of them.
+        """
+        possible = set(self.states) or set(JobState)
+        if self.error_code is not None:
+            possible &= {JobState.FAILED, JobState.EXPIRED}
+        if self.prediction is not None:
+            possible &= {JobState.SUCCEEDED}
+        return bool(possible)
+
+
 #: A job with its tenant's name, as the operator sees it.
 TenantsJob = tuple[JobRow, str]
 #: The errors that are the service's own fault: the same image may do well the next time.
@@ -45,19 +73,54 @@ def find_job(session: Session, tenant_id: UUID, job_id: UUID) -> JobAndResult | 
 
 
 def list_jobs(
-    session: Session, tenant_id: UUID, *, only: Mapping[str, str], after: Cursor | None, limit: int
+    session: Session, tenant_id: UUID, wanted: JobFilter, *, after: Cursor | None, limit: int
 ) -> Page[JobAndResult]:
-    """Return a tenant's jobs, newest first; `only` maps columns to the value wanted."""
-    if set(only) == {"state"} and only["state"] in _OPEN_JOBS:
-        places = open_places(session, _OPEN_JOBS[only["state"]], tenant_id, after, limit)
-        job = by_ids(JobRow, [place.id for place in places.rows])
-        found = session.execute(select(job, ResultRow).outerjoin(ResultRow, ResultRow.job_id == job.id))
-        # What has moved since the places were read is left out.
-        shown = {row[0].id: _job_row(row) for row in found if row[0].state == only["state"]}
-        return Page([shown[place.id] for place in places.rows if place.id in shown], places.next)
-    query = _jobs(tenant_id).where(*(getattr(JobRow, column) == value for column, value in only.items()))
-    rows = [_job_row(row) for row in session.execute(page_query(query, JobRow, after, limit))]
-    return cut_page(rows, limit, lambda row: Cursor(row.job.created_at, row.job.id))
+    """Return the tenant's jobs that meet the filter, newest first."""
+    if not wanted.possible:
+        return Page([], None)
+    found = [_places(session, tenant_id, wanted, state, after, limit) for state in wanted.states or (None,)]
+    newest_first = sorted((place for places in found for place in places), key=_age, reverse=True)
+    places = cut_page(newest_first, limit, lambda place: place)
+    job = by_ids(JobRow, [place.id for place in places.rows])
+    rows = session.execute(select(job, ResultRow).outerjoin(ResultRow, ResultRow.job_id == job.id))
+    # What has changed its state since the places were read is left out.
+    shown = {row[0].id: _job_row(row) for row in rows if not wanted.states or row[0].state in wanted.states}
+    return Page([shown[place.id] for place in places.rows if place.id in shown], places.next)
+
+
+def _age(place: Cursor) -> tuple[datetime, UUID]:
+    return place.created_at, place.id
+
+
+def _places(
+    session: Session, tenant_id: UUID, wanted: JobFilter, state: JobState | None, after: Cursor | None, limit: int
+) -> list[Cursor]:
+    """Return the places of the newest jobs in one state, or in any, that follow `after`: at most one more than `limit`.
+
+    One query for each state, because PostgreSQL reads one state of an index in the order of the list, but not several.
+    """
+    before = _earliest(after, wanted.created_before)
+    if state is not None and state in _OPEN_JOBS and not wanted.ids and wanted.client_ref is None:
+        found = open_places(session, _OPEN_JOBS[state], tenant_id, before, limit)
+        return [place for place in found if wanted.created_after is None or place.created_at > wanted.created_after]
+    table = by_ids(JobRow, wanted.ids) if wanted.ids else JobRow
+    query = select(table.created_at, table.id).where(table.tenant_id == tenant_id, *_conditions(table, wanted, state))
+    return [Cursor(*row) for row in session.execute(page_query(query, table, before, limit))]
+
+
+def _earliest(after: Cursor | None, created_before: datetime | None) -> Cursor | None:
+    """Return the place before which a page begins. No id is below that of a place with the id 0."""
+    limits = [*([after] if after else []), *([Cursor(created_before, UUID(int=0))] if created_before else [])]
+    return min(limits, key=_age, default=None)
+
+
+def _conditions(table: type[JobRow], wanted: JobFilter, state: JobState | None) -> Iterator[ColumnElement[bool]]:
+    equal = {"state": state, **{name: getattr(wanted, name) for name in ("error_code", "client_ref", "prediction")}}
+    for column, value in equal.items():
+        if value is not None:
+            yield getattr(table, column) == value
+    if wanted.created_after is not None:
+        yield table.created_at > wanted.created_after
 
 
 def list_dead(session: Session, limit: int) -> list[TenantsJob]:

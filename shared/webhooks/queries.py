@@ -54,7 +54,8 @@ def list_deliveries(
         query = query.where(WebhookDelivery.endpoint_id.not_in(deleted)) if deleted else query
         rows = _with_attempts(session, session.scalars(page_query(query, WebhookDelivery, after, limit)).all())
         return cut_page(rows, limit, lambda row: Cursor(row.delivery.created_at, row.delivery.id))
-    places = open_places(session, by_places, tenant_id, after, limit, endpoint_id)
+    open_rows = open_places(session, by_places, tenant_id, after, limit, endpoint_id)
+    places = cut_page(open_rows, limit, lambda place: place)
     each_of = by_ids(WebhookDelivery, [place.id for place in places.rows])
     found = {each.id: each for each in session.scalars(select(each_of)) if each.endpoint_id not in deleted}
     shown = [found[place.id] for place in places.rows if place.id in found]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import select, update
 
-from shared.database.tables import JobRow, Tenant, WorkerRow
+from shared.database.tables import JobRow, ResultRow, Tenant, WorkerRow
 from shared.domain import PICTURES
 from tests.processes.conftest import OpenWorkplace
 from tests.processes.worker_processes import Workplace, as_environment, wait_until
@@ -83,6 +83,30 @@ def test_a_verdict_is_called_by_the_jobs_policy_or_the_tenants_or_the_card(place
     assert set(probed.artifacts) == {*PICTURES}
     with place.database.begin() as session:  # left to a worker that has it: one may come
         assert session.get_one(JobRow, unknown).state == "queued"
+
+
+def test_pictures_of_flagged_jobs_are_drawn_unless_the_verdict_is_real(place: Workplace, folder: Path):
+    write_tiny_policies(folder)
+    write_tiny_policy(folder, name="all-real", threshold=1.0, inconclusive_from=None)
+    place.start_analysis()
+    wait_until(lambda: "all-real" in published(place), 10, place.said)
+    jobs = {
+        policy: place.submit(IMAGE, policy=policy, flagged_only=True) for policy in ("all-real", "all-fake", "doubtful")
+    }
+    results = {policy: place.wait_ended(job_id).result for policy, job_id in jobs.items()}
+    found = {
+        policy: (result.prediction, {*result.artifacts}) for policy, result in results.items() if result is not None
+    }
+    assert found == {
+        "all-real": ("REAL", set()),
+        "all-fake": ("FAKE", {*PICTURES}),
+        "doubtful": ("INCONCLUSIVE", {*PICTURES}),
+    }
+    with place.database.begin() as session:  # the jobs' rows know the predictions too, for lists
+        assert session.scalars(select(JobRow.prediction)).all() == [
+            session.scalars(select(ResultRow.prediction).where(ResultRow.job_id == job_id)).one()
+            for job_id in session.scalars(select(JobRow.id))
+        ]
 
 
 def test_an_image_without_content_is_inconclusive_under_a_band_and_its_heatmap_is_flat(place: Workplace, folder: Path):

@@ -144,6 +144,7 @@ class Workplace:
         pictures: Collection[str] = PICTURES,
         policy: str | None = None,
         stability: bool = False,
+        flagged_only: bool = False,
         wake: bool = True,
     ) -> UUID:
         """Accept an image as the API does."""
@@ -152,7 +153,7 @@ class Workplace:
         self.store.put(key, io.BytesIO(data), len(data), "application/octet-stream")
         digest = hashlib.sha256(data).hexdigest()
         source = (key, digest, len(data), "image/png")
-        options = JobOptions(pictures=tuple(pictures), policy=policy, stability=stability)
+        options = JobOptions(pictures=tuple(pictures), policy=policy, stability=stability, flagged_only=flagged_only)
         new = NewJob(job_id, self.tenant, *source, options)
         with self.database.begin() as session:
             lifecycle.create(session, new, deadline=timedelta(hours=1))

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -22,7 +23,7 @@ from deploy.local.services import ServiceUrls
 from shared.database import pagination
 from shared.database.engine import Database
 from shared.database.row_level_security import API_ROLE, WORKER_ROLE
-from shared.domain import ClaimedJob, NewJob, Stage
+from shared.domain import ClaimedJob, JobState, NewJob, Stage
 from shared.errors import ErrorCode, JobError
 from shared.jobs import claiming, lifecycle, queries, retention, sweeping, tally
 from shared.jobs.admission import Admission, FullError, OpenLimits
@@ -66,10 +67,11 @@ _FILL = (
     "INSERT INTO tenants (id, name) SELECT gen_random_uuid(), 'tenant ' || n FROM generate_series(1, :tenants) AS n",
     """
     INSERT INTO jobs (id, tenant_id, state, attempt, created_at, deadline_at, finished_at, pictures, metadata,
-                      source_key, source_sha256, source_bytes, media_type)
+                      source_key, source_sha256, source_bytes, media_type, prediction, client_ref)
     SELECT gen_random_uuid(), known.ids[1 + n % :tenants], CASE WHEN n > :queued THEN 'succeeded' ELSE 'queued' END,
            (n > :queued)::int, now() - n * interval '86 ms', now() + interval '30 days' - n * interval '86 ms',
-           CASE WHEN n > :queued THEN now() - n * interval '80 ms' END, '{}', '{}', 'key', 'digest', 1, 'image/png'
+           CASE WHEN n > :queued THEN now() - n * interval '80 ms' END, '{}', '{}', 'key', 'digest', 1, 'image/png',
+           CASE WHEN n > :queued THEN 'FAKE' END, 'ref ' || n
     FROM (SELECT array_agg(id) AS ids FROM tenants) AS known, generate_series(1, :queued + :finished) AS n
     """,
     """
@@ -172,9 +174,9 @@ class World:
         with self.api.begin() as session:
             queries.find_job(session, self.tenant, job_id)
 
-    def page(self, after: pagination.Cursor | None = None, **only: str) -> pagination.Page[queries.JobAndResult]:
+    def page(self, after: pagination.Cursor | None = None, **wanted: Any) -> pagination.Page[queries.JobAndResult]:
         with self.api.begin() as session:
-            return queries.list_jobs(session, self.tenant, only=only, after=after, limit=50)
+            return queries.list_jobs(session, self.tenant, queries.JobFilter(**wanted), after=after, limit=50)
 
     def page_of_deliveries(self, **only: UUID | str) -> None:
         with self.api.begin() as session:
@@ -216,6 +218,11 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
     """In this order: what a claim takes, others end."""
     later = datetime.now(UTC) + timedelta(minutes=5)
     database = world.worker
+    hour_ago, half_hour_ago = (datetime.now(UTC) - timedelta(minutes=minutes) for minutes in (60, 30))
+
+    def newest() -> list[UUID]:
+        return [job.id for job in world.jobs[-50:]]
+
     half_way = pagination.Cursor(datetime.now(UTC) - timedelta(hours=1), uuid4())
     return {
         "submit": (world.submit, FEW),
@@ -244,9 +251,24 @@ def _calls(world: World) -> dict[str, tuple[Callable[[], object], tuple[int, int
         "poll": (lambda: world.poll(world.jobs[-1].id), FEW),
         "list": (world.page, FEW),
         "list, far back": (lambda: world.page(half_way), FEW),
-        "list of queued": (lambda: world.page(state="queued"), PAGE),
-        "list of running": (lambda: world.page(state="running"), PAGE),
-        "list of failed": (lambda: world.page(state="failed"), FEW),
+        "list of queued": (lambda: world.page(states=[JobState.QUEUED]), PAGE),
+        "list of running": (lambda: world.page(states=[JobState.RUNNING]), PAGE),
+        "list of failed": (lambda: world.page(states=[JobState.FAILED]), FEW),
+        "list of all states": (lambda: world.page(states=[*JobState]), PAGE),
+        "list of failed or expired": (lambda: world.page(states=[JobState.FAILED, JobState.EXPIRED]), FEW),
+        "list by ids": (lambda: world.page(ids=newest()), FEW),
+        "list by ids of a prediction": (lambda: world.page(ids=newest(), prediction="FAKE"), FEW),
+        "list by a prediction": (lambda: world.page(prediction="FAKE"), FEW),
+        "list by a rare prediction": (lambda: world.page(prediction="INCONCLUSIVE"), FEW),
+        "list by client_ref": (lambda: world.page(client_ref="ref 7"), FEW),
+        "list by client_ref of a prediction": (lambda: world.page(client_ref="ref 7", prediction="FAKE"), FEW),
+        "list by client_ref that waits": (lambda: world.page(client_ref="ref 7", states=[JobState.QUEUED]), FEW),
+        "list of an hour": (lambda: world.page(created_after=hour_ago, created_before=half_hour_ago), FEW),
+        "list of an hour of a rare prediction": (
+            lambda: world.page(created_after=hour_ago, created_before=half_hour_ago, prediction="INCONCLUSIVE"),
+            FEW,
+        ),
+        "list of what cannot be": (lambda: world.page(states=[JobState.FAILED], prediction="FAKE"), FEW),
         "metrics": (world.metrics, BY_TENANT),
         "newest jobs": (world.newest, EACH_TENANT),
         "claim of a delivery": (world.claim_delivery, BY_TENANT),

@@ -237,7 +237,7 @@ def test_the_wall_costs_little(api: ApiWorld, connect: Callable[[str], Database]
         with database.begin() as session:
             if database is as_api:
                 show_tenant(session, tenants[0])
-            assert len(queries.list_jobs(session, tenants[0], only={}, after=None, limit=50).rows) == 50
+            assert len(queries.list_jobs(session, tenants[0], queries.JobFilter(), after=None, limit=50).rows) == 50
 
     for name, work, role in (("claim", claim, as_worker), ("page of 50 jobs", page, as_api)):
         plain, walled = _medians(lambda work=work: work(owner), lambda work=work, role=role: work(role))  # type: ignore[misc]

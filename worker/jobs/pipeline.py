@@ -167,10 +167,10 @@ class Analyzer:
                     on_classifying=partial(attempt.note, Stage.CLASSIFYING),
                 )
             result, *perturbed = attempt.results_of(futures)
-            pictures = self._render(image, result, attempt)
+            changed = [each.logit for each in perturbed]
+            assessment = assess(result.logit, self._served.threshold, policy, changed, content=image.facts.content)
+            pictures = self._render(image, result, assessment, attempt)
         artifacts = self._store_pictures(pictures, attempt)
-        changed = [each.logit for each in perturbed]
-        assessment = assess(result.logit, self._served.threshold, policy, changed, content=image.facts.content)
         about_image = caveats_of(image.facts, self._served.image_size, policy, result.feature_mean)
         caveats = (*assessment.caveats, *about_image)
         seconds = sum(each.device_seconds for each in (result, *perturbed))
@@ -202,13 +202,17 @@ class Analyzer:
             attempt.note(Stage.DECODING)  # its time begins now: the wait for a turn does not count
             return self._sandbox.open(source, self._served.image_size, probe=attempt.job.options.stability)
 
-    def _render(self, image: OpenedImage, result: PassResult, attempt: RunningAttempt) -> Mapping[str, bytes]:
+    def _render(
+        self, image: OpenedImage, result: PassResult, assessment: Assessment, attempt: RunningAttempt
+    ) -> Mapping[str, bytes]:
         attempt.enter(Stage.RENDERING)
-        if not attempt.job.options.pictures:
+        options = attempt.job.options
+        unflagged = options.flagged_only and assessment.verdict.prediction == "REAL"
+        if unflagged or not options.pictures:
             return {}
         with self._cores:
             attempt.note(Stage.RENDERING)
-            return image.render(result.eps, result.feature_mean, attempt.job.options.pictures)
+            return image.render(result.eps, result.feature_mean, options.pictures)
 
     def _store_pictures(self, pictures: Mapping[str, bytes], attempt: RunningAttempt) -> dict[str, Artifact]:
         attempt.enter(Stage.STORING)

@@ -8,10 +8,12 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.v1.schemas.base import Document, PageLinks, Paging, Query
-from shared.domain import PICTURES, SOURCE, JobState, Stage
+from api.v1.schemas.base import Document, Moment, PageLinks, Paging, Query
+from api.v1.schemas.submission import MOST_CLIENT_REF
+from shared.domain import DECLARATIONS, PICTURES, SOURCE, JobState, Stage
 from shared.errors import ErrorCode
 from shared.images.visualizations import PREVIEW_SIDE
+from shared.jobs.queries import JobFilter
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 #: What the header may hold, as a regular expression: it is compared as it is, quotes included.
@@ -20,18 +22,46 @@ IDEMPOTENCY_KEY = "[!-~]{1,255}"
 LONGEST_SIDE = 65_535
 
 
+#: The most jobs that a list can name.
+MOST_IDS = 100
+_STATES = "|".join(JobState)
+_UUID = "[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}"
+
+
 class JobsQuery(Paging):
     """Query of `GET /v1/jobs`."""
 
-    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"] | None = Field(
-        default=None, description="Only jobs in this state."
+    status: str | None = Field(
+        default=None,
+        pattern=f"^({_STATES})(,({_STATES})){{0,5}}$",
+        description="Only jobs in this state, or in one of several that commas separate.",
     )
     error_code: ErrorCode | None = Field(default=None, description="Only jobs that ended with this error.")
+    prediction: Literal["REAL", "FAKE", "INCONCLUSIVE"] | None = Field(
+        default=None, description="Only jobs with this verdict."
+    )
+    client_ref: str | None = Field(
+        default=None, min_length=1, max_length=MOST_CLIENT_REF, description="Only jobs with this `client_ref`."
+    )
+    ids: str | None = Field(
+        default=None,
+        pattern=f"^{_UUID}(,{_UUID}){{0,{MOST_IDS - 1}}}$",
+        description=f"Only these jobs: at most {MOST_IDS} ids, separated by commas.",
+    )
+    created_after: Moment | None = Field(default=None, description="Only jobs that were created after this time.")
+    created_before: Moment | None = Field(default=None, description="Only jobs that were created before this time.")
 
-    def filters(self) -> dict[str, str]:
-        """Return the columns that are asked for, with their values."""
-        wanted = {"state": self.status, "error_code": self.error_code}
-        return {column: str(value) for column, value in wanted.items() if value is not None}
+    def filter(self) -> JobFilter:
+        """Return what is asked for."""
+        return JobFilter(
+            ids=frozenset(UUID(each) for each in self.ids.split(",")) if self.ids else (),
+            states=frozenset(JobState(each) for each in self.status.split(",")) if self.status else (),
+            error_code=self.error_code,
+            client_ref=self.client_ref,
+            prediction=self.prediction,
+            created_after=self.created_after,
+            created_before=self.created_before,
+        )
 
 
 class JobQuery(Query):
@@ -253,6 +283,10 @@ class Job(Document):
     finished_at: datetime | None
     deadline_at: datetime
     replay_of: UUID | None = Field(description="The failed or expired job that this job runs again.")
+    client_ref: str | None = Field(description="Your own id of the image.")
+    declared: Literal[DECLARATIONS] | None = Field(  # type: ignore[valid-type]  # named in one place
+        description="What the uploader said of the image."
+    )
     metadata: dict[str, Any]
     links: JobLinks
     artifacts: Artifacts

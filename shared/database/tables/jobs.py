@@ -61,6 +61,22 @@ class JobRow(Base):
             desc("id"),
             postgresql_where=text("error_code IS NOT NULL"),
         ),
+        Index(
+            "jobs_list_by_prediction",
+            "tenant_id",
+            "prediction",
+            desc("created_at"),
+            desc("id"),
+            postgresql_where=text("prediction IS NOT NULL"),
+        ),
+        Index(
+            "jobs_list_by_client_ref",
+            "tenant_id",
+            "client_ref",
+            desc("created_at"),
+            desc("id"),
+            postgresql_where=text("client_ref IS NOT NULL"),
+        ),
         Index("jobs_replays", "replay_of", postgresql_where=text("replay_of IS NOT NULL")),
         Index(
             "jobs_idempotency",
@@ -97,7 +113,14 @@ class JobRow(Base):
     policy: Mapped[str | None]
     stability: Mapped[bool] = mapped_column(server_default=text("false"))
     pictures: Mapped[list[str]]
+    #: Whether the pictures are drawn only if the verdict is not REAL.
+    flagged_only: Mapped[bool] = mapped_column(server_default=text("false"))
     client_metadata: Mapped[dict[str, Any]] = mapped_column("metadata")
+    client_ref: Mapped[str | None]
+    declared: Mapped[str | None]
+    deadline_seconds: Mapped[int | None]
+    #: The result's prediction, for lists; null until the job has succeeded. The trigger `jobs_prediction` writes it.
+    prediction: Mapped[str | None]
     source_key: Mapped[str]
     source_sha256: Mapped[str]
     source_bytes: Mapped[int] = mapped_column(BigInteger)

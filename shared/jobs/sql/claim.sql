@@ -29,7 +29,8 @@ WITH {eligible}, turn AS MATERIALIZED (
         lease_until = now() + :lease, beat_at = now(), started_at = coalesce(started_at, now())
     FROM next WHERE jobs.id = next.id
     RETURNING next.place, jobs.id, tenant_id, attempt, suspect, source_key, source_sha256, deadline_at,
-              model, stability, pictures, metadata AS client_metadata,
+              model, stability, pictures, flagged_only, metadata AS client_metadata, client_ref, declared,
+              deadline_seconds,
               coalesce(jobs.policy, (SELECT tenants.policy FROM tenants WHERE tenants.id = jobs.tenant_id)) AS policy
 )
 SELECT (SELECT count(*) FROM turn) AS found, taken.*
