@@ -29,6 +29,7 @@ from api.v1.schemas.jobs import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, Accepted, H
 from api.v1.schemas.keys import CreatedKey, KeyList
 from api.v1.schemas.operations import Alive, Readiness, WorkerList
 from api.v1.schemas.submission import MOST_CLIENT_REF, MOST_DEADLINE_SECONDS
+from api.v1.schemas.usage import Usage
 from api.v1.schemas.webhooks import (
     CreatedEndpoint,
     Delivery,
@@ -58,6 +59,7 @@ DOCUMENTS: tuple[type[Document], ...] = (
     ProblemDocument,
     WebhookBody,
     Readiness,
+    Usage,
     WorkerList,
 )
 
