@@ -13,7 +13,7 @@ from flask import Response, request
 
 from api.rate_limits import RATE_HEADERS
 
-_METHODS = "GET, HEAD, POST, DELETE"
+_METHODS = "GET, HEAD, POST, PATCH, DELETE"
 _REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-None-Match"
 _ANSWER_HEADERS = ", ".join(("ETag", "Location", "Retry-After", "X-Request-ID", *RATE_HEADERS))
 #: Seconds for which a browser need not ask again.

@@ -82,8 +82,14 @@ POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 DEFAULT = "default"
 #: The artifact that is the upload itself.
 SOURCE = "source"
-#: The events that a webhook endpoint can subscribe to: the ways in which a job ends.
-EVENT_TYPES = tuple(f"job.{state}" for state in JobState if state.terminal)
+#: The ways in which a job ends, as types of events.
+JOB_EVENTS = tuple(f"job.{state}" for state in JobState if state.terminal)
+#: A webhook endpoint was disabled, because it failed for too long or is gone.
+ENDPOINT_DISABLED = "webhook_endpoint.disabled"
+#: The events that a webhook endpoint can subscribe to.
+EVENT_TYPES = (*JOB_EVENTS, ENDPOINT_DISABLED)
+#: A message that a tenant sends to its own endpoint, to try it.
+ENDPOINT_TEST = "webhook_endpoint.test"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.database.tables import JobRow, WorkerRow
+from shared.database.tables import JobRow, WebhookEndpoint, WorkerRow
 from shared.domain import SOURCE, Artifact, JobResult
 
 #: Every result contains this notice.
@@ -70,6 +70,24 @@ def present_result(result: JobResult) -> dict[str, Any]:
         "timings": result.timings,
         "caveats": list(result.caveats),
         "notice": f"{DEMONSTRATION_NOTICE} {NOTICE}" if result.model.demonstration else NOTICE,
+    }
+
+
+def present_endpoint(endpoint: WebhookEndpoint) -> dict[str, Any]:
+    """Return the public document of a webhook endpoint: without its secrets."""
+    return {
+        "id": str(endpoint.id),
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "event_types": endpoint.event_types,
+        "predictions": endpoint.predictions,
+        "signature": "hmac" if endpoint.public_key is None else "ed25519",
+        "public_key": endpoint.public_key,
+        "old_secret_until": timestamp(endpoint.old_secret_until),
+        "created_at": timestamp(endpoint.created_at),
+        "disabled_at": timestamp(endpoint.disabled_at),
+        "disabled_reason": endpoint.disabled_reason,
+        "failing_since": timestamp(endpoint.failing_since),
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
@@ -20,6 +21,11 @@ from shared.server_urls import check_bucket, check_database, check_endpoint, che
 _SECRETS_DIR = Path("/run/secrets")
 #: Upper limits. A larger value is a mistake that would only show later, as an overflow.
 _DAY, _MOST_ROWS, _MOST_PUT, _MOST_MEMORY = 86_400, 2**31 - 1, 5 * 2**30, 2**46
+
+
+def _seconds_or_duration(value: object) -> object:
+    """Turn the digits of an environment variable into seconds; pydantic reads ISO 8601 durations itself."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class SettingsError(DistildireError):
@@ -148,6 +154,12 @@ class CommonSettings(_ReadSettings):
     egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Comma-separated `host:port`, addresses or CIDRs that webhooks may reach even if private.",
+    )
+    webhook_disable_after: Annotated[timedelta, BeforeValidator(_seconds_or_duration)] = Field(
+        default=timedelta(days=5),
+        gt=timedelta(0),
+        description="How long every try to a webhook endpoint must fail before it is disabled: seconds, or an ISO 8601 "
+        "duration such as `P5D`.",
     )
     pass_seconds: float = Field(
         default=300,

@@ -94,7 +94,12 @@ EXAMPLES: Mapping[type[Document], Mapping[str, Any]] = {
     CreatedEndpoint: {
         "id": "0198c2f5-11c0-7b1f-8d6e-5a2b9c0d7e13",
         "url": "https://platform.example/hooks/images",
+        "description": "moderation queue",
         "event_types": ["job.succeeded", "job.failed"],
+        "predictions": ["FAKE", "INCONCLUSIVE"],
+        "signature": "hmac",
+        "public_key": None,
+        "old_secret_until": None,
         "created_at": _CREATED,
         "disabled_at": None,
         "disabled_reason": None,

@@ -36,10 +36,21 @@ from api.v1.schemas.webhooks import (
     DeliveryPage,
     Endpoint,
     EndpointList,
+    EndpointMessage,
+    Recovered,
     WebhookBody,
 )
 from api.v1.submission_form import IMAGE, METADATA_BYTES
-from shared.domain import DECLARATIONS, EVENT_TYPES, PICTURES, POLICY_NAME, PROBE_PASSES, SOURCE
+from shared.domain import (
+    DECLARATIONS,
+    ENDPOINT_TEST,
+    EVENT_TYPES,
+    JOB_EVENTS,
+    PICTURES,
+    POLICY_NAME,
+    PROBE_PASSES,
+    SOURCE,
+)
 
 #: Every document that the OpenAPI document names.
 DOCUMENTS: tuple[type[Document], ...] = (
@@ -51,12 +62,14 @@ DOCUMENTS: tuple[type[Document], ...] = (
     DeliveryPage,
     Endpoint,
     EndpointList,
+    EndpointMessage,
     Heatmap,
     Job,
     JobPage,
     KeyList,
     Link,
     ProblemDocument,
+    Recovered,
     WebhookBody,
     Readiness,
     Usage,
@@ -113,7 +126,7 @@ def _complete(found: dict[str, Any] | str) -> dict[str, Any]:
     spec["components"].setdefault("schemas", {}).update(schemas["$defs"])
     spec["security"] = [{_SECURITY: []}]
     spec["x-problems"] = [{**vars(problem), "type": problem.type} for problem in PROBLEMS]
-    spec["webhooks"] = {name: {"post": _webhook(name)} for name in EVENT_TYPES}
+    spec["webhooks"] = {name: {"post": _webhook(name)} for name in (*EVENT_TYPES, ENDPOINT_TEST)}
     spec["paths"] = dict(sorted(spec["paths"].items()))
     for path in spec["paths"].values():
         for operation in path.values():
@@ -229,17 +242,19 @@ def _webhook(event_type: str) -> dict[str, Any]:
     texts = {
         "webhook-id": "The same for every try: take one that you have seen already for a repetition.",
         "webhook-timestamp": "Seconds since 1970, of this try.",
-        "webhook-signature": "One or more of `v1,` and base64 of an HMAC-SHA256, with spaces between them.",
+        "webhook-signature": "One or more signatures with spaces between them: `v1,` and the base64 of an "
+        "HMAC-SHA256, or `v1a,` and that of an Ed25519 signature.",
     }
+    of_job = event_type in JOB_EVENTS
     return {
         "operationId": f"webhook_{event_type.replace('.', '_')}",
         "tags": ["Webhooks"],
-        "summary": f"A job ended: `{event_type}`.",
+        "summary": f"{'A job ended' if of_job else 'Of a webhook endpoint'}: `{event_type}`.",
         "security": [],
         "parameters": [
             {"in": "header", "name": name, "required": True, "description": text, "schema": {"type": "string"}}
             for name, text in texts.items()
         ],
-        "requestBody": {"required": True, "content": json_content(WebhookBody)},
+        "requestBody": {"required": True, "content": json_content(WebhookBody if of_job else EndpointMessage)},
         "responses": {"2XX": {"description": "It was received. Any other answer is tried again."}},
     }

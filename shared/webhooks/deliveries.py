@@ -19,13 +19,17 @@ from shared.database.tables import WebhookAttempt, WebhookDelivery
 from shared.domain import DeliveryState
 from shared.errors import DistildireError, LeaseLostError
 from shared.webhooks.endpoints import disable_endpoint, find_endpoint
+from shared.webhooks.outbox import write_endpoint_disabled
 from shared.webhooks.retry_schedule import Decision, Delivered, Disable, Retry
 
 #: The most candidate endpoints that one claim compares.
 _LOOKED = 64
 
 _TURN = statement("shared.webhooks", "next_endpoint").columns(id=Uuid, item=Uuid)
-_CLAIM = statement("shared.webhooks", "claim_delivery").columns(id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary)
+_RECOVER = statement("shared.webhooks", "recover")
+_CLAIM = statement("shared.webhooks", "claim_delivery").columns(
+    id=Uuid, endpoint_id=Uuid, secret_encrypted=LargeBinary, old_secret_encrypted=LargeBinary
+)
 
 # The conditions read the row as it is now: another try may have ended meanwhile.
 _FAILING = text("UPDATE webhook_endpoints SET failing_since = now() WHERE id = :endpoint AND failing_since IS NULL")
@@ -59,6 +63,8 @@ class ClaimedDelivery:
     body: str
     url: str
     secret_encrypted: bytes
+    old_secret_encrypted: bytes | None
+    """The secret before the last rotation, while it also signs."""
     failing_since: datetime | None
     """When the first try after the endpoint's last success failed; None if the last try succeeded."""
     beside: int
@@ -162,7 +168,18 @@ def record_try(session: Session, claimed: ClaimedDelivery, tried: Try, decision:
     session.flush()
     if claimed.failing == arrived:  # only on a change: otherwise tries would wait for the endpoint's row
         session.execute(_HEALTHY if arrived else _FAILING, {"endpoint": claimed.endpoint_id})
-    return isinstance(decision, Disable) and disable_endpoint(session, claimed.endpoint_id, decision.reason)
+    if not (isinstance(decision, Disable) and disable_endpoint(session, claimed.endpoint_id, decision.reason)):
+        return False
+    write_endpoint_disabled(session, claimed.endpoint_id)
+    return True
+
+
+def recover(session: Session, endpoint_id: UUID, since: datetime, *, most: int = 10_000) -> int:
+    """Start the schedules of an endpoint's failed deliveries again that were written since then, the newest first.
+
+    Returns how many, `most` at most; those that are left over are found by the next call.
+    """
+    return len(session.execute(_RECOVER, {"endpoint": endpoint_id, "since": since, "most": most}).all())
 
 
 def resend(session: Session, tenant_id: UUID, delivery_id: UUID) -> WebhookDelivery | None:

@@ -7,7 +7,9 @@ up or deleted a few at a time (`give_up`, `purge`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, func, select, text, update
@@ -18,7 +20,7 @@ from shared.database.engine import Database
 from shared.database.statements import statement
 from shared.database.tables import WebhookEndpoint
 from shared.webhooks.retry_schedule import MOST_AGE
-from shared.webhooks.signatures import new_secret
+from shared.webhooks.signatures import new_key_pair, new_secret
 
 _GIVE_UP_DISABLED = statement("shared.webhooks", "give_up_disabled")
 _GIVE_UP_OLD = statement("shared.webhooks", "give_up_old")
@@ -35,17 +37,67 @@ _TURN = text("SELECT pg_advisory_xact_lock(1147495781, hashtext(:tenant))")
 
 
 def create_endpoint(
-    session: Session, vault: Vault, tenant_id: UUID, url: str, event_types: Sequence[str]
-) -> tuple[WebhookEndpoint, str]:
-    """Write an endpoint; return it with its secret, which is never shown again."""
-    secret = new_secret()
+    session: Session,
+    vault: Vault,
+    tenant_id: UUID,
+    url: str,
+    event_types: Sequence[str],
+    *,
+    predictions: Sequence[str] | None = None,
+    description: str | None = None,
+    ed25519: bool = False,
+) -> tuple[WebhookEndpoint, str | None]:
+    """Write an endpoint; return it with its secret, which is never shown again.
+
+    With `ed25519` it has a key pair instead: its document shows the public key, and nobody sees the private one.
+    """
+    secret, public_key = new_key_pair() if ed25519 else (new_secret(), None)
     endpoint = WebhookEndpoint(
-        tenant_id=tenant_id, url=url, event_types=list(event_types), secret_encrypted=vault.encrypt(secret)
+        tenant_id=tenant_id,
+        url=url,
+        event_types=list(event_types),
+        predictions=None if predictions is None else list(predictions),
+        description=description,
+        secret_encrypted=vault.encrypt(secret),
+        public_key=public_key,
     )
     session.add(endpoint)
     session.flush()
     session.refresh(endpoint)
-    return endpoint, secret
+    return endpoint, None if ed25519 else secret
+
+
+def change_endpoint(
+    session: Session, tenant_id: UUID, endpoint_id: UUID, changes: Mapping[str, Any]
+) -> WebhookEndpoint | None:
+    """Set these columns of an endpoint; None: the tenant has no such endpoint.
+
+    Deliveries that wait go to its new URL.
+    """
+    endpoint = _locked(session, tenant_id, endpoint_id)
+    if endpoint is not None:
+        for column, value in changes.items():
+            setattr(endpoint, column, value)
+        session.flush()
+    return endpoint
+
+
+def rotate_secret(
+    session: Session, vault: Vault, tenant_id: UUID, endpoint_id: UUID, *, overlap: timedelta
+) -> tuple[WebhookEndpoint, str | None] | None:
+    """Give an endpoint a new secret, of the kind that it has; the old one also signs until `overlap` is over.
+
+    Returns the endpoint with its secret, as `create_endpoint` does; None: the tenant has no such endpoint.
+    """
+    endpoint = _locked(session, tenant_id, endpoint_id)
+    if endpoint is None:
+        return None
+    endpoint.old_secret_encrypted = endpoint.secret_encrypted
+    endpoint.old_secret_until = session.scalars(select(func.now() + overlap)).one()
+    secret, endpoint.public_key = (new_secret(), None) if endpoint.public_key is None else new_key_pair()
+    endpoint.secret_encrypted = vault.encrypt(secret)
+    session.flush()
+    return endpoint, None if endpoint.public_key else secret
 
 
 def enable_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> WebhookEndpoint | None:
@@ -53,8 +105,7 @@ def enable_endpoint(session: Session, tenant_id: UUID, endpoint_id: UUID) -> Web
 
     None: the tenant has no such endpoint.
     """
-    endpoint = session.scalars(_of(tenant_id).where(WebhookEndpoint.id == endpoint_id).with_for_update(key_share=True))
-    found = endpoint.one_or_none()
+    found = _locked(session, tenant_id, endpoint_id)
     if found is not None and found.disabled_at is not None:
         found.disabled_at = found.disabled_reason = found.failing_since = None
     return found
@@ -114,6 +165,12 @@ def purge(database: Database, *, most: int = 1_000) -> int:
         if not gone:
             session.execute(_FORGET)
     return gone
+
+
+def _locked(session: Session, tenant_id: UUID, endpoint_id: UUID) -> WebhookEndpoint | None:
+    """Return a tenant's endpoint, locked against other changes but not against deliveries that name it."""
+    mine = _of(tenant_id).where(WebhookEndpoint.id == endpoint_id)
+    return session.scalars(mine.with_for_update(key_share=True)).one_or_none()
 
 
 def _of(tenant_id: UUID) -> Select[WebhookEndpoint]:

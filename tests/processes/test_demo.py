@@ -13,30 +13,40 @@ from deploy.local.stack_file import running_stack
 from worker.model import find_card
 from worker.model.verdicts.policy_files import list_policies, read_policy
 
+TELLS_WHEN_THE_STACK_STOPS = """
+from deploy import cli
+from deploy.local.stack import Stack
+
+stop = Stack.stop
+
+def tell_and_stop(stack):
+    print("THE STACK STOPS", flush=True)
+    stop(stack)
+
+Stack.stop = tell_and_stop
+cli.main()
+"""
+
 
 def test_the_model_that_ships_judges_by_the_policy_that_ships(tmp_path: Path):
     samples = tmp_path / "samples"
     samples.mkdir()
     shutil.copy(SAMPLES / "rocket.jpg", samples)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DISTILDIRE_")}
-    command = [sys.executable, "-m", "deploy.cli", "demo", "--samples", str(samples)]
+    command = [sys.executable, "-c", TELLS_WHEN_THE_STACK_STOPS, "demo", "--samples", str(samples)]
+    folders = ["--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "pictures")]
 
-    told, up = [], []
-    with subprocess.Popen(
-        [*command, "--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "pictures")],
+    demo = subprocess.run(
+        [*command, *folders],
         env={**inherited, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
-    ) as demo:
-        assert demo.stdout is not None
-        for line in demo.stdout:
-            told.append(line)
-            up.append((tmp_path / "data/stack.json").exists())
-    stdout = "".join(told)
+        check=True,
+    )
+    stdout, marker, afterwards = demo.stdout.partition("THE STACK STOPS")
 
-    assert demo.returncode == 0
-    assert any(line.startswith("rocket.jpg: ") for line in told)
-    assert all(up), "all was said before the stack began to stop"
+    assert any(line.startswith("rocket.jpg: ") for line in stdout.splitlines())
+    assert (marker, afterwards.strip()) == ("THE STACK STOPS", ""), "all was said before the stack began to stop"
     (policy,) = map(read_policy, list_policies(find_card("DISTILDIRE-DEMO", None)))
     measured = f"{policy.evidence.measured_fpr:.2%} of {policy.evidence.real_groups} photographs as FAKE"
     assert f"When the policy {policy.name} was made, it classified {measured}" in stdout

@@ -32,7 +32,7 @@ from schemathesis.specs.openapi.checks import (
 from shared.database.engine import Database
 from tests.support.api_world import ApiWorld, Tenant
 
-OPERATIONS = 26
+OPERATIONS = 30
 CASES = int(os.environ.get("CONTRACT_CASES", "1000"))
 CHECKS = [
     not_a_server_error,

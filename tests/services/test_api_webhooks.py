@@ -274,7 +274,8 @@ def test_plain_http_is_for_receivers_that_the_operator_allows(api_with: Callable
 
 def test_the_document_describes_what_is_sent(api: ApiWorld) -> None:
     described = api.anonymous.get("/openapi.json").json["webhooks"]
-    assert set(described) == {"job.succeeded", "job.failed", "job.canceled", "job.expired"}
+    of_jobs = {"job.succeeded", "job.failed", "job.canceled", "job.expired"}
+    assert set(described) == of_jobs | {"webhook_endpoint.disabled", "webhook_endpoint.test"}
     operation = described["job.succeeded"]["post"]
     assert {each["name"] for each in operation["parameters"]} == {
         "webhook-id",

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -36,6 +35,7 @@ from shared.workers.registry import WorkerIdentity, WorkerStatus
 from tests.support.api_world import ApiWorld
 from tests.support.databases import add_tenant, as_role
 from tests.support.service_settings import settings_for
+from tests.support.waiting import until
 from worker.maintenance.sweeper import Sweeper
 from worker.process.beat import QuietScheduler
 
@@ -71,13 +71,6 @@ def fetch(redis_url: str, queue: str) -> object:
 def appear(database: Database, role: Role, slots: int, state: WorkerState = WorkerState.READY) -> None:
     worker = WorkerIdentity(str(uuid4()), role, "host", 1, None, None, "1.0")
     registry.beat(database, worker, WorkerStatus(state, slots=slots), age=timedelta())
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 def queue_jobs(database: Database, count: int) -> None:

@@ -41,6 +41,7 @@ from shared.webhooks.endpoints import (
 from shared.webhooks.retry_schedule import DELAYS, MOST_AGE, Delivered, Disable, Retry
 from tests.support.databases import as_role
 from tests.support.receivers import Receiver, running_receiver
+from tests.support.waiting import until
 from worker.egress.http_client import Egress
 from worker.webhooks.sender import Prompt, WebhookSender
 
@@ -58,6 +59,7 @@ def sender(database: Database) -> Iterator[WebhookSender]:
 def add_endpoint(database: Database, tenant: UUID, url: str) -> tuple[UUID, str]:
     with database.begin() as session:
         endpoint, secret = create_endpoint(session, VAULT, tenant, url, ["job.canceled"])
+    assert secret is not None
     return endpoint.id, secret
 
 
@@ -70,13 +72,6 @@ def end_jobs(database: Database, tenant: UUID, count: int = 1) -> None:
             new = NewJob(job_id, tenant, f"{job_id}/source", "00" * 32, 5, "image/png", options)
             lifecycle.create(session, new, deadline=timedelta(hours=1))
             lifecycle.cancel(session, tenant, job_id)
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.01)
 
 
 def deliver_until(sender: WebhookSender, condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -416,13 +411,13 @@ def _errors(database: Database, of: dict[UUID, str]) -> dict[str, str | None]:
         return {of[endpoint]: error for endpoint, error in session.execute(first) if endpoint in of}
 
 
-def test_of_a_gigabyte_in_answer_two_kilobytes_are_kept(
+def test_of_a_gigabyte_in_answer_four_kilobytes_are_kept(
     database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
 ) -> None:
     add_endpoint(database, tenant, receiver.url("/gigabyte"))
     end_jobs(database, tenant)
     (attempt,) = tried(sender, database)
-    assert (attempt.status, attempt.response_excerpt) == (200, "x" * 2048)
+    assert (attempt.status, attempt.response_excerpt) == (200, "x" * 4096)
 
 
 def test_an_answer_with_nul_bytes_can_be_stored(
@@ -660,6 +655,19 @@ def test_what_a_dead_sender_had_claimed_is_sent_when_its_lease_ends(
     (attempt,) = tried(sender, database)
     assert attempt.attempt == 2
     assert states(database, endpoint) == {"delivered": 1}
+
+
+def test_the_next_try_waits_for_as_long_as_the_receiver_asks(
+    database: Database, tenant: UUID, receiver: Receiver, sender: WebhookSender
+) -> None:
+    receiver.retry_after = "1800"
+    add_endpoint(database, tenant, receiver.url("/503"))
+    end_jobs(database, tenant)
+    (attempt,) = tried(sender, database)
+    until(lambda: only_delivery(database).next_attempt_at is not None)
+    next_try = only_delivery(database).next_attempt_at
+    assert next_try is not None
+    assert next_try - attempt.started_at >= timedelta(minutes=30)
 
 
 def test_a_secret_that_cannot_be_read_is_a_failed_try_and_sends_nothing(

@@ -53,6 +53,8 @@ class Receiver:
     most_at_once: int = 0
     released: threading.Event = field(default_factory=threading.Event)
     """Set it to end every `/hang`, `/deaf` and drip."""
+    retry_after: str | None = None
+    """Set it to have every answer name it as its `Retry-After`."""
     location: str | None = None
     """Set it to have every answer name it as its `Location`."""
     behaviour: str | None = None
@@ -198,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
+        if self.server.receiver.retry_after is not None:
+            self.send_header("Retry-After", self.server.receiver.retry_after)
         if self.server.receiver.location is not None:
             self.send_header("Location", self.server.receiver.location)
         self.send_header("Content-Length", str(len(body)))

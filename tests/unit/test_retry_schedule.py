@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from functools import partial
 
 import pytest
 
 from shared.webhooks.retry_schedule import DELAYS, MOST_AGE, Decision, Delivered, Disable, Failed, Retry, decide
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+_decide = partial(decide, disable_after=timedelta(days=5))
 GONE = Disable("The receiver answered 410 Gone.")
 
 
@@ -47,7 +50,7 @@ def after(**wait: float) -> Retry:
     ],
 )
 def test_what_follows_a_try(attempt: int, status: int | None, expected: Decision) -> None:
-    assert decide(attempt, status, NOW, 0.0) == expected
+    assert _decide(attempt, status, NOW, 0.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_what_follows_a_try(attempt: int, status: int | None, expected: Decision
 def test_an_endpoint_that_has_failed_for_days_is_disabled_by_one_more_failure(
     failing_for: timedelta, status: int | None, expected: Decision
 ) -> None:
-    assert decide(1, status, NOW, 0.0, NOW - failing_for) == expected
+    assert _decide(1, status, NOW, 0.0, failing_since=NOW - failing_for) == expected
 
 
 def test_a_webhook_is_not_too_old_before_its_tries_are_over() -> None:
@@ -73,7 +76,7 @@ def test_a_webhook_is_not_too_old_before_its_tries_are_over() -> None:
 def test_jitter_spreads_tries_and_never_hastens_them() -> None:
     waits = []
     for chance in (0.0, 0.25, 0.5, 0.999):
-        decision = decide(3, 503, NOW, chance)
+        decision = _decide(3, 503, NOW, chance)
         assert isinstance(decision, Retry)
         waits.append(decision.at - NOW)
     assert waits == sorted(waits)
@@ -85,9 +88,47 @@ def test_jitter_spreads_tries_and_never_hastens_them() -> None:
 @pytest.mark.parametrize("attempt", [-1, 0])
 def test_an_attempt_before_the_first_is_a_fault(attempt: int) -> None:
     with pytest.raises(ValueError, match="attempt"):
-        decide(attempt, 500, NOW, 0.0)
+        _decide(attempt, 500, NOW, 0.0)
 
 
 def test_the_schedule_has_ten_tries() -> None:
     assert len(DELAYS) == 10
     assert DELAYS[0] == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "wait"),
+    [
+        (None, 5),
+        ("", 5),
+        ("soon", 5),
+        ("0", 5),
+        ("4", 5),
+        ("3600", 3600),
+        ("999999999", 86_400),
+        ("9" * 40, 5),
+        ("-60", 5),
+        ("1.5", 5),
+        (format_datetime(NOW + timedelta(minutes=7), usegmt=True), 420),
+        (format_datetime(NOW - timedelta(minutes=7), usegmt=True), 5),
+        (format_datetime(NOW + timedelta(days=70), usegmt=True), 86_400),
+        ("Thu, 32 Jan 2026 10:00:00 GMT", 5),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 86_400),
+    ],
+)
+def test_the_receiver_can_postpone_the_next_try_by_a_day_at_most(retry_after: str | None, wait: int):
+    decision = _decide(1, 503, NOW, 0.0, retry_after=retry_after)
+    assert decision == Retry(NOW.replace(microsecond=0) + timedelta(seconds=wait))
+
+
+def test_a_receiver_that_is_gone_cannot_postpone_anything():
+    assert isinstance(_decide(1, 410, NOW, 0.0, retry_after="60"), Disable)
+
+
+@pytest.mark.parametrize(("after", "words"), [(timedelta(days=5), "5 days"), (timedelta(hours=36), "36 hours")])
+def test_an_endpoint_is_disabled_after_the_time_that_is_set(after: timedelta, words: str):
+    since = NOW - after
+    assert decide(1, 500, NOW, 0.0, disable_after=after, failing_since=since) == Disable(
+        f"Every try has failed for {words}."
+    )
+    assert isinstance(decide(1, 500, NOW, 0.0, disable_after=after + timedelta(1), failing_since=since), Retry)

@@ -27,7 +27,7 @@ from shared.egress.url_policy import AllowList, Destination, EgressCode, EgressE
 from worker.egress.pinned_transport import PinnedBackend
 
 #: The bytes of an answer's body that are read and kept; then the connection is closed.
-EXCERPT_BYTES = 2_048
+EXCERPT_BYTES = 4_096
 _RESOLVE_SECONDS = 5.0
 
 Resolver = Callable[[str, int], Sequence[IPAddress]]
@@ -52,6 +52,8 @@ class EgressResponse:
     status: int
     body_excerpt: str
     """At most `EXCERPT_BYTES` of the body, as UTF-8; what is not UTF-8, and NUL, is replaced."""
+    retry_after: str | None = None
+    """The header of this name; None if there is none."""
 
 
 def system_resolver(host: str, port: int) -> list[IPAddress]:
@@ -132,7 +134,9 @@ class Egress:
                 content=body,
             ) as response,
         ):
-            return EgressResponse(response.status, _excerpt(response.iter_stream()))
+            retry_after = next((value for name, value in response.headers if name.lower() == b"retry-after"), None)
+            asked_for = retry_after.decode("latin-1") if retry_after is not None else None
+            return EgressResponse(response.status, _excerpt(response.iter_stream()), asked_for)
 
     def _resolve(self, destination: Destination, timeout: float) -> Sequence[IPAddress]:
         # getaddrinfo takes no time limit, so it runs in a thread that is left behind when it takes too long. That

@@ -94,14 +94,22 @@ class WebhookSender:
     """The sending threads of one process. Any number of processes may send from one database."""
 
     def __init__(
-        self, database: Database, egress: Egress, vault: Vault, *, senders: int = 32, per_endpoint: int = 4
+        self,
+        database: Database,
+        egress: Egress,
+        vault: Vault,
+        *,
+        senders: int = 32,
+        per_endpoint: int = 4,
+        disable_after: timedelta = timedelta(days=5),
     ) -> None:
         """Send at most `senders` webhooks at once, and at most `per_endpoint` (of all processes) to one endpoint.
 
         An endpoint whose last try failed gets one try at a time, and all such endpoints together at most half of the
         senders. So however many receivers hang, the others are served. A prompt endpoint, which recently accepted
         webhooks and has failed none since, may exceed `per_endpoint` while senders are free; all such endpoints
-        together may use a quarter of the senders for this. The last quarter is left for other endpoints.
+        together may use a quarter of the senders for this. The last quarter is left for other endpoints. An endpoint to
+        which every try has failed for `disable_after` is disabled.
         """
         self.senders = senders
         self.taken = 0
@@ -112,6 +120,7 @@ class WebhookSender:
         self._database = database
         self._egress = egress
         self._vault = vault
+        self._disable_after = disable_after
         self.per_endpoint = per_endpoint
         self._for_failing = threading.Semaphore(senders // 2)
         self._for_more = threading.Semaphore(senders // 4)
@@ -176,9 +185,9 @@ class WebhookSender:
                 may_have_more.release()
             self.deliver_due()  # there may be more: let another sender look
             with self._under_way():
-                tried = self._try(claimed)
+                tried, retry_after = self._try(claimed)
                 self._prompt.note(claimed.endpoint_id, time.monotonic(), arrived=tried.arrived)
-                self._record(claimed, tried)
+                self._record(claimed, tried, retry_after)
         return True
 
     @contextmanager
@@ -191,15 +200,15 @@ class WebhookSender:
             with self._counting:
                 self.busy -= 1
 
-    def _try(self, claimed: ClaimedDelivery) -> Try:
-        """Post a delivery once. Every error is returned as a result of the try."""
+    def _try(self, claimed: ClaimedDelivery) -> tuple[Try, str | None]:
+        """Post a delivery once; return the try and the receiver's `Retry-After`. Every error is a result of the try."""
         started_at, begun = datetime.now(UTC), time.monotonic()
-        status = error = excerpt = None
+        status = error = excerpt = retry_after = None
         try:
             body = claimed.body.encode()
             headers = self._headers(claimed, started_at, body)
             response = self._egress.post(claimed.url, body, headers, _TRY_SECONDS)
-            status, excerpt = response.status, response.body_excerpt
+            status, excerpt, retry_after = response.status, response.body_excerpt, response.retry_after
         except EgressError as failure:
             error = str(failure.code)
         except (SecretKeyChangedError, SigningError) as failure:
@@ -212,14 +221,15 @@ class WebhookSender:
             #: A try of a webhook failed with an unexpected error, and counts as failed. Report the traceback.
             _log.exception("webhook_try_failed", endpoint=str(claimed.endpoint_id))
         duration_ms = round((time.monotonic() - begun) * 1000)
-        return Try(started_at, duration_ms, status=status, error=error, response_excerpt=excerpt)
+        return Try(started_at, duration_ms, status=status, error=error, response_excerpt=excerpt), retry_after
 
     def _headers(self, claimed: ClaimedDelivery, now: datetime, body: bytes) -> dict[str, str]:
-        secret = self._vault.decrypt(claimed.secret_encrypted)
-        signed = signed_headers(secret, claimed.message_id, now, body)
+        stored = (claimed.secret_encrypted, claimed.old_secret_encrypted)
+        secrets = [self._vault.decrypt(secret) for secret in stored if secret is not None]
+        signed = signed_headers(secrets, claimed.message_id, now, body)
         return {"Content-Type": "application/json", "User-Agent": "distildire-webhooks/1", **signed}
 
-    def _record(self, claimed: ClaimedDelivery, tried: Try) -> None:
+    def _record(self, claimed: ClaimedDelivery, tried: Try, retry_after: str | None) -> None:
         """Decide what follows a try and write both in one transaction, unless another sender owns it by now."""
         log = _log.bind(
             delivery=str(claimed.id),
@@ -234,7 +244,15 @@ class WebhookSender:
                 now = session.scalars(select(func.now())).one()
                 # Jitter need not be unpredictable.
                 chance = random.random()  # noqa: S311
-                decision = decide(claimed.planned_try, tried.status, now, chance, claimed.failing_since)
+                decision = decide(
+                    claimed.planned_try,
+                    tried.status,
+                    now,
+                    chance,
+                    disable_after=self._disable_after,
+                    failing_since=claimed.failing_since,
+                    retry_after=retry_after,
+                )
                 disabled = record_try(session, claimed, tried, decision)
         except LeaseLostError:
             #: A try of a webhook ended after its lease. Another process makes it again, and this result is dropped.

@@ -49,7 +49,12 @@ def build(settings: Settings, broker: Broker) -> WebhookParts:
     retention_database = _database(settings, connections=4)
     # Its own connection: the watchdog must be able to look even if the senders cannot get a connection.
     watchdog_database = _database(settings, connections=1)
-    sender = WebhookSender(database, Egress(settings.egress_allow), Vault(settings.secret_key.get_secret_value()))
+    sender = WebhookSender(
+        database,
+        Egress(settings.egress_allow),
+        Vault(settings.secret_key.get_secret_value()),
+        disable_after=settings.webhook_disable_after,
+    )
     sweeper = Sweeper(database, broker, max_attempts=settings.max_attempts)
     retention = Retention(retention_database, ObjectStore(settings), retention_days=settings.retention_days)
     return WebhookParts(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 
-from api.v1.schemas.base import Document, PageLinks, Paging
+from api.v1.schemas.base import Document, Moment, PageLinks, Paging
 from api.v1.schemas.jobs import Job
-from shared.domain import EVENT_TYPES
+from shared.domain import ENDPOINT_DISABLED, ENDPOINT_TEST, EVENT_TYPES, JOB_EVENTS
 
 #: What webhooks tell of.
 EventType = Literal[*EVENT_TYPES]  # type: ignore[valid-type]  # named in one place
@@ -26,24 +26,73 @@ class DeliveriesQuery(Paging):
     )
 
 
+def _once_each(values: list[str] | None) -> list[str] | None:
+    return None if values is None else list(dict.fromkeys(values))
+
+
+def _printable(value: str | None) -> str | None:
+    if value is not None and not value.isprintable():
+        raise ValueError("contains characters that cannot be printed")
+    return value
+
+
+_Url = Annotated[str, Field(min_length=1, max_length=2000)]
+_EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=len(EVENT_TYPES)), AfterValidator(_once_each)]
+_Predictions = Annotated[
+    list[Literal["REAL", "FAKE", "INCONCLUSIVE"]], Field(min_length=1, max_length=3), AfterValidator(_once_each)
+]
+_Description = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+_PREDICTIONS = "Of jobs that succeeded, tell only those with one of these verdicts; null: all."
+
+
 class NewEndpoint(Document):
     """Body of `POST /v1/webhook-endpoints`."""
 
-    url: str = Field(min_length=1, max_length=2000, description="The URL that receives the webhooks: public and https.")
-    event_types: list[EventType] = Field(
-        default=list(EVENT_TYPES),
-        min_length=1,
-        max_length=len(EVENT_TYPES),
-        description="Which events to send; all by default.",
+    url: _Url = Field(description="The URL that receives the webhooks: public and https.")
+    event_types: _EventTypes = Field(default=list(EVENT_TYPES), description="Which events to send; all by default.")
+    predictions: _Predictions | None = Field(default=None, description=_PREDICTIONS)
+    description: _Description | None = Field(default=None, description="Your own words, for people.")
+    signature: Literal["hmac", "ed25519"] = Field(
+        default="hmac",
+        description="How messages are signed: with a secret that the receiver shares, or with a private key, to which "
+        "the receiver has the public key.",
     )
 
 
-class WebhookBody(Document):
-    """The message that a webhook endpoint receives."""
+class EndpointChanges(Document):
+    """Body of `PATCH /v1/webhook-endpoints/{endpoint_id}`: the fields to change."""
 
-    type: EventType
-    timestamp: datetime = Field(description="When the event happened.")
-    data: Job = Field(description="The job, as `GET /v1/jobs/{job_id}` shows it.")
+    url: _Url | None = Field(default=None, description="The URL that receives the webhooks: public and https.")
+    event_types: _EventTypes | None = Field(default=None, description="Which events to send.")
+    predictions: _Predictions | None = Field(default=None, description=_PREDICTIONS)
+    description: _Description | None = Field(default=None, description="Your own words; null removes them.")
+
+    @field_validator("url", "event_types", mode="before")
+    @classmethod
+    def _is_given(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("cannot be null")
+        return value
+
+
+class SecretRotation(Document):
+    """Body of `POST /v1/webhook-endpoints/{endpoint_id}/rotate-secret`."""
+
+    overlap_seconds: int = Field(
+        default=86_400, ge=0, le=30 * 86_400, description="Seconds for which the old secret also signs."
+    )
+
+
+class Recovery(Document):
+    """Body of `POST /v1/webhook-endpoints/{endpoint_id}/recover`."""
+
+    since: Moment = Field(description="Deliveries that were written at or after this time are sent again.")
+
+
+class Recovered(Document):
+    """How many deliveries are sent again."""
+
+    count: int = Field(ge=0)
 
 
 class Endpoint(Document):
@@ -51,7 +100,16 @@ class Endpoint(Document):
 
     id: UUID
     url: str
+    description: str | None
     event_types: list[str]
+    predictions: list[str] | None = Field(description=_PREDICTIONS)
+    signature: Literal["hmac", "ed25519"]
+    public_key: str | None = Field(
+        pattern="^whpk_", description="Verifies Ed25519 signatures (`v1a`); null with `hmac`."
+    )
+    old_secret_until: datetime | None = Field(
+        description="Until then the secret before the last rotation also signs; null: it was never rotated."
+    )
     created_at: datetime
     disabled_at: datetime | None
     disabled_reason: str | None
@@ -61,7 +119,25 @@ class Endpoint(Document):
 class CreatedEndpoint(Endpoint):
     """A webhook endpoint with its secret. The service never shows the secret again."""
 
-    secret: str = Field(pattern="^whsec_", description="Verifies the signatures (Standard Webhooks).")
+    secret: str | None = Field(
+        pattern="^whsec_", description="Verifies the signatures (Standard Webhooks); null with `ed25519`."
+    )
+
+
+class WebhookBody(Document):
+    """The message that a webhook endpoint receives about a job."""
+
+    type: Literal[*JOB_EVENTS]  # type: ignore[valid-type]  # named in one place
+    timestamp: datetime = Field(description="When the event happened.")
+    data: Job = Field(description="The job, as `GET /v1/jobs/{job_id}` shows it.")
+
+
+class EndpointMessage(Document):
+    """The message that a webhook endpoint receives about an endpoint."""
+
+    type: Literal[ENDPOINT_DISABLED, ENDPOINT_TEST]  # type: ignore[valid-type]
+    timestamp: datetime = Field(description="When the event happened.")
+    data: Endpoint
 
 
 class EndpointList(Document):
@@ -78,7 +154,7 @@ class Attempt(Document):
     duration_ms: int
     status: int | None = Field(description="The receiver's HTTP status; null if it did not answer.")
     error: str | None
-    response_excerpt: str | None
+    response_excerpt: str | None = Field(description="The first 4,096 bytes of the answer's body.")
 
 
 class Delivery(Document):
@@ -87,7 +163,7 @@ class Delivery(Document):
     id: UUID
     webhook_id: str = Field(description="The header `webhook-id`, the same for every try.")
     endpoint_id: UUID
-    job_id: UUID
+    job_id: UUID | None = Field(description="Null if the message tells of an endpoint.")
     event_type: str
     state: Literal["pending", "delivered", "failed"]
     next_attempt_at: datetime | None

@@ -27,8 +27,18 @@ class WebhookEndpoint(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
     url: Mapped[str]
+    description: Mapped[str | None]
+    """The tenant's own words."""
     event_types: Mapped[list[str]]
+    predictions: Mapped[list[str] | None]
+    """Of jobs that succeeded, only those with one of these predictions are told; null: all."""
     secret_encrypted: Mapped[bytes]
+    """The secret of its signatures, or its private key if it has a public key."""
+    public_key: Mapped[str | None]
+    """With it the receiver verifies Ed25519 signatures; null: they are made with a shared secret."""
+    old_secret_encrypted: Mapped[bytes | None]
+    """The secret before the last rotation, which also signs until `old_secret_until`."""
+    old_secret_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     disabled_at: Mapped[datetime | None]
     disabled_reason: Mapped[str | None]
@@ -62,7 +72,8 @@ class WebhookDelivery(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
     endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    """Null if it tells of an endpoint."""
     event_type: Mapped[str]
     body: Mapped[str]
     state: Mapped[DeliveryState] = mapped_column(server_default=DeliveryState.PENDING)

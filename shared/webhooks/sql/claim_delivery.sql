@@ -17,4 +17,6 @@ WHERE webhook_deliveries.id = (
   AND busy.tries < CASE WHEN endpoint.failing_since IS NOT NULL THEN :per_failing
                         WHEN endpoint.id = ANY (CAST(:proven AS uuid[])) THEN :per_proven ELSE :per_endpoint END
 RETURNING webhook_deliveries.id, webhook_deliveries.attempt, attempt - tries_before AS planned_try, endpoint.id,
-          webhook_deliveries.body, endpoint.url, endpoint.secret_encrypted, endpoint.failing_since, busy.tries
+          webhook_deliveries.body, endpoint.url, endpoint.secret_encrypted,
+          CASE WHEN endpoint.old_secret_until > now() THEN endpoint.old_secret_encrypted END AS old_secret_encrypted,
+          endpoint.failing_since, busy.tries
