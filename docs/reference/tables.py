@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import click
+from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
 from api.problems import PROBLEMS
@@ -97,6 +99,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 def _default(name: str) -> str:
     default = Settings.model_fields[name].default
+    if isinstance(default, timedelta):  # as an ISO 8601 duration, which the setting takes
+        return f"`{TypeAdapter(timedelta).dump_python(default, mode='json')}`"
     return {PydanticUndefined: "required", None: "", (): ""}.get(default, f"`{default}`")
 
 

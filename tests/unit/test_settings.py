@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -223,3 +224,16 @@ def test_a_worker_that_seldom_looks_for_work_is_not_taken_for_wedged(
 ) -> None:
     monkeypatch.setenv("DISTILDIRE_POLL_SECONDS", poll_seconds)
     assert load_settings().watchdog_limit_seconds == limit
+
+
+@pytest.mark.parametrize(("given", "hours"), [("7200", 2), ("P5D", 120), ("PT90M", 1.5)])
+def test_a_duration_is_seconds_or_iso_8601(monkeypatch: pytest.MonkeyPatch, given: str, hours: float) -> None:
+    monkeypatch.setenv("DISTILDIRE_WEBHOOK_DISABLE_AFTER", given)
+    assert load_settings().webhook_disable_after == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("given", ["0", "-P1D", "five days", "5d"])
+def test_a_duration_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("DISTILDIRE_WEBHOOK_DISABLE_AFTER", given)
+    with pytest.raises(SettingsError, match="WEBHOOK_DISABLE_AFTER"):
+        load_settings()
