@@ -238,7 +238,8 @@ def test_a_png_of_too_few_rows_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"), [((300, 200), (300, 200)), ((4096, 1024), (2048, 512)), ((1024, 4096), (512, 2048))]
+    ("size", "shown"),
+    [((300, 200), (300, 200)), ((4096, 1024), (2048, 512)), ((1024, 4096), (512, 2048)), ((2049, 999), (1025, 500))],
 )
 def test_a_preview_has_at_most_2048_pixels_a_side(size: tuple[int, int], shown: tuple[int, int]):
     with Image.open(io.BytesIO(preview_jpeg(Image.new("RGB", size, (10, 200, 90))))) as preview:
