@@ -48,17 +48,26 @@ def claim_several(
     returned as the only job, and the caller must run it isolated. A job whose policy is not among `policies` is not
     taken.
     """
-    names = _claim_names(worker, model, lease, policies, most)
     for _ in range(_LOOKS):
         with database.begin() as session:
-            rows = session.execute(_CLAIM, names).all()
-            jobs = [_claimed(row) for row in rows if row.id is not None]
+            jobs, found = take(session, worker=worker, model=model, lease=lease, policies=policies, most=most)
             if jobs and jobs[0].suspect and _has_another_suspect(session, jobs[0]):
                 session.rollback()
                 jobs = []
-        if jobs or not rows[0].found:
+        if jobs or not found:
             return jobs
     return []
+
+
+def take(
+    session: Session, *, worker: str, model: str, lease: timedelta, policies: Collection[str] = (), most: int = 1
+) -> tuple[list[ClaimedJob], int]:
+    """Take the next jobs in the caller's transaction; return them, and how many were found before others took some.
+
+    `claim_several` is the way for workers: it also checks for another suspect, and looks again.
+    """
+    rows = session.execute(_CLAIM, _claim_names(worker, model, lease, policies, most)).all()
+    return [_claimed(row) for row in rows if row.id is not None], rows[0].found
 
 
 def anything_waits(

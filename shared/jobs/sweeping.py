@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 #: The key of the advisory lock that lets one process sweep at a time; the project chose the constant.
-_SWEEP_LOCK = 0x44697265
+SWEEP_LOCK = 0x44697265
 #: The most jobs that a sweep takes in one transaction; the next sweep takes the rest.
 _SWEEP_BATCH = 500
 _DROPPED = text("SELECT id FROM running_jobs WHERE lease_until < now() LIMIT :most").columns(id=Uuid)
@@ -48,7 +48,7 @@ class SweepReport:
 def sweep(database: Database, *, max_attempts: int) -> SweepReport | None:
     """End overdue jobs and queue jobs again whose worker dropped them. None: another process sweeps at the moment."""
     with database.begin() as session:
-        if not session.scalar(select(func.pg_try_advisory_xact_lock(_SWEEP_LOCK))):
+        if not session.scalar(select(func.pg_try_advisory_xact_lock(SWEEP_LOCK))):
             return None
         expired = _expire_overdue(session)
         released, exhausted = _release_dropped(session, max_attempts)

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import structlog
-from sqlalchemy import Executable, event, func, select, text, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -137,14 +137,17 @@ def end_lease(database: Database, job_id: UUID) -> None:
         session.execute(update(JobRow).where(JobRow.id == job_id).values(lease_until=over, beat_at=silent_since))
 
 
-def once_after(database: Database, statement: Executable, act: Callable[[], object]) -> None:
-    """Have something happen when `statement` was executed for the first time, before its transaction goes on."""
+#: The lock under which a claim of a suspect checks whether another one of the tenant runs.
+OTHERS_CLAIMS_WAIT = text("SELECT pg_advisory_xact_lock(1147761257, hashtext(CAST(:tenant AS text)))")
+
+
+def once_after(database: Database, part: str, act: Callable[[], object]) -> None:
+    """Have something happen after the first statement that contains `part`, before its transaction goes on."""
     left = [act]
 
     @event.listens_for(database.engine, "after_cursor_execute")
     def happen(*sent: Any) -> None:
-        context = sent[4]
-        if left and context.invoked_statement is statement:
+        if left and part in sent[2]:
             left.pop()()
 
 
@@ -301,7 +304,7 @@ def test_claims_at_the_same_moment_all_find_work_where_there_is_enough(database:
 def test_a_claim_that_is_not_committed_yet_hides_no_other_tenants_job(database: Database, tenant: UUID) -> None:
     jobs = {add_job(database, tenant), add_job(database, add_tenant(database, "b"))}
     with database.begin() as session:
-        first = session.execute(claiming._CLAIM, claiming._claim_names("w", "M", LEASE, [], 1)).one()
+        [first], _ = claiming.take(session, worker="w", model="M", lease=LEASE)
         assert {first.id, claimed(database).id} == jobs
 
 
@@ -309,7 +312,7 @@ def test_a_claim_looks_again_where_others_held_all_that_it_saw(database: Databas
     job_id = add_job(database, tenant)
     with database.begin() as session:
         lock(session, job_id)
-        once_after(database, claiming._CLAIM, session.rollback)
+        once_after(database, "SET state = 'running'", session.rollback)
         assert claimed(database).id == job_id
 
 
@@ -539,9 +542,9 @@ def test_a_claim_leaves_its_suspect_where_another_of_the_tenant_was_taken_a_mome
     for name in ("w0", "w1"):
         show(database, replace(ANOTHER, id=name), WorkerState.READY)
     with ThreadPoolExecutor(1) as pool, database.begin() as session:
-        first = session.execute(claiming._CLAIM, claiming._claim_names("w0", "M", LEASE, ["strict"], 1)).one()
+        [first], _ = claiming.take(session, worker="w0", model="M", lease=LEASE, policies=["strict"])
         assert first.id == strict
-        session.execute(claiming._SUSPECTS_TURN, {"tenant": tenant})
+        session.execute(OTHERS_CLAIMS_WAIT, {"tenant": tenant})
         second = pool.submit(claimed, database, worker="w1")  # has no policy, so it sees the other suspect alone
         until_it_waits(session, second)
         session.commit()
@@ -1089,7 +1092,7 @@ def test_a_worker_that_is_heard_of_while_a_sweep_looks_keeps_its_job(database: D
     job = claimed_job(database, tenant)
     end_lease(database, job.id)
     beat = partial(lifecycle.heartbeat, database, {job.attempt_id: Stage.DIFFUSING}, lease=LEASE)
-    once_after(database, sweeping._DROPPED, beat)
+    once_after(database, "FROM running_jobs WHERE lease_until < now()", beat)
     assert sweeping.sweep(database, max_attempts=3) == sweeping.SweepReport()
     assert read(database, job.id).state == "running"
 
@@ -1115,7 +1118,7 @@ def test_a_sweep_takes_so_many_at_most_and_first_what_is_overdue_for_longest(
 
 def test_one_process_sweeps_at_a_time(database: Database, tenant: UUID) -> None:
     with database.begin() as session:
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": sweeping._SWEEP_LOCK})
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": sweeping.SWEEP_LOCK})
         assert sweeping.sweep(database, max_attempts=3) is None
     assert sweeping.sweep(database, max_attempts=3) is not None
 

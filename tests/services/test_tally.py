@@ -212,8 +212,8 @@ def test_who_claims_and_is_rolled_back_hides_nothing(
 ) -> None:
     first = add_job(database, tenant)
     slow = elsewhere()
-    row = slow.execute(claiming._CLAIM, claiming._claim_names("w", "M", LEASE, [], 1)).one()
-    assert row.id == first
+    [taken], _ = claiming.take(slow, worker="w", model="M", lease=LEASE)
+    assert taken.id == first
     second = add_job(database, tenant)
     other = claim(database)
     assert other is not None

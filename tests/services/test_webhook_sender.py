@@ -23,12 +23,12 @@ from standardwebhooks import Webhook
 from shared.crypto import Vault
 from shared.database.engine import Database
 from shared.database.row_level_security import WORKER_ROLE
+from shared.database.statements import statement
 from shared.database.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from shared.domain import JobOptions, NewJob
 from shared.errors import LeaseLostError
 from shared.jobs import lifecycle, tally
-from shared.webhooks import deliveries
-from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, record_try, resend
+from shared.webhooks.deliveries import ClaimedDelivery, Try, claim_due, is_due, record_try, resend
 from shared.webhooks.endpoints import (
     create_endpoint,
     delete_endpoint,
@@ -208,7 +208,7 @@ def test_a_delivery_that_is_sent_anew_starts_at_once_and_follows_the_whole_sched
 
 def test_what_is_due_is_asked_without_claiming(database: Database, tenant: UUID) -> None:
     def due(per_endpoint: int = 4) -> bool:
-        return deliveries.is_due(database, per_endpoint=per_endpoint)
+        return is_due(database, per_endpoint=per_endpoint)
 
     assert not due()
     add_endpoint(database, tenant, "https://receiver.test/")
@@ -542,16 +542,20 @@ def _pile_up(database: Database, endpoint: UUID, count: int) -> None:
         )
 
 
+#: The first statement of a claim, and the limits of both.
+NEXT_ENDPOINT = statement("shared.webhooks", "next_endpoint")
+LIMITS = {"per_endpoint": 4, "per_failing": 1, "proven": [], "per_proven": 0, "looked": 64, "passed": []}
+
+
 def _blocks_of_a_claim(database: Database, endpoint: UUID) -> int:
     """The blocks of the database that both statements of a claim touch: unlike seconds, no other process moves them."""
     total = 0
     with database.begin() as session:
-        limits = deliveries._limits(4, 1, (), 0) | {"passed": []}
-        turn = session.execute(deliveries._TURN, limits).one()
-        assert turn.id == endpoint
+        turn = session.execute(NEXT_ENDPOINT, LIMITS).one()
+        assert str(turn.id) == str(endpoint)
         claim = {"endpoint": endpoint, "lease": LEASE, "at": turn.at, "item": turn.item}
-        for statement, values in ((deliveries._TURN, limits), (deliveries._CLAIM, limits | claim)):
-            explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+        for sql, values in ((NEXT_ENDPOINT, LIMITS), (statement("shared.webhooks", "claim_delivery"), LIMITS | claim)):
+            explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}")
             plan = session.execute(explain, values).scalar_one()[0]["Plan"]
             total += plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         session.rollback()
@@ -565,8 +569,7 @@ def test_a_claim_that_is_frozen_in_the_middle_stops_its_own_endpoint_alone(datab
     end_jobs(database, tenant, 3)
     begun = time.monotonic()
     with database.begin() as session:  # as far as a process may come before it is stopped
-        limits = deliveries._limits(4, 1, (), 0) | {"passed": []}
-        assert session.execute(deliveries._TURN, limits).one().id == frozen
+        assert str(session.execute(NEXT_ENDPOINT, LIMITS).one().id) == str(frozen)
         claimed = [one.endpoint_id for _ in range(3) if (one := claim(database)) is not None]
         assert claimed == [free] * 3
         assert claim(database) is None
