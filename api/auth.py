@@ -9,7 +9,7 @@ import structlog
 from flask import current_app, g, request
 
 from api.dependencies import resources
-from api.problems import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, SCOPE_MISSING, ApiError
+from api.problems.table import KEY_INVALID, KEY_MISSING, OPERATOR_ONLY, SCOPE_MISSING, ApiError
 from shared.tenants.api_keys import Caller, Scope, authenticate
 
 #: Endpoints that need no key: they show nothing of any tenant.

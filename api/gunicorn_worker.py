@@ -19,7 +19,7 @@ from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import TConn, ThreadWorker
 from werkzeug.exceptions import RequestTimeout
 
-from api.problems import (
+from api.problems.table import (
     HEADERS_TOO_LARGE,
     INTERNAL,
     MALFORMED_REQUEST,

@@ -16,7 +16,7 @@ from api.auth import require_key, require_scope
 from api.dependencies import resources
 from api.gunicorn_worker import close_after
 from api.instruments import observe
-from api.problems import NOT_FOUND, RATE_LIMITED, ApiError, field_error
+from api.problems.table import NOT_FOUND, RATE_LIMITED, ApiError, field_error
 from api.security_headers import SAFE_HEADERS
 
 #: The most bytes of a body that is not an upload: it has a few short fields.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from api.problems import IMAGE_TOO_LARGE
+from api.problems.table import IMAGE_TOO_LARGE
 from api.v1.schemas.base import Document, ProblemDocument
 from api.v1.schemas.jobs import Accepted, Job
 from api.v1.schemas.keys import CreatedKey

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.auth import PUBLIC, needed_scope
 from api.docs.examples import EXAMPLES
-from api.problems import (
+from api.problems.table import (
     BODY_TOO_LARGE,
     DATABASE_UNAVAILABLE,
     INVALID_FIELD,

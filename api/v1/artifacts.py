@@ -12,7 +12,7 @@ from flask import Response, jsonify, request
 
 from api.auth import needs
 from api.dependencies import resources
-from api.problems import (
+from api.problems.table import (
     ARTIFACT_NOT_FOUND,
     JOB_NOT_FINISHED,
     NOT_FOUND,

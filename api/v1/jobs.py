@@ -13,7 +13,7 @@ from flask import Response, jsonify, request
 
 from api.auth import caller, needs
 from api.dependencies import resources
-from api.problems import (
+from api.problems.table import (
     ARTIFACT_NOT_FOUND,
     BODY_TOO_LARGE,
     CORRUPT_IMAGE,

@@ -10,7 +10,7 @@ from apiflask import APIBlueprint
 
 from api.auth import caller, needs
 from api.dependencies import resources
-from api.problems import NOT_FOUND, SCOPE_MISSING, TOO_MANY_KEYS, ApiError, field_error
+from api.problems.table import NOT_FOUND, SCOPE_MISSING, TOO_MANY_KEYS, ApiError, field_error
 from api.v1.responses import NO_CONTENT, answer, refusals
 from api.v1.schemas.keys import CreatedKey, KeyList, NewKey, Rotation
 from shared.database.tables import ApiKey

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.problems import (
+from api.problems.table import (
     MEDIA_TYPE,
     Problem,
 )

@@ -18,7 +18,7 @@ from werkzeug.datastructures import FileStorage, Headers, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
-from api.problems import (
+from api.problems.table import (
     BODY_TOO_LARGE,
     CORRUPT_IMAGE,
     DECOMPRESSION_BOMB,

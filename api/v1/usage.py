@@ -9,7 +9,7 @@ from apiflask import APIBlueprint
 
 from api.auth import caller, needs
 from api.dependencies import resources
-from api.problems import field_error
+from api.problems.table import field_error
 from api.v1.responses import answer
 from api.v1.schemas.usage import MOST_DAYS, Usage, UsageQuery
 from shared.tenants import usage

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.auth import caller, needs
 from api.dependencies import resources
-from api.problems import (
+from api.problems.table import (
     DELIVERY_PENDING,
     ENDPOINT_DISABLED,
     NOT_FOUND,

@@ -8,7 +8,7 @@ from apiflask import APIBlueprint
 
 from api.auth import needs, require_operator
 from api.dependencies import resources
-from api.problems import OPERATOR_ONLY
+from api.problems.table import OPERATOR_ONLY
 from api.v1.responses import answer, refusals
 from api.v1.schemas.operations import WorkerList
 from shared.presenter import present_worker

@@ -12,7 +12,7 @@ import click
 from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
-from api.problems import PROBLEMS
+from api.problems.table import PROBLEMS
 from deploy.cli import COMMANDS, main
 from docs.reference import source
 from shared.environment import PREFIX

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from api.problems import IDEMPOTENCY_KEY_REUSED
+from api.problems.table import IDEMPOTENCY_KEY_REUSED
 from shared.storage.object_store import source_key
 from tests.support.api_world import Answer, ApiWorld, Tenant, png
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 import api as api_package
-from api.problems import PROBLEMS
+from api.problems.table import PROBLEMS
 from shared.jobs import retention, tally
 from tests.support.api_world import ApiWorld, png
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from api.problems import INVALID_FIELD, UNKNOWN_MODEL, VALUE_ERROR, ApiError, FieldError
+from api.problems.table import INVALID_FIELD, UNKNOWN_MODEL, VALUE_ERROR, ApiError, FieldError
 from api.v1.schemas.base import Document
 from shared.domain import DECLARATIONS, PICTURES, POLICY_NAME, JobOptions
 from shared.settings import Settings
