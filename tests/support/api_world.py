@@ -121,7 +121,7 @@ class ApiWorld:
         self.around: Resources = replace(app.extensions[EXTENSION], database=database)
         self.anonymous = Visitor(app)
         with self.around.database.begin() as session:
-            session.execute(text("TRUNCATE tenants CASCADE"))
+            session.execute(text("TRUNCATE tenants, erasures CASCADE"))
         self.one, self.other = (self.tenant(name, scopes=list(Scope)) for name in ("one", "other"))
 
     @property
