@@ -611,6 +611,8 @@ def test_more_receivers_that_hang_than_there_are_senders_leave_senders_for_the_o
             add_endpoint(database, tenant, hanging.url("/hang"))
         end_jobs(database, tenant, 10)
         deliver_until(sender, lambda: _failing(database) == 8)
+        began_before_they_failed = _tries_under_way(database)  # those would count as tries of other endpoints
+        until(lambda: not began_before_they_failed & _tries_under_way(database))
         monkeypatch.setattr("worker.webhooks.sender._TRY_SECONDS", 15.0)
         deliver_until(sender, lambda: _under_way(database) == 2)
         prompt, _ = add_endpoint(database, tenant, receiver.url("/200"))
@@ -628,8 +630,13 @@ def _failing(database: Database) -> int:
 
 
 def _under_way(database: Database) -> int:
+    return len(_tries_under_way(database))
+
+
+def _tries_under_way(database: Database) -> set[tuple[UUID, int]]:
     with database.begin() as session:
-        return session.scalars(select(func.count()).where(WebhookDelivery.lease_until > func.now())).one()
+        query = select(WebhookDelivery.id, WebhookDelivery.attempt).where(WebhookDelivery.lease_until > func.now())
+        return {(delivery, attempt) for delivery, attempt in session.execute(query)}
 
 
 def test_a_sender_that_lost_its_lease_writes_nothing(database: Database, tenant: UUID) -> None:
